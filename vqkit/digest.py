@@ -1,0 +1,50 @@
+"""Content digests: the only place where vqkit hashes anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LENGTH = 16
+
+
+def of_bytes(data: bytes) -> str:
+    """Digest of raw bytes, as `LENGTH` hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:LENGTH]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is the same for equal values: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def of_json(value: Any) -> str:
+    """Digest of a JSON value, independent of key order."""
+    return of_bytes(canonical_json(value).encode())
+
+
+def of_array(array: Any) -> str:
+    """Digest of an array: dtype, shape and bytes."""
+    a = np.ascontiguousarray(array)
+    h = hashlib.sha256(f"{a.dtype.str}{a.shape}".encode())
+    h.update(a.tobytes())
+    return h.hexdigest()[:LENGTH]
+
+
+def of_arrays(arrays: Mapping[str, Any]) -> str:
+    """Digest of named arrays, independent of their order."""
+    return of_json({name: of_array(a) for name, a in arrays.items()})
+
+
+def of_file(path: str | Path) -> str:
+    """Digest of a file's bytes, read in blocks."""
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            h.update(block)
+    return h.hexdigest()[:LENGTH]

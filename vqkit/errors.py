@@ -1,0 +1,79 @@
+"""The errors vqkit raises, and the one form of their messages.
+
+    VqkitError
+    ├── StrategyError      a strategy (JSON, kwargs) is malformed or says something the model cannot do
+    ├── ModelError         a model cannot be read, rewritten or exported
+    ├── DataError          calibration or evaluation data are unusable
+    ├── AuditError         what was requested is not what was applied
+    ├── SweepError         a sweep file is malformed, or its axes do not fit the model
+    ├── NotebookError      a notebook was given parameters it does not have, or failed
+    ├── RecordError        a run record or the cache is missing, broken or belongs to other inputs
+    └── TrackingError      the tracking store refused
+
+A message says where, what was given, what is allowed, and the nearest match.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VqkitError(Exception):
+    """Base of every error that vqkit raises on purpose."""
+
+
+class StrategyError(VqkitError, ValueError):
+    """A strategy is malformed, or asks for something that does not exist."""
+
+
+class ModelError(VqkitError, ValueError):
+    """A model cannot be read, rewritten or exported."""
+
+
+class DataError(VqkitError, ValueError):
+    """Calibration or evaluation data are unusable."""
+
+
+class AuditError(VqkitError, RuntimeError):
+    """What the plan requested is not what the quantized model applies."""
+
+
+class SweepError(VqkitError, ValueError):
+    """A sweep file is malformed, or one of its variants is invalid."""
+
+
+class NotebookError(VqkitError, RuntimeError):
+    """A notebook cannot take its parameters, or failed while running."""
+
+
+class RecordError(VqkitError, RuntimeError):
+    """A run record or cache entry is missing, broken, or of other inputs."""
+
+
+class TrackingError(VqkitError, RuntimeError):
+    """The tracking store refused."""
+
+
+def nearest(given: object, allowed: Iterable[object]) -> str:
+    """Say which allowed name was probably meant; empty when nothing is close."""
+    names = [str(a) for a in allowed]
+    match = difflib.get_close_matches(str(given), names, n=1, cutoff=0.55)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def not_allowed(where: str, given: object, allowed: Iterable[object], *, what: str = "value") -> str:
+    """One message for "this is not one of those".
+
+    Args:
+        where: file and JSON pointer, or the argument's name.
+        given: what was found there.
+        allowed: what may stand there.
+        what: the noun for `given`, e.g. "key", "layer".
+
+    Returns:
+        A sentence with place, given, allowed and nearest match.
+    """
+    options = list(allowed)
+    shown = ", ".join(str(o) for o in options[:12]) + (f", … ({len(options)} in all)" if len(options) > 12 else "")
+    return f"{where}: {what} {given!r} is not allowed{nearest(given, options)}. Allowed: {shown}"
