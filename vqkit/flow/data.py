@@ -1,0 +1,256 @@
+"""Any calibration data as a stream of input batches, the way `keras.Model.predict` would cut it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import DataError
+
+Shape = tuple[int | None, ...]
+
+
+def batches(
+    data: Any, *, batch_size: int = 32, steps: int | None = None, shapes: Any = None
+) -> Iterator[Any]:
+    """Yield model inputs batch by batch, without labels, checked.
+
+    The positions that calibration chooses depend on how the images are batched, so the rules are fixed:
+
+    * array (numpy, tensor, anything with `__array__`): cut along axis 0 by `batch_size`, the last is shorter;
+    * list, tuple or dict of arrays: the inputs of a multi-input model, cut alike; the container is kept;
+    * `tf.data.Dataset`: must be batched already, as for `predict`; `batch_size` is not used;
+    * keras `PyDataset` / `Sequence`: item by item in order; `batch_size` is not used;
+    * any other iterable or generator: each item is one batch; a generator can be read only once;
+    * a *tuple* out of one of the last three is `(x, y)` or `(x, y, sample_weight)`: only `x` is used;
+      a list or dict out of them is a multi-input `x`.
+
+    Floating-point values become float32, the type the model computes in (a float64 beyond float32 is then
+    Inf, an error). Integers and booleans keep their type; the model's own input decides about them.
+
+    Args:
+        data: one of the above.
+        batch_size: samples per batch where the data are cut here.
+        steps: number of batches; None means all.
+        shapes: input shapes with the batch axis first (`model.input_shape`), in the container of the inputs;
+            None leaves the shape unchecked.
+
+    Returns:
+        Iterator over batches: an array `(n, ...)`, or a list / dict of them.
+
+    Raises:
+        DataError: no batch at all, fewer than `steps`, endless without `steps`, unequal lengths, NaN or Inf,
+            a type or shape the model cannot take.
+    """
+    _check_count("batch_size", batch_size)
+    if steps is not None:
+        _check_count("steps", steps)
+    source = _source(data, batch_size, endless_ok=steps is not None)
+    return _checked(source, steps, shapes)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise DataError(f"{name}: {value!r} is not allowed. Allowed: a whole number from 1")
+
+
+def _checked(source: Iterable[Any], steps: int | None, shapes: Any) -> Iterator[Any]:
+    count = 0
+    for count, item in enumerate(islice(source, steps), start=1):
+        batch = map_inputs(lambda a, where, n=count: clean(a, f"batch {n}{where}"), item)
+        same_length(batch, f"batch {count}")
+        if shapes is not None:
+            check_shapes(batch, shapes, f"batch {count}")
+        yield batch
+    if count == 0:
+        raise DataError("the data hold no batch (an empty dataset, or a generator that was already read)")
+    if steps is not None and count < steps:
+        raise DataError(f"steps={steps} asks for more than the {count} batches that the data hold")
+
+
+def _source(data: Any, batch_size: int, *, endless_ok: bool) -> Iterable[Any]:
+    if data is None or isinstance(data, (str, bytes)):
+        raise DataError(
+            f"data: {data!r} is not a dataset. Allowed: arrays, a batched tf.data.Dataset, "
+            "a keras PyDataset or an iterable of batches"
+        )
+    if _is_array(data) or isinstance(data, (list, tuple, Mapping)):
+        return _cut(data, batch_size)
+    if hasattr(data, "element_spec"):
+        return _from_tf(data, endless_ok)
+    if hasattr(data, "__getitem__") and hasattr(data, "num_batches"):
+        return _from_pydataset(data, endless_ok)
+    if isinstance(data, Iterable):
+        return map(_without_labels, data)
+    raise DataError(f"data: {type(data).__name__} is not a dataset that can be read")
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def map_inputs(function: Callable[..., Any], inputs: Any) -> Any:
+    """Apply `function(array, where)` to each array of single or multi-input data, keeping list or dict.
+
+    Args:
+        function: called with the array and the text that locates it, e.g. `"['image']"` or `""`.
+        inputs: array, list / tuple of arrays, or mapping name -> array.
+
+    Returns:
+        The results: one, a list, or a dict.
+
+    Raises:
+        DataError: an empty container.
+    """
+    if isinstance(inputs, Mapping):
+        result: Any = {k: function(v, f"[{k!r}]") for k, v in inputs.items()}
+    elif isinstance(inputs, (list, tuple)):
+        result = [function(v, f"[{i}]") for i, v in enumerate(inputs)]
+    else:
+        return function(inputs, "")
+    if not result:
+        raise DataError("data: an empty list, tuple or dict holds no input")
+    return result
+
+
+def leaves(inputs: Any) -> list[Any]:
+    """The arrays of single or multi-input data, in order."""
+    if isinstance(inputs, Mapping):
+        return list(inputs.values())
+    return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+
+
+def clean(value: Any, where: str) -> np.ndarray:
+    """One array in the type the model takes, known to be finite.
+
+    Args:
+        value: array or tensor of any real type, at least one axis.
+        where: names the array in messages.
+
+    Returns:
+        float32 for floating point, the given type for integers and booleans; same shape.
+
+    Raises:
+        DataError: not an array of numbers, no sample axis, no samples, NaN or Inf.
+    """
+    if not _is_array(value):
+        raise DataError(f"{where}: {type(value).__name__} is not an array")
+    array = np.asarray(value)
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32, copy=False)
+    if array.dtype.kind not in "fiub":
+        raise DataError(
+            f"{where}: type {array.dtype} is not allowed. Allowed: floating point, integer, boolean"
+        )
+    if array.ndim == 0 or array.size == 0:
+        raise DataError(f"{where}: shape {array.shape} holds no samples")
+    bad = 0 if array.dtype.kind != "f" else int(array.size - np.count_nonzero(np.isfinite(array)))
+    if bad:
+        raise DataError(f"{where}: {bad} of {array.size} values are NaN or Inf (as float32)")
+    return array
+
+
+def same_length(inputs: Any, where: str) -> int:
+    """Number of samples that all inputs share.
+
+    Raises:
+        DataError: the inputs differ in length.
+    """
+    lengths = [len(a) for a in leaves(inputs)]
+    if len(set(lengths)) != 1:
+        raise DataError(f"{where}: the inputs have different numbers of samples: {lengths}")
+    return lengths[0]
+
+
+def check_shapes(inputs: Any, shapes: Any, where: str) -> None:
+    """Raise unless the batch fits the model's input shapes.
+
+    Args:
+        inputs: a batch.
+        shapes: one shape with the batch axis first, or a list / dict of them.
+        where: names the batch in messages.
+
+    Raises:
+        DataError: wrong number or names of inputs, wrong rank or size.
+    """
+    for name, array, shape in _paired(inputs, shapes, where):
+        if not _fits(array.shape, shape):
+            hint = " (the data look unbatched: call .batch(n) first)" if _fits(array.shape, shape[1:]) else ""
+            raise DataError(
+                f"{where}{name}: shape {array.shape} does not fit the model's input {shape}{hint}"
+            )
+
+
+def _fits(given: tuple[int, ...], allowed: Shape) -> bool:
+    return len(given) == len(allowed) and all(
+        a is None or a == g for g, a in zip(given, allowed, strict=True)
+    )
+
+
+def _paired(inputs: Any, shapes: Any, where: str) -> list[tuple[str, np.ndarray, Shape]]:
+    if isinstance(inputs, Mapping) and isinstance(shapes, Mapping):
+        if set(inputs) != set(shapes):
+            raise DataError(f"{where}: inputs {sorted(inputs)} given, the model takes {sorted(shapes)}")
+        return [(f"[{k!r}]", inputs[k], tuple(shapes[k])) for k in shapes]
+    known = _shape_list(shapes)
+    given = leaves(inputs)
+    if len(given) != len(known):
+        raise DataError(f"{where}: {len(given)} inputs given, the model takes {len(known)}")
+    return [
+        (f"[{i}]" if len(known) > 1 else "", a, s) for i, (a, s) in enumerate(zip(given, known, strict=True))
+    ]
+
+
+def _shape_list(shapes: Any) -> list[Shape]:
+    if isinstance(shapes, Mapping):
+        return [tuple(s) for s in shapes.values()]
+    single = not any(isinstance(s, (tuple, list)) for s in shapes)
+    return [tuple(shapes)] if single else [tuple(s) for s in shapes]
+
+
+def _cut(data: Any, batch_size: int) -> Iterator[Any]:
+    # Converted batch by batch: a float64 set is never copied as a whole.
+    arrays = map_inputs(_as_array, data)
+    n = same_length(arrays, "data")
+    for start in range(0, n, batch_size):
+        yield map_inputs(lambda a, _, s=start: a[s : s + batch_size], arrays)
+
+
+def _as_array(value: Any, where: str) -> np.ndarray:
+    if not _is_array(value):
+        raise DataError(
+            f"data{where}: {type(value).__name__} is not an array. "
+            "A list, tuple or dict holds the arrays of a multi-input model; pass samples as one array"
+        )
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise DataError(f"data{where}: a single number has no samples")
+    return array
+
+
+def _without_labels(item: Any) -> Any:
+    if isinstance(item, tuple):
+        if not 1 <= len(item) <= 3:
+            raise DataError(
+                f"data: a tuple of {len(item)} came out; (x,), (x, y) or (x, y, sample_weight) can be read"
+            )
+        return item[0]
+    return item
+
+
+def _from_tf(data: Any, endless_ok: bool) -> Iterator[Any]:
+    if int(data.cardinality()) == -1 and not endless_ok:
+        raise DataError("data: the dataset repeats without end; give steps")
+    return map(_without_labels, data.as_numpy_iterator())
+
+
+def _from_pydataset(data: Any, endless_ok: bool) -> Iterator[Any]:
+    n = data.num_batches
+    if n is None and not endless_ok:
+        raise DataError("data: the PyDataset has no length; give steps")
+    indices: Iterable[int] = iter(int, 1) if n is None else range(n)
+    return (_without_labels(data[i]) for i, _ in enumerate(indices))
