@@ -1,0 +1,62 @@
+"""Keras layers that compute as a DPU does; their class names are those of the strategy's registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="vqkit")
+class VitisSigmoid(keras.layers.Layer):
+    """Hard sigmoid with the device's constant: relu6(x + 3) * 2731 / 16384."""
+
+    def call(self, inputs: Any) -> Any:
+        """Shape and dtype as the input."""
+        return keras.ops.relu6(inputs + 3.0) * (2731.0 / 16384.0)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Same as the input's."""
+        return input_shape
+
+
+@keras.saving.register_keras_serializable(package="vqkit")
+class VitisAveragePooling2D(keras.layers.AveragePooling2D):
+    """Average pooling whose 1/n is the shift-and-multiply approximation of the device.
+
+    Args:
+        factor: what the exact average is multiplied by.
+    """
+
+    def __init__(self, *args: Any, factor: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = factor
+
+    def call(self, inputs: Any) -> Any:
+        """Pooled and rescaled."""
+        return super().call(inputs) * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        """With the factor."""
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="vqkit")
+class VitisGlobalAveragePooling2D(keras.layers.GlobalAveragePooling2D):
+    """Global average pooling with the device's approximation of 1/n.
+
+    Args:
+        factor: what the exact average is multiplied by.
+    """
+
+    def __init__(self, *args: Any, factor: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = factor
+
+    def call(self, inputs: Any) -> Any:
+        """Pooled and rescaled."""
+        return super().call(inputs) * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        """With the factor."""
+        return {**super().get_config(), "factor": self.factor}

@@ -1,0 +1,122 @@
+"""Cross-layer equalization: shift range between neighbouring convolutions so that one scale fits all channels.
+
+Source: Nagel et al. 2019, Data-Free Quantization (arXiv:1906.04721) §4.1; step order, clipping and
+threshold follow the behaviour of the Vitis quantizer 2.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vqkit.graph.fold import kernel_name
+from vqkit.graph.ir import Graph, Layer
+from vqkit.graph.match import Chains, Test, activation_name, kind_in
+
+_LOW, _HIGH = np.float32(0.1), np.float32(10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two convolutions whose shared channels can be rescaled against each other, by layer name."""
+
+    head: str
+    tail: str
+
+
+def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: float = 0.1,
+             through_relu6: bool = False, vitis_compat: bool = False) -> Graph:  # fmt: skip
+    """Equalize all pairs of convolutions with at most a ReLU (and padding) between them.
+
+    Args:
+        graph: batch norms folded and activations separated before, or few pairs are found.
+        steps: how often to go over all pairs.
+        balance: "max" compares largest magnitudes, "avg" means.
+        threshold: channels whose magnitudes add up to less are left alone.
+        through_relu6: also across ReLU6, whose clip then acts elsewhere (changes the float function).
+        vitis_compat: skip pairs across a `ReLU` layer, as the reference does by mistake.
+
+    Returns:
+        A graph with rescaled kernels and biases, and the same function unless `through_relu6`.
+    """
+    graph = graph.copy()
+    groups = [_pairs(graph, middle) for middle in _patterns(through_relu6, vitis_compat)]
+    for _ in range(steps):
+        for pairs in groups:
+            for pair in pairs:
+                _balance(graph, pair, balance, np.float32(threshold))
+    return graph
+
+
+def _patterns(through_relu6: bool, vitis_compat: bool) -> list[tuple[Test, ...]]:
+    def activation(layer: Layer) -> bool:
+        return layer.kind == "Activation" and activation_name(layer) in ("linear", "relu")
+
+    def relu(layer: Layer) -> bool:
+        return layer.kind == "ReLU" and _scales(layer, through_relu6) and (through_relu6 or not vitis_compat)
+
+    return [(), (activation,), (relu,), (kind_in("ZeroPadding2D"), relu)]
+
+
+def _scales(layer: Layer, through_relu6: bool) -> bool:
+    limits = (None, 6.0) if through_relu6 else (None,)
+    plain = not layer.config.get("negative_slope") and not layer.config.get("threshold")
+    return plain and layer.config.get("max_value") in limits
+
+
+def _pairs(graph: Graph, middle: tuple[Test, ...]) -> list[Pair]:
+    chains = Chains(graph)
+    found = []
+    for node in graph.nodes:
+        if _equalizable(graph.layer_of(node)):
+            chain = chains.upstream(node, *middle, _equalizable)
+            if chain is not None and activation_name(graph.layer_of(chain[-1])) == "linear":
+                found.append(Pair(chain[-1].layer, node.layer))
+    return found
+
+
+def _equalizable(layer: Layer) -> bool:
+    if layer.kind not in ("Conv2D", "DepthwiseConv2D") or layer.config.get("groups", 1) not in (None, 1):
+        return False
+    return layer.kind == "Conv2D" or layer.config.get("depth_multiplier", 1) == 1
+
+
+def _balance(graph: Graph, pair: Pair, balance: str, threshold: np.float32) -> None:
+    head, tail = graph.layers[pair.head], graph.layers[pair.tail]
+    head_range, tail_range = _magnitude(_rows_by_output(head), balance), _magnitude(_rows_by_input(tail), balance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.clip(np.sqrt(tail_range / head_range), _LOW, _HIGH)
+    scale = np.where(head_range + tail_range < threshold, np.float32(1), scale).astype(np.float32)
+    graph.layers[head.name] = _scaled_outputs(head, scale)
+    name = kernel_name(tail.kind)
+    graph.layers[tail.name] = tail.with_(weights={**tail.weights, name: tail.weights[name] / _by_input(scale)})
+
+
+def _magnitude(rows: np.ndarray, balance: str) -> np.ndarray:
+    return np.max(np.abs(rows), axis=0) if balance == "max" else np.mean(np.abs(rows), axis=0)
+
+
+def _rows_by_output(layer: Layer) -> np.ndarray:
+    kernel = layer.weights[kernel_name(layer.kind)]
+    channels = kernel.shape[3] if layer.kind == "Conv2D" else kernel.shape[2]
+    rows = kernel.reshape(-1, channels)
+    return np.vstack([rows, layer.weights["bias"][None]]) if "bias" in layer.weights else rows
+
+
+def _rows_by_input(layer: Layer) -> np.ndarray:
+    kernel = layer.weights[kernel_name(layer.kind)]
+    return np.moveaxis(kernel, 2, -1).reshape(-1, kernel.shape[2])
+
+
+def _by_input(scale: np.ndarray) -> np.ndarray:
+    return scale[:, None]
+
+
+def _scaled_outputs(layer: Layer, scale: np.ndarray) -> Layer:
+    name = kernel_name(layer.kind)
+    factor = scale if layer.kind == "Conv2D" else _by_input(scale)
+    weights = {**layer.weights, name: layer.weights[name] * factor}
+    if "bias" in weights:
+        weights["bias"] = weights["bias"] * scale
+    return layer.with_(weights=weights)

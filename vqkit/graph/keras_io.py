@@ -1,0 +1,298 @@
+"""The border to Keras: lower a model to a graph, raise a graph to a model, make live operations.
+
+The only module that touches private parts of Keras (`_nodes_by_depth`, node arguments, `_functional`,
+input and output structures); `tests/graph/test_keras_io.py` holds their contract.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import ModelError
+from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
+
+Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
+
+
+def lower(model: Any) -> Graph:
+    """Read a Keras model into a graph of our own, without touching the model.
+
+    Args:
+        model: a built functional or Sequential `keras.Model`; nested ones are inlined, their layers named
+            `<inner model>.<layer>`.
+
+    Returns:
+        The graph; weights are copied.
+
+    Raises:
+        ModelError: the model is not built, or is subclassed (its `call` is Python code, not a graph).
+    """
+    functional = _functional_of(model, model.name if hasattr(model, "name") else repr(model))
+    reader = _Reader(functional)
+    return reader.graph
+
+
+def _functional_of(model: Any, name: str) -> Any:
+    from keras import Model, Sequential
+    from keras.src.models.functional import Functional
+
+    if isinstance(model, Sequential):
+        if not model.built or getattr(model, "_functional", None) is None:
+            raise ModelError(f"model {name!r} has no input shape yet: add keras.Input as its first layer, or call it once")
+        return model._functional
+    if isinstance(model, Functional) and type(model).call is Functional.call:
+        return model
+    if isinstance(model, Model):
+        raise ModelError(
+            f"model {name!r} is subclassed ({type(model).__name__}): its call() is Python code that cannot be read as a "
+            "graph. Make it functional: x = keras.Input(shape); keras.Model(x, model.call(x)) works when call() uses "
+            "only Keras layers and keras.ops"
+        )
+    raise ModelError(f"expected a keras.Model, got {type(model).__name__}")
+
+
+class _Reader:
+    """Walks a functional model; nested models share the value numbering."""
+
+    def __init__(self, model: Any) -> None:
+        from keras import tree
+
+        self._tree = tree
+        self._next = 0
+        self._ids: dict[int, int] = {}
+        self._count: dict[str, int] = {}
+        self.graph = Graph(model.name, {}, None, None)
+        for tensor in model.inputs:
+            self.graph.inputs[tensor._keras_history.operation.name] = self._value(tensor)
+        self.graph.input_struct = tree.map_structure(self._ref, model._inputs_struct)
+        self._walk(model, self._ids, "")
+        self.graph.output_struct = tree.map_structure(self._ref, model._outputs_struct)
+        self.graph.prune()
+
+    def _value(self, tensor: Any) -> int:
+        number, self._next = self._next, self._next + 1
+        self.graph.values[number] = Value(tuple(tensor.shape), str(tensor.dtype))
+        self._ids[id(tensor)] = number
+        return number
+
+    def _ref(self, tensor: Any) -> Ref:
+        return Ref(self._ids[id(tensor)])
+
+    def _walk(self, model: Any, ids: dict[int, int], prefix: str) -> None:
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if not node.is_input:
+                    self._visit(node, ids, prefix)
+
+    def _visit(self, node: Any, ids: dict[int, int], prefix: str) -> None:
+        args, kwargs = node.arguments.fill_in({k: Ref(v) for k, v in ids.items()})
+        operation = node.operation
+        if _is_model(operation):
+            self._inline(node, args, kwargs, ids, prefix)
+            return
+        name = prefix + operation.name
+        if name not in self.graph.layers:
+            self.graph.layers[name] = read_layer(operation, name)
+        calls = self._count[name] = self._count.get(name, 0) + 1
+        outputs = []
+        for tensor in node.outputs:
+            number = self._value(tensor)
+            ids[id(tensor)] = number
+            outputs.append(number)
+        label = name if calls == 1 else f"{name}@{calls}"
+        # A mask of None is what Keras records for "not given"; passing it on would switch mask propagation off.
+        kwargs = {k: v for k, v in kwargs.items() if not (k == "mask" and v is None)}
+        self.graph.nodes.append(Node(label, name, tuple(args), kwargs, tuple(outputs), (name,)))
+
+    def _inline(self, node: Any, args: Any, kwargs: Any, ids: dict[int, int], prefix: str) -> None:
+        inner = _functional_of(node.operation, prefix + node.operation.name)
+        given = [r for r in self._tree.flatten((args, kwargs)) if isinstance(r, Ref)]
+        inner_ids = {id(t): r.id for t, r in zip(inner.inputs, given, strict=False)}
+        if len(inner_ids) != len(inner.inputs):
+            raise ModelError(f"nested model {prefix + node.operation.name!r}: {len(given)} inputs given, {len(inner.inputs)} expected")
+        self._walk(inner, inner_ids, f"{prefix}{node.operation.name}.")
+        for outer, tensor in zip(node.outputs, inner.outputs, strict=True):
+            ids[id(outer)] = self._ids[id(outer)] = inner_ids[id(tensor)]
+
+
+def _is_model(operation: Any) -> bool:
+    from keras import Model
+
+    return isinstance(operation, Model)
+
+
+def read_layer(operation: Any, name: str) -> Layer:
+    """A graph layer with its own copy of an operation's configuration and weights.
+
+    Args:
+        operation: a Keras layer or operation.
+        name: its name in the graph.
+
+    Returns:
+        The layer; `weights` keys are variable names, made unique by their parent's name where needed.
+    """
+    from keras import Layer as KerasLayer
+
+    if not isinstance(operation, KerasLayer):
+        return Layer(name, type(operation), {}, source=operation, is_op=True)
+    config = dict(operation.get_config())
+    return Layer(name, type(operation), config, _weights_of(operation), operation.get_build_config(), operation)
+
+
+def _weights_of(layer: Any) -> dict[str, np.ndarray]:
+    return {k: np.array(v.numpy()) for k, v in zip(weight_names(layer), layer.weights, strict=True)}
+
+
+def weight_names(layer: Any) -> list[str]:
+    """Names of a live layer's variables in order: short where unique, else with their parents."""
+    short = [v.name for v in layer.weights]
+    if len(set(short)) == len(short):
+        return short
+    tails = ["/".join(v.path.split("/")[1:]) or v.name for v in layer.weights]
+    return tails if len(set(tails)) == len(tails) else [f"{t}#{i}" for i, t in enumerate(tails)]
+
+
+def make_live(layer: Layer, *, name: str | None = None) -> Any:
+    """A live Keras object of our own for a graph layer, built and with its weights assigned.
+
+    Args:
+        layer: the graph layer.
+        name: its Keras name; the layer's own by default ("/" is not allowed there).
+
+    Returns:
+        A new Keras layer or operation.
+
+    Raises:
+        ModelError: the layer's class cannot be copied from its config.
+    """
+    if layer.is_op:
+        return _copy_operation(layer.source, name or layer.name)
+    live = _from_config(layer, name or layer.name)
+    if layer.build is not None and not live.built:
+        live.build_from_config(dict(layer.build))
+    assign_weights(live, layer.weights)
+    return live
+
+
+def _copy_operation(operation: Any, name: str) -> Any:
+    fresh = copy.copy(operation)
+    fresh._inbound_nodes, fresh._outbound_nodes = [], []
+    fresh.name = name
+    return fresh
+
+
+def _from_config(layer: Layer, name: str) -> Any:
+    from keras.src.saving.serialization_lib import SafeModeScope
+
+    try:
+        # The layer already lives in this process, so its own code (a Lambda's function, say) is already trusted.
+        with SafeModeScope(False):
+            return layer.cls.from_config({**layer.config, "name": name})  # type: ignore[attr-defined]
+    except Exception as error:
+        raise ModelError(
+            f"layer {layer.name!r} ({layer.kind}) cannot be copied from its config: {error}. "
+            "Give it get_config()/from_config() that round-trip"
+        ) from error
+
+
+def assign_weights(live: Any, weights: Mapping[str, np.ndarray]) -> None:
+    """Set a live layer's variables by name.
+
+    Args:
+        live: a built Keras layer.
+        weights: variable name -> array of the variable's shape.
+
+    Raises:
+        ModelError: names or shapes differ.
+    """
+    names = weight_names(live)
+    if set(names) != set(weights):
+        raise ModelError(f"layer {live.name!r} has variables {sorted(names)}, the graph has {sorted(weights)}")
+    for variable, key in zip(live.weights, names, strict=True):
+        variable.assign(weights[key])
+
+
+def make_all_live(graph: Graph) -> dict[str, Any]:
+    """Layer name -> live Keras object, for every layer of the graph."""
+    return {name: make_live(layer) for name, layer in graph.layers.items()}
+
+
+def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hook: Hook | None = None) -> Any:
+    """Run the graph on tensors, symbolic or real.
+
+    Args:
+        graph: what to run.
+        live: layer name -> live object, from `make_all_live`.
+        inputs: input name -> tensor, shape as in `graph.values`.
+        hook: called after each node with its outputs; returns the outputs to use.
+
+    Returns:
+        The outputs, nested as the model's.
+    """
+    values = {graph.inputs[name]: tensor for name, tensor in inputs.items()}
+    for node in graph.nodes:
+        args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
+        outputs = _flat(live[node.layer](*args, **kwargs))
+        if hook is not None:
+            outputs = hook(node, outputs)
+        values.update(zip(node.outputs, outputs, strict=True))
+    return map_refs(lambda r: values[r.id], graph.output_struct)
+
+
+def _flat(outputs: Any) -> tuple[Any, ...]:
+    from keras import tree
+
+    return tuple(tree.flatten(outputs))
+
+
+def raise_model(graph: Graph, live: Mapping[str, Any] | None = None) -> Any:
+    """An ordinary functional Keras model that computes the graph.
+
+    Args:
+        graph: what to build.
+        live: live objects to build it from; new ones by default.
+
+    Returns:
+        A `keras.Model` with the graph's input names and nesting.
+    """
+    import keras
+
+    live = make_all_live(graph) if live is None else live
+    tensors = {
+        name: keras.Input(shape=graph.values[v].shape[1:], batch_size=graph.values[v].shape[0],
+                          dtype=graph.values[v].dtype, name=name)
+        for name, v in graph.inputs.items()
+    }  # fmt: skip
+    outputs = replay(graph, live, tensors)
+    by_id = {graph.inputs[name]: t for name, t in tensors.items()}
+    inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
+    return keras.Model(inputs, outputs, name=graph.name)
+
+
+def named_inputs(graph: Graph, batch: Any) -> dict[str, Any]:
+    """Match a batch, nested as the model's inputs or a dict by input name, to the graph's inputs.
+
+    Args:
+        graph: whose inputs.
+        batch: array, list/tuple or dict of arrays, shape (batch, …).
+
+    Returns:
+        Input name -> array.
+
+    Raises:
+        ModelError: the number or names of inputs differ.
+    """
+    if isinstance(batch, Mapping) and set(batch) == set(graph.inputs):
+        return dict(batch)
+    from keras import tree
+
+    flat = tree.flatten(batch)
+    if len(flat) != len(graph.inputs):
+        raise ModelError(f"the model has inputs {list(graph.inputs)}, the batch has {len(flat)} arrays")
+    order = [r.id for r in tree.flatten(graph.input_struct)]
+    names = {v: k for k, v in graph.inputs.items()}
+    return {names[v]: a for v, a in zip(order, flat, strict=True)}

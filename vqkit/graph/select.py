@@ -1,0 +1,76 @@
+"""Which part of a model is optimized and quantized: `input_layers`, `output_layers`, `ignore_layers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vqkit.errors import StrategyError, not_allowed
+from vqkit.graph.ir import Graph, Node
+
+
+def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Sequence[str] = (),
+           ignore_layers: Sequence[str] = (), vitis_compat: bool = False) -> Graph:  # fmt: skip
+    """Mark the candidates of a partial model.
+
+    Everything that some output layer needs is a candidate, except what lies before an input layer
+    (the named layers themselves are in) and what is ignored.
+
+    Args:
+        graph: as lowered from the user's model, so that names are the user's.
+        input_layers: where quantization starts.
+        output_layers: where it stops.
+        ignore_layers: what is left float in between.
+        vitis_compat: unknown names are dropped, as in the reference, instead of being errors.
+
+    Returns:
+        The graph with `candidates` set; None where nothing was selected.
+
+    Raises:
+        StrategyError: a name is no layer of the model.
+    """
+    names = {"input_layers": input_layers, "output_layers": output_layers, "ignore_layers": ignore_layers}
+    known = {key: _known(graph, key, given, vitis_compat) for key, given in names.items()}
+    graph = graph.copy()
+    if not any(known.values()):
+        return graph
+    chosen = _needed_by(graph, known["output_layers"])
+    chosen -= _before(graph, known["input_layers"])
+    graph.candidates = {n for n in chosen if n not in known["ignore_layers"]}
+    return graph
+
+
+def _known(graph: Graph, key: str, given: Sequence[str], drop_unknown: bool) -> set[str]:
+    layers = {name for n in graph.nodes for name in (n.name, n.layer)} | set(graph.inputs)
+    unknown = [name for name in given if name not in layers]
+    if unknown and not drop_unknown:
+        raise StrategyError(not_allowed(f"/{key}", unknown[0], _in_order(graph), what="layer"))
+    found = {name for name in given if name in layers}
+    return {n.name for n in graph.nodes if n.layer in found or n.name in found} | (found & set(graph.inputs))
+
+
+def _in_order(graph: Graph) -> list[str]:
+    return [*graph.inputs, *(n.name for n in graph.nodes)]
+
+
+def _needed_by(graph: Graph, ends: set[str]) -> set[str]:
+    values = {v for n in graph.nodes if n.name in ends for v in n.outputs} if ends else set(graph.outputs)
+    return _upstream(graph, values)
+
+
+def _before(graph: Graph, starts: set[str]) -> set[str]:
+    named = [n for n in graph.nodes if n.name in starts]
+    return _upstream(graph, {v for n in named for v in n.inputs}) - starts
+
+
+def _upstream(graph: Graph, values: Iterable[int]) -> set[str]:
+    needed, found = set(values), set()
+    for node in reversed(graph.nodes):
+        if needed & set(node.outputs):
+            needed.update(node.inputs)
+            found.add(node.name)
+    return found | {name for name, v in graph.inputs.items() if v in needed}
+
+
+def input_nodes(graph: Graph, names: Sequence[str]) -> list[Node]:
+    """The nodes that `input_layers` names, in graph order."""
+    return [n for n in graph.nodes if n.name in names or n.layer in names or set(n.origin) & set(names)]

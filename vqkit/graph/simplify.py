@@ -1,0 +1,107 @@
+"""Passes that make later ones simpler: drop what inference does not need, split what is fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vqkit.graph.ir import Graph, Layer, Node, Ref, refs
+from vqkit.graph.match import activation_name
+
+CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
+WEIGHTED = (*CONVOLUTIONS, "Dense")
+DROPOUTS = (
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout",
+    "GaussianDropout", "GaussianNoise", "ActivityRegularization",
+)  # fmt: skip
+_ACTIVATION_OPS = {
+    "op.Sigmoid": "sigmoid", "op.Silu": "silu", "op.Tanh": "tanh", "op.Elu": "elu", "op.Gelu": "gelu",
+    "op.Softplus": "softplus", "op.HardSigmoid": "hard_sigmoid",
+}  # fmt: skip
+_MERGE_OPS = {"op.Add": "Add", "op.Multiply": "Multiply"}
+
+
+def remove_dropout(graph: Graph) -> Graph:
+    """Remove layers that are the identity at inference."""
+    graph = graph.copy()
+    for node in list(graph.nodes):
+        if graph.kind(node) in DROPOUTS and graph.is_candidate(node) and len(set(node.inputs)) == 1:
+            graph.bypass(node)
+    return graph
+
+
+def separate_activations(graph: Graph) -> Graph:
+    """Split `activation=` off convolutions and dense layers, so that it can be quantized on its own.
+
+    The new layer is named `<layer>_<activation>`, as the strategy format's tools name it.
+    """
+    import keras
+
+    graph = graph.copy()
+    fused = {name: layer for name, layer in graph.layers.items()
+             if layer.kind in WEIGHTED and activation_name(layer) != "linear"}  # fmt: skip
+    for node in list(graph.nodes):
+        if node.layer in fused and graph.is_candidate(node):
+            layer = fused[node.layer]
+            name = graph.unique(f"{node.name}_{activation_name(layer)}".replace("@", "_"))
+            graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
+            activation = Layer(name, keras.layers.Activation, {"activation": layer.config["activation"]})
+            graph.insert_after(node.output, activation, origin=node.origin)
+            if graph.candidates is not None:
+                graph.candidates.add(name)
+    return graph
+
+
+def relu6_to_relu(graph: Graph) -> Graph:
+    """Replace ReLU6 by ReLU (the strategy's `convert_relu6_to_relu`)."""
+    graph = graph.copy()
+    for node in graph.nodes:
+        layer = graph.layer_of(node)
+        if not graph.is_candidate(node):
+            continue
+        if layer.kind == "ReLU" and layer.config.get("max_value") == 6.0:
+            graph.layers[layer.name] = layer.with_(config={"max_value": None})
+        if layer.kind == "Activation" and activation_name(layer) == "relu6":
+            graph.layers[layer.name] = layer.with_(config={"activation": "relu"})
+    return graph
+
+
+def ops_to_layers(graph: Graph) -> Graph:
+    """Replace Keras operations by the layers that compute the same, so that quantizers find them.
+
+    `x + y`, `keras.ops.relu(x)` and their like become Add, ReLU, …; an operation with a constant
+    operand, with broadcasting or without such a layer stays as it is.
+    """
+    graph = graph.copy()
+    for node in list(graph.nodes):
+        if graph.layer_of(node).is_op and graph.is_candidate(node):
+            new = _as_layer(graph, node)
+            if new is not None:
+                cls, config, args = new
+                graph.layers[node.layer] = Layer(node.layer, cls, config)
+                graph.update(node, args=args, kwargs={})
+    return graph
+
+
+def _as_layer(graph: Graph, node: Node) -> tuple[type, dict[str, Any], tuple[Any, ...]] | None:
+    import keras
+
+    kind, op = graph.kind(node), graph.layer_of(node).source
+    layers = keras.layers
+    inputs = tuple(refs((node.args, dict(node.kwargs))))
+    if kind in _ACTIVATION_OPS and len(inputs) == 1:
+        return layers.Activation, {"activation": _ACTIVATION_OPS[kind]}, inputs
+    if kind == "op.Relu":
+        return layers.ReLU, {}, inputs
+    if kind == "op.Relu6":
+        return layers.ReLU, {"max_value": 6.0}, inputs
+    if kind == "op.LeakyRelu":
+        return layers.LeakyReLU, {"negative_slope": float(op.negative_slope)}, inputs
+    if kind in _MERGE_OPS and _same_shapes(graph, inputs):
+        return getattr(layers, _MERGE_OPS[kind]), {}, (list(inputs),)
+    if kind == "op.Concatenate":
+        return layers.Concatenate, {"axis": op.axis}, (list(inputs),)
+    return None
+
+
+def _same_shapes(graph: Graph, inputs: tuple[Ref, ...]) -> bool:
+    return len(inputs) == 2 and graph.values[inputs[0].id].shape == graph.values[inputs[1].id].shape
