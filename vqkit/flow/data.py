@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from vqkit import digest as digests
 from vqkit.errors import DataError
 
 Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Calibration and evaluation data in memory, with an identity.
+
+    Attributes:
+        name: for people.
+        x_calib: unlabelled inputs, `(n, ...)`; a list or dict of arrays for several inputs.
+        x_eval: inputs, as `x_calib`.
+        y_eval: labels, `(n, ...)`.
+        ref: what `load_data` was given; JSON.
+        digest: digest of the arrays; computed when not given.
+    """
+
+    name: str
+    x_calib: Any
+    x_eval: Any
+    y_eval: Any
+    ref: Any = None
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("x_calib", "x_eval", "y_eval"):
+            where = f"{self.name}/{field}"
+            value = map_inputs(lambda a, at, w=where: clean(a, w + at), getattr(self, field))
+            same_length(value, where)
+            object.__setattr__(self, field, value)
+        if self.n_eval != len(leaves(self.y_eval)[0]):
+            raise DataError(f"{self.name}: {self.n_eval} images and {len(leaves(self.y_eval)[0])} labels")
+        if not self.digest:
+            object.__setattr__(self, "digest", self._content())
+
+    @property
+    def n_calib(self) -> int:
+        """Number of calibration samples."""
+        return len(leaves(self.x_calib)[0])
+
+    @property
+    def n_eval(self) -> int:
+        """Number of labelled samples."""
+        return len(leaves(self.x_eval)[0])
+
+    def _content(self) -> str:
+        parts = {"x_calib": self.x_calib, "x_eval": self.x_eval, "y_eval": self.y_eval}
+        return digests.of_json({k: map_inputs(lambda a, _: digests.of_array(a), v) for k, v in parts.items()})
 
 
 def batches(

@@ -1,0 +1,76 @@
+"""vqkit: the lab bench for quantization strategies on Keras 3 models.
+
+    strategy.json ──Strategy.load──► Strategy ──┐
+    model.keras  ──load_model──────► Model ─────┼─make_plan─► Plan   (every tensor, and the rule that decided)
+    images       ──load_data───────► Data ──────┴─quantize──► Quantized ─evaluate, sqnr─► numbers
+    sweep.yaml   ──Sweep.load──► variants ──run_sweep──► one executed notebook and one record each ──► compare
+
+Floors; a module imports only from its own floor and those before it:
+
+    0  errors, digest   the exceptions and the hashes
+    1  primitives       arrays in, arrays out: quantize a tensor, choose its range or position
+    2  strategy         what the user wants: the 2.5 JSON, loaded, validated, changed, dumped
+    3  graph            Keras model in, Keras model out, same function: fold, equalize, simplify
+    4  flow             plan, calibrate, quantize, audit, evaluate
+    5  experiment       variants, sweeps, notebooks, records, tracking, comparison
+    6  plots, widgets, cli
+
+Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from vqkit._version import __version__
+
+_WHERE = {
+    "errors": ("VqkitError",),
+    "strategy": ("Strategy",),
+    "flow": ("evaluate", "make_plan", "quantize", "sqnr", "tensor_values"),
+    "flow.data": ("Data", "batches"),
+    "experiment.source": ("load_data", "load_model"),
+    "experiment.store": ("Store",),
+    "experiment.sweep": ("Sweep",),
+    "experiment.variant": ("Settings", "Variant"),
+    "experiment.measure": ("changes", "float_evaluation", "record", "worst_tensors"),
+    "experiment.runner": ("run_sweep",),
+}
+_HOME = {name: f"vqkit.{module}" for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Data",
+    "Settings",
+    "Store",
+    "Strategy",
+    "Sweep",
+    "Variant",
+    "VqkitError",
+    "__version__",
+    "batches",
+    "changes",
+    "evaluate",
+    "float_evaluation",
+    "load_data",
+    "load_model",
+    "make_plan",
+    "quantize",
+    "record",
+    "run_sweep",
+    "sqnr",
+    "tensor_values",
+    "worst_tensors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vqkit' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,198 @@
+"""Models and data named by text: what stands in a sweep file becomes a path or arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqkit import digest
+from vqkit.errors import DataError, ModelError, VqkitError, not_allowed
+from vqkit.flow.data import Data, map_inputs
+
+QUICKSTART = "quickstart"
+DIGITS = "digits"
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+Keys = str | list[str]
+
+
+class NpzSpec(BaseModel):
+    """Arrays of one `.npz` file: the first `n_calib` / `n_eval`, as float32 `x * scale + offset`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    npz: str
+    x_calib: Keys = "x_calib"
+    x_eval: Keys = "x_eval"
+    y_eval: str = "y_eval"
+    n_calib: int | None = Field(default=None, ge=1)
+    n_eval: int | None = Field(default=None, ge=1)
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class LoaderSpec(BaseModel):
+    """A function in a Python file, `path/to/file.py:function`, and its keyword arguments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loader: str = Field(pattern=r".+\.py:[A-Za-z_]\w*$")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
+    """Data from a JSON-able description.
+
+    Args:
+        ref: `"digits"` (built in); or `{"npz": path, "x_calib": key, "x_eval": key, "y_eval": key,
+            "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or `{"loader": "file.py:function",
+            "args": {...}}`, a function that returns an object or mapping with x_calib, x_eval and y_eval.
+            A loader is code, and it is run.
+        base_dir: relative paths start here.
+
+    Returns:
+        The data, checked, with their digest.
+
+    Raises:
+        DataError: unknown form or key, missing file or array, or unusable values.
+    """
+    ref = absolute_data(ref, base_dir)
+    if isinstance(ref, str):
+        from vqkit.experiment.quickstart import quickstart_data
+
+        return quickstart_data()
+    return _from_npz(NpzSpec(**ref), ref) if "npz" in ref else _from_loader(LoaderSpec(**ref), ref)
+
+
+def absolute_data(ref: Any, base_dir: str | Path) -> Any:
+    """The same description with its path made absolute, so that it means the same in every process.
+
+    Raises:
+        DataError: unknown form or key.
+    """
+    if ref in (DIGITS, QUICKSTART):
+        return DIGITS
+    if not isinstance(ref, Mapping) or not {"npz", "loader"} & set(ref):
+        allowed = [f'"{DIGITS}"', '{"npz": …}', '{"loader": …}']
+        raise DataError(not_allowed("data", ref, allowed))
+    kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
+    _checked(model, dict(ref))
+    return {**ref, kind: str(Path(base_dir, ref[kind]).resolve())}
+
+
+def _checked(model: type[BaseModel], ref: dict[str, Any]) -> None:
+    try:
+        model(**ref)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = "data/" + "/".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise DataError(not_allowed("data", first["loc"][0], model.model_fields, what="key")) from None
+        raise DataError(f"{where}: {first['msg']}, given {first.get('input')!r}") from None
+
+
+def _from_npz(spec: NpzSpec, ref: Any) -> Data:
+    path = Path(spec.npz)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    with np.load(path, allow_pickle=False) as file:
+
+        def pick(keys: Keys, n: int | None) -> Any:
+            missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
+            if missing:
+                raise DataError(not_allowed(str(path), missing[0], file.files, what="array"))
+            return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
+
+        x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
+        y_eval = pick(spec.y_eval, spec.n_eval)
+
+    def scaled(a: np.ndarray, _: str) -> np.ndarray:
+        return (a * np.float32(spec.scale) + np.float32(spec.offset)).astype(np.float32)
+
+    return Data(path.stem, map_inputs(scaled, x_calib), map_inputs(scaled, x_eval), y_eval, ref)
+
+
+def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
+    path, _, name = spec.loader.rpartition(":")
+    function = _function(Path(path), name)
+    try:
+        result = function(**spec.args)
+    except VqkitError:
+        raise
+    except Exception as e:
+        raise DataError(f"{spec.loader}: failed with {type(e).__name__}: {e}") from e
+    x_calib, x_eval, y_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval", "y_eval"))
+    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref)
+
+
+def _part(result: Any, field: str, where: str) -> Any:
+    value = result.get(field) if isinstance(result, Mapping) else getattr(result, field, None)
+    if value is None:
+        raise DataError(f"{where}: what it returned has no {field!r}; x_calib, x_eval and y_eval are needed")
+    return value
+
+
+def _function(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    # Registered under a name of its own: dataclasses look their module up in sys.modules.
+    module_name = f"vqkit_loader_{digest.of_bytes(str(path).encode())}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise DataError(f"{path}: cannot be loaded: {type(e).__name__}: {e}") from e
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise DataError(not_allowed(str(path), name, names, what="function"))
+    return found
+
+
+def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
+    """File of a model named in a sweep file.
+
+    Args:
+        ref: `"quickstart"` (built in; trained on first use), or the path of a `.keras` or `.h5` file.
+        base_dir: relative paths start here.
+        cache: the built-in model is kept here.
+
+    Returns:
+        Absolute path of an existing file.
+
+    Raises:
+        ModelError: no such file, or not a Keras file.
+    """
+    if ref == QUICKSTART:
+        from vqkit.experiment.quickstart import quickstart_model
+
+        return quickstart_model(cache)
+    path = Path(base_dir, ref).resolve()
+    if path.suffix not in MODEL_FILES:
+        raise ModelError(not_allowed("model", ref, [QUICKSTART, *(f"*{s}" for s in MODEL_FILES)]))
+    if not path.is_file():
+        raise ModelError(f"model: {path}: no such file")
+    return path
+
+
+def load_model(path: str | Path) -> Any:
+    """A float Keras model from a `.keras` or `.h5` file, for inference.
+
+    Raises:
+        ModelError: Keras cannot read it.
+    """
+    import keras
+
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as e:
+        raise ModelError(f"{path}: Keras cannot load the model: {type(e).__name__}: {e}") from e
