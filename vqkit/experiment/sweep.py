@@ -1,0 +1,219 @@
+"""A sweep: one model, one set of data, a base strategy, and the points around it that are to be tried.
+
+A sweep file is JSON or YAML:
+
+    name: resnet8                      # folder under runs/sweeps; default: the file's name
+    model: models/resnet8.keras        # relative to this file; or "quickstart"
+    data: {npz: cifar10.npz, x_calib: x_train, x_eval: x_test, y_eval: y_test, n_calib: 200}
+    strategy: pof2s                    # built-in name, or a JSON file relative to this file
+    mode: grid                         # every combination; "random" draws n of them; "list" takes `variants`
+    axes:
+      strategy: [pof2s, fsx]           # the base itself,
+      weight_bit: [8, 6, 4]            # a keyword of the strategy,
+      input_layers: [null, [conv2]]    # (null: as the base has it)
+      /quantize_registry_config/input_quantize_config/input_quantizer/quantizer_params/bit_width: [8, 6]
+      calibration: [quantized, float]  # or a setting below
+    exclude:                           # combinations that match all keys of one entry are left out
+      - {strategy: fsx, weight_bit: [4, 6]}          # a list: any of these
+      - {strategy: pof2s, input_layers: {not: null}}
+    seed: 0                            # settings, with their defaults
+    calibration: quantized
+    vitis_compat: false
+    batch_size: 32
+    steps: null
+    sqnr_images: 100
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from vqkit import digest
+from vqkit.errors import SweepError
+from vqkit.experiment.form import parse, read_mapping
+
+Point = dict[str, Any]
+SETTINGS = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "sqnr_images")
+BASE = "strategy"
+LABEL = "name"
+
+
+class SweepSpec(BaseModel):
+    """The form of a sweep file; the module's docstring shows one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str
+    data: JsonValue
+    strategy: str = "pof2s"
+    mode: Literal["grid", "random", "list"] = "grid"
+    axes: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    variants: list[dict[str, JsonValue]] = Field(default_factory=list)
+    exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
+    n: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    calibration: Literal["quantized", "float"] = "quantized"
+    vitis_compat: bool = False
+    batch_size: int = Field(default=32, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    sqnr_images: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _parts_fit_the_mode(self) -> SweepSpec:
+        if (self.mode == "list") != bool(self.variants):
+            raise ValueError("'variants' and mode 'list' belong together")
+        if self.axes and self.mode == "list":
+            raise ValueError("'axes' need mode 'grid' or 'random'")
+        if (self.mode == "random") != (self.n is not None):
+            raise ValueError("'n' and mode 'random' belong together")
+        for axis, values in self.axes.items():
+            if axis == LABEL or not values:
+                raise ValueError(f"axes: {axis!r} " + ("holds no value" if not values else "is not an axis"))
+        unknown = {k for e in self.exclude for k in e} - {k for p in _raw_points(self) for k in p}
+        if unknown:
+            raise ValueError(
+                f"exclude: {sorted(unknown)[0]!r} is not among the axes, so it can match nothing"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep and the place its relative paths start from.
+
+    Attributes:
+        spec: the file's content.
+        base_dir: folder of the file.
+        source: the file's name, for messages.
+    """
+
+    spec: SweepSpec
+    base_dir: Path
+    source: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sweep:
+        """Read a sweep file; its form is checked, not yet its meaning on the model.
+
+        Raises:
+            SweepError: with file, JSON pointer, what was given, what is allowed.
+        """
+        path = Path(path)
+        value = {LABEL: path.stem, **read_mapping(path)}
+        return cls.from_dict(value, base_dir=path.parent, source=path.name)
+
+    @classmethod
+    def from_dict(
+        cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "sweep"
+    ) -> Sweep:
+        """A sweep from plain JSON.
+
+        Raises:
+            SweepError: as `load`.
+        """
+        sweep = cls(parse(SweepSpec, dict(value), source, SweepError), Path(base_dir).absolute(), source)
+        sweep.points()
+        return sweep
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep and of its folder."""
+        return self.spec.name
+
+    @property
+    def digest(self) -> str:
+        """Digest of the file's content."""
+        return digest.of_json(self.spec.model_dump(mode="json"))
+
+    def points(self) -> list[Point]:
+        """What each variant overrides, in a fixed order; see `expand`."""
+        return expand(self.spec, self.source)
+
+
+def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
+    """The variants' overrides: axis -> value, nulls dropped.
+
+    A grid varies its last axis fastest. A random sweep draws `n` different points of the grid with `seed`,
+    and keeps the grid's order.
+
+    Args:
+        spec: a checked sweep.
+        source: the file's name, for messages.
+
+    Returns:
+        One mapping per variant; empty for the base itself.
+
+    Raises:
+        SweepError: nothing is left, a random sweep wants more than there are, two variants are the same.
+    """
+    points = [p for p in _raw_points(spec) if not any(matches(p, rule) for rule in spec.exclude)]
+    if not points:
+        raise SweepError(f"{source} /exclude: no variant is left")
+    if spec.n is not None:
+        if spec.n > len(points):
+            raise SweepError(f"{source} /n: {spec.n} variants wanted, the axes give {len(points)}")
+        chosen = random.Random(spec.seed).sample(range(len(points)), spec.n)
+        points = [points[i] for i in sorted(chosen)]
+    points = [{k: v for k, v in p.items() if v is not None} for p in points]
+    seen: dict[str, int] = {}
+    for i, point in enumerate(points):
+        same = seen.setdefault(digest.of_json({k: v for k, v in point.items() if k != LABEL}), i)
+        if same != i:
+            raise SweepError(f"{source}: variants {same} and {i} are the same: {title(point, spec.strategy)}")
+    return points
+
+
+def _raw_points(spec: SweepSpec) -> list[Point]:
+    if spec.mode == "list":
+        return [dict(v) for v in spec.variants]
+    return [dict(zip(spec.axes, values, strict=True)) for values in itertools.product(*spec.axes.values())]
+
+
+def matches(point: Point, rule: Mapping[str, Any]) -> bool:
+    """Whether an `exclude` entry hits a point: every key of the entry must.
+
+    A plain value must be equal; a list means any of its values, or the list itself (an axis of lists);
+    `{"not": x}` means anything but x, x being any of these forms. An axis that the point does not name counts
+    as null.
+    """
+    return all(_hits(point.get(axis), wanted) for axis, wanted in rule.items())
+
+
+def _hits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict) and set(wanted) == {"not"}:
+        return not _hits(value, wanted["not"])
+    if _same(value, wanted):
+        return True
+    return isinstance(wanted, list) and any(_same(value, w) for w in wanted)
+
+
+def _same(a: Any, b: Any) -> bool:
+    # True == 1 in Python, but not in a sweep file.
+    return digest.canonical_json(a) == digest.canonical_json(b)
+
+
+def title(point: Point, base: str) -> str:
+    """A variant's name for people: its own, or the strategy and what is overridden.
+
+    Args:
+        point: the overrides.
+        base: the strategy where the point names none.
+    """
+    if LABEL in point:
+        return str(point[LABEL])
+    words = [f"{k.rsplit('/', 1)[-1]}={_word(v)}" for k, v in point.items() if k != BASE]
+    return " ".join([Path(str(point.get(BASE, base))).stem, *words])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "[]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
