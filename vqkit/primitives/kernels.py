@@ -1,0 +1,203 @@
+"""Fake-quantization in TensorFlow: the plain chain, TensorFlow's own ops where they are exact, and gradients.
+
+The arithmetic is defined in `reference`; this module computes the same float32 values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vqkit.primitives import grid
+from vqkit.primitives.spec import QuantizerSpec, RoundMode
+
+Tensor = Any
+
+_V4_BITS = 23
+"""Widest grid on which clamping before rounding, as the V4 op does, gives the same float32 values."""
+
+
+def round_(x: Tensor, mode: RoundMode) -> Tensor:
+    """Round to integers in float32, ties by `mode`; the same values as `reference.round_`."""
+    if mode == RoundMode.HALF_TO_EVEN:
+        return tf.round(x)
+    if mode == RoundMode.HALF_UP:
+        return tf.floor(x + 0.5)
+    tie = tf.equal(x - tf.floor(x), 0.5)
+    return tf.where(tie, tf.where(x > 0, tf.math.ceil(x), tf.floor(x)), tf.round(x))
+
+
+def position_scale(pos: Tensor) -> Tensor:
+    """2**pos, exact: the exponent bits are written directly."""
+    return tf.bitcast((tf.cast(pos, tf.int32) + 127) * (1 << 23), tf.float32)
+
+
+def multiplier(spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, pos: Tensor | None) -> Tensor:
+    """The factor s that multiplies x; infinite where a float-scale range has no width."""
+    if spec.pow2:
+        return position_scale(pos)
+    return np.float32(grid.levels(spec)) / (f_max - f_min)
+
+
+def shift(spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> Tensor:
+    """Where the lowest code of an asymmetric grid lies, nudged so that 0 is on the grid."""
+    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
+    zero = tf.clip_by_value(round_(low - f_min * s, RoundMode.HALF_AWAY), low, high)
+    return (low - zero) / s
+
+
+def codes_and_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The plain chain: integer codes as floats, and the values they stand for."""
+    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
+    if spec.symmetry:
+        q = tf.clip_by_value(round_(x * s, spec.round_mode), low, high)
+        return q, q / s
+    base = shift(spec, f_min, s)
+    q = tf.clip_by_value(low + round_((x - base) * s, spec.round_mode), low, high)
+    return q, (q - low) / s + base
+
+
+def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> Tensor:
+    """Fake-quantized values for a pow-2 scale, by the cheapest exact kernel."""
+    if _v4_is_exact(spec):
+        return _v4(x, spec, pos)
+    return codes_and_values(x, spec, f_min, position_scale(pos))[1]
+
+
+def _v4_is_exact(spec: QuantizerSpec) -> bool:
+    whole = spec.symmetry and not spec.per_channel and spec.round_mode != RoundMode.HALF_AWAY
+    return whole and 2 <= spec.bit_width <= _V4_BITS
+
+
+def _v4(x: Tensor, spec: QuantizerSpec, pos: Tensor) -> Tensor:
+    step = position_scale(-pos)
+    return tf.raw_ops.QuantizeAndDequantizeV4(
+        input=x,
+        input_min=np.float32(spec.q_min) * step,
+        input_max=np.float32(spec.q_max) * step,
+        signed_input=not spec.unsigned,
+        num_bits=spec.bit_width,
+        range_given=True,
+        round_mode="HALF_UP" if spec.round_mode == RoundMode.HALF_UP else "HALF_TO_EVEN",
+        narrow_range=spec.narrow_range and not spec.unsigned,
+    )
+
+
+def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor) -> Tensor:
+    """TensorFlow's fake-quant op, per tensor or along any channel axis; its gradient is its own."""
+    options: dict[str, Any] = {
+        "num_bits": spec.bit_width,
+        "narrow_range": spec.narrow_range and not spec.unsigned,
+    }
+    if not spec.per_channel:
+        return tf.quantization.fake_quant_with_min_max_vars(
+            x, tf.reshape(f_min, []), tf.reshape(f_max, []), **options
+        )
+    order = _channel_last(x.shape.rank, spec.channel_axis)
+    ends = tf.reshape(f_min, [-1]), tf.reshape(f_max, [-1])
+    out = tf.quantization.fake_quant_with_min_max_vars_per_channel(_permute(x, order), *ends, **options)
+    return _permute(out, [int(i) for i in np.argsort(order)])
+
+
+def _channel_last(rank: int, axis: int) -> list[int]:
+    return [a for a in range(rank) if a != axis % rank] + [axis % rank]
+
+
+def _permute(x: Tensor, order: list[int]) -> Tensor:
+    return x if order == sorted(order) else tf.transpose(x, order)
+
+
+def straight_through(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`forward(x)` whose gradient is the incoming one: d/dx = 1 everywhere, clipped values included."""
+
+    @tf.custom_gradient
+    def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return forward(x), lambda dy: dy
+
+    return run(x)
+
+
+def clipped_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, *, vitis_compat: bool) -> Tensor:
+    """Own float-scale kernel with its gradient.
+
+        dx     = dy inside [f_min, f_max], else 0           (the nudged ends on an asymmetric grid)
+        df_min = sum of dy where x < f_min
+        df_max = sum of dy where x > f_max
+
+    Args:
+        x: float32 tensor.
+        spec: a float-scale quantizer.
+        f_min: lower end, shape () or keepdims-channel.
+        f_max: upper end, same shape.
+        vitis_compat: a range without width gives NaN instead of zeros.
+
+    Returns:
+        Fake-quantized values, shape of x.
+    """
+
+    @tf.custom_gradient
+    def run(x: Tensor, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+        s = multiplier(spec, f_min, f_max, None)
+        has_width = tf.logical_or(tf.math.is_finite(s), vitis_compat)
+        s = tf.where(has_width, s, 1.0)
+        values = tf.where(has_width, codes_and_values(x, spec, f_min, s)[1], 0.0)
+
+        def gradient(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            low, high = f_min, f_max
+            if not spec.symmetry:
+                low = shift(spec, f_min, s)
+                high = low + np.float32(grid.levels(spec)) / s
+            below, above = x < low, x > high
+            inside = tf.where(tf.logical_or(below, above), 0.0, dy)
+            return inside, _sum_to(tf.where(below, dy, 0.0), f_min), _sum_to(tf.where(above, dy, 0.0), f_max)
+
+        return values, gradient
+
+    return run(x, f_min, f_max)
+
+
+def threshold_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
+    """TQT: fake-quantize at the position of a trainable log2 threshold.
+
+        pos     = bit_width - 1 - ceil(log_th)                              (bit_width when unsigned)
+        dx      = dy inside [f_min, f_max], else 0
+        dlog_th = sum(dy * ln 2 * (x' - x inside, q / s outside))
+
+    Args:
+        x: float32 tensor.
+        spec: a TQT quantizer.
+        f_min: lower end of the observed range, shape () or keepdims-channel.
+        f_max: upper end, same shape.
+        log_th: log2 of the threshold, same shape.
+
+    Returns:
+        Fake-quantized values, shape of x.
+
+    Source: Jain et al., Trained Quantization Thresholds, MLSys 2020.
+    """
+
+    @tf.custom_gradient
+    def run(x: Tensor, log_th: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+        pos = np.float32(spec.bit_width - (not spec.unsigned)) - tf.math.ceil(log_th)
+        s = position_scale(pos)
+        q, values = codes_and_values(x, spec, f_min, s)
+
+        def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
+            inside = tf.logical_and(x >= f_min, x <= f_max)
+            slope = np.float32(np.log(2.0)) * tf.where(inside, values - x, q / s)
+            return tf.where(inside, dy, 0.0), _sum_to(dy * slope, log_th)
+
+        return values, gradient
+
+    return run(x, log_th)
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """Sum x over every axis along which `like` was broadcast."""
+    if like.shape.rank == 0:
+        return tf.reduce_sum(x)
+    axes = [a for a in range(x.shape.rank) if like.shape[a] == 1]
+    return tf.reshape(tf.reduce_sum(x, axis=axes, keepdims=True), tf.shape(like))

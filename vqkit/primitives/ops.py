@@ -1,0 +1,254 @@
+"""Ranges, positions and fake-quantization of tensors in TensorFlow; everything runs inside `tf.function`.
+
+The definitions are in `reference`, which computes the same numbers in numpy. Ranges and positions may be
+constants, tensors or variables: a new strategy assigns, it does not retrace.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from vqkit.primitives import grid, kernels
+from vqkit.primitives.choose import choose_by_search
+from vqkit.primitives.qparams import QParams
+from vqkit.primitives.reference import reduction_axes
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+
+Tensor = Any
+
+_LOG2_RECIPROCAL = grid.reciprocal(np.log(2.0))
+
+
+def value_range(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
+    """The range of a tensor, widened so that its grid suits the spec; see `reference.range_from_extremes`.
+
+    Args:
+        x: float32 tensor of known rank.
+        spec: symmetric, unsigned, narrow, per channel or not; bits.
+
+    Returns:
+        (f_min, f_max), float32; shape () per tensor, else 1 everywhere but on the channel axis.
+
+    Raises:
+        tf.errors.InvalidArgumentError: negative values under a symmetric unsigned spec.
+    """
+    axes = reduction_axes(x.shape.rank, spec)
+    low = tf.reduce_min(x, axis=axes, keepdims=spec.per_channel)
+    high = tf.reduce_max(x, axis=axes, keepdims=spec.per_channel)
+    return range_from_extremes(low, high, spec)
+
+
+def range_from_extremes(low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
+    """The range for observed extremes; see `reference.range_from_extremes`.
+
+    Args:
+        low: smallest value seen, float32, any shape.
+        high: largest value seen, same shape.
+        spec: symmetric, unsigned, narrow or not; bits.
+
+    Returns:
+        (f_min, f_max), float32, finite, same shape.
+
+    Raises:
+        tf.errors.InvalidArgumentError: negative values under a symmetric unsigned spec.
+    """
+    if not spec.symmetry:
+        return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
+    if spec.unsigned:
+        message = "a symmetric unsigned quantizer needs values >= 0; set symmetry or unsigned to false"
+        with tf.control_dependencies([tf.debugging.assert_non_negative(low, message)]):
+            return tf.zeros_like(low), tf.maximum(high, 0.0)
+    f_min = tf.maximum(tf.minimum(low, high * grid.symmetric_ratio(spec)), np.finfo(np.float32).min)
+    if spec.bit_width == 1 and not spec.narrow_range:
+        return f_min, tf.zeros_like(f_min)
+    return f_min, tf.maximum(high, low * grid.inverse_ratio(spec))
+
+
+def position(
+    x: Tensor, f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool = False
+) -> Tensor:
+    """Position of a pow-2 scale; see `reference.position`.
+
+    Args:
+        x: float32 tensor; read by MIN_MSE only.
+        f_min: lower end of the range, as `value_range` gives it.
+        f_max: upper end.
+        spec: a Pof2S or TQT quantizer.
+        vitis_compat: compute as the reference does, its defects included.
+
+    Returns:
+        float32 integers in the range's shape.
+
+    Raises:
+        ValueError: the scale is no power of two, or (compat) the reference refuses the spec.
+    """
+    if not spec.pow2:
+        raise ValueError(f"{spec.quantizer_type} has a float scale, hence no position")
+    if vitis_compat:
+        grid.require_compat(spec)
+    start = _non_overflow(f_min, f_max, spec, vitis_compat=vitis_compat)
+    if spec.method != Method.MIN_MSE:
+        return start
+    return _min_mse(x, f_min, start, spec, vitis_compat=vitis_compat)
+
+
+def _min_mse(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
+    axes = None if vitis_compat else reduction_axes(x.shape.rank, spec)
+    candidates = [_clip_position(start + float(i)) for i in range(grid.MSE_OFFSETS)]
+    errors = []
+    for candidate in candidates:
+        square = tf.math.squared_difference(x, kernels.pow2_values(x, spec, f_min, candidate))
+        square = square if vitis_compat else tf.cast(square, tf.float64)
+        errors.append(tf.reduce_sum(square, axis=axes, keepdims=spec.per_channel and not vitis_compat))
+    best = tf.argmin(tf.stack(errors), axis=0)
+    return _clip_position(start + tf.cast(best, tf.float32))
+
+
+def _clip_position(pos: Tensor) -> Tensor:
+    return tf.clip_by_value(pos, float(grid.POS_MIN), float(grid.POS_MAX))
+
+
+def log_threshold(f_min: Tensor, f_max: Tensor, spec: QuantizerSpec) -> Tensor:
+    """TQT's trainable threshold where training starts; see `reference.log_threshold`.
+
+    Args:
+        f_min: lower end of the range.
+        f_max: upper end.
+        spec: gives the grid.
+
+    Returns:
+        float32, shape of the range.
+    """
+    return tf.math.log(_threshold(f_min, f_max, spec)) * _LOG2_RECIPROCAL
+
+
+def _threshold(f_min: Tensor, f_max: Tensor, spec: QuantizerSpec) -> Tensor:
+    return tf.maximum(tf.maximum(tf.abs(f_min), f_max * grid.threshold_ratio(spec)), 1e-9)
+
+
+def _non_overflow(f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
+    if spec.quantizer_type == QuantizerType.TQT:
+        top = float(spec.bit_width - (not spec.unsigned))
+        if vitis_compat:
+            return top - tf.math.ceil(log_threshold(f_min, f_max, spec))
+        return _clip_position(top + _floor_minus_log2(_threshold(f_min, f_max, spec)))
+    step = tf.maximum(_smallest_step(f_min, f_max, spec), grid.TINY_STEP)
+    if vitis_compat:
+        return tf.floor(-tf.math.log(step) * _LOG2_RECIPROCAL)
+    return _clip_position(_floor_minus_log2(step))
+
+
+def _smallest_step(f_min: Tensor, f_max: Tensor, spec: QuantizerSpec) -> Tensor:
+    if not spec.symmetry:
+        return (f_max - f_min) * grid.reciprocal(grid.levels(spec))
+    sides = [f * grid.reciprocal(q) for f, q in ((f_min, spec.q_min), (f_max, spec.q_max)) if q]
+    return tf.maximum(sides[0], sides[-1])
+
+
+def _floor_minus_log2(value: Tensor) -> Tensor:
+    bits = tf.bitcast(value, tf.int32) - (grid.SLACK_ULPS + 1)
+    return tf.cast(126 - tf.bitwise.right_shift(bits, 23), tf.float32)
+
+
+def fake_quantize(
+    x: Tensor,
+    spec: QuantizerSpec,
+    f_min: Tensor,
+    f_max: Tensor,
+    pos: Tensor | None = None,
+    *,
+    vitis_compat: bool = False,
+) -> Tensor:
+    """Round a tensor to its grid and come back to floats, by the cheapest kernel that is exact.
+
+    Gradients: straight through for Pof2S and TQT (see `trained_threshold` for TQT's own); for a float scale
+    dx is masked to the range and the ends collect what lies beyond them.
+
+    Args:
+        x: float32 tensor of known rank.
+        spec: the quantizer.
+        f_min: lower end of the range: constant, tensor or variable; shape () or keepdims-channel.
+        f_max: upper end, same shape.
+        pos: position, same shape; pow-2 scales only.
+        vitis_compat: a range without width gives NaN in the own kernel, and specs that the framework kernel
+            cannot do are refused.
+
+    Returns:
+        float32, shape of x.
+
+    Raises:
+        ValueError: a pow-2 scale without position, or (compat) the reference refuses the spec.
+    """
+    if vitis_compat:
+        grid.require_compat(spec)
+    f_min, f_max = tf.convert_to_tensor(f_min, tf.float32), tf.convert_to_tensor(f_max, tf.float32)
+    if spec.pow2:
+        if pos is None:
+            raise ValueError(f"{spec.quantizer_type} needs a position")
+        pos = tf.convert_to_tensor(pos, tf.float32)
+        return kernels.straight_through(lambda x: kernels.pow2_values(x, spec, f_min, pos), x)
+    if grid.framework_kernel(spec):
+        return kernels.framework_values(x, spec, f_min, f_max)
+    return kernels.clipped_gradient(x, spec, f_min, f_max, vitis_compat=vitis_compat)
+
+
+def trained_threshold(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
+    """Fake-quantize with a trainable log2 threshold and its gradient; see `kernels.threshold_gradient`.
+
+    Args:
+        x: float32 tensor of known rank.
+        spec: a TQT quantizer.
+        f_min: lower end of the observed range, shape () or keepdims-channel.
+        f_max: upper end, same shape.
+        log_th: log2 of the threshold, same shape; usually a variable.
+
+    Returns:
+        float32, shape of x.
+
+    Raises:
+        ValueError: the quantizer is not TQT.
+    """
+    if spec.quantizer_type != QuantizerType.TQT:
+        raise ValueError(f"a trained threshold belongs to TQTQuantizer, not {spec.quantizer_type}")
+    ends = (tf.convert_to_tensor(f, tf.float32) for f in (f_min, f_max))
+    return kernels.threshold_gradient(x, spec, *ends, tf.convert_to_tensor(log_th, tf.float32))
+
+
+def choose(x: Any, spec: QuantizerSpec, *, vitis_compat: bool = False) -> QParams:
+    """Range and position of one tensor at once, e.g. of a weight; every method.
+
+    Args:
+        x: float32 array or tensor, finite.
+        spec: the quantizer.
+        vitis_compat: compute as the reference does, its defects included.
+
+    Returns:
+        The decided numbers as numpy arrays.
+
+    Raises:
+        ValueError: x is not finite, is negative under a symmetric unsigned spec, or (compat) the reference
+            refuses the spec.
+    """
+    array = np.asarray(x, np.float32)
+    searched = choose_by_search(array, spec, vitis_compat=vitis_compat)
+    if searched is not None:
+        return searched
+    found = [t.numpy() for t in _chooser(spec, vitis_compat)(tf.constant(array))]
+    return QParams(spec, *found)
+
+
+@functools.lru_cache(maxsize=256)
+def _chooser(spec: QuantizerSpec, vitis_compat: bool) -> Any:
+    """One traced function for each spec: the reference's numbers are those of graph mode."""
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        f_min, f_max = value_range(x, spec)
+        if not spec.pow2:
+            return f_min, f_max
+        return f_min, f_max, position(x, f_min, f_max, spec, vitis_compat=vitis_compat)
+
+    return tf.function(run, autograph=False, reduce_retracing=True)

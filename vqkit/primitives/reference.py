@@ -1,0 +1,360 @@
+"""Quantization in plain numpy float32: short enough to check by eye, and the oracle of `ops`.
+
+Arithmetic is the definition, so it is spelled out. All values are float32. s multiplies:
+
+    pow-2 scale            s = 2**pos
+    float scale            s = (q_max - q_min) / (f_max - f_min)
+    symmetric              q = clip(round(x * s), q_min, q_max);                    x' = q / s
+    asymmetric             q = clip(q_min + round((x - shift) * s), q_min, q_max);  x' = (q - q_min) / s + shift
+                           shift = (q_min - zp) / s,  zp = clip(round_half_away(q_min - f_min * s), q_min, q_max)
+
+Named deviations from exact arithmetic, kept because the reference (Vitis AI 2.5) computes so:
+
+    HALF_UP is floor(x + 0.5) in float32: 0.49999997 rounds to 1 and 8388609 to 8388610.
+    HALF_AWAY compares x - floor(x) with 0.5 in float32: -0.49999997 rounds to -1.
+
+Source: Vitis AI quantizer for TensorFlow 2, release 2.5, as described in docs; no code of it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from vqkit.primitives import grid
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, RoundMode
+
+if TYPE_CHECKING:
+    from vqkit.primitives.qparams import QParams
+
+Array = npt.NDArray[np.float32]
+
+_HALF = np.float32(0.5)
+_LOG2_RECIPROCAL = grid.reciprocal(np.log(2.0))
+_QUIET = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
+
+
+def round_(x: npt.ArrayLike, mode: RoundMode) -> Array:
+    """Round to integers, ties by `mode`, in float32.
+
+    Args:
+        x: float32, any shape.
+        mode: what happens to ties.
+
+    Returns:
+        float32 integers, same shape.
+    """
+    x = np.asarray(x, np.float32)
+    if mode == RoundMode.HALF_TO_EVEN:
+        return np.rint(x)
+    if mode == RoundMode.HALF_UP:
+        return np.floor(x + _HALF)
+    with np.errstate(invalid="ignore"):
+        tie = x - np.floor(x) == _HALF
+    return np.where(tie, np.where(x > 0, np.ceil(x), np.floor(x)), np.rint(x))
+
+
+def value_range(x: npt.ArrayLike, spec: QuantizerSpec) -> tuple[Array, Array]:
+    """The range of a tensor, widened so that its grid suits the spec.
+
+    Args:
+        x: float32, any shape.
+        spec: says symmetric or not, per channel or not, bits.
+
+    Returns:
+        (f_min, f_max), float32; shape () per tensor, else 1 everywhere but on the channel axis.
+
+    Raises:
+        ValueError: negative values under a symmetric unsigned spec.
+    """
+    x = np.asarray(x, np.float32)
+    axes = reduction_axes(x.ndim, spec)
+    low, high = (f(x, axis=axes, keepdims=spec.per_channel) for f in (np.min, np.max))
+    return range_from_extremes(low, high, spec)
+
+
+def reduction_axes(rank: int, spec: QuantizerSpec) -> tuple[int, ...]:
+    """Axes a statistic is taken over: all of them, or all but the channel axis.
+
+    Raises:
+        ValueError: the tensor has no such channel axis.
+    """
+    if not spec.per_channel:
+        return tuple(range(rank))
+    if not -rank <= spec.channel_axis < rank:
+        raise ValueError(f"channel_axis {spec.channel_axis} does not exist in a tensor of rank {rank}")
+    return tuple(a for a in range(rank) if a != spec.channel_axis % rank)
+
+
+def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: QuantizerSpec) -> tuple[Array, Array]:
+    """The range for observed extremes.
+
+        symmetric, full grid   f_min = min(low, high * -128/127), f_max = max(high, low * -127/128)   (8 bit)
+        symmetric, narrow      f_min = min(low, -high),           f_max = max(high, -low)
+        symmetric, unsigned    f_min = 0,                         f_max = max(high, 0)
+        symmetric, one bit     f_min = min(low, -high),           f_max = 0      (codes are -1 and 0)
+        asymmetric             f_min = min(low, 0),               f_max = max(high, 0)
+
+    Args:
+        low: smallest value seen, float32, any shape.
+        high: largest value seen, same shape.
+        spec: symmetric, unsigned, narrow or not; bits.
+
+    Returns:
+        (f_min, f_max), float32, finite, same shape.
+
+    Raises:
+        ValueError: negative values under a symmetric unsigned spec.
+    """
+    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    if not spec.symmetry:
+        return np.minimum(low, 0), np.maximum(high, 0)
+    if spec.unsigned:
+        if np.any(low < 0):
+            raise ValueError(
+                f"a symmetric unsigned quantizer needs values >= 0, the tensor reaches {low.min()}; "
+                "set symmetry or unsigned to false"
+            )
+        return np.zeros_like(low), np.maximum(high, 0)
+    with np.errstate(over="ignore"):
+        f_min = np.minimum(low, high * grid.symmetric_ratio(spec))
+    f_max = np.maximum(high, low * grid.inverse_ratio(spec))
+    largest = np.finfo(np.float32).max
+    return np.maximum(f_min, -largest), np.zeros_like(f_max) if spec.bit_width == 1 and not spec.narrow_range else f_max
+
+
+def position(
+    x: npt.ArrayLike, f_min: Array, f_max: Array, spec: QuantizerSpec, *, vitis_compat: bool = False
+) -> Array:
+    """Position of a pow-2 scale: the number of fractional bits.
+
+    NON_OVERFLOW is the largest position whose grid holds the range. Both ends of the range are rounded
+    float32 numbers, so a range up to `grid.SLACK_ULPS` float32 steps too wide still counts as held; the
+    exponent is read from the bits, so the answer does not depend on anybody's logarithm.
+    MIN_MSE tries that position and the next four and takes the smallest sum of squared errors (summed in
+    float64 for each channel; the first of equals). MIN_KL and PERCENTILE are NON_OVERFLOW on a range that
+    a histogram has clipped before.
+
+    Args:
+        x: the tensor, float32; read by MIN_MSE only.
+        f_min: lower end of the range, as `value_range` gives it.
+        f_max: upper end.
+        spec: a Pof2S or TQT spec.
+        vitis_compat: take floor of a float32 logarithm, add errors in float32, and share one MIN_MSE offset
+            between all channels, as the reference does.
+
+    Returns:
+        float32 integers in the range's shape.
+
+    Raises:
+        ValueError: the scale is no power of two, or (compat) the reference refuses the spec.
+    """
+    if not spec.pow2:
+        raise ValueError(f"{spec.quantizer_type} has a float scale, hence no position")
+    if vitis_compat:
+        grid.require_compat(spec)
+    start = _non_overflow(f_min, f_max, spec, vitis_compat=vitis_compat)
+    if spec.method != Method.MIN_MSE:
+        return start
+    x = np.asarray(x, np.float32)
+    axes = reduction_axes(x.ndim, spec.with_(per_channel=False) if vitis_compat else spec)
+    kind = np.float32 if vitis_compat else np.float64
+    candidates = [clip_position(start + np.float32(i)) for i in range(grid.MSE_OFFSETS)]
+    with np.errstate(over="ignore"):
+        errors = [
+            np.sum(np.square(x - _own_kernel(x, f_min, f_max, p, spec)), axis=axes, keepdims=True, dtype=kind)
+            for p in candidates
+        ]
+    best = np.argmin(errors, axis=0).reshape(() if vitis_compat else start.shape)
+    return clip_position(start + best.astype(np.float32))
+
+
+def clip_position(pos: Array) -> Array:
+    """Keep a position where scale and inverse scale are normal float32 numbers."""
+    return np.clip(pos, np.float32(grid.POS_MIN), np.float32(grid.POS_MAX))
+
+
+def log_threshold(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
+    """TQT's trainable threshold, log2 of the larger end of the range, where training starts.
+
+        th = max(|f_min|, f_max * 128/127, 1e-9)          (8 bit; 256/255 of f_max when unsigned)
+        log_th = log(th) * (1 / log 2)
+
+    Args:
+        f_min: lower end of the range.
+        f_max: upper end.
+        spec: gives the grid.
+
+    Returns:
+        float32, shape of the range.
+    """
+    return np.log(_threshold(f_min, f_max, spec)) * _LOG2_RECIPROCAL
+
+
+def _threshold(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
+    high = f_max * grid.threshold_ratio(spec)
+    return np.maximum(np.maximum(np.abs(f_min), high), np.float32(1e-9))
+
+
+def _non_overflow(f_min: Array, f_max: Array, spec: QuantizerSpec, *, vitis_compat: bool) -> Array:
+    if spec.quantizer_type == QuantizerType.TQT:
+        top = np.float32(spec.bit_width - (not spec.unsigned))
+        if vitis_compat:
+            return top - np.ceil(log_threshold(f_min, f_max, spec))
+        return clip_position(top + _floor_minus_log2(_threshold(f_min, f_max, spec)))
+    step = np.maximum(_smallest_step(f_min, f_max, spec), grid.TINY_STEP)
+    if vitis_compat:
+        return np.floor(-np.log(step) * _LOG2_RECIPROCAL)
+    return clip_position(_floor_minus_log2(step))
+
+
+def _smallest_step(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
+    """The step at which the range just fits the grid."""
+    if not spec.symmetry:
+        return (f_max - f_min) * grid.reciprocal(grid.levels(spec))
+    sides = [f * grid.reciprocal(q) for f, q in ((f_min, spec.q_min), (f_max, spec.q_max)) if q]
+    return np.maximum(sides[0], sides[-1])
+
+
+def _floor_minus_log2(value: Array) -> Array:
+    """floor(-log2(value)) from the exponent bits; up to SLACK_ULPS above a power of two still is that power."""
+    bits = np.asarray(value, np.float32).view(np.int32)
+    return np.asarray(126 - ((bits - (grid.SLACK_ULPS + 1)) >> 23), np.float32)
+
+
+def position_scale(pos: npt.ArrayLike) -> Array:
+    """2**pos exactly, as float32; the factor that multiplies x."""
+    return np.ldexp(np.float32(1), np.asarray(pos).astype(np.int32))
+
+
+def multiplier(spec: QuantizerSpec, f_min: Array, f_max: Array, pos: Array | None) -> Array:
+    """The factor s that multiplies x; infinite where a float-scale range has no width.
+
+    Args:
+        spec: the quantizer.
+        f_min: lower end of the range.
+        f_max: upper end.
+        pos: position, for pow-2 scales.
+
+    Returns:
+        float32, shape of the range.
+    """
+    if spec.pow2:
+        return position_scale(pos)
+    with np.errstate(**_QUIET):
+        return np.float32(grid.levels(spec)) / (f_max - f_min)
+
+
+def zero_point(spec: QuantizerSpec, f_min: Array, s: Array) -> Array:
+    """The code of 0: 0 on a symmetric grid, else the nudged place of `f_min`, kept inside the grid."""
+    if grid.framework_kernel(spec):
+        zero = _framework_zero(f_min, np.float32(1) / s, spec) + _framework_offset(spec)
+        return np.where(np.isfinite(s), zero, np.float32(0))
+    if spec.symmetry:
+        return np.zeros_like(s)
+    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
+    with np.errstate(**_QUIET):
+        nudged = np.clip(round_(low - f_min * s, RoundMode.HALF_AWAY), low, high)
+    return np.where(np.isfinite(s), nudged, np.float32(0))
+
+
+def fake_quantize(x: npt.ArrayLike, qp: QParams, *, vitis_compat: bool = False) -> Array:
+    """Round a tensor to its grid and come back to floats.
+
+    A float-scale range without width (an all-zero tensor) gives zeros.
+
+    Args:
+        x: float32, any shape the range broadcasts against.
+        qp: spec, range, position.
+        vitis_compat: a range without width gives NaN in the own kernel, and specs that the framework kernel
+            cannot do are refused.
+
+    Returns:
+        float32, shape of x.
+
+    Raises:
+        ValueError: (compat) the reference refuses the spec.
+    """
+    x = np.asarray(x, np.float32)
+    if vitis_compat:
+        grid.require_compat(qp.spec)
+    if grid.framework_kernel(qp.spec):
+        return _framework_kernel(x, qp.f_min, qp.f_max, qp.spec)
+    return _own_kernel(x, qp.f_min, qp.f_max, qp.pos, qp.spec, vitis_compat=vitis_compat)
+
+
+def _own_kernel(
+    x: Array, f_min: Array, f_max: Array, pos: Array | None, spec: QuantizerSpec, *, vitis_compat: bool = False
+) -> Array:
+    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
+    s = multiplier(spec, f_min, f_max, pos)
+    has_width = np.isfinite(s) | vitis_compat
+    s = np.where(has_width, s, np.float32(1))
+    with np.errstate(**_QUIET):
+        if spec.symmetry:
+            out = np.clip(round_(x * s, spec.round_mode), low, high) / s
+        else:
+            shift = (low - zero_point(spec, f_min, s)) / s
+            out = (np.clip(low + round_((x - shift) * s, spec.round_mode), low, high) - low) / s + shift
+    return np.where(has_width, out, np.float32(0))
+
+
+def _framework_kernel(x: Array, f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
+    """What TensorFlow's fake-quant op computes, in its own order of operations."""
+    low, high = _framework_ends(spec)
+    with np.errstate(**_QUIET):
+        step, s = (f_max - f_min) / (high - low), (high - low) / (f_max - f_min)
+        zero = _framework_zero(f_min, step, spec)
+        nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
+        code_of_zero = np.floor(-nudged_min * s + _HALF)
+        clamped = np.maximum(np.minimum(x, nudged_max), nudged_min)
+        out = np.floor(s * (clamped - nudged_min) - code_of_zero + _HALF) * step
+    return np.where((f_min == 0) & (f_max == 0), np.float32(0), out)
+
+
+def _framework_ends(spec: QuantizerSpec) -> tuple[np.float32, np.float32]:
+    return np.float32(spec.narrow_range and not spec.unsigned), np.float32(2**spec.bit_width - 1)
+
+
+def _framework_offset(spec: QuantizerSpec) -> np.float32:
+    """Our code less the op's, whose codes are never negative."""
+    return np.float32(0 if spec.unsigned else -(2 ** (spec.bit_width - 1)))
+
+
+def _framework_zero(f_min: Array, step: Array, spec: QuantizerSpec) -> Array:
+    low, high = _framework_ends(spec)
+    with np.errstate(**_QUIET):
+        return np.clip(np.floor(low - f_min / step + _HALF), low, high)
+
+
+def quantize(x: npt.ArrayLike, qp: QParams) -> npt.NDArray[np.int64]:
+    """Integer codes of a tensor.
+
+    Args:
+        x: float32, any shape the range broadcasts against.
+        qp: spec, range, position.
+
+    Returns:
+        int64 codes in [q_min, q_max], shape of x; `dequantize` of them is `fake_quantize(x)` up to the
+        rounding of one float32 product.
+    """
+    scale = np.where(qp.scale == 0, 1.0, qp.scale.astype(np.float64))
+    near = fake_quantize(x, qp).astype(np.float64) / scale
+    codes = np.rint(near + qp.zero_point.astype(np.float64))
+    return np.clip(codes, qp.spec.q_min, qp.spec.q_max).astype(np.int64)
+
+
+def dequantize(codes: npt.ArrayLike, qp: QParams) -> Array:
+    """Floats of integer codes: (codes - zero_point) * scale.
+
+    Args:
+        codes: integers, any shape the range broadcasts against.
+        qp: spec, range, position.
+
+    Returns:
+        float32, shape of codes.
+    """
+    centred = np.asarray(codes, np.float64) - qp.zero_point.astype(np.float64)
+    return (centred * qp.scale.astype(np.float64)).astype(np.float32)
