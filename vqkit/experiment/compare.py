@@ -1,0 +1,337 @@
+"""Runs side by side: a leaderboard that knows what it cannot tell apart, and a recommendation.
+
+Ranks are given among runs that measured the same thing: same model, same data, same calibration source.
+Runs that calibrated on the float graph and runs that calibrated on the quantized one are shown in tables of
+their own, never mixed into one order.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vqkit.errors import RecordError, not_allowed
+from vqkit.experiment import significance, tables
+from vqkit.experiment.difference import Difference, Flips, difference, flips
+from vqkit.experiment.records import find, load_records, select, to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Difference",
+    "Flips",
+    "Leaderboard",
+    "difference",
+    "find",
+    "flips",
+    "leaderboard",
+    "load_records",
+    "recommend",
+    "render",
+    "select",
+    "sort_keys",
+    "to_frame",
+]
+
+ALPHA = 1 - significance.CONFIDENCE
+# Column -> whether small values come first.
+_ASCENDING = {
+    "accuracy": False,
+    "accuracy_delta": False,
+    "size_bytes": True,
+    "sqnr_output_db": False,
+    "sqnr_min_db": False,
+    "seconds_total": True,
+    "name": True,
+}
+_GROUP = ("model", "model_digest", "data", "data_digest", "n_eval", "calibration")
+
+
+def sort_keys() -> tuple[str, ...]:
+    """Columns a leaderboard can be sorted by."""
+    return tuple(_ASCENDING)
+
+
+def leaderboard(frame: pd.DataFrame, sort: str = "accuracy") -> pd.DataFrame:
+    """Add to each run its place among comparable runs.
+
+    Args:
+        frame: runs as from `load_records`.
+        sort: a column of `sort_keys`; the order inside each group.
+
+    Returns:
+        The frame, group by group, unfinished runs last, with the columns
+        group (int), rank (1 for the first in its group, NaN for unfinished runs), ci_low, ci_high
+        (Wilson bounds of accuracy), best (bool), tied (bool, cannot be told from the best, which is tied
+        itself), test ("McNemar" or "interval", by which that was decided), pareto (bool, accuracy against
+        size).
+
+    Raises:
+        RecordError: no such column to sort by.
+    """
+    if sort not in _ASCENDING:
+        raise RecordError(not_allowed("sort", sort, sort_keys(), what="column"))
+    table = frame.copy().reset_index(drop=True)
+    low, high = significance.wilson(table["accuracy"], table["n_eval"])
+    table["ci_low"], table["ci_high"] = low, high
+    ranked = (table["status"] == "FINISHED") & table["accuracy"].notna()
+    table["group"] = _groups(table)
+    table = table.assign(rank=np.nan, best=False, tied=False, test="", pareto=False)
+    for _, members in table[ranked].groupby("group", sort=True):
+        _rank(table, members.sort_values(sort, ascending=_ASCENDING[sort], kind="stable"))
+    return table.sort_values(["group", "rank"], kind="stable", na_position="last").reset_index(drop=True)
+
+
+def _groups(table: pd.DataFrame) -> np.ndarray:
+    """Number the groups of comparable runs: those with final calibration first, then the largest."""
+    keys = [tuple(map(str, values)) for values in table[list(_GROUP)].itertuples(index=False)]
+    counts: dict[tuple[str, ...], int] = {}
+    for key in keys:
+        counts[key] = counts.get(key, 0) + 1
+    order = sorted(counts, key=lambda k: (k[-1] != "quantized", -counts[k], k))
+    number = {key: i for i, key in enumerate(order)}
+    return np.array([number[key] for key in keys], dtype=int)
+
+
+def _rank(table: pd.DataFrame, members: pd.DataFrame) -> None:
+    """Fill in the places of one group, whose rows come in the wanted order."""
+    index = members.index
+    table.loc[index, "rank"] = np.arange(1, len(index) + 1, dtype=float)
+    table.loc[index, "pareto"] = significance.pareto(members["size_bytes"], members["accuracy"])
+    best = _best(members)
+    table.loc[best.name, "best"] = True
+    verdicts = [_tied(best, run) for _, run in members.iterrows()]
+    table.loc[index, "tied"] = [tied for tied, _ in verdicts]
+    table.loc[index, "test"] = [test for _, test in verdicts]
+
+
+def _best(members: pd.DataFrame) -> pd.Series:
+    """The most accurate run; of equally accurate ones the smallest."""
+    order = members.sort_values(["accuracy", "size_bytes", "name"], ascending=[False, True, True])
+    return order.iloc[0]
+
+
+def _tied(best: pd.Series, run: pd.Series) -> tuple[bool, str]:
+    """Whether chance could explain that `run` came behind `best`, and by which test that was decided."""
+    if run.name == best.name:
+        return True, ""
+    if _far_apart(best, run):
+        return False, "interval"
+    counted = flips(best["directory"], run["directory"])
+    if counted is not None:
+        return counted.p_value > ALPHA, "McNemar"
+    return not run["ci_high"] < best["ci_low"], "interval"
+
+
+def _far_apart(best: pd.Series, run: pd.Series) -> bool:
+    """So far that no paired test would say otherwise; it saves reading the predictions of poor runs."""
+    widths = (run["ci_high"] - run["ci_low"]) + (best["ci_high"] - best["ci_low"])
+    return bool(best["accuracy"] - run["accuracy"] > 2 * widths)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A run and why it.
+
+    Attributes:
+        row: the run's row of the leaderboard.
+        sentence: the reason, for a person.
+    """
+
+    row: pd.Series | None
+    sentence: str
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.row, self.sentence))
+
+
+def recommend(frame: pd.DataFrame) -> Recommendation:
+    """Choose the smallest run that cannot be told from the most accurate one.
+
+    Args:
+        frame: a leaderboard, or runs as from `load_records`.
+
+    Returns:
+        Row and sentence (it unpacks into both); the row is None when nothing has finished. Of several
+        groups of comparable runs the first decides, and the sentence says so.
+    """
+    table = frame if "tied" in frame.columns else leaderboard(frame)
+    finished = table[table["rank"].notna()]
+    if finished.empty:
+        return Recommendation(None, "No run has finished, so there is nothing to recommend.")
+    group = finished[finished["group"] == finished["group"].iloc[0]]
+    best = group[group["best"]].iloc[0]
+    tied = group[group["tied"]].sort_values(["size_bytes", "accuracy", "name"], ascending=[True, False, True])
+    chosen = tied.iloc[0]
+    others = finished["group"].nunique() - 1
+    parts = [_praise(chosen), _versus(chosen, best, len(tied)), _scope(group, others)]
+    return Recommendation(chosen, " ".join(p for p in parts if p))
+
+
+def _praise(run: pd.Series) -> str:
+    interval = f" (95 % interval {tables.percent(run['ci_low'])} to {tables.percent(run['ci_high'])})"
+    accuracy = f"{tables.percent(run['accuracy'])} %{interval if run['ci_low'] == run['ci_low'] else ''}"
+    ratio = run["float_size_bytes"] / run["size_bytes"] if run["size_bytes"] else float("nan")
+    smaller = f", {ratio:.1f} times smaller than float" if ratio == ratio else ""
+    delta = (
+        f", {tables.signed_points(run['accuracy_delta'])} points to float"
+        if _known(run["accuracy_delta"])
+        else ""
+    )
+    return f"Use {run['name']}: accuracy {accuracy}{delta}, {tables.size(run['size_bytes'])}{smaller}."
+
+
+def _versus(chosen: pd.Series, best: pd.Series, tied: int) -> str:
+    if tied == 1:
+        return "It is the most accurate, and no other run is statistically level with it."
+    if chosen.name == best.name:
+        return f"It is the most accurate, and the smallest of the {tied} runs that are statistically level."
+    how = "paired McNemar test" if chosen["test"] == "McNemar" else "overlapping intervals"
+    return (
+        f"The most accurate, {best['name']}, scores {tables.percent(best['accuracy'])} % at "
+        f"{tables.size(best['size_bytes'])}; that is no difference one can rely on ({how}, "
+        f"{best['n_eval']:.0f} samples), and this is the smallest of the {tied} that are level."
+    )
+
+
+def _scope(group: pd.DataFrame, others: int) -> str:
+    source = f"Ranked among {len(group)} runs with calibration {group['calibration'].iloc[0]!r}"
+    return f"{source}; {others} other group(s) of runs are not comparable with them." if others else ""
+
+
+def _known(value: float) -> bool:
+    return bool(value == value)
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """A leaderboard that can be printed, and shows itself in a notebook.
+
+    Attributes:
+        frame: result of `leaderboard`.
+        title: what was compared.
+        limit: most rows shown of each group.
+    """
+
+    frame: pd.DataFrame
+    title: str = "Runs"
+    limit: int | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.title}: {_counts(self.frame)}"]
+        for heading, header, rows, hidden in self.groups():
+            parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1))]
+            parts += [f"… and {hidden} more"] if hidden else []
+        parts += ["", _wrapped(LEGEND), "", _wrapped(recommend(self.frame).sentence)]
+        return "\n".join(parts + _failures(self.frame))
+
+    def _repr_html_(self) -> str:
+        parts = [f"<p><b>{html.escape(self.title)}</b>: {_counts(self.frame)}</p>"]
+        for heading, header, rows, hidden in self.groups():
+            more = f"<p>… and {hidden} more</p>" if hidden else ""
+            parts += [
+                f"<p>{html.escape(heading)}</p>",
+                tables.html_table(header, rows, left=(1, len(header) - 1)),
+                more,
+            ]
+        sentences = [LEGEND, recommend(self.frame).sentence, *_failures(self.frame)]
+        return "".join(parts + [f"<p>{html.escape(s)}</p>" for s in sentences if s])
+
+    def groups(self) -> Iterator[tuple[str, tuple[str, ...], list[list[str]], int]]:
+        """Heading, column titles, cells and number of rows left out, for each group of comparable runs."""
+        finished = self.frame[self.frame["rank"].notna()]
+        for _, members in finished.groupby("group", sort=True):
+            shown = members if self.limit is None else members.head(self.limit)
+            cells = [_cells(run) for run in shown.to_dict("records")]
+            yield _heading(members), HEADER, cells, len(members) - len(shown)
+
+
+HEADER = ("#", "run", "accuracy % (95 %)", "Δ float", "size", "min SQNR", "out SQNR", "time", "")
+LEGEND = (
+    "best: most accurate; level: not distinguishable from the best (McNemar on the same samples where both "
+    "runs kept their predictions, else overlapping Wilson intervals); pareto: nothing is smaller and as "
+    "accurate. Δ in points, SQNR in dB."
+)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 100)
+
+
+def _cells(run: Mapping[str, Any]) -> list[str]:
+    level = "best" if run["best"] else "level" if run["tied"] else ""
+    marks = " ".join(m for m in (level, "pareto" if run["pareto"] else "") if m)
+    interval = f" ({tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])})"
+    return [
+        f"{run['rank']:.0f}",
+        str(run["name"]),
+        tables.percent(run["accuracy"]) + (interval if _known(run["ci_low"]) else ""),
+        tables.signed_points(run["accuracy_delta"]),
+        tables.size(run["size_bytes"]),
+        tables.number(run["sqnr_min_db"]),
+        tables.number(run["sqnr_output_db"]),
+        tables.duration(run["seconds_total"]),
+        marks,
+    ]
+
+
+def _heading(members: pd.DataFrame) -> str:
+    first = members.iloc[0]
+    samples = f", {first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
+    float_accuracy = (
+        f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
+    )
+    return f"{first['model']} on {first['data']}{samples}{float_accuracy}; calibration {first['calibration']}"
+
+
+def _counts(frame: pd.DataFrame) -> str:
+    counts = frame["status"].value_counts().to_dict()
+    text = ", ".join(f"{n} {status.lower()}" for status, n in sorted(counts.items(), key=lambda p: -p[1]))
+    return text or "none"
+
+
+def _failures(frame: pd.DataFrame) -> list[str]:
+    """One line for each run that has no result, with the reason."""
+    rest = frame[frame["rank"].isna()]
+    lines = []
+    for run in rest.to_dict("records"):
+        lines.append(f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}")
+    return ["", "Without a result:", *lines] if lines else []
+
+
+def _reason(run: Mapping[str, Any]) -> str:
+    if not isinstance(run["error"], str):
+        return ""
+    cell = f" (cell {run['error_cell']:.0f})" if isinstance(run["error_cell"], int | float) else ""
+    return f": {run['error_type']}: {tables.elide(' '.join(run['error'].split()), 160)}{cell}"
+
+
+def render(
+    runs_dir: str | Path,
+    sweep: str | None = None,
+    *,
+    sort: str = "accuracy",
+    where: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+) -> str:
+    """The leaderboard of a folder of runs as plain text, for the command line.
+
+    Args:
+        runs_dir: the folder of runs.
+        sweep: only this sweep.
+        sort: a column of `sort_keys`.
+        where: as in `load_records`.
+        limit: most rows of each group.
+
+    Raises:
+        RecordError: no such folder, sweep or column.
+    """
+    frame = leaderboard(load_records(runs_dir, sweep, where), sort)
+    return str(Leaderboard(frame, f"Sweep {sweep}" if sweep else f"Runs in {runs_dir}", limit))

@@ -1,0 +1,301 @@
+"""Two runs side by side: what differs in the strategy, and what came of it."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqkit.errors import RecordError
+from vqkit.experiment import significance, tables
+from vqkit.experiment.records import Record, find, read_record, row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.strategy.diff import Change
+
+_MEASURED = ("accuracy", "accuracy_delta", "size_bytes", "sqnr_min_db", "sqnr_output_db", "seconds_total")
+_INPUTS = (
+    "strategy",
+    "model_digest",
+    "data_digest",
+    "n_calib",
+    "n_eval",
+    "calibration",
+    "seed",
+    "vitis_compat",
+    "code",
+)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How two runs' answers differ on the same samples.
+
+    Attributes:
+        n: samples.
+        both_right, only_a, only_b, both_wrong: counts that add up to n.
+    """
+
+    n: int
+    both_right: int
+    only_a: int
+    only_b: int
+    both_wrong: int
+
+    @property
+    def p_value(self) -> float:
+        """Exact McNemar p-value of the two runs being equally good."""
+        return significance.mcnemar(self.only_a, self.only_b)
+
+
+def correct(run_dir: str | Path) -> NDArray[np.bool_] | None:
+    """Which evaluation samples a run got right, from its `predictions.npz`.
+
+    Args:
+        run_dir: `runs/variants/<key>`.
+
+    Returns:
+        Shape (n,), or None where the run kept no predictions or they have no labels.
+    """
+    try:
+        with np.load(Path(run_dir, "predictions.npz"), allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+    except (OSError, ValueError, EOFError):
+        return None
+    predicted, labels = arrays.get("predicted"), arrays.get("labels")
+    if predicted is None or labels is None or len(predicted) != len(labels):
+        return None
+    return np.asarray(predicted == labels, bool)
+
+
+def flips(run_a: str | Path, run_b: str | Path) -> Flips | None:
+    """Count the samples on which two runs disagree.
+
+    Args:
+        run_a: run directory.
+        run_b: run directory; both must have been evaluated on the same samples in the same order.
+
+    Returns:
+        The counts, or None where one of them kept no predictions or the numbers of samples differ.
+    """
+    a, b = correct(run_a), correct(run_b)
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    counts = (a & b, a & ~b, b & ~a, ~a & ~b)
+    return Flips(len(a), *(int(c.sum()) for c in counts))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Everything in which two runs differ; prints itself and shows itself in a notebook.
+
+    Attributes:
+        a, b: the two runs as flat rows (see `records.row`).
+        changes: what differs between the two full strategies, by JSON pointer.
+        inputs: other inputs that differ, as name -> (in a, in b).
+        sqnr: layer, tensor, role, order, a_db, b_db, delta_db (b minus a), in graph order.
+        flips: where the answers differ; None without predictions of the same data.
+    """
+
+    a: Mapping[str, Any]
+    b: Mapping[str, Any]
+    changes: tuple[Change, ...]
+    inputs: Mapping[str, tuple[Any, Any]]
+    sqnr: pd.DataFrame
+    flips: Flips | None
+    shown: int = 12
+
+    def __str__(self) -> str:
+        return "\n\n".join(f"{title}\n{body}" for title, body in self.sections(tables.text_table))
+
+    def _repr_html_(self) -> str:
+        parts = self.sections(tables.html_table)
+        return "".join(f"<p><b>{html.escape(t)}</b></p>{_as_html(body)}" for t, body in parts)
+
+    def sections(self, table: Any) -> Iterator[tuple[str, str]]:
+        """Title and body of each part that has something to say.
+
+        Args:
+            table: `tables.text_table` or `tables.html_table`.
+        """
+        yield f"A  {self.a['name']} [{self.a['key']}]\nB  {self.b['name']} [{self.b['key']}]", ""
+        rows = [[c.pointer, shorten(c.before), shorten(c.after)] for c in self.changes]
+        title = f"Strategy: {len(rows)} difference(s)" if rows else "Strategy: no difference"
+        yield title, table(("pointer", "A", "B"), rows, left=(0, 1, 2), widest=72) if rows else ""
+        if self.inputs:
+            cells = [[name, shorten(a), shorten(b)] for name, (a, b) in self.inputs.items()]
+            yield "Other inputs that differ", table(("input", "A", "B"), cells, left=(0, 1, 2))
+        yield "Result", table(("", "A", "B", "B - A"), _measured(self.a, self.b))
+        yield self.verdict(), ""
+        if len(self.sqnr):
+            worst = self.sqnr.reindex(
+                self.sqnr["delta_db"].abs().sort_values(ascending=False, kind="stable").index
+            )
+            title = f"SQNR by tensor, dB: {_shown(len(self.sqnr), self.shown)}"
+            yield title, table(_SQNR_HEADER, _sqnr_cells(worst.head(self.shown)), left=(0, 1, 2))
+
+    def verdict(self) -> str:
+        """Whether the accuracies differ by more than chance, in a sentence."""
+        return _flip_verdict(self.flips) if self.flips else _interval_verdict(self.a, self.b)
+
+
+def _as_html(body: str) -> str:
+    return body if body.startswith("<") else html.escape(body)
+
+
+def _shown(total: int, shown: int) -> str:
+    return f"the {shown} largest differences of {total}" if total > shown else f"{total} tensors"
+
+
+def shorten(value: Any, width: int = 40) -> str:
+    """A JSON value on one short line; a dash for what is absent."""
+    if value is None:
+        return "null"
+    return tables.elide(
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), width
+    )
+
+
+_FORMATS = {
+    "accuracy": (tables.percent, tables.signed_points),
+    "accuracy_delta": (tables.signed_points, tables.signed_points),
+    "size_bytes": (tables.size, lambda d: f"{d:+,.0f} B" if d == d else "–"),
+    "seconds_total": (tables.duration, lambda d: f"{d:+.1f} s" if d == d else "–"),
+}
+_LABELS = {
+    "accuracy": "accuracy %",
+    "accuracy_delta": "Δ to float, points",
+    "size_bytes": "size",
+    "sqnr_min_db": "lowest SQNR dB",
+    "sqnr_output_db": "output SQNR dB",
+    "seconds_total": "time",
+}
+
+
+def _measured(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[str]]:
+    default = (tables.number, lambda d: f"{d:+.1f}" if d == d else "–")
+    cells = []
+    for name in _MEASURED:
+        plain, signed = _FORMATS.get(name, default)
+        cells.append([_LABELS[name], plain(a[name]), plain(b[name]), signed(b[name] - a[name])])
+    return cells
+
+
+_SQNR_HEADER = ("layer", "tensor", "role", "A", "B", "B - A")
+
+
+def _sqnr_cells(frame: pd.DataFrame) -> list[list[str]]:
+    return [
+        [
+            str(r["layer"]),
+            str(r["tensor"]),
+            str(r["role"]),
+            *(tables.number(r[c]) for c in ("a_db", "b_db", "delta_db")),
+        ]
+        for r in frame.to_dict("records")
+    ]
+
+
+def _flip_verdict(found: Flips) -> str:
+    chance = "could be chance" if found.p_value > 1 - significance.CONFIDENCE else "is more than chance"
+    return (
+        f"Of {found.n} samples A alone gets {found.only_a} right, B alone {found.only_b}: "
+        f"the difference {chance} (McNemar p = {found.p_value:.2g})."
+    )
+
+
+def _interval_verdict(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    low, high = significance.wilson([a["accuracy"], b["accuracy"]], [a["n_eval"], b["n_eval"]])
+    if np.isnan(low).any():
+        return "One of the runs has no accuracy, so the two cannot be ranked."
+    overlap = max(low) <= min(high)
+    said = (
+        "overlap: the difference could be chance"
+        if overlap
+        else "do not overlap: the difference is more than chance"
+    )
+    return f"The 95 % intervals {said}. (Predictions of the same samples would decide better.)"
+
+
+def difference(run_a: str | Path, run_b: str | Path, *, runs_dir: str | Path | None = None) -> Difference:
+    """Compare two runs.
+
+    Args:
+        run_a: run directory, or with `runs_dir` a key, the start of a key or a name.
+        run_b: likewise; differences read "from a to b".
+        runs_dir: the folder of runs.
+
+    Raises:
+        RecordError: a run cannot be found or read.
+    """
+    records = [read_record(_directory(run, runs_dir)) for run in (run_a, run_b)]
+    a, b = (row(r) for r in records)
+    return Difference(
+        a,
+        b,
+        _changes(*records),
+        {name: (a[name], b[name]) for name in _INPUTS if a[name] != b[name]},
+        sqnr_difference(a["directory"], b["directory"]),
+        flips(a["directory"], b["directory"]) if a["data_digest"] == b["data_digest"] else None,
+    )
+
+
+def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
+    if Path(run, "record.json").is_file():
+        return Path(run)
+    if runs_dir is None:
+        raise RecordError(
+            f"{run}: not a run directory (no record.json); to give a key or a name, give runs_dir too"
+        )
+    return find(runs_dir, str(run))
+
+
+def _changes(a: Record, b: Record) -> tuple[Change, ...]:
+    from vqkit.strategy.diff import diff
+
+    strategies = [_json(Path(r["directory"], "strategy.json")) for r in (a, b)]
+    return () if None in strategies else tuple(diff(*strategies))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError:
+        return None
+    except ValueError as e:
+        raise RecordError(f"{path}: not JSON: {e}") from e
+
+
+def sqnr_difference(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:
+    """Per-tensor SQNR of two runs joined by layer, tensor and role.
+
+    Args:
+        run_a: run directory.
+        run_b: run directory.
+
+    Returns:
+        Columns layer, tensor, role, order, a_db, b_db, delta_db (b minus a; NaN where one of them leaves
+        the tensor float), in graph order. Empty when one of them kept no `sqnr.json`.
+    """
+    import pandas as pd
+
+    on, columns = ["layer", "tensor", "role"], ["layer", "tensor", "role", "order", "sqnr_db"]
+    sides = [pd.DataFrame(_json(Path(run, "sqnr.json")) or [], columns=columns) for run in (run_a, run_b)]
+    joined = sides[0].merge(sides[1], on=on, how="outer", suffixes=("_a", "_b"))
+    joined["order"] = joined["order_a"].fillna(joined["order_b"])
+    joined["a_db"], joined["b_db"] = (pd.to_numeric(joined[f"sqnr_db_{s}"], errors="coerce") for s in "ab")
+    joined["delta_db"] = joined["b_db"] - joined["a_db"]
+    wanted = joined[[*on, "order", "a_db", "b_db", "delta_db"]]
+    return (
+        wanted.sort_values("order", kind="stable").reset_index(drop=True)
+        if all(map(len, sides))
+        else wanted.head(0)
+    )

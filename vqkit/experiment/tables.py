@@ -1,0 +1,96 @@
+"""Small tables for people: the same cells as aligned text and as HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def elide(text: str, width: int) -> str:
+    """Cut the middle out of a long text, because the ends of names tell them apart.
+
+    Args:
+        text: one line.
+        width: most characters to keep, at least 3.
+    """
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def text_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,), widest: int = 46) -> str:
+    """Cells as columns of plain text, numbers to the right.
+
+    Args:
+        header: one title per column.
+        rows: cells, each row as long as `header`.
+        left: columns aligned to the left.
+        widest: longest cell shown in full; longer ones lose their middle.
+
+    Returns:
+        Lines joined by newlines, no trailing spaces.
+    """
+    cells = [[elide(" ".join(cell.split()), widest) for cell in row] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * w for w in widths])
+    return "\n".join(_line(row, widths, left) for row in cells)
+
+
+def _line(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str:
+    cells = (
+        c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+    )
+    return "  ".join(cells).rstrip()
+
+
+def html_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,)) -> str:
+    """The same cells as an HTML table for notebooks; every cell is escaped."""
+    head = _html_row("th", header, left)
+    body = "".join(_html_row("td", row, left) for row in rows)
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _html_row(tag: str, cells: Sequence[str], left: Sequence[int]) -> str:
+    side = ("left" if i in left else "right" for i in range(len(cells)))
+    inner = (
+        f'<{tag} style="text-align:{s}">{html.escape(c)}</{tag}>' for s, c in zip(side, cells, strict=True)
+    )
+    return f"<tr>{''.join(inner)}</tr>"
+
+
+def percent(value: float) -> str:
+    """A proportion as per cent with two digits, a dash when there is none."""
+    return f"{100 * value:.2f}" if value == value else "–"
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with fixed digits, a dash when there is none."""
+    return f"{value:.{digits}f}" if value == value else "–"
+
+
+def signed_points(value: float) -> str:
+    """A difference of proportions in percentage points, always with its sign."""
+    return f"{100 * value:+.2f}" if value == value else "–"
+
+
+def size(value: float) -> str:
+    """Bytes in the unit that leaves few digits (1 kB = 1000 bytes)."""
+    if value != value:
+        return "–"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text: 0.42 s, 12.3 s, 4 min 05 s, 2 h 10 min."""
+    if seconds != seconds:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
