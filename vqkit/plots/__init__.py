@@ -1,0 +1,21 @@
+"""Pictures of tensors and sweeps: plain functions that take tables or arrays and return a matplotlib Figure.
+
+No global state is touched, so a figure is the same in a notebook, a script and a test. `theme=DARK` for dark
+pages; both themes use colours that people with colour-vision deficiencies can tell apart, and marker shapes
+repeat what colours say.
+"""
+
+from vqkit.plots.style import DARK, LIGHT, Theme
+from vqkit.plots.sweeps import leaderboard_bars, marginal_effects, pareto
+from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
+
+__all__ = [
+    "DARK",
+    "LIGHT",
+    "Theme",
+    "leaderboard_bars",
+    "marginal_effects",
+    "pareto",
+    "sqnr_by_layer",
+    "tensor_histogram",
+]

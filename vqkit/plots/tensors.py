@@ -1,0 +1,189 @@
+"""Figures about one quantized model: error by layer, and the values of one tensor on its grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vqkit.plots.style import LIGHT, Theme, dress, figure, legend, note, outer_legend
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.primitives.qparams import QParams
+
+_ROLES = {"activation": ("o", "-"), "input": ("D", ""), "weight": ("s", ""), "bias": ("^", "")}
+_ROW_INCHES = 0.21
+_MAX_LABELS = 60
+_FINE_BINS = 120
+_MAX_GRID_LINES = 40
+
+
+def sqnr_by_layer(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
+    """Signal-to-quantization-noise ratio of each tensor, layers from input (top) to output (bottom).
+
+    Six decibels more are half the error, one bit of resolution.
+
+    Args:
+        frame: columns layer, tensor, role, order, sqnr_db, as `vqkit.flow.sqnr` returns them.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure whose height follows the number of layers; tensors without any error stand at the right edge.
+    """
+    rows = frame[frame["sqnr_db"].notna()].sort_values("order")
+    layers = list(dict.fromkeys(rows["layer"]))
+    fig = figure(1.4 + _ROW_INCHES * max(6, min(len(layers), _MAX_LABELS)), theme)
+    ax = fig.add_subplot()
+    dress(ax, theme, title="Quantization error by layer", x="SQNR against float (dB, more is better)")
+    if not layers:
+        note(ax, "no tensor was quantized", theme)
+        return fig
+    edge = _right_edge(rows["sqnr_db"].to_numpy(float))
+    for i, (role, (marker, line)) in enumerate(_ROLES.items()):
+        part = rows[rows["role"] == role]
+        if len(part):
+            x = np.minimum(part["sqnr_db"].to_numpy(float), edge)
+            y = [layers.index(name) for name in part["layer"]]
+            ax.plot(x, y, marker=marker, ls=line, lw=1, ms=5, color=theme.colours[i], label=role)
+    if np.isposinf(rows["sqnr_db"].to_numpy(float)).any():
+        ax.axvline(edge, color=theme.faint, ls=":", label="no error at all")
+    _name_layers(ax, layers)
+    _mark_worst(ax, rows, layers, theme)
+    outer_legend(fig, ax, theme, loc="outside upper right", ncols=5)
+    return fig
+
+
+def _right_edge(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max() + 6) if finite.size else 100.0
+
+
+def _name_layers(ax: Axes, layers: list[str]) -> None:
+    step = -(-len(layers) // _MAX_LABELS)
+    ax.set_yticks(range(0, len(layers), step), layers[::step])
+    ax.set_ylim(len(layers) - 0.4, -0.6)
+
+
+def _mark_worst(ax: Axes, rows: pd.DataFrame, layers: list[str], theme: Theme) -> None:
+    worst = rows.iloc[int(rows["sqnr_db"].argmin())]
+    x, y = float(worst["sqnr_db"]), layers.index(worst["layer"])
+    ax.plot([x], [y], marker="o", ms=11, mfc="none", mec=theme.alarm, mew=1.5, ls="")
+    ax.annotate(
+        f"worst {worst['role']}: {x:.1f} dB",
+        (x, y),
+        xytext=(10, 0),
+        textcoords="offset points",
+        va="center",
+        color=theme.alarm,
+        fontsize=9,
+        bbox={"fc": theme.page, "ec": "none", "pad": 1, "alpha": 0.8},
+    )
+
+
+def tensor_histogram(
+    float_values: np.ndarray,
+    quantized_values: np.ndarray,
+    qparams: QParams,
+    title: str = "",
+    *,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Distribution of a tensor before and after quantization, with its grid and its limits.
+
+    Args:
+        float_values: any shape.
+        quantized_values: the same tensor after quantization, any shape, in real units (not codes).
+        qparams: its grid; per-channel grids are drawn as the band their limits span.
+        title: usually the tensor's name.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure with density on a log axis: values piled up at a limit show as a spike there.
+    """
+    before, after = (np.asarray(v, np.float64).ravel() for v in (float_values, quantized_values))
+    fig = figure(3.6, theme)
+    ax = fig.add_subplot()
+    dress(ax, theme, title=title, x="value", y="density (log)", grid="y")
+    if not before.size or not np.isfinite(before).all():
+        note(ax, "no values" if not before.size else "the tensor holds NaN or Inf", theme)
+        return fig
+    step, low, high = _limits(qparams)
+    bins, cells = _edges(np.concatenate([before, after]), step)
+    if step.size == 1:
+        _draw_grid(ax, float(step[0]), low[0], high[0], bins[[0, -1]], theme)
+    ax.hist(before, list(bins), density=True, color=theme.colours[0], alpha=0.45, label="float")
+    ax.hist(
+        after, list(cells), density=True, histtype="step", color=theme.colours[1], lw=1.5, label="quantized"
+    )
+    ax.set_yscale("log")
+    _draw_limits(ax, low, high, theme)
+    ax.set_xlim(*_view(bins, low, high))
+    ax.set_title(_facts(before, qparams, step, low, high), loc="right", fontsize=9, color=theme.ink)
+    legend(ax, theme, loc="upper right")
+    return fig
+
+
+def _limits(qparams: QParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step, lowest and highest representable value, one per channel, flat."""
+    spec: Any = qparams.spec
+    scale, zero = np.broadcast_arrays(np.asarray(qparams.scale, float), np.asarray(qparams.zero_point, float))
+    scale, zero = scale.ravel(), zero.ravel()
+    return scale, (spec.q_min - zero) * scale, (spec.q_max - zero) * scale
+
+
+def _edges(values: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bins for the float values, and bins aligned with the grid's cells for the quantized ones.
+
+    Bins that are not whole cells (or whole parts of one) would show a comb that is not in the data.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    if step.size > 1:
+        even = np.linspace(low, high, _FINE_BINS + 1)
+        return even, even
+    cell = float(step[0]) * max(1, int(np.ceil((high - low) / float(step[0]) / _FINE_BINS)))
+    start, stop = np.floor(low / cell + 0.5), np.ceil(high / cell + 0.5)
+    cells = (np.arange(start, stop + 1) - 0.5) * cell
+    split = max(1, int(_FINE_BINS / max(1, len(cells) - 1)))
+    return np.linspace(cells[0], cells[-1], (len(cells) - 1) * split + 1), cells
+
+
+def _draw_grid(ax: Axes, step: float, low: float, high: float, view: np.ndarray, theme: Theme) -> None:
+    first, last = max(low, float(view[0])), min(high, float(view[1]))
+    count = int((last - first) / step) + 1
+    if 0 < count <= _MAX_GRID_LINES:
+        for value in low + step * np.arange(np.ceil((first - low) / step), (last - low) / step + 0.5):
+            ax.axvline(value, color=theme.faint, lw=0.8, zorder=0)
+
+
+def _draw_limits(ax: Axes, low: np.ndarray, high: np.ndarray, theme: Theme) -> None:
+    label = "limits of the grid" if low.size == 1 else "limits, all channels"
+    for values in (low, high):
+        if values.min() == values.max():
+            ax.axvline(values[0], color=theme.alarm, ls="--", lw=1.2, label=label)
+        else:
+            ax.axvspan(values.min(), values.max(), color=theme.alarm, alpha=0.12, lw=0, label=label)
+        label = ""
+
+
+def _view(bins: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """The data, and the limits too unless they lie far out and would squeeze the data."""
+    left, right = float(bins[0]), float(bins[-1])
+    room = right - left
+    left, right = min(left, max(low.min(), left - room)), max(right, min(high.max(), right + room))
+    margin = 0.03 * (right - left)
+    return left - margin, right + margin
+
+
+def _facts(values: np.ndarray, qparams: QParams, step: np.ndarray, low: np.ndarray, high: np.ndarray) -> str:
+    bits = f"{qparams.spec.bit_width} bit"
+    if step.size > 1:
+        return f"{bits}, {step.size} channels, step {step.min():.3g} to {step.max():.3g}"
+    half = step[0] / 2
+    clipped = np.mean((values < low[0] - half) | (values > high[0] + half))
+    return f"{bits}, step {step[0]:.3g}, {100 * clipped:.2g} % clipped"
