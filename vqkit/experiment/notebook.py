@@ -1,0 +1,240 @@
+"""Notebooks as functions: strict parameters, an executed copy, failures told. The only papermill importer."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vqkit import digest
+from vqkit.errors import NotebookError, not_allowed
+
+TAG = "parameters"
+ENGINE = "vqkit"
+# A unix socket's path may hold about 107 bytes, and the kernel adds to ours.
+_SOCKET_PATH = 80
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a notebook did not reach its end.
+
+    Attributes:
+        type: class of the exception.
+        message: its text.
+        cell: index of the failed cell in the executed notebook; None when no cell is to blame.
+        traceback: plain text.
+    """
+
+    type: str
+    message: str
+    cell: int | None = None
+    traceback: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The failure as a run record holds it."""
+        return {"type": self.type, "message": self.message, "cell": self.cell}
+
+
+def find(name: str) -> Path:
+    """Path of a notebook that vqkit ships, in a checkout or in an installed wheel.
+
+    Args:
+        name: file name, e.g. `run_variant.ipynb`.
+
+    Raises:
+        NotebookError: there is none of that name.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_data" / "notebooks", package.parent / "notebooks"):
+        if (folder / name).is_file():
+            return folder / name
+    raise NotebookError(f"{name}: vqkit ships no such notebook")
+
+
+def source_digest(path: str | Path) -> str:
+    """Digest of what a notebook does: its cells' types, sources and tags, without outputs."""
+    cells = [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in _read(path).cells]
+    return digest.of_json(cells)
+
+
+def declared_parameters(path: str | Path) -> dict[str, str]:
+    """Names and default expressions of a notebook's parameters.
+
+    The cell is parsed as Python: papermill's own inspection misses lines such as `x: int | None = None`.
+
+    Raises:
+        NotebookError: no cell, or more than one, is tagged `parameters`, or it is not Python.
+    """
+    cells = [c for c in _read(path).cells if TAG in c.metadata.get("tags", []) and c.cell_type == "code"]
+    if len(cells) != 1:
+        raise NotebookError(f"{path}: {len(cells)} code cells are tagged {TAG!r}; one is needed")
+    try:
+        statements = ast.parse(cells[0].source).body
+    except SyntaxError as e:
+        raise NotebookError(f"{path}: the {TAG} cell is not Python: {e}") from e
+    return dict(pair for statement in statements for pair in _assigned(statement))
+
+
+def _assigned(statement: ast.stmt) -> Iterator[tuple[str, str]]:
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets: list[ast.expr] = [statement.target]
+        value = statement.value
+    elif isinstance(statement, ast.Assign):
+        targets, value = statement.targets, statement.value
+    else:
+        return
+    for target in targets:
+        if isinstance(target, ast.Name):
+            yield target.id, ast.unparse(value)
+
+
+def check_parameters(path: str | Path, given: Mapping[str, Any]) -> None:
+    """Raise unless the notebook declares each given parameter; papermill only warns and runs the wrong thing.
+
+    Raises:
+        NotebookError: naming the unknown parameter and the nearest declared one.
+    """
+    declared = declared_parameters(path)
+    unknown = [name for name in given if name not in declared]
+    if unknown:
+        raise NotebookError(not_allowed(str(path), unknown[0], declared, what="parameter"))
+
+
+def execute(
+    source: str | Path,
+    target: str | Path,
+    parameters: Mapping[str, Any],
+    *,
+    env: Mapping[str, str] | None = None,
+) -> Failure | None:
+    """Run a notebook in a fresh kernel of this Python and keep the executed copy, also when it fails.
+
+    Neither papermill's metadata nor a missing exception prove success (a dead kernel looks completed), so the
+    caller must also see the result that the last cell wrote.
+
+    Args:
+        source: the notebook.
+        target: where the executed copy goes; its folder is the kernel's working directory.
+        parameters: name -> JSON value.
+        env: added to this process's environment in the kernel.
+
+    Returns:
+        None, or why it did not reach its end.
+
+    Raises:
+        NotebookError: a parameter that the notebook does not declare; nothing was run.
+    """
+    check_parameters(source, parameters)
+    import papermill
+
+    _register()
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _quiet():
+            papermill.execute_notebook(
+                str(source), str(target), parameters=dict(parameters), engine_name=ENGINE, progress_bar=False,
+                kernel_name="python3", kernel_env=dict(env or {}), kernel_cwd=str(target.parent.resolve()),
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:
+        return _failure(e, target)
+    return None
+
+
+def _failure(e: BaseException, target: Path) -> Failure:
+    import traceback
+
+    if hasattr(e, "ename") and hasattr(e, "evalue"):
+        text = "\n".join(getattr(e, "traceback", []))
+        return Failure(e.ename, e.evalue, _failed_cell(target), _plain(text))
+    return Failure(type(e).__name__, str(e), None, "".join(traceback.format_exception(e)))
+
+
+def _failed_cell(target: Path) -> int | None:
+    # papermill's own index is of the notebook before it inserts its banners.
+    for index, cell in enumerate(_read(target).cells):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            return index
+    return None
+
+
+def _plain(text: str) -> str:
+    import re
+
+    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # papermill 2.7 on python-dateutil and nbformat; nothing that a user could change.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        yield
+
+
+def _read(path: str | Path) -> Any:
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as e:
+        raise NotebookError(f"{path}: cannot be read as a notebook: {e}") from e
+
+
+@cache
+def _register() -> None:
+    """Give papermill an engine whose kernel is this interpreter, reached through files instead of ports."""
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.log import logger
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(
+            cls, nb_man: Any, kernel_name: str, *, kernel_env: Mapping[str, str], kernel_cwd: str, **_: Any
+        ) -> None:
+            with _kernel_manager() as (manager, private):
+                client = PapermillNotebookClient(
+                    nb_man, km=manager, kernel_name=kernel_name, timeout=None, startup_timeout=120,
+                    shutdown_kernel="immediate", log=logger,
+                )  # fmt: skip
+                # A manager from outside is left running unless cleanup is asked for.
+                env = {**os.environ, **private, **kernel_env}
+                client.execute(cwd=kernel_cwd, env=env, cleanup_kc=True)
+
+    papermill_engines.register(ENGINE, Engine)
+
+
+@contextmanager
+def _kernel_manager() -> Iterator[tuple[Any, dict[str, str]]]:
+    """A kernel manager for this interpreter, and the environment that keeps the user's home out of it."""
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(KernelSpecManager):
+        def get_kernel_spec(self, kernel_name: str) -> Any:  # noqa: ARG002
+            launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=launch, display_name="Python 3", language="python")
+
+    folder = tempfile.mkdtemp(prefix="vq")
+    try:
+        short = os.name == "posix" and len(folder) < _SOCKET_PATH
+        manager = AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=ThisPython(), transport="ipc" if short else "tcp",
+            connection_file=str(Path(folder, "k.json")),
+        )  # fmt: skip
+        yield manager, {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
