@@ -57,7 +57,7 @@ def drawn_text(fig: Figure) -> str:
 )
 def test_nothing_is_cut_off_at_the_edge_of_the_page(draw: Any, theme: Any) -> None:
     fig = draw(theme)
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     drawn, width, height = fig.get_tightbbox(), *fig.get_size_inches()
     np.testing.assert_array_less([-0.01, -0.01], [drawn.x0, drawn.y0])
     np.testing.assert_array_less([drawn.x1, drawn.y1], [width + 0.01, height + 0.01])

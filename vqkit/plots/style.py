@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 WIDTH = 9.0  # inches: the text column of a notebook at 100 dots per inch
 # Source: Okabe and Ito, Color Universal Design (2008), without black and in an order that starts with the
@@ -48,8 +47,7 @@ def figure(height: float, theme: Theme) -> Figure:
         height: inches.
         theme: its page is the background.
     """
-    margins = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    return Figure(figsize=(WIDTH, height), dpi=100, facecolor=theme.page, layout=margins)
+    return Figure(figsize=(WIDTH, height), dpi=100, facecolor=theme.page, layout="constrained")
 
 
 def dress(ax: Axes, theme: Theme, *, title: str = "", x: str = "", y: str = "", grid: str = "both") -> None:
