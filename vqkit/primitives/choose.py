@@ -40,8 +40,14 @@ def choose_by_search(x: Array, spec: QuantizerSpec, *, vitis_compat: bool) -> QP
     if vitis_compat:
         grid.require_compat(spec)
     if not np.all(np.isfinite(x)):
-        raise ValueError(f"cannot choose a range: {int(np.sum(~np.isfinite(x)))} of {x.size} values are not finite")
+        raise ValueError(
+            f"cannot choose a range: {int(np.sum(~np.isfinite(x)))} of {x.size} values are not finite"
+        )
     value_range(x, spec)
-    if spec.pow2 and spec.method in (Method.NON_OVERFLOW, Method.MIN_MSE) or spec.method == Method.NON_OVERFLOW:
+    if (
+        spec.pow2
+        and spec.method in (Method.NON_OVERFLOW, Method.MIN_MSE)
+        or spec.method == Method.NON_OVERFLOW
+    ):
         return None
     return None

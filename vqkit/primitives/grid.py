@@ -72,6 +72,11 @@ def framework_kernel(spec: QuantizerSpec) -> bool:
     return spec.use_framework_quant and not spec.pow2 and fits
 
 
+def framework_ends(spec: QuantizerSpec) -> tuple[np.float32, np.float32]:
+    """Lowest and highest code of the framework's grid, which starts at 0 (1 for a narrow range)."""
+    return np.float32(spec.narrow_range and not spec.unsigned), np.float32(2.0**spec.bit_width - 1)
+
+
 def require_compat(spec: QuantizerSpec) -> None:
     """Refuse what the reference refuses; called under `vitis_compat` only.
 

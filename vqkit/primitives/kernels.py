@@ -87,27 +87,36 @@ def _v4(x: Tensor, spec: QuantizerSpec, pos: Tensor) -> Tensor:
 
 
 def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor) -> Tensor:
-    """TensorFlow's fake-quant op, per tensor or along any channel axis; its gradient is its own."""
-    options: dict[str, Any] = {
-        "num_bits": spec.bit_width,
-        "narrow_range": spec.narrow_range and not spec.unsigned,
-    }
-    if not spec.per_channel:
-        return tf.quantization.fake_quant_with_min_max_vars(
-            x, tf.reshape(f_min, []), tf.reshape(f_max, []), **options
-        )
-    order = _channel_last(x.shape.rank, spec.channel_axis)
-    ends = tf.reshape(f_min, [-1]), tf.reshape(f_max, [-1])
-    out = tf.quantization.fake_quant_with_min_max_vars_per_channel(_permute(x, order), *ends, **options)
-    return _permute(out, [int(i) for i in np.argsort(order)])
+    """The framework's fake-quantization: TensorFlow's op, and its formula where the op does not fit.
+
+    The per-channel op wants channels last, and since TensorFlow 2.9 it rounds differently from the release
+    the reference ran on (see `reference`), so per channel the formula is computed here.
+    """
+    if spec.per_channel:
+        return _masked(x, f_min, f_max, lambda x, low, high: _framework_chain(x, spec, low, high))
+    return tf.quantization.fake_quant_with_min_max_vars(
+        x,
+        tf.reshape(f_min, []),
+        tf.reshape(f_max, []),
+        num_bits=spec.bit_width,
+        narrow_range=spec.narrow_range and not spec.unsigned,
+    )
 
 
-def _channel_last(rank: int, axis: int) -> list[int]:
-    return [a for a in range(rank) if a != axis % rank] + [axis % rank]
-
-
-def _permute(x: Tensor, order: list[int]) -> Tensor:
-    return x if order == sorted(order) else tf.transpose(x, order)
+def _framework_chain(
+    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = grid.framework_ends(spec)
+    empty = tf.logical_and(tf.equal(f_min, 0.0), tf.equal(f_max, 0.0))
+    width = tf.where(empty, 1.0, f_max - f_min)
+    step, s = width / (high - low), (high - low) / width
+    zero = tf.clip_by_value(tf.floor(low - f_min / step + 0.5), low, high)
+    nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
+    code_of_zero = tf.floor(-nudged_min * s + 0.5)
+    codes = (tf.clip_by_value(x, nudged_min, nudged_max) - nudged_min) * (1.0 / step) - code_of_zero
+    values = tf.where(empty, 0.0, tf.floor(codes + 0.5) * step)
+    infinity = np.float32(np.inf)
+    return values, tf.where(empty, -infinity, nudged_min), tf.where(empty, infinity, nudged_max)
 
 
 def straight_through(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -120,7 +129,9 @@ def straight_through(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return run(x)
 
 
-def clipped_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, *, vitis_compat: bool) -> Tensor:
+def float_values(
+    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, *, vitis_compat: bool
+) -> Tensor:
     """Own float-scale kernel with its gradient.
 
         dx     = dy inside [f_min, f_max], else 0           (the nudged ends on an asymmetric grid)
@@ -138,18 +149,29 @@ def clipped_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
         Fake-quantized values, shape of x.
     """
 
-    @tf.custom_gradient
-    def run(x: Tensor, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+    def forward(x: Tensor, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         s = multiplier(spec, f_min, f_max, None)
         has_width = tf.logical_or(tf.math.is_finite(s), vitis_compat)
         s = tf.where(has_width, s, 1.0)
         values = tf.where(has_width, codes_and_values(x, spec, f_min, s)[1], 0.0)
+        if spec.symmetry:
+            return values, f_min, f_max
+        low = shift(spec, f_min, s)
+        return values, low, low + np.float32(grid.levels(spec)) / s
+
+    return _masked(x, f_min, f_max, forward)
+
+
+def _masked(
+    x: Tensor, f_min: Tensor, f_max: Tensor, forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+) -> Tensor:
+    """`forward` gives values and the ends the gradient is masked by; the ends collect what lies beyond."""
+
+    @tf.custom_gradient
+    def run(x: Tensor, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
+        values, low, high = forward(x, f_min, f_max)
 
         def gradient(dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            low, high = f_min, f_max
-            if not spec.symmetry:
-                low = shift(spec, f_min, s)
-                high = low + np.float32(grid.levels(spec)) / s
             below, above = x < low, x > high
             inside = tf.where(tf.logical_or(below, above), 0.0, dy)
             return inside, _sum_to(tf.where(below, dy, 0.0), f_min), _sum_to(tf.where(above, dy, 0.0), f_max)
@@ -159,7 +181,9 @@ def clipped_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
     return run(x, f_min, f_max)
 
 
-def threshold_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
+def threshold_gradient(
+    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor
+) -> Tensor:
     """TQT: fake-quantize at the position of a trainable log2 threshold.
 
         pos     = bit_width - 1 - ceil(log_th)                              (bit_width when unsigned)

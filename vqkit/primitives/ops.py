@@ -193,7 +193,7 @@ def fake_quantize(
         return kernels.straight_through(lambda x: kernels.pow2_values(x, spec, f_min, pos), x)
     if grid.framework_kernel(spec):
         return kernels.framework_values(x, spec, f_min, f_max)
-    return kernels.clipped_gradient(x, spec, f_min, f_max, vitis_compat=vitis_compat)
+    return kernels.float_values(x, spec, f_min, f_max, vitis_compat=vitis_compat)
 
 
 def trained_threshold(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
@@ -214,8 +214,8 @@ def trained_threshold(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tens
     """
     if spec.quantizer_type != QuantizerType.TQT:
         raise ValueError(f"a trained threshold belongs to TQTQuantizer, not {spec.quantizer_type}")
-    ends = (tf.convert_to_tensor(f, tf.float32) for f in (f_min, f_max))
-    return kernels.threshold_gradient(x, spec, *ends, tf.convert_to_tensor(log_th, tf.float32))
+    f_min, f_max, log_th = (tf.convert_to_tensor(t, tf.float32) for t in (f_min, f_max, log_th))
+    return kernels.threshold_gradient(x, spec, f_min, f_max, log_th)
 
 
 def choose(x: Any, spec: QuantizerSpec, *, vitis_compat: bool = False) -> QParams:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.primitives import reference
-from vqkit.primitives.reference import Array
+from vqkit.primitives import affine
+from vqkit.primitives.affine import Array
 from vqkit.primitives.spec import Method, QuantizerSpec, RoundMode
 
 
@@ -41,15 +41,15 @@ class QParams:
     @property
     def scale(self) -> Array:
         """The step of the grid, float32; 0 where a float-scale range has no width (everything becomes 0)."""
-        if self.spec.pow2:
-            return reference.position_scale(-self.pos)
+        if self.pos is not None:
+            return affine.position_scale(-self.pos)
         step = (self.f_max - self.f_min) / np.float32(self.spec.q_max - self.spec.q_min)
         return np.where(np.isfinite(self._multiplier()), step, np.float32(0))
 
     @property
     def zero_point(self) -> Array:
         """The code of 0, as float32 integers."""
-        return reference.zero_point(self.spec, self.f_min, self._multiplier())
+        return affine.zero_point(self.spec, self.f_min, self._multiplier())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, QParams) and self.to_json() == other.to_json()
@@ -79,7 +79,9 @@ class QParams:
         """
         given = data["spec"]
         words = {"method": Method[given["method"]], "round_mode": RoundMode[given["round_mode"]]}
-        return cls(spec=QuantizerSpec(**given | words), f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"])
+        return cls(
+            spec=QuantizerSpec(**given | words), f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"]
+        )
 
     def _multiplier(self) -> Array:
-        return reference.multiplier(self.spec, self.f_min, self.f_max, self.pos)
+        return affine.multiplier(self.spec, self.f_min, self.f_max, self.pos)

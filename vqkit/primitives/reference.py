@@ -1,19 +1,9 @@
 """Quantization in plain numpy float32: short enough to check by eye, and the oracle of `ops`.
 
-Arithmetic is the definition, so it is spelled out. All values are float32. s multiplies:
+A range is (f_min, f_max); a position is the exponent of a pow-2 scale; codes are the integers. How a code
+follows from a value is written in `affine`, how range and position follow from a tensor is written here.
 
-    pow-2 scale            s = 2**pos
-    float scale            s = (q_max - q_min) / (f_max - f_min)
-    symmetric              q = clip(round(x * s), q_min, q_max);                    x' = q / s
-    asymmetric             q = clip(q_min + round((x - shift) * s), q_min, q_max);  x' = (q - q_min) / s + shift
-                           shift = (q_min - zp) / s,  zp = clip(round_half_away(q_min - f_min * s), q_min, q_max)
-
-Named deviations from exact arithmetic, kept because the reference (Vitis AI 2.5) computes so:
-
-    HALF_UP is floor(x + 0.5) in float32: 0.49999997 rounds to 1 and 8388609 to 8388610.
-    HALF_AWAY compares x - floor(x) with 0.5 in float32: -0.49999997 rounds to -1.
-
-Source: Vitis AI quantizer for TensorFlow 2, release 2.5, as described in docs; no code of it is used.
+Source: the behaviour of the Vitis AI quantizer for TensorFlow 2, release 2.5; no code of it is used.
 """
 
 from __future__ import annotations
@@ -24,36 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vqkit.primitives import grid
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, RoundMode
+from vqkit.primitives.affine import Array, framework_kernel, own_kernel, position_scale, round_
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 
 if TYPE_CHECKING:
     from vqkit.primitives.qparams import QParams
 
-Array = npt.NDArray[np.float32]
+__all__ = [
+    "Array", "clip_position", "dequantize", "fake_quantize", "log_threshold", "position", "position_scale",
+    "quantize", "range_from_extremes", "reduction_axes", "round_", "value_range",
+]  # fmt: skip
 
-_HALF = np.float32(0.5)
 _LOG2_RECIPROCAL = grid.reciprocal(np.log(2.0))
-_QUIET = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
-
-
-def round_(x: npt.ArrayLike, mode: RoundMode) -> Array:
-    """Round to integers, ties by `mode`, in float32.
-
-    Args:
-        x: float32, any shape.
-        mode: what happens to ties.
-
-    Returns:
-        float32 integers, same shape.
-    """
-    x = np.asarray(x, np.float32)
-    if mode == RoundMode.HALF_TO_EVEN:
-        return np.rint(x)
-    if mode == RoundMode.HALF_UP:
-        return np.floor(x + _HALF)
-    with np.errstate(invalid="ignore"):
-        tie = x - np.floor(x) == _HALF
-    return np.where(tie, np.where(x > 0, np.ceil(x), np.floor(x)), np.rint(x))
 
 
 def value_range(x: npt.ArrayLike, spec: QuantizerSpec) -> tuple[Array, Array]:
@@ -122,7 +94,9 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
         f_min = np.minimum(low, high * grid.symmetric_ratio(spec))
     f_max = np.maximum(high, low * grid.inverse_ratio(spec))
     largest = np.finfo(np.float32).max
-    return np.maximum(f_min, -largest), np.zeros_like(f_max) if spec.bit_width == 1 and not spec.narrow_range else f_max
+    return np.maximum(f_min, -largest), np.zeros_like(
+        f_max
+    ) if spec.bit_width == 1 and not spec.narrow_range else f_max
 
 
 def position(
@@ -164,7 +138,7 @@ def position(
     candidates = [clip_position(start + np.float32(i)) for i in range(grid.MSE_OFFSETS)]
     with np.errstate(over="ignore"):
         errors = [
-            np.sum(np.square(x - _own_kernel(x, f_min, f_max, p, spec)), axis=axes, keepdims=True, dtype=kind)
+            np.sum(np.square(x - own_kernel(x, f_min, f_max, p, spec)), axis=axes, keepdims=True, dtype=kind)
             for p in candidates
         ]
     best = np.argmin(errors, axis=0).reshape(() if vitis_compat else start.shape)
@@ -190,7 +164,12 @@ def log_threshold(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
     Returns:
         float32, shape of the range.
     """
-    return np.log(_threshold(f_min, f_max, spec)) * _LOG2_RECIPROCAL
+    return _log(_threshold(f_min, f_max, spec)) * _LOG2_RECIPROCAL
+
+
+def _log(x: Array) -> Array:
+    """Natural logarithm, correctly rounded; TensorFlow's may differ by one float32 step in vectors."""
+    return np.log(x.astype(np.float64)).astype(np.float32)
 
 
 def _threshold(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
@@ -206,7 +185,7 @@ def _non_overflow(f_min: Array, f_max: Array, spec: QuantizerSpec, *, vitis_comp
         return clip_position(top + _floor_minus_log2(_threshold(f_min, f_max, spec)))
     step = np.maximum(_smallest_step(f_min, f_max, spec), grid.TINY_STEP)
     if vitis_compat:
-        return np.floor(-np.log(step) * _LOG2_RECIPROCAL)
+        return np.floor(-_log(step) * _LOG2_RECIPROCAL)
     return clip_position(_floor_minus_log2(step))
 
 
@@ -219,45 +198,9 @@ def _smallest_step(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
 
 
 def _floor_minus_log2(value: Array) -> Array:
-    """floor(-log2(value)) from the exponent bits; up to SLACK_ULPS above a power of two still is that power."""
+    """floor(-log2(value)) from the exponent bits; SLACK_ULPS above a power of two still is that power."""
     bits = np.asarray(value, np.float32).view(np.int32)
     return np.asarray(126 - ((bits - (grid.SLACK_ULPS + 1)) >> 23), np.float32)
-
-
-def position_scale(pos: npt.ArrayLike) -> Array:
-    """2**pos exactly, as float32; the factor that multiplies x."""
-    return np.ldexp(np.float32(1), np.asarray(pos).astype(np.int32))
-
-
-def multiplier(spec: QuantizerSpec, f_min: Array, f_max: Array, pos: Array | None) -> Array:
-    """The factor s that multiplies x; infinite where a float-scale range has no width.
-
-    Args:
-        spec: the quantizer.
-        f_min: lower end of the range.
-        f_max: upper end.
-        pos: position, for pow-2 scales.
-
-    Returns:
-        float32, shape of the range.
-    """
-    if spec.pow2:
-        return position_scale(pos)
-    with np.errstate(**_QUIET):
-        return np.float32(grid.levels(spec)) / (f_max - f_min)
-
-
-def zero_point(spec: QuantizerSpec, f_min: Array, s: Array) -> Array:
-    """The code of 0: 0 on a symmetric grid, else the nudged place of `f_min`, kept inside the grid."""
-    if grid.framework_kernel(spec):
-        zero = _framework_zero(f_min, np.float32(1) / s, spec) + _framework_offset(spec)
-        return np.where(np.isfinite(s), zero, np.float32(0))
-    if spec.symmetry:
-        return np.zeros_like(s)
-    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
-    with np.errstate(**_QUIET):
-        nudged = np.clip(round_(low - f_min * s, RoundMode.HALF_AWAY), low, high)
-    return np.where(np.isfinite(s), nudged, np.float32(0))
 
 
 def fake_quantize(x: npt.ArrayLike, qp: QParams, *, vitis_compat: bool = False) -> Array:
@@ -281,52 +224,8 @@ def fake_quantize(x: npt.ArrayLike, qp: QParams, *, vitis_compat: bool = False) 
     if vitis_compat:
         grid.require_compat(qp.spec)
     if grid.framework_kernel(qp.spec):
-        return _framework_kernel(x, qp.f_min, qp.f_max, qp.spec)
-    return _own_kernel(x, qp.f_min, qp.f_max, qp.pos, qp.spec, vitis_compat=vitis_compat)
-
-
-def _own_kernel(
-    x: Array, f_min: Array, f_max: Array, pos: Array | None, spec: QuantizerSpec, *, vitis_compat: bool = False
-) -> Array:
-    low, high = np.float32(spec.q_min), np.float32(spec.q_max)
-    s = multiplier(spec, f_min, f_max, pos)
-    has_width = np.isfinite(s) | vitis_compat
-    s = np.where(has_width, s, np.float32(1))
-    with np.errstate(**_QUIET):
-        if spec.symmetry:
-            out = np.clip(round_(x * s, spec.round_mode), low, high) / s
-        else:
-            shift = (low - zero_point(spec, f_min, s)) / s
-            out = (np.clip(low + round_((x - shift) * s, spec.round_mode), low, high) - low) / s + shift
-    return np.where(has_width, out, np.float32(0))
-
-
-def _framework_kernel(x: Array, f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:
-    """What TensorFlow's fake-quant op computes, in its own order of operations."""
-    low, high = _framework_ends(spec)
-    with np.errstate(**_QUIET):
-        step, s = (f_max - f_min) / (high - low), (high - low) / (f_max - f_min)
-        zero = _framework_zero(f_min, step, spec)
-        nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
-        code_of_zero = np.floor(-nudged_min * s + _HALF)
-        clamped = np.maximum(np.minimum(x, nudged_max), nudged_min)
-        out = np.floor(s * (clamped - nudged_min) - code_of_zero + _HALF) * step
-    return np.where((f_min == 0) & (f_max == 0), np.float32(0), out)
-
-
-def _framework_ends(spec: QuantizerSpec) -> tuple[np.float32, np.float32]:
-    return np.float32(spec.narrow_range and not spec.unsigned), np.float32(2**spec.bit_width - 1)
-
-
-def _framework_offset(spec: QuantizerSpec) -> np.float32:
-    """Our code less the op's, whose codes are never negative."""
-    return np.float32(0 if spec.unsigned else -(2 ** (spec.bit_width - 1)))
-
-
-def _framework_zero(f_min: Array, step: Array, spec: QuantizerSpec) -> Array:
-    low, high = _framework_ends(spec)
-    with np.errstate(**_QUIET):
-        return np.clip(np.floor(low - f_min / step + _HALF), low, high)
+        return framework_kernel(x, qp.f_min, qp.f_max, qp.spec)
+    return own_kernel(x, qp.f_min, qp.f_max, qp.pos, qp.spec, vitis_compat=vitis_compat)
 
 
 def quantize(x: npt.ArrayLike, qp: QParams) -> npt.NDArray[np.int64]:
