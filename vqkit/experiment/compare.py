@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from vqkit.errors import RecordError, not_allowed
 from vqkit.experiment import significance, tables
 from vqkit.experiment.difference import Difference, Flips, difference, flips
-from vqkit.experiment.records import find, load_records, select, to_frame
+from vqkit.experiment.records import find, load_records, rows_of, select, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +171,7 @@ def recommend(frame: pd.DataFrame) -> Recommendation:
     best = group[group["best"]].iloc[0]
     tied = group[group["tied"]].sort_values(["size_bytes", "accuracy", "name"], ascending=[True, False, True])
     chosen = tied.iloc[0]
-    others = finished["group"].nunique() - 1
+    others = len(finished) - len(group)
     parts = [_praise(chosen), _versus(chosen, best, len(tied)), _scope(group, others)]
     return Recommendation(chosen, " ".join(p for p in parts if p))
 
@@ -180,12 +181,14 @@ def _praise(run: pd.Series) -> str:
     accuracy = f"{tables.percent(run['accuracy'])} %{interval if run['ci_low'] == run['ci_low'] else ''}"
     ratio = run["float_size_bytes"] / run["size_bytes"] if run["size_bytes"] else float("nan")
     smaller = f", {ratio:.1f} times smaller than float" if ratio == ratio else ""
-    delta = (
-        f", {tables.signed_points(run['accuracy_delta'])} points to float"
-        if _known(run["accuracy_delta"])
-        else ""
-    )
+    delta = _against_float(run["accuracy_delta"])
     return f"Use {run['name']}: accuracy {accuracy}{delta}, {tables.size(run['size_bytes'])}{smaller}."
+
+
+def _against_float(delta: float) -> str:
+    if not _known(delta):
+        return ""
+    return f", {abs(100 * delta):.2f} points {'below' if delta < 0 else 'above'} float"
 
 
 def _versus(chosen: pd.Series, best: pd.Series, tied: int) -> str:
@@ -202,8 +205,8 @@ def _versus(chosen: pd.Series, best: pd.Series, tied: int) -> str:
 
 
 def _scope(group: pd.DataFrame, others: int) -> str:
-    source = f"Ranked among {len(group)} runs with calibration {group['calibration'].iloc[0]!r}"
-    return f"{source}; {others} other group(s) of runs are not comparable with them." if others else ""
+    source = f"Ranked among the {len(group)} runs with calibration {group['calibration'].iloc[0]!r}"
+    return f"{source}; {others} more differ in model, data or calibration and are apart." if others else ""
 
 
 def _known(value: float) -> bool:
@@ -225,7 +228,7 @@ class Leaderboard:
     limit: int | None = None
 
     def __str__(self) -> str:
-        parts = [f"{self.title}: {_counts(self.frame)}"]
+        parts = [f"{self.title}: {counts(self.frame)}"]
         for heading, header, rows, hidden in self.groups():
             parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1))]
             parts += [f"… and {hidden} more"] if hidden else []
@@ -233,7 +236,7 @@ class Leaderboard:
         return "\n".join(parts + _failures(self.frame))
 
     def _repr_html_(self) -> str:
-        parts = [f"<p><b>{html.escape(self.title)}</b>: {_counts(self.frame)}</p>"]
+        parts = [f"<p><b>{html.escape(self.title)}</b>: {counts(self.frame)}</p>"]
         for heading, header, rows, hidden in self.groups():
             more = f"<p>… and {hidden} more</p>" if hidden else ""
             parts += [
@@ -249,8 +252,8 @@ class Leaderboard:
         finished = self.frame[self.frame["rank"].notna()]
         for _, members in finished.groupby("group", sort=True):
             shown = members if self.limit is None else members.head(self.limit)
-            cells = [_cells(run) for run in shown.to_dict("records")]
-            yield _heading(members), HEADER, cells, len(members) - len(shown)
+            cells = [_cells(run) for run in rows_of(shown)]
+            yield heading(members), HEADER, cells, len(members) - len(shown)
 
 
 HEADER = ("#", "run", "accuracy % (95 %)", "Δ float", "size", "min SQNR", "out SQNR", "time", "")
@@ -266,8 +269,6 @@ def _wrapped(text: str) -> str:
 
 
 def _cells(run: Mapping[str, Any]) -> list[str]:
-    level = "best" if run["best"] else "level" if run["tied"] else ""
-    marks = " ".join(m for m in (level, "pareto" if run["pareto"] else "") if m)
     interval = f" ({tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])})"
     return [
         f"{run['rank']:.0f}",
@@ -278,11 +279,18 @@ def _cells(run: Mapping[str, Any]) -> list[str]:
         tables.number(run["sqnr_min_db"]),
         tables.number(run["sqnr_output_db"]),
         tables.duration(run["seconds_total"]),
-        marks,
+        " ".join(marks(run)),
     ]
 
 
-def _heading(members: pd.DataFrame) -> str:
+def marks(run: Mapping[str, Any]) -> list[str]:
+    """The words of the legend that a row of a leaderboard deserves."""
+    level = "best" if run["best"] else "level" if run["tied"] else ""
+    return [mark for mark in (level, "pareto" if run["pareto"] else "") if mark]
+
+
+def heading(members: pd.DataFrame) -> str:
+    """What the runs of one group have in common."""
     first = members.iloc[0]
     samples = f", {first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
     float_accuracy = (
@@ -291,9 +299,10 @@ def _heading(members: pd.DataFrame) -> str:
     return f"{first['model']} on {first['data']}{samples}{float_accuracy}; calibration {first['calibration']}"
 
 
-def _counts(frame: pd.DataFrame) -> str:
-    counts = frame["status"].value_counts().to_dict()
-    text = ", ".join(f"{n} {status.lower()}" for status, n in sorted(counts.items(), key=lambda p: -p[1]))
+def counts(frame: pd.DataFrame) -> str:
+    """How many runs stand where, in words."""
+    found = Counter(frame["status"])
+    text = ", ".join(f"{n} {str(status).lower()}" for status, n in found.most_common())
     return text or "none"
 
 
@@ -301,7 +310,7 @@ def _failures(frame: pd.DataFrame) -> list[str]:
     """One line for each run that has no result, with the reason."""
     rest = frame[frame["rank"].isna()]
     lines = []
-    for run in rest.to_dict("records"):
+    for run in rows_of(rest):
         lines.append(f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}")
     return ["", "Without a result:", *lines] if lines else []
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vqkit.errors import RecordError
 from vqkit.experiment import significance, tables
-from vqkit.experiment.records import Record, find, read_record, row
+from vqkit.experiment.records import Record, find, read_record, row, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ def _sqnr_cells(frame: pd.DataFrame) -> list[list[str]]:
             str(r["role"]),
             *(tables.number(r[c]) for c in ("a_db", "b_db", "delta_db")),
         ]
-        for r in frame.to_dict("records")
+        for r in rows_of(frame)
     ]
 
 

@@ -220,6 +220,11 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     return frame
 
 
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame as dictionaries by column."""
+    return [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
+
+
 def load_records(
     runs_dir: str | Path, sweep: str | None = None, where: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
