@@ -26,7 +26,7 @@ FLOORS = {
     "flow": 4,
     "experiment": 5,
     "widgets": 6,
-    "plots": 6,
+    "plots": 5,
     "cli": 6,
 }
 HEAVY = ("tensorflow", "keras", "mlflow", "papermill", "matplotlib", "pandas", "sklearn", "IPython", "scipy")
