@@ -1,0 +1,227 @@
+"""Changes to a strategy's document: kwargs, other documents, single values. Nothing is changed in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqkit.errors import StrategyError, not_allowed
+from vqkit.strategy import builtins, form_errors, keys, pointer
+
+SECTIONS = (keys.USER, "custom_layer_type", keys.INPUT, keys.NAMED)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A document and who said what in it: pointer to source, the nearest ancestor speaks."""
+
+    doc: dict[str, Any]
+    sources: dict[str, str]
+
+
+def set_at(now: Edited, parts: list[str], value: Any, source: str) -> Edited:
+    """Put a value at a place whose container exists.
+
+    Args:
+        now: before.
+        parts: reference tokens of the place.
+        value: plain JSON value.
+        source: who says so.
+    """
+    where = pointer.join(parts)
+    doc = _replaced(now.doc, parts, value)
+    kept = {p: s for p, s in now.sources.items() if p != where and not p.startswith(where + "/")}
+    return Edited(doc, {**kept, where: source})
+
+
+def _replaced(container: Any, parts: list[str], value: Any) -> Any:
+    """A copy with one value replaced or, one past the end of a list, appended; the rest is shared."""
+    if not parts:
+        return value
+    new = copy.copy(container)
+    if not isinstance(new, list):
+        new[parts[0]] = _replaced(container.get(parts[0]), parts[1:], value)
+    elif int(parts[0]) == len(new):
+        new.append(value)
+    else:
+        new[int(parts[0])] = _replaced(container[int(parts[0])], parts[1:], value)
+    return new
+
+
+def overrides(now: Edited, values: Mapping[str, Any], base: str, source: str) -> Edited:
+    """Set flat names (2.5's kwargs) and JSON pointers, in the order given.
+
+    Args:
+        now: before.
+        values: name or pointer to value.
+        base: the built-in whose keys also count as known.
+        source: who says so.
+
+    Raises:
+        StrategyError: a name or pointer leads nowhere.
+    """
+    found: list[str] = []
+    for name, value in values.items():
+        try:
+            parts = address(now.doc, name, base, source)
+        except StrategyError as e:
+            found.append(str(e))
+            continue
+        now = set_at(_with_container(now, parts), parts, value, source)
+    if found:
+        raise StrategyError(form_errors.problems(found))
+    return now
+
+
+def address(doc: Mapping[str, Any], name: str, base: str, source: str) -> list[str]:
+    """Where a flat name or JSON pointer points.
+
+    Args:
+        doc: a whole strategy.
+        name: such as "weight_bit", an old name such as "fold_bn", or a JSON pointer; in a pointer a layer
+            entry may be named by its class instead of its index.
+        base: the built-in whose keys also count as known.
+        source: for messages.
+
+    Raises:
+        StrategyError: it leads nowhere.
+    """
+    if name.startswith("/"):
+        return _pointed(doc, name, source)
+    wanted = keys.OLD_NAMES.get(name, name)
+    places = kwarg_places(doc, base)
+    if wanted not in places:
+        raise StrategyError(not_allowed(source, name, [*places, *keys.OLD_NAMES], what="key"))
+    return [*places[wanted], wanted]
+
+
+def kwarg_places(doc: Mapping[str, Any], base: str) -> dict[str, list[str]]:
+    """Every flat name that this strategy takes, and the container it goes to; the first owner wins."""
+    places = {key: [keys.REGISTRY, keys.USER] for key in keys.USER_KEYS}
+    for section in keys.PIPELINES:
+        known = [*doc[section], *builtins.document(base)[section], *keys.EXTENSIONS.get(section, ())]
+        for key in known:
+            places.setdefault(key, [section])
+    return places
+
+
+def update(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edited:
+    """Put another, possibly partial, document on top, as 2.5 sets a strategy.
+
+    Pipelines change key by key. In the registry the user's keys, custom types and input quantizer are replaced
+    whole; a layer entry replaces the entry of its type or is appended. Other top-level keys are flat names.
+
+    Raises:
+        StrategyError: a key leads nowhere.
+    """
+    rest = {}
+    for key, value in new.items():
+        if key in keys.PIPELINES:
+            now = _pipeline(now, key, _object(value, key, source), base, source)
+        elif key == keys.REGISTRY:
+            now = _registry(now, _object(value, key, source), base, source)
+        else:
+            rest[key] = value
+    return overrides(now, rest, base, source)
+
+
+def _pipeline(now: Edited, section: str, new: Mapping[str, Any], base: str, source: str) -> Edited:
+    known = [k for k, place in kwarg_places(now.doc, base).items() if place == [section]]
+    unknown = [key for key in new if key not in known]
+    if unknown:
+        lines = [not_allowed(f"{source} /{section}", key, known, what="key") for key in unknown]
+        raise StrategyError(form_errors.problems(lines))
+    for key, value in new.items():
+        now = set_at(now, [section, key], value, source)
+    return now
+
+
+def _registry(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edited:
+    flat = {}
+    for key, value in new.items():
+        if key in SECTIONS:
+            now = set_at(now, [keys.REGISTRY, key], value, source)
+        elif key == keys.LAYERS:
+            now = _entries(now, value, source)
+        elif key in keys.USER_KEYS:
+            flat[key] = value
+        else:
+            allowed = [*SECTIONS, keys.LAYERS]
+            raise StrategyError(not_allowed(f"{source} /{keys.REGISTRY}", key, allowed, what="key"))
+    return overrides(now, flat, base, source)
+
+
+def _entries(now: Edited, entries: Any, source: str) -> Edited:
+    where = [keys.REGISTRY, keys.LAYERS]
+    if not isinstance(entries, list):
+        raise StrategyError(f"{source} {pointer.join(where)}: expected a list, got {entries!r}")
+    for entry in entries:
+        types = [_type_of(e) for e in now.doc[keys.REGISTRY][keys.LAYERS]]
+        wanted = _type_of(entry)
+        index = types.index(wanted) if wanted in types else len(types)
+        now = set_at(now, [*where, str(index)], entry, source)
+    return now
+
+
+def _source_of(now: Edited, parts: Iterable[str]) -> str:
+    return next(now.sources[p] for p in pointer.ancestors(pointer.join(parts)) if p in now.sources)
+
+
+def _type_of(entry: Any) -> Any:
+    named = entry.get("layer_type") if isinstance(entry, dict) else None
+    return keys.short_type(named) if isinstance(named, str) else None
+
+
+def _object(value: Any, key: str, source: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise StrategyError(f"{source} /{key}: expected an object, got {value!r}")
+    return value
+
+
+def _pointed(doc: Mapping[str, Any], where: str, source: str) -> list[str]:
+    parts: list[str] = []
+    here: Any = doc
+    tokens = pointer.split(where)
+    for i, token in enumerate(tokens):
+        token = _entry_token(here, token)
+        if not pointer.has(here, [token]):
+            if i == len(tokens) - 1 and token in _known(here, parts):
+                return [*parts, token]
+            if _in_name_rules([*parts, *tokens[i:]]):
+                return [*parts, *tokens[i:]]
+            raise StrategyError(not_allowed(f"{source} {where}", token, _known(here, parts), what="part"))
+        parts.append(token)
+        here = pointer.get(here, [token])
+    return parts
+
+
+def _in_name_rules(parts: list[str]) -> bool:
+    return parts[:2] == [keys.REGISTRY, keys.NAMED] and len(parts) in (3, 4)
+
+
+def _entry_token(here: Any, token: str) -> str:
+    if isinstance(here, list) and not token.isdigit():
+        types = [_type_of(e) for e in here]
+        return str(types.index(token)) if token in types else token
+    return token
+
+
+def _known(here: Any, parts: list[str]) -> list[str]:
+    if isinstance(here, list):
+        return [str(_type_of(e) or i) for i, e in enumerate(here)]
+    if not isinstance(here, dict):
+        return []
+    loc: list[Any] = [int(p) if p.isdigit() else p for p in parts]
+    return list(dict.fromkeys([*here, *form_errors.fields_at(loc)]))
+
+
+def _with_container(now: Edited, parts: list[str]) -> Edited:
+    """Make the objects above a name rule, from a word where one stands; everywhere else they exist."""
+    for n in range(2, len(parts)):
+        here = pointer.get(now.doc, parts[:n]) if pointer.has(now.doc, parts[:n]) else {}
+        if not isinstance(here, list) and (not here or isinstance(here, str)):
+            made = {"data_type": here} if isinstance(here, str) else here
+            now = set_at(now, parts[:n], made, _source_of(now, parts[:n]))
+    return now

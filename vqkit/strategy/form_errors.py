@@ -1,0 +1,147 @@
+"""Form first: a plain value against the typed model, with messages for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from vqkit.errors import StrategyError, not_allowed
+from vqkit.strategy import keys, pointer
+from vqkit.strategy.form import StrategyDocument
+
+MAX_PROBLEMS = 3
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+_BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+
+
+def document(value: Any, source: str) -> StrategyDocument:
+    """Check the form of a whole strategy.
+
+    Args:
+        value: plain JSON value.
+        source: file name or the like, for messages.
+
+    Returns:
+        The typed document.
+
+    Raises:
+        StrategyError: at most `MAX_PROBLEMS` problems, each with pointer, given, allowed, nearest match.
+    """
+    _refuse_partial(value, source)
+    try:
+        return StrategyDocument.model_validate(value)
+    except ValidationError as e:
+        raise StrategyError(_message(e.errors(), value, source)) from None
+
+
+def problems(found: list[str]) -> str:
+    """Several problems as one message, the first few of them."""
+    more = len(found) - MAX_PROBLEMS
+    return "\n".join([*found[:MAX_PROBLEMS], *([f"… and {more} more"] if more > 0 else [])])
+
+
+def _refuse_partial(value: Any, source: str) -> None:
+    if not isinstance(value, dict):
+        raise StrategyError(f"{source}: a strategy is a JSON object, got {_short(value)}")
+    registry = value.get(keys.REGISTRY)
+    present = isinstance(registry, dict) and keys.LAYERS in registry and keys.INPUT in registry
+    if value and not (set(value) - {*keys.PIPELINES, keys.REGISTRY}) and not present:
+        raise StrategyError(
+            f"{source}: has no {keys.REGISTRY}/{keys.LAYERS} and {keys.INPUT}, so it is a part of a strategy "
+            "(a dump of verbosity 0 or 1 is); put it on a base: Strategy.builtin(name).update(path)"
+        )
+
+
+def _message(errors: list[ErrorDetails], value: Any, source: str) -> str:
+    missing_last = sorted(errors, key=lambda e: e["type"] == "missing")
+    return problems([_one(e, value, source) for e in missing_last])
+
+
+def _one(error: ErrorDetails, value: Any, source: str) -> str:
+    loc = [p for p in error["loc"] if not (p == "data_type" and not pointer.has(value, error["loc"]))]
+    where = f"{source} {pointer.join(loc)}"
+    given, context = error["input"], error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        return not_allowed(f"{source} {pointer.join(loc[:-1])}", loc[-1], fields_at(loc[:-1]), what="key")
+    if error["type"] == "missing":
+        return f"{where}: this key is missing"
+    if error["type"] == "choice":
+        return not_allowed(where, given, context["allowed"])
+    if error["type"] == "literal_error":
+        return not_allowed(where, given, _literals(loc))
+    return f"{where}: expected {_expected(error['type'], context, str(error['msg']))}, got {_short(given)}"
+
+
+def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
+    bounds = [f"{words} {context[key]}" for key, words in _BOUNDS if key in context]
+    if bounds:
+        return f"a number of {bounds[0]}"
+    if kind == "string_pattern_mismatch":
+        return "a class name or a dotted path to one, such as tensorflow.keras.layers.Conv2D"
+    if kind == "string_too_short":
+        return "a name of at least one character"
+    return _EXPECTED.get(kind, message[:1].lower() + message[1:])
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def fields_at(loc: list[Any]) -> list[str]:
+    """Keys that the form allows at a location; empty where none are fixed."""
+    kind = _type_at(loc)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _literals(loc: list[Any]) -> list[str]:
+    *parents, last = loc
+    kind = _type_at(parents)
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    field = last if last in kind.model_fields else "data_type"
+    return [v for v in _flatten(kind.model_fields[field].annotation) if isinstance(v, str)]
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    args = get_args(annotation)
+    return [annotation] if not args else [leaf for a in args for leaf in _flatten(a)]
+
+
+def _type_at(loc: list[Any]) -> Any:
+    kind: Any = StrategyDocument
+    for part in loc:
+        kind = _step(_bare(kind), part)
+    return _bare(kind)
+
+
+def _bare(kind: Any) -> Any:
+    """Without Annotated[...] and `| None`."""
+    if hasattr(kind, "__metadata__"):
+        return _bare(kind.__origin__)
+    if get_origin(kind) in (Union, UnionType):
+        return _bare(next(a for a in get_args(kind) if a is not type(None)))
+    return kind
+
+
+def _step(kind: Any, part: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        field = kind.model_fields.get(str(part))
+        return None if field is None else field.annotation
+    args = get_args(kind)
+    return args[-1] if get_origin(kind) is dict else args[0] if args else None

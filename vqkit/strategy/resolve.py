@@ -1,0 +1,180 @@
+"""Which quantizer a layer gets, and which rule decided each of its parameters.
+
+Narrower wins: built-in type entry < user's global key < type entry edited by the user < layer name.
+In the reference a global key also beats an edited type entry; `vitis_compat` does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from vqkit.errors import StrategyError, not_allowed
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+from vqkit.strategy import normal
+from vqkit.strategy.keys import Role, user_key
+
+# Method before percentile: a percentile counts only where the method asks for one.
+PARAMS = (
+    "bit_width", "method", "round_mode", "symmetry", "per_channel", "channel_axis", "narrow_range", "unsigned",
+    "use_framework_quant", "method_percentile",
+)  # fmt: skip
+DEFAULTS = {
+    "bit_width": 8,
+    "method": Method.NON_OVERFLOW,
+    "round_mode": 1,
+    "symmetry": True,
+    "per_channel": False,
+    "channel_axis": -1,
+    "narrow_range": False,
+    "unsigned": False,
+    "use_framework_quant": False,
+    "method_percentile": 99.9999,
+}
+
+
+class Origin(NamedTuple):
+    """Where a value was said.
+
+    Attributes:
+        source: "builtin pof2s", "kwargs", a file's name, or "default".
+        pointer: JSON pointer into the strategy.
+    """
+
+    source: str
+    pointer: str
+
+
+class Step(NamedTuple):
+    """One voice in the decision about a parameter; `note` says why it was not heard."""
+
+    value: Any
+    origin: Origin
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ResolvedQuantizer:
+    """A quantizer with all its parameters and who decided each.
+
+    Attributes:
+        spec: the parameters.
+        origins: parameter (also "quantizer_type") to the rule that decided it.
+        steps: parameter to every rule that spoke, in order; the last one without a note decided.
+    """
+
+    spec: QuantizerSpec
+    origins: Mapping[str, Origin]
+    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A rule above the type entry that may override parameters.
+
+    Attributes:
+        keys: user keys and their values.
+        origins: user key to its origin.
+        over_edited: whether it also overrides what the user edited in the type entry.
+        integer_bits: bits from a data type word; biases keep theirs where wider.
+        word: origin of that word.
+    """
+
+    keys: Mapping[str, Any]
+    origins: Mapping[str, Origin]
+    over_edited: bool
+    integer_bits: int | None = None
+    word: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """A quantizer as its type entry says it: values, who said each, and which the user edited."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, Origin]
+    edited: frozenset[str]
+    pointer: str
+
+
+def quantizer(
+    said: Said, role: Role, voices: list[Voice], *, vitis_compat: bool = False
+) -> ResolvedQuantizer:
+    """Decide every parameter of one quantizer.
+
+    Args:
+        said: the type entry's quantizer.
+        role: what it quantizes.
+        voices: rules above the entry, weakest first.
+        vitis_compat: keys that the entry lacks reach nothing, even where an extension gives them a meaning.
+
+    Raises:
+        StrategyError: the outcome is no quantizer.
+    """
+    steps: dict[str, tuple[Step, ...]] = {
+        "quantizer_type": (Step(said.values["quantizer_type"], said.origins["quantizer_type"]),)
+    }
+    for param in PARAMS:
+        method = heard(steps["method"]).value if "method" in steps else None
+        implied = not vitis_compat and _implied(param, method)
+        steps[param] = tuple(_steps(param, said, role, voices, implied))
+    decided = {param: heard(chain) for param, chain in steps.items()}
+    spec = _spec({param: step.value for param, step in decided.items()}, decided)
+    return ResolvedQuantizer(spec, {param: step.origin for param, step in decided.items()}, steps)
+
+
+def heard(chain: tuple[Step, ...]) -> Step:
+    """The step that decided."""
+    return next(step for step in reversed(chain) if not step.note)
+
+
+def _implied(param: str, method: Any) -> bool:
+    return param == "unsigned" or (param == "method_percentile" and method == Method.PERCENTILE)
+
+
+def _steps(param: str, said: Said, role: Role, voices: list[Voice], implied: bool) -> Iterator[Step]:
+    present = param in said.values
+    first = (
+        Step(said.values[param], said.origins[param])
+        if present
+        else Step(DEFAULTS[param], Origin("default", f"{said.pointer}/quantizer_params/{param}"))
+    )
+    yield first
+    bits = first.value
+    for voice in voices:
+        for step in _says(voice, param, role, bits):
+            yield step._replace(note=_unheard(voice, param, said, present or implied))
+            bits = step.value
+
+
+def _unheard(voice: Voice, param: str, said: Said, reachable: bool) -> str:
+    if not reachable:
+        return f"the quantizer has no {param}"
+    if param in said.edited and not voice.over_edited:
+        return "the type entry was edited, which is narrower"
+    return ""
+
+
+def _says(voice: Voice, param: str, role: Role, bits: Any) -> Iterator[Step]:
+    if param == "bit_width" and voice.integer_bits is not None and voice.word is not None:
+        wide = max(bits, voice.integer_bits) if role is Role.BIAS else voice.integer_bits
+        yield Step(wide, voice.word)
+    key = user_key(role, param)
+    if key is not None and voice.keys.get(key) is not None:
+        yield Step(normal.value(key, voice.keys[key]), voice.origins[key])
+
+
+def _spec(values: dict[str, Any], decided: Mapping[str, Step]) -> QuantizerSpec:
+    kind, method = QuantizerType(values["quantizer_type"]), Method(values["method"])
+    if kind is QuantizerType.TQT and method is not Method.NON_OVERFLOW:
+        source, where = decided["method"].origin
+        allowed = ["NON_OVERFLOW", 0]
+        raise StrategyError(
+            f"{not_allowed(f'{source} {where}', method.name, allowed)} (a TQTQuantizer knows no other)"
+        )
+    spec = QuantizerSpec(**values)
+    if spec.q_min >= spec.q_max:
+        source, where = decided["narrow_range"].origin
+        raise StrategyError(f"{source} {where}: narrow_range leaves no code but 0 of {spec.bit_width} bit")
+    return spec

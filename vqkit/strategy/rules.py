@@ -1,0 +1,171 @@
+"""From a strategy's document to the rule for one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from vqkit.strategy import builtins, keys, normal, pointer
+from vqkit.strategy.form import FLOAT_TYPES, INTEGER_TYPES
+from vqkit.strategy.keys import Role
+from vqkit.strategy.resolve import Origin, ResolvedQuantizer, Said, Voice, quantizer
+
+Tensors = tuple[tuple[str, ResolvedQuantizer | None], ...]
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """What a strategy wants for one layer.
+
+    Attributes:
+        layer_type: class name.
+        pointer: the type entry that speaks.
+        weights, biases, activations, outputs, inputs: tensor name (outputs and inputs: index as text) and
+            its quantizer, None where it stays float.
+        left_float: the rule that keeps the whole layer float, if one does.
+        data_type: the floating-point type that rule names, if any.
+    """
+
+    layer_type: str
+    pointer: str
+    weights: Tensors = ()
+    biases: Tensors = ()
+    activations: Tensors = ()
+    outputs: Tensors = ()
+    inputs: Tensors = ()
+    left_float: Origin | None = None
+    data_type: str | None = None
+
+    @property
+    def transparent(self) -> bool:
+        """Whether the entry names nothing to quantize: such a layer only moves values."""
+        return not (self.weights or self.biases or self.activations or self.outputs or self.inputs)
+
+
+@dataclass(frozen=True)
+class Book:
+    """A document with its sources: everything that resolving a rule needs.
+
+    Attributes:
+        doc: a whole strategy, valid in form.
+        base: the built-in it started from.
+        sources: pointer to source; the nearest ancestor of a pointer speaks for it.
+    """
+
+    doc: dict[str, Any]
+    base: str
+    sources: Mapping[str, str]
+
+    def origin(self, where: str) -> Origin:
+        """Who said the value at a pointer."""
+        return Origin(next(self.sources[p] for p in pointer.ancestors(where) if p in self.sources), where)
+
+    def input_rule(self, layer_name: str | None, vitis_compat: bool) -> ResolvedQuantizer:
+        """The quantizer of the model's inputs."""
+        where = pointer.join([keys.REGISTRY, keys.INPUT, "input_quantizer"])
+        said = self._said(self.doc[keys.REGISTRY][keys.INPUT]["input_quantizer"], where, "", where)
+        return quantizer(said, Role.INPUT, self._voices(layer_name, vitis_compat), vitis_compat=vitis_compat)
+
+    def layer_rule(self, layer_type: str, layer_name: str | None, vitis_compat: bool) -> LayerRule | None:
+        """The rule of a layer, None where its type has no entry."""
+        index = self.entry_index(layer_type)
+        if index is None:
+            return None
+        where = pointer.join([keys.REGISTRY, keys.LAYERS, index])
+        left_float, data_type = self._left_float(layer_name)
+        voices = None if left_float else self._voices(layer_name, vitis_compat)
+        entry = self.doc[keys.REGISTRY][keys.LAYERS][index]
+        parts = {role: self._tensors(entry, role, where, voices, vitis_compat) for role in Role}
+        return LayerRule(
+            keys.short_type(layer_type), where, parts[Role.WEIGHT], parts[Role.BIAS], parts[Role.ACTIVATION],
+            parts[Role.OUTPUT], parts[Role.INPUT], left_float, data_type,
+        )  # fmt: skip
+
+    def entry_index(self, layer_type: str) -> int | None:
+        """Index of the type's entry."""
+        wanted = keys.short_type(layer_type)
+        types = [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
+        return types.index(wanted) if wanted in types else None
+
+    def layer_types(self) -> list[str]:
+        """Class names that have an entry, in file order."""
+        return [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
+
+    # --- the type entry ---
+
+    def _tensors(
+        self, entry: Mapping[str, Any], role: Role, where: str, voices: list[Voice] | None, vitis_compat: bool
+    ) -> Tensors:
+        names = [str(n) for n in entry.get(role.names_key, [])]
+        found: list[tuple[str, ResolvedQuantizer | None]] = []
+        for i, (name, stated) in enumerate(zip(names, entry.get(role.quantizers_key, []), strict=True)):
+            inside = f"/{role.quantizers_key}/{i}"
+            if stated is None or voices is None:
+                found.append((name, None))
+            else:
+                said = self._said(stated, where + inside, keys.short_type(entry["layer_type"]), inside)
+                found.append((name, quantizer(said, role, voices, vitis_compat=vitis_compat)))
+        return tuple(found)
+
+    def _said(self, stated: Mapping[str, Any], where: str, layer: str, inside: str) -> Said:
+        built_in = builtins.values(self.base)
+        values, origins, edited = {}, {}, set()
+        pairs = {"quantizer_type": "/quantizer_type"} | {
+            p: f"/quantizer_params/{p}" for p in stated["quantizer_params"]
+        }
+        for param, tail in pairs.items():
+            raw = stated[param] if param == "quantizer_type" else stated["quantizer_params"][param]
+            values[param] = normal.value(param, raw)
+            if built_in.get((layer, inside + tail)) == values[param]:
+                origins[param] = Origin(f"builtin {self.base}", where + tail)
+            else:
+                origins[param] = self.origin(where + tail)
+                edited.add(param)
+        return Said(values, origins, frozenset(edited), where)
+
+    # --- the rules above it ---
+
+    def _voices(self, layer_name: str | None, vitis_compat: bool) -> list[Voice]:
+        where = pointer.join([keys.REGISTRY, keys.USER])
+        user = self.doc[keys.REGISTRY][keys.USER]
+        everyone = Voice(user, self._key_origins(user, where), over_edited=vitis_compat)
+        return [everyone, *(self._name_voice(pattern) for pattern in self.matching(layer_name))]
+
+    def _name_voice(self, pattern: str) -> Voice:
+        rule, where = self._named(pattern)
+        bits = INTEGER_TYPES.get(rule.get("data_type", ""))
+        word = self.origin(where if self._is_word(pattern) else f"{where}/data_type")
+        return Voice(rule, self._key_origins(rule, where), True, bits, word)
+
+    def _key_origins(self, said: Mapping[str, Any], where: str) -> dict[str, Origin]:
+        return {k: self.origin(pointer.join([k], where)) for k, v in said.items() if v is not None}
+
+    def matching(self, layer_name: str | None) -> list[str]:
+        """Name rules for a layer, weakest first: globs in file order, then the exact name."""
+        named = self.doc[keys.REGISTRY].get(keys.NAMED, {})
+        if layer_name is None:
+            return []
+        globs = [p for p in named if p != layer_name and fnmatchcase(layer_name, p)]
+        return [*globs, *([layer_name] if layer_name in named else [])]
+
+    def _named(self, pattern: str) -> tuple[Mapping[str, Any], str]:
+        stated = self.doc[keys.REGISTRY][keys.NAMED][pattern]
+        where = pointer.join([keys.REGISTRY, keys.NAMED, pattern])
+        return ({"data_type": stated} if isinstance(stated, str) else stated), where
+
+    def _is_word(self, pattern: str) -> bool:
+        return isinstance(self.doc[keys.REGISTRY][keys.NAMED][pattern], str)
+
+    def _left_float(self, layer_name: str | None) -> tuple[Origin | None, str | None]:
+        decided: tuple[Origin | None, str | None] = (None, None)
+        for pattern in self.matching(layer_name):
+            rule, where = self._named(pattern)
+            data_type = rule.get("data_type")
+            if data_type is not None:
+                at = where if self._is_word(pattern) else f"{where}/data_type"
+                decided = (self.origin(at), data_type) if data_type in FLOAT_TYPES else (None, None)
+            if rule.get("quantize") is not None:
+                decided = (None, None) if rule["quantize"] else (self.origin(f"{where}/quantize"), None)
+        return decided

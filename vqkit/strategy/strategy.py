@@ -1,0 +1,297 @@
+"""A quantize strategy: what the user wants, as data that never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vqkit.errors import StrategyError, not_allowed
+from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, reach, text
+from vqkit.strategy.edit import Edited
+from vqkit.strategy.form import (
+    FinalizePipelineConfig,
+    OptimizePipelineConfig,
+    QuantizePipelineConfig,
+    RefinePipelineConfig,
+    StrategyDocument,
+)
+from vqkit.strategy.resolve import ResolvedQuantizer
+from vqkit.strategy.rules import Book, LayerRule
+
+
+@dataclass(frozen=True, eq=False)
+class Strategy:
+    """The 2.5 strategy JSON with its sources; every change returns a new one.
+
+    Attributes:
+        name: the built-in's name, or the file's without suffix.
+    """
+
+    name: str
+    _edited: Edited = field(repr=False)
+    _form: StrategyDocument = field(repr=False)
+
+    # --- where it is from ---
+
+    @classmethod
+    def builtin(cls, name: str) -> Strategy:
+        """One of pof2s (8bit), pof2s_tqt (8bit_tqt), fs, fsx.
+
+        Raises:
+            StrategyError: no built-in has this name.
+        """
+        own = builtins.canonical(name)
+        return _checked(own, Edited(builtins.document(own), {"": f"builtin {own}"}), f"builtin {own}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Strategy:
+        """Read a whole strategy, such as a verbosity-2 dump of vqkit or of the original.
+
+        Raises:
+            StrategyError: no such file, not JSON, or malformed; a part of a strategy needs `update`.
+        """
+        value = _read(path)
+        return _checked(Path(path).stem, Edited(value, {"": Path(path).name}), str(path))
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], source: str = "dict") -> Strategy:
+        """A strategy from plain values, which are copied.
+
+        Args:
+            value: a whole strategy.
+            source: what to call it in messages and origins.
+
+        Raises:
+            StrategyError: malformed.
+        """
+        return _checked(source, Edited(text.plain(value, source), {"": source}), source)
+
+    # --- changes ---
+
+    def with_kwargs(self, **kwargs: Any) -> Strategy:
+        """With 2.5's keyword arguments on top, such as weight_bit=4 or include_cle=False; old names work too.
+
+        Raises:
+            StrategyError: unknown key, or a value that is not allowed.
+        """
+        return self.with_overrides(kwargs)
+
+    def with_value(self, pointer: str, value: Any) -> Strategy:
+        """With one value changed at a JSON pointer that exists or that the format defines.
+
+        A layer entry may be named by its class instead of its index, as in
+        /quantize_registry_config/layer_quantize_config/Dense/weight_quantizers/0/quantizer_params/bit_width.
+
+        Raises:
+            StrategyError: the pointer leads nowhere, or the value is not allowed.
+        """
+        if not pointer.startswith("/"):
+            raise StrategyError(
+                f"with_value: a JSON pointer starts with '/', got {pointer!r}; names go to with_kwargs"
+            )
+        return self.with_overrides({pointer: value}, source="with_value")
+
+    def with_overrides(self, values: Mapping[str, Any], source: str = "kwargs") -> Strategy:
+        """With several names or JSON pointers set and checked together, as a sweep's axes give them.
+
+        Raises:
+            StrategyError: one leads nowhere, or the outcome is not allowed.
+        """
+        plain = text.plain(dict(values), source)
+        return _checked(self.name, edit.overrides(self._edited, plain, self.base, source), source)
+
+    def update(self, new: Mapping[str, Any] | str | Path) -> Strategy:
+        """With another, possibly partial, strategy on top, as the original's set_quantize_strategy does.
+
+        Args:
+            new: plain values or a file; left as it is.
+
+        Raises:
+            StrategyError: unknown key, or a value that is not allowed.
+        """
+        is_path = isinstance(new, str | Path)
+        source = str(new) if is_path else "dict"
+        value = _read(source) if is_path else text.plain(new, source)
+        if not isinstance(value, dict):
+            raise StrategyError(f"{source}: a strategy is a JSON object, got {value!r}")
+        label = Path(source).name if is_path else source
+        return _checked(self.name, edit.update(self._edited, value, self.base, label), source)
+
+    # --- out ---
+
+    def dump(self, path: str | Path | None = None, verbose: int = 2) -> dict[str, Any]:
+        """The strategy as plain values; values and key order are those that were read.
+
+        Args:
+            path: also write it there, atomically.
+            verbose: 0 the user's part of the registry, 1 also the pipelines, 2 everything.
+
+        Raises:
+            StrategyError: another verbosity.
+        """
+        if verbose not in (0, 1, 2):
+            raise StrategyError(not_allowed("dump verbose", verbose, (0, 1, 2)))
+        value: dict[str, Any] = text.plain(self._edited.doc, self.name)
+        if verbose < 2:
+            registry = value[keys.REGISTRY]
+            kept = (keys.USER, "custom_layer_type", keys.NAMED)
+            value[keys.REGISTRY] = {k: v for k, v in registry.items() if k in kept}
+        if verbose < 1:
+            value = {keys.REGISTRY: value[keys.REGISTRY]}
+        if path is not None:
+            text.write_atomic(path, text.to_text(value))
+        return value
+
+    @cached_property
+    def digest(self) -> str:
+        """Same for strategies that mean the same: key order, words or integers, and unset keys do not matter."""
+        from vqkit.digest import of_json
+
+        return of_json(normal.document(self._edited.doc))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Strategy) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def overrides(self) -> dict[str, Any]:
+        """What differs from the built-in it started from, flat: names where there are names, else JSON pointers."""
+        from vqkit.strategy.diff import flat_overrides
+
+        return flat_overrides(self._edited.doc, self.base)
+
+    # --- what it says ---
+
+    @cached_property
+    def base(self) -> str:
+        """The built-in it started from: the one that shares most values with it."""
+        return builtins.nearest_base(self._edited.doc)
+
+    @property
+    def optimize(self) -> OptimizePipelineConfig:
+        """Rewrites of the float model."""
+        return self._form.optimize_pipeline_config
+
+    @property
+    def quantize(self) -> QuantizePipelineConfig:
+        """Device forms and merging."""
+        return self._form.quantize_pipeline_config
+
+    @property
+    def refine(self) -> RefinePipelineConfig:
+        """Adjustments after calibration."""
+        return self._form.refine_pipeline_config
+
+    @property
+    def finalize(self) -> FinalizePipelineConfig:
+        """What is written at the end."""
+        return self._form.finalize_pipeline_config
+
+    @property
+    def user(self) -> dict[str, Any]:
+        """The user's global overrides that say something, in file order."""
+        said = self._edited.doc[keys.REGISTRY][keys.USER]
+        return {k: v for k, v in said.items() if k not in keys.LISTS and v is not None}
+
+    @property
+    def input_layers(self) -> tuple[str, ...]:
+        """Where quantization starts; the user's list, else the one of the input quantizer."""
+        registry = self._form.quantize_registry_config
+        return registry.user_quantize_config.input_layers or registry.input_quantize_config.input_layers
+
+    @property
+    def output_layers(self) -> tuple[str, ...]:
+        """Where quantization ends."""
+        return self._form.quantize_registry_config.user_quantize_config.output_layers
+
+    @property
+    def ignore_layers(self) -> tuple[str, ...]:
+        """Layers left out."""
+        return self._form.quantize_registry_config.user_quantize_config.ignore_layers
+
+    @property
+    def custom_layer_types(self) -> tuple[str, ...]:
+        """Custom layers that are wrapped and left float."""
+        return self._form.quantize_registry_config.custom_layer_type
+
+    @property
+    def layer_types(self) -> tuple[str, ...]:
+        """Class names of the layers that have an entry."""
+        return tuple(self._book.layer_types())
+
+    def input_rule(self, layer_name: str | None = None, *, vitis_compat: bool = False) -> ResolvedQuantizer:
+        """The quantizer of the model's inputs and who decided it.
+
+        Args:
+            layer_name: name of the input, for name rules.
+            vitis_compat: a global key also beats an edited entry.
+        """
+        return self._book.input_rule(layer_name, vitis_compat)
+
+    def layer_rule(
+        self, layer_type: str, layer_name: str | None = None, *, vitis_compat: bool = False
+    ) -> LayerRule | None:
+        """What is quantized in a layer, with which quantizers, and who decided.
+
+        Args:
+            layer_type: class name, such as "Conv2D"; a dotted path counts by its last part.
+            layer_name: the layer's name, for name rules.
+            vitis_compat: a global key also beats an edited entry.
+
+        Returns:
+            The rule, or None where the strategy has no entry for the type.
+
+        Raises:
+            StrategyError: a name rule makes an invalid quantizer.
+        """
+        return self._book.layer_rule(layer_type, layer_name, vitis_compat)
+
+    def unused_overrides(self, used: Iterable[tuple[str, str]]) -> list[reach.Unused]:
+        """The overrides that reached no quantizer.
+
+        Args:
+            used: origins (source, pointer) of everything that was applied.
+        """
+        return reach.unused(self._book, {pointer for _, pointer in used})
+
+    def unknown_names(self, layer_names: Iterable[str]) -> list[str]:
+        """One message for each layer name or glob that a model with these layers does not have."""
+        return reach.unknown_names(self._book, list(layer_names))
+
+    @cached_property
+    def _book(self) -> Book:
+        return Book(self._edited.doc, self.base, self._edited.sources)
+
+
+def resolve_name_or_path(name_or_path: str | Path) -> Strategy:
+    """A strategy from what people type: a built-in's name or a JSON file.
+
+    Raises:
+        StrategyError: neither.
+    """
+    given = str(name_or_path)
+    if given in (*builtins.NAMES, *builtins.ALIASES):
+        return Strategy.builtin(given)
+    if Path(given).suffix == ".json" or Path(given).is_file():
+        return Strategy.load(given)
+    allowed = [*builtins.NAMES, *builtins.ALIASES, "a .json file"]
+    raise StrategyError(not_allowed("strategy", given, allowed, what="name"))
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return text.parse(Path(path).read_text(encoding="utf-8"), str(path))
+    except OSError as e:
+        raise StrategyError(f"{path}: cannot be read: {e.strerror or e}") from None
+    except UnicodeDecodeError:
+        raise StrategyError(f"{path}: not UTF-8 text") from None
+
+
+def _checked(name: str, edited: Edited, source: str) -> Strategy:
+    strategy = Strategy(name, edited, form_errors.document(edited.doc, source))
+    meaning.check(strategy._book, source)
+    return strategy
