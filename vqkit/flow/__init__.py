@@ -1,1 +1,42 @@
-"""flow."""
+"""From a strategy and a model to a quantized model: plan, calibrate, solve, refine, audit, evaluate.
+
+Public names are imported on first use, because most of them need TensorFlow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "Calibration": "calibrate",
+    "Data": "data",
+    "Evaluation": "evaluate",
+    "Plan": "plan",
+    "PreparedModel": "prepare",
+    "Quantized": "quantize",
+    "accuracy": "evaluate",
+    "batches": "data",
+    "evaluate": "evaluate",
+    "load_data": "data",
+    "make_plan": "prepare",
+    "predict": "evaluate",
+    "prepare": "prepare",
+    "quantize": "quantize",
+    "sqnr": "evaluate",
+    "tensor_values": "evaluate",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(import_module(f"vqkit.flow.{_WHERE[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'vqkit.flow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -88,10 +88,9 @@ def _is_sixth(graph: Graph, node: Node) -> bool:
 
 def _replace_chain(graph: Graph, last: Node, chain: tuple[Node, ...]) -> None:
     name = graph.unique("vitis_sigmoid")
-    graph.layers[name] = _hard_sigmoid(name)
     origin = tuple(o for n in (*reversed(chain), last) for o in n.origin)
-    new = Node(name, name, (Ref(chain[-1].inputs[0]),), {}, last.outputs, origin)
-    graph.replace_node(last, new)
+    graph.layers[name] = _hard_sigmoid(name)
+    graph.replace_node(last, Node(name, name, (Ref(chain[-1].inputs[0]),), {}, last.outputs, origin))
     for node in chain:
         graph.nodes.remove(node)
     graph.drop_unused_layers()

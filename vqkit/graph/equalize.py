@@ -1,4 +1,4 @@
-"""Cross-layer equalization: shift range between neighbouring convolutions so that one scale fits all channels.
+"""Cross-layer equalization: shift range between neighbouring convolutions until one scale fits all.
 
 Source: Nagel et al. 2019, Data-Free Quantization (arXiv:1906.04721) §4.1; step order, clipping and
 threshold follow the behaviour of the Vitis quantizer 2.5.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqkit.graph.fold import kernel_name
+from vqkit.graph.fold import KERNEL
 from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.match import Chains, Test, activation_name, kind_in
 
@@ -84,13 +84,13 @@ def _equalizable(layer: Layer) -> bool:
 
 def _balance(graph: Graph, pair: Pair, balance: str, threshold: np.float32) -> None:
     head, tail = graph.layers[pair.head], graph.layers[pair.tail]
-    head_range, tail_range = _magnitude(_rows_by_output(head), balance), _magnitude(_rows_by_input(tail), balance)
+    head_range = _magnitude(_rows_by_output(head), balance)
+    tail_range = _magnitude(_rows_by_input(tail), balance)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.clip(np.sqrt(tail_range / head_range), _LOW, _HIGH)
     scale = np.where(head_range + tail_range < threshold, np.float32(1), scale).astype(np.float32)
     graph.layers[head.name] = _scaled_outputs(head, scale)
-    name = kernel_name(tail.kind)
-    graph.layers[tail.name] = tail.with_(weights={**tail.weights, name: tail.weights[name] / _by_input(scale)})
+    graph.layers[tail.name] = tail.with_(weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)})
 
 
 def _magnitude(rows: np.ndarray, balance: str) -> np.ndarray:
@@ -98,14 +98,14 @@ def _magnitude(rows: np.ndarray, balance: str) -> np.ndarray:
 
 
 def _rows_by_output(layer: Layer) -> np.ndarray:
-    kernel = layer.weights[kernel_name(layer.kind)]
+    kernel = layer.weights[KERNEL]
     channels = kernel.shape[3] if layer.kind == "Conv2D" else kernel.shape[2]
     rows = kernel.reshape(-1, channels)
     return np.vstack([rows, layer.weights["bias"][None]]) if "bias" in layer.weights else rows
 
 
 def _rows_by_input(layer: Layer) -> np.ndarray:
-    kernel = layer.weights[kernel_name(layer.kind)]
+    kernel = layer.weights[KERNEL]
     return np.moveaxis(kernel, 2, -1).reshape(-1, kernel.shape[2])
 
 
@@ -114,9 +114,8 @@ def _by_input(scale: np.ndarray) -> np.ndarray:
 
 
 def _scaled_outputs(layer: Layer, scale: np.ndarray) -> Layer:
-    name = kernel_name(layer.kind)
     factor = scale if layer.kind == "Conv2D" else _by_input(scale)
-    weights = {**layer.weights, name: layer.weights[name] * factor}
+    weights = {**layer.weights, KERNEL: layer.weights[KERNEL] * factor}
     if "bias" in weights:
         weights["bias"] = weights["bias"] * scale
     return layer.with_(weights=weights)

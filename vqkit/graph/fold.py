@@ -8,12 +8,7 @@ from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name
 from vqkit.graph.simplify import WEIGHTED
 
-_KERNEL = {"DepthwiseConv2D": "depthwise_kernel"}
-
-
-def kernel_name(kind: str) -> str:
-    """Name of the kernel variable of a layer class."""
-    return _KERNEL.get(kind, "kernel")
+KERNEL = "kernel"
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -49,10 +44,10 @@ def _channels_last(graph: Graph, node: Node) -> bool:
 def _fold(graph: Graph, conv_node: Node, bn_node: Node) -> None:
     conv, bn = graph.layer_of(conv_node), graph.layer_of(bn_node)
     factor, beta, mean = scale_and_shift(bn)
-    name = kernel_name(conv.kind)
-    kernel = conv.weights[name]
+    kernel = conv.weights[KERNEL]
     bias = conv.weights.get("bias", np.zeros_like(factor))
-    weights = {name: kernel * _along_output(conv.kind, factor, kernel.shape), "bias": beta + (bias - mean) * factor}
+    scaled = kernel * _along_output(conv.kind, factor, kernel.shape)
+    weights = {KERNEL: scaled, "bias": beta + (bias - mean) * factor}
     graph.layers[conv.name] = conv.with_(config={"use_bias": True}, weights=weights)
     graph.bypass(bn_node)
     at = graph.node(conv_node.name)
@@ -94,5 +89,5 @@ def _depthwise(bn: Layer, shape: tuple[int | None, ...]) -> Layer:
 
     factor, beta, mean = scale_and_shift(bn)
     config = {"kernel_size": (1, 1), "use_bias": True}
-    weights = {"depthwise_kernel": factor.reshape(1, 1, -1, 1), "bias": beta - mean * factor}
+    weights = {KERNEL: factor.reshape(1, 1, -1, 1), "bias": beta - mean * factor}
     return Layer(bn.name, keras.layers.DepthwiseConv2D, config, weights, {"input_shape": shape})

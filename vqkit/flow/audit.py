@@ -1,0 +1,96 @@
+"""Proof that what was requested is what the model applies, read from the finished model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import AuditError
+from vqkit.flow.plan import Row, spec_to_json
+from vqkit.flow.refine import converted_spec
+from vqkit.graph.keras_io import weight_names
+from vqkit.primitives import ops
+from vqkit.primitives.spec import QuantizerSpec
+
+
+def audit(quantized: Any) -> Any:
+    """Compare every row of the plan with the finished Keras model.
+
+    Activations: the model's fake-quantize layer has the planned quantizer and the decided range.
+    Weights: they lie on the decided grid. Float rows: no fake-quantize layer stands there, and the
+    weights are the optimized float model's.
+
+    Args:
+        quantized: a `Quantized`.
+
+    Returns:
+        A pandas table with one row for each tensor: requested, applied, ok, problem.
+
+    Raises:
+        AuditError: some row differs; the message names the first three.
+    """
+    import pandas as pd
+
+    checked = [_check(quantized, row) for row in quantized.plan.rows]
+    stray = _stray_quantizers(quantized)
+    wrong = [f"{c['tensor']}: {c['problem']}" for c in checked if not c["ok"]] + stray
+    if wrong:
+        raise AuditError(f"{len(wrong)} of {len(checked)} tensors are not as planned: " + "; ".join(wrong[:3]))
+    return pd.DataFrame(checked)
+
+
+def _check(quantized: Any, row: Row) -> dict[str, Any]:
+    wanted = None if row.spec is None else converted_spec(row.spec, quantized.strategy.refine)
+    applied, problem = _applied_weight(quantized, row) if row.is_weight else _applied_value(quantized, row)
+    if not problem and applied != wanted:
+        problem = f"requested {_words(wanted)}, applied {_words(applied)}"
+    return {"tensor": row.name, "requested": _words(wanted), "applied": _words(applied), "ok": not problem,
+            "problem": problem}  # fmt: skip
+
+
+def _applied_weight(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str]:
+    live = quantized.model.get_layer(row.layer)
+    weights = dict(zip(weight_names(live), live.weights, strict=True))
+    now, was = np.asarray(weights[row.tensor].numpy()), quantized.graph.layers[row.layer].weights[row.tensor]
+    if row.spec is None:
+        return None, "" if np.array_equal(now, was) else "float weights were changed"
+    params = quantized.encodings.get(row.name)
+    if params is None:
+        return None, "no decision was made"
+    expected = ops.fake_quantize_numpy(was, params)
+    return params.spec, "" if np.array_equal(now, expected) else "weights do not lie on the decided grid"
+
+
+def _applied_value(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str]:
+    if row.spec is None:
+        return None, ""
+    name = next((fq for fq, r in quantized.rows.items() if r.name == row.name), None)
+    if name is None:
+        return None, "no quantizer was inserted"
+    applied, decided = quantized.model.get_layer(name).params, quantized.encodings[row.name]
+    same = all(
+        _same(getattr(applied, key), getattr(decided, key)) for key in ("f_min", "f_max", "pos")
+    )  # fmt: skip
+    return applied.spec, "" if same else f"decided {decided.to_json()}, applied {applied.to_json()}"
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is None and b is None
+    return bool(np.array_equal(np.ravel(a), np.ravel(b)))
+
+
+def _stray_quantizers(quantized: Any) -> list[str]:
+    from vqkit.flow.layers import FakeQuantize
+
+    names = [layer.name for layer in quantized.model.layers if isinstance(layer, FakeQuantize)]
+    return [f"{n}: a quantizer that the plan does not have" for n in names if n not in quantized.rows]
+
+
+def _words(spec: QuantizerSpec | None) -> str:
+    if spec is None:
+        return "float"
+    data = spec_to_json(spec)
+    return f"{data['quantizer_type']}(bit_width={data['bit_width']}, method={spec.method.name}, " \
+           f"round_mode={spec.round_mode.name}, per_channel={spec.per_channel}, symmetry={spec.symmetry})"  # fmt: skip

@@ -1,0 +1,255 @@
+"""How good a model is, and where the quantized one departs from the float one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import DataError
+from vqkit.flow.data import batches
+from vqkit.flow.plan import Row
+from vqkit.graph.ir import Graph, Node
+from vqkit.graph.keras_io import make_all_live, named_inputs, replay
+from vqkit.primitives import ops
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Result of one evaluation.
+
+    Attributes:
+        metrics: name -> value.
+        n: number of samples.
+        predictions: model outputs, shape (n, …); a list for several outputs.
+    """
+
+    metrics: Mapping[str, float]
+    n: int
+    predictions: Any
+
+
+def predict(model: Any, x: Any, *, batch_size: int = 250) -> Any:
+    """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
+
+    Args:
+        model: any Keras model.
+        x: inputs, array(s) of shape (n, …) or a data set.
+        batch_size: samples at once, for arrays.
+
+    Returns:
+        float32 outputs of shape (n, …), nested as the model's.
+    """
+    import tensorflow as tf
+    from keras import tree
+
+    run = tf.function(lambda batch: model(batch, training=False), autograph=False, reduce_retracing=True)
+    parts = [run(tree.map_structure(tf.convert_to_tensor, b)) for b in batches(x, batch_size=batch_size)]
+    return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
+
+
+def evaluate(model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = 250) -> Evaluation:
+    """Metrics of a model on labelled data.
+
+    Args:
+        model: any Keras model.
+        x: inputs, shape (n, …).
+        y: labels, shape (n,) of class numbers for the default metric.
+        metrics: Keras metrics or their names; top-1 accuracy by default.
+        batch_size: samples at once.
+
+    Returns:
+        The metrics with the predictions they come from.
+
+    Raises:
+        DataError: inputs and labels differ in length.
+    """
+    predictions = predict(model, x, batch_size=batch_size)
+    y = np.asarray(y)
+    first = predictions if isinstance(predictions, np.ndarray) else _leaves(predictions)[0]
+    if len(first) != len(y):
+        raise DataError(f"evaluation data: {len(first)} inputs, {len(y)} labels")
+    values = {"accuracy": accuracy(first, y)} if metrics is None else _keras_metrics(metrics, first, y)
+    return Evaluation(values, len(y), predictions)
+
+
+def _leaves(structure: Any) -> list[Any]:
+    from keras import tree
+
+    return list(tree.flatten(structure))
+
+
+def accuracy(predictions: np.ndarray, y: np.ndarray) -> float:
+    """Share of samples whose label is the arg max (or, with one output, its threshold at one half).
+
+    Args:
+        predictions: scores, shape (n, classes) or (n, 1).
+        y: class numbers, shape (n,) or (n, 1), or one-hot of shape (n, classes).
+
+    Returns:
+        Top-1 accuracy, 0 to 1.
+    """
+    flat = predictions.reshape(len(predictions), -1)
+    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
+    guess = flat.argmax(-1) if flat.shape[1] > 1 else (flat[:, 0] >= 0.5)
+    return float(np.mean(guess == labels))
+
+
+def _keras_metrics(metrics: Sequence[Any], predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    import keras
+
+    found = {}
+    for item in metrics:
+        metric = keras.metrics.get(item) if isinstance(item, str) else item
+        if isinstance(metric, keras.metrics.Metric):
+            metric.reset_state()
+            metric.update_state(y, predictions)
+            found[metric.name] = float(metric.result())
+        else:
+            found[getattr(metric, "__name__", str(item))] = float(np.mean(metric(y, predictions)))
+    return found
+
+
+# --- float against quantized, tensor by tensor ---
+
+
+def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
+    """Signal-to-quantization-noise ratio of every quantized tensor, and of the model's outputs.
+
+    Activations are compared where they stand in the running model, so errors of earlier layers are in.
+
+    Args:
+        quantized: a `Quantized`.
+        x: inputs, shape (n, …).
+        batch_size: samples at once.
+
+    Returns:
+        A pandas table in graph order: layer, tensor, role, order, sqnr_db. Infinite where nothing changed.
+    """
+    import pandas as pd
+
+    power = _powers(quantized, x, batch_size)
+    rows = []
+    for order, row in enumerate(quantized.plan.quantized):
+        signal, noise = power[row.name] if not row.is_weight else _weight_power(quantized, row)
+        rows.append(_line(row.layer, row.tensor, row.role.value, order, signal, noise))
+    for name, (signal, noise) in power.items():
+        if name.startswith("model output"):
+            rows.append(_line(name, "output", "output", len(rows), signal, noise))
+    return pd.DataFrame(rows)
+
+
+def _line(layer: str, tensor: str, role: str, order: int, signal: float, noise: float) -> dict[str, Any]:
+    return {"layer": layer, "tensor": tensor, "role": role, "order": order, "sqnr_db": decibel(signal, noise)}
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10 log10(signal / noise); infinite without noise, minus infinite without signal."""
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+
+
+def _weight_power(quantized: Any, row: Row) -> tuple[float, float]:
+    w = quantized.graph.layers[row.layer].weights[row.tensor]
+    error = ops.fake_quantize_numpy(w, quantized.encodings[row.name]).astype(np.float64) - w
+    return float(np.sum(w.astype(np.float64) ** 2)), float(np.sum(error**2))
+
+
+def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
+    import tensorflow as tf
+
+    def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        pair = compared(quantized, inputs)
+        return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pair.items()}
+
+    run = tf.function(both, autograph=False, reduce_retracing=True)
+    total: dict[str, np.ndarray] = {}
+    for batch in batches(x, batch_size=batch_size):
+        tensors = {k: tf.convert_to_tensor(v) for k, v in named_inputs(quantized.graph, batch).items()}
+        for name, value in run(tensors).items():
+            total[name] = total.get(name, np.zeros(2)) + np.asarray(value, np.float64)
+    return {k: (float(v[0]), float(v[1])) for k, v in total.items()}
+
+
+def _energy(x: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reduce_sum(tf.square(tf.cast(x, tf.float32)))
+
+
+def compared(quantized: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Run the float and the quantized graph side by side.
+
+    Args:
+        quantized: a `Quantized`.
+        inputs: input name -> tensor.
+
+    Returns:
+        Plan row name (and "model output i") -> (float value, quantized value).
+    """
+    floats = _observe(quantized.graph, quantized.rows, _float_live(quantized), inputs)
+    fakes = _observe(quantized.graph, quantized.rows, quantized.live, inputs)
+    return {k: (floats[k], fakes[k]) for k in floats}
+
+
+def _float_live(quantized: Any) -> dict[str, Any]:
+    """Live float layers, made once; fake-quantize layers pass values through."""
+    if "float_live" not in quantized._cache:
+        live = make_all_live(quantized.graph)
+        quantized._cache["float_live"] = {k: (_identity if k in quantized.rows else v) for k, v in live.items()}
+    return dict(quantized._cache["float_live"])
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _observe(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Callable[..., Any]],
+             inputs: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+    seen: dict[str, Any] = {}
+
+    def hook(node: Node, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if node.layer in rows:
+            seen[rows[node.layer].name] = outputs[0]
+        return outputs
+
+    result = replay(graph, live, inputs, hook)
+    flat = _leaves(result)
+    for i, value in enumerate(flat):
+        seen["model output" if len(flat) == 1 else f"model output {i}"] = value
+    return seen
+
+
+def tensor_values(quantized: Any, x: Any, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Float and quantized values of chosen tensors, for pictures.
+
+    Args:
+        quantized: a `Quantized`.
+        x: one batch of inputs, shape (n, …).
+        names: plan row names.
+
+    Returns:
+        Name -> (float values, quantized values).
+
+    Raises:
+        KeyError: a name is no quantized tensor of the plan.
+    """
+    import tensorflow as tf
+
+    values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    live_names = []
+    for name in names:
+        row = quantized.plan[name]
+        if row.is_weight:
+            w = quantized.graph.layers[row.layer].weights[row.tensor]
+            values[name] = (w, ops.fake_quantize_numpy(w, quantized.encodings[name]))
+        else:
+            live_names.append(name)
+    if live_names:
+        tensors = {k: tf.convert_to_tensor(v) for k, v in named_inputs(quantized.graph, x).items()}
+        pairs = compared(quantized, tensors)
+        values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in live_names}
+    return {n: values[n] for n in names}

@@ -1,0 +1,43 @@
+"""Put the plan's activation quantizers into the graph as layers of their own."""
+
+from __future__ import annotations
+
+from vqkit.errors import StrategyError
+from vqkit.flow.plan import Plan, Row
+from vqkit.graph.ir import Graph, Layer
+
+
+def instrument(graph: Graph, plan: Plan) -> tuple[Graph, dict[str, Row]]:
+    """Insert a `FakeQuantize` wherever the plan quantizes a value.
+
+    Args:
+        graph: the graph the plan was made on.
+        plan: its rows.
+
+    Returns:
+        The new graph, and fake-quantize layer name -> plan row.
+
+    Raises:
+        StrategyError: a per-channel quantizer stands on an axis of unknown size.
+    """
+    graph = graph.copy()
+    rows: dict[str, Row] = {}
+    for row in plan.quantized:
+        if row.value is not None:
+            layer = _layer(graph, row)
+            readers = None if row.readers is None else set(row.readers)
+            graph.insert_after(row.value, layer, only=readers, origin=row.origin)
+            rows[layer.name] = row
+    return graph, rows
+
+
+def _layer(graph: Graph, row: Row) -> Layer:
+    from vqkit.flow.layers import FakeQuantize, grid_shape
+
+    assert row.spec is not None
+    assert row.value is not None
+    try:
+        shape = grid_shape(row.spec, graph.values[row.value].shape)
+    except ValueError as error:
+        raise StrategyError(f"{row.name}: {error}") from error
+    return Layer(graph.unique(row.quantizer), FakeQuantize, {"spec": row.spec, "grid_shape": shape})

@@ -1,0 +1,344 @@
+"""Resolve a strategy on a prepared graph: the only place where the two meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vqkit.errors import StrategyError
+from vqkit.flow.plan import Plan, Role, Row, Slot
+from vqkit.graph.ir import Graph, Layer, Node
+from vqkit.graph.match import Chains, activation_name, kind_in
+from vqkit.graph.select import input_nodes
+from vqkit.graph.simplify import WEIGHTED
+
+ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
+POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D")
+QUANTIZED_AFTER = ("linear", "relu")
+QUANTIZED_BEFORE = (
+    "softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "sigmoid", "exponential",
+    "hard_sigmoid",
+)  # fmt: skip
+# These only move, drop or repeat values (or add zeros), so a tensor on a grid stays on it.
+KEEPS_GRID = (
+    "Flatten", "Reshape", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Permute", "RepeatVector", "Identity",
+    "Cropping1D", "Cropping2D", "Cropping3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D", "GlobalMaxPooling3D", "op.Reshape", "op.Transpose", "op.Squeeze", "op.ExpandDims",
+)  # fmt: skip
+
+
+# The strategy format has Keras 2's name for this variable; Keras 3 calls it plainly kernel.
+_VARIABLES = {"depthwise_kernel": "kernel"}
+
+
+def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
+    """Decide every tensor of a graph.
+
+    Args:
+        strategy: what is wanted.
+        graph: optimized and in device form, candidates selected.
+        vitis_compat: with the reference's gaps (standalone activations and shared layers stay float, …).
+
+    Returns:
+        The plan; its rows are in graph order.
+
+    Raises:
+        StrategyError: an override reaches no quantizer, or an activation cannot be quantized (compat).
+    """
+    planner = _Planner(strategy, graph, vitis_compat)
+    rows = planner.rows()
+    if not vitis_compat:
+        _refuse_unused(strategy, rows)
+    return Plan(tuple(rows), strategy.name, strategy.digest, graph.name)
+
+
+def _refuse_unused(strategy: Any, rows: Iterable[Row]) -> None:
+    used = {(s, p) for r in rows if r.spec is not None for s, p in r.origins.values()}
+    unused = strategy.unused_overrides(used)
+    if unused:
+        raise StrategyError("; ".join(str(u) for u in unused[:3]))
+
+
+class _Planner:
+    """One resolution; a class only because its tables are shared by many small decisions."""
+
+    def __init__(self, strategy: Any, graph: Graph, compat: bool) -> None:
+        self.strategy, self.graph, self.compat = strategy, graph, compat
+        self.float_scale = not strategy.input_rule().spec.pow2
+        self.chains = Chains(graph)
+        self.producers, self.consumers = graph.producers(), graph.consumers()
+        self.rules = {n.name: rule for n in graph.nodes if (rule := self._rule(n)) is not None}
+        self.merged = self._merged()
+        if compat:
+            self._drop_standalone_activations()
+        self.on_grid: dict[int, str] = {}
+        self.inserted: dict[int, Row] = {}
+
+    # --- which layers have a rule ---
+
+    def _rule(self, node: Node) -> Any:
+        shared = self.graph.calls()[node.layer] > 1 if self.compat else False
+        if not self.graph.is_candidate(node) or shared:
+            return None
+        rule = self.strategy.layer_rule(self.graph.kind(node), self._user_name(node), vitis_compat=self.compat)
+        return None if rule is None or rule.left_float else rule
+
+    def _user_name(self, node: Node) -> str:
+        return node.layer
+
+    def _merged(self) -> dict[str, str]:
+        """Node name -> the activation behind which its output is quantized instead."""
+        found: dict[str, str] = {}
+        for node in self.graph.nodes:
+            if node.name in self.rules:
+                for heads, tails in self._fusions():
+                    chain = self.chains.upstream(node, heads) if self.graph.kind(node) in tails else None
+                    if chain and chain[0].name in self.rules and chain[0].name not in found:
+                        found[chain[0].name] = node.name
+        return found
+
+    def _fusions(self) -> list[tuple[Any, tuple[str, ...]]]:
+        config = self.strategy.quantize
+        adds = kind_in("Add") if self.float_scale else kind_in("Add", "Multiply")
+        patterns = []
+        if getattr(config, "no_quant_in_conv_act", True):
+            patterns.append((_linear_weighted, ACTIVATIONS))
+        if getattr(config, "no_quant_in_add_act", True):
+            patterns.append((adds, ("ReLU", "Activation")))
+        if not self.float_scale:
+            patterns.append((kind_in(*POOLS), ("ReLU", "Activation")))
+        if getattr(config, "no_quant_in_conv_bn_act", True):
+            patterns.append((kind_in("BatchNormalization"), ("ReLU", "Activation")))
+        return patterns
+
+    def _drop_standalone_activations(self) -> None:
+        tails = set(self.merged.values())
+        for node in self.graph.nodes:
+            if self.graph.kind(node) in ACTIVATIONS and node.name not in tails:
+                self.rules.pop(node.name, None)
+
+    # --- rows, in graph order ---
+
+    def rows(self) -> list[Row]:
+        found = self._model_inputs()
+        for node in self.graph.nodes:
+            found += self._inputs_of(node)
+            found += self._own(node) if node.name in self.rules else self._left_float(node)
+            found += self._behind(node)
+        return [self._final(r) for r in found]
+
+    def _final(self, row: Row) -> Row:
+        """The inserted quantizer as it stands after all its readers are known."""
+        if row.slot is Slot.INPUT and row.value is not None and row.spec is not None:
+            return self.inserted[row.value]
+        return row
+
+    def _model_inputs(self) -> list[Row]:
+        rows = []
+        for name, value in self.graph.inputs.items():
+            reason = self._input_stays_float(name, value)
+            if reason is None:
+                rows.append(self._insert(value, name, None, "model input"))
+            else:
+                rows.append(Row(name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,)))
+        return rows
+
+    def _input_stays_float(self, name: str, value: int) -> str | None:
+        if "float" not in self.graph.values[value].dtype:
+            return f"{self.graph.values[value].dtype} input"
+        if self.strategy.input_layers:
+            return "before input_layers, or quantized at its reader"
+        if self.graph.candidates is not None and name not in self.graph.candidates:
+            return "not in the selected part of the model"
+        if not self.compat and not any(n.name in self.rules for n in self.consumers[value]):
+            return "no reader is quantized"
+        return None
+
+    def _insert(self, value: int, producer: str, readers: frozenset[str] | None, reason: str) -> Row:
+        rule = self.strategy.input_rule()
+        old = self.inserted.get(value)
+        if old is not None:
+            both = None if old.readers is None or readers is None else old.readers | readers
+            row = self._like(old, both)
+        else:
+            origin = (producer,)
+            row = Row(f"quant_{producer}", "input", Role.INPUT, Slot.INPUT, rule.spec, reason, _origins(rule),
+                      "FakeQuantize", origin, value, readers, f"quant_{producer}")  # fmt: skip
+        self.inserted[value] = row
+        if readers is None:
+            self.on_grid[value] = row.name
+        return row
+
+    @staticmethod
+    def _like(row: Row, readers: frozenset[str] | None) -> Row:
+        from dataclasses import replace
+
+        return replace(row, readers=readers)
+
+    # --- quantizers in front of a layer ---
+
+    def _inputs_of(self, node: Node) -> list[Row]:
+        started = self.strategy.input_layers and node in input_nodes(self.graph, self.strategy.input_layers)
+        if started and self.compat and node.name not in self.rules:
+            return []
+        if node.name not in self.rules and not started:
+            return []
+        rows = []
+        for value in dict.fromkeys(node.inputs):
+            if self._wants_quantizer(node, value, bool(started)):
+                fresh = value not in self.inserted
+                producer = self._producer_name(value)
+                row = self._insert(value, producer, frozenset([node.name]), f"{node.name} reads a float tensor")
+                rows += [row] if fresh else []
+        return rows
+
+    def _producer_name(self, value: int) -> str:
+        node = self.producers.get(value)
+        if node is not None:
+            return f"quant_{node.name}" if self.compat and node.name in self.rules else node.name
+        return next(k for k, v in self.graph.inputs.items() if v == value)
+
+    def _wants_quantizer(self, node: Node, value: int, started: bool) -> bool:
+        row = self.inserted.get(value)
+        if "float" not in self.graph.values[value].dtype or (row is not None and row.readers is None):
+            return False
+        if self.compat:
+            return self._compat_wants(node, value)
+        if node.name in self.merged.values() and self._is_merged_head(value):
+            return False
+        if not started and self._reads_nothing(node):
+            return False
+        return not self._is_on_grid(value)
+
+    def _reads_nothing(self, node: Node) -> bool:
+        """A rule without any quantizer does not ask for quantized inputs."""
+        rule = self.rules[node.name]
+        return not (rule.weights or rule.biases or rule.activations or rule.outputs or rule.inputs)
+
+    def _is_merged_head(self, value: int) -> bool:
+        producer = self.producers.get(value)
+        return producer is not None and producer.name in self.merged
+
+    def _is_on_grid(self, value: int) -> bool:
+        producer = self.producers.get(value)
+        if value in self.on_grid or producer is None:
+            return value in self.on_grid
+        return self.graph.kind(producer) in KEEPS_GRID and all(self._is_on_grid(v) for v in producer.inputs)
+
+    def _compat_wants(self, node: Node, value: int) -> bool:
+        if len(set(node.inputs)) != 1:
+            return False
+        producer = self.producers.get(value)
+        if producer is None:
+            return self.float_scale
+        rule = self.rules.get(producer.name)
+        if rule is None:
+            return True
+        empty = self._adds_no_quantizer(producer, rule)
+        return self.float_scale and empty
+
+    def _adds_no_quantizer(self, producer: Node, rule: Any) -> bool:
+        whole_layer_off = producer.name in self.merged and self.graph.kind(producer) not in WEIGHTED
+        return whole_layer_off or not (rule.activations or rule.outputs)
+
+    def _behind(self, node: Node) -> list[Row]:
+        """The reference quantizes behind a named input layer that stays float itself."""
+        named = self.strategy.input_layers and node in input_nodes(self.graph, self.strategy.input_layers)
+        if not (self.compat and named) or node.name in self.rules:
+            return []
+        return [self._insert(node.output, node.name, None, "named in input_layers (vitis_compat)")]
+
+    # --- a layer's own tensors ---
+
+    def _own(self, node: Node) -> list[Row]:
+        rule, layer = self.rules[node.name], self.graph.layer_of(node)
+        rows = []
+        if node.name == next(n.name for n in self.graph.nodes if n.layer == node.layer):
+            rows += self._constants(layer, rule.weights, Role.WEIGHT)
+            rows += self._constants(layer, rule.biases, Role.BIAS)
+        if rule.activations:
+            rows.append(self._activation(node, layer, rule.activations[0][1]))
+        elif rule.outputs:
+            rows += [self._output(node, int(i), q, Slot.OUTPUT) for i, q in rule.outputs if int(i) < len(node.outputs)]
+        elif not node.name.startswith("quant_"):
+            reason = "moves values only" if rule.transparent else f"the strategy has no output quantizer for {layer.kind}"
+            rows.append(self._float(node, reason))
+        return rows
+
+    def _constants(self, layer: Layer, quantizers: Any, role: Role) -> list[Row]:
+        rows = []
+        for name, q in ((_VARIABLES.get(n, n), q) for n, q in quantizers):
+            if name in layer.weights:
+                spec, origins = (None, {}) if q is None else (q.spec, _origins(q))
+                rows.append(Row(layer.name, name, role, Slot(role.value), spec, "" if spec else "left float by the strategy",
+                                origins, layer.kind, (layer.name,)))  # fmt: skip
+        return rows
+
+    def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:
+        function = activation_name(layer)
+        if function in QUANTIZED_AFTER or layer.kind != "Activation":
+            return self._output(node, 0, quantizer, Slot.POST_ACTIVATION)
+        if function in QUANTIZED_BEFORE:
+            return self._before(node, quantizer)
+        if self.compat:
+            raise StrategyError(f"{node.name}: activation {function!r} cannot be quantized; "
+                                f"allowed: {', '.join((*QUANTIZED_AFTER, *QUANTIZED_BEFORE))}")  # fmt: skip
+        return self._output(node, 0, quantizer, Slot.POST_ACTIVATION)
+
+    def _output(self, node: Node, index: int, quantizer: Any, slot: Slot) -> Row:
+        if node.name in self.merged:
+            return self._float(node, f"quantized after {self.merged[node.name]}")
+        if quantizer is None:
+            return self._float(node, "left float by the strategy")
+        value = node.outputs[index]
+        tensor = "output" if index == 0 else f"output_{index}"
+        if "float" not in self.graph.values[value].dtype:
+            return self._float(node, f"{self.graph.values[value].dtype} output")
+        self.on_grid[value] = f"{node.name}/{tensor}"
+        return Row(node.name, tensor, Role.ACTIVATION, slot, quantizer.spec, "", _origins(quantizer),
+                   self.graph.kind(node), node.origin, value, None, f"quant_{node.name}")  # fmt: skip
+
+    def _before(self, node: Node, quantizer: Any) -> Row:
+        (value,) = node.inputs
+        if quantizer is None:
+            return self._float(node, "left float by the strategy")
+        covered = value in self.inserted and node.name in (self.inserted[value].readers or ())
+        if not self.compat and (covered or self._is_on_grid(value)):
+            return self._float(node, f"its input is quantized already; {activation_name(self.graph.layer_of(node))} "
+                                     "is computed in float")  # fmt: skip
+        return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec,
+                   f"{activation_name(self.graph.layer_of(node))} is computed in float", _origins(quantizer),
+                   self.graph.kind(node), node.origin, value, frozenset([node.name]), f"quant_{node.name}")  # fmt: skip
+
+    # --- what stays float ---
+
+    def _float(self, node: Node, reason: str) -> Row:
+        return Row(node.name, "output", Role.ACTIVATION, Slot.OUTPUT, None, reason, {}, self.graph.kind(node), node.origin)
+
+    def _left_float(self, node: Node) -> list[Row]:
+        reason = self._why_float(node)
+        layer = self.graph.layer_of(node)
+        rows = [Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, node.origin)
+                for name in layer.weights]  # fmt: skip
+        return [*rows, self._float(node, reason)]
+
+    def _why_float(self, node: Node) -> str:
+        kind = self.graph.kind(node)
+        if not self.graph.is_candidate(node):
+            return "not in the selected part of the model"
+        rule = self.strategy.layer_rule(kind, self._user_name(node), vitis_compat=self.compat)
+        if rule is None:
+            return f"the strategy has no entry for {kind}"
+        if rule.left_float:
+            return f"left float by {rule.left_float.source} {rule.left_float.pointer}"
+        if self.graph.calls()[node.layer] > 1:
+            return "shared layer (vitis_compat)"
+        return "standalone activation (vitis_compat)"
+
+
+def _linear_weighted(layer: Layer) -> bool:
+    return layer.kind in WEIGHTED and activation_name(layer) == "linear"
+
+
+def _origins(resolved: Any) -> dict[str, tuple[str, str]]:
+    return {k: (o.source, o.pointer) for k, o in resolved.origins.items()}

@@ -1,0 +1,79 @@
+"""From a user's model and a strategy to the graph that will be quantized, and its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from vqkit.flow.plan import Plan
+from vqkit.flow.planner import resolve
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import lower
+from vqkit.graph.prepare import optimize, to_device_form
+from vqkit.graph.select import select
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedModel:
+    """A model ready to be quantized.
+
+    Attributes:
+        optimized: float graph after the optimize pipeline; computes what the user's model computes.
+        graph: the same in the device's form; what the plan is about.
+        plan: every tensor's decision.
+        report: what each pass did.
+    """
+
+    optimized: Graph
+    graph: Graph
+    plan: Plan
+    report: tuple[str, ...]
+
+
+def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> PreparedModel:
+    """Lower, optimize and plan.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        strategy: what is wanted.
+        vitis_compat: with the reference's mistakes.
+
+    Returns:
+        The prepared model.
+
+    Raises:
+        ModelError: the model cannot be read.
+        StrategyError: a layer name is unknown, or an override reaches nothing.
+    """
+    graph = select(
+        lower(model),
+        input_layers=strategy.input_layers,
+        output_layers=strategy.output_layers,
+        ignore_layers=strategy.ignore_layers,
+        vitis_compat=vitis_compat,
+    )
+    optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
+    device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
+    plan = resolve(strategy, device.graph, vitis_compat=vitis_compat)
+    return PreparedModel(optimized.graph, device.graph, plan, optimized.report + device.report)
+
+
+def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:
+    """What a strategy would do to each tensor of a model, before anything runs.
+
+    Args:
+        strategy: a `Strategy`, or the name or path of one.
+        model: a built functional or Sequential Keras model.
+        vitis_compat: as the reference would do.
+
+    Returns:
+        The plan: a table that prints, with `.to_frame()` and `.to_json()`.
+    """
+    return prepare(model, as_strategy(strategy), vitis_compat=vitis_compat).plan
+
+
+def as_strategy(strategy: Any) -> Any:
+    """The strategy itself, or the one that a name or path stands for."""
+    from vqkit.strategy import Strategy, resolve_name_or_path
+
+    return strategy if isinstance(strategy, Strategy) else resolve_name_or_path(strategy)

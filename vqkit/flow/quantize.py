@@ -1,0 +1,183 @@
+"""The straight line: prepare, decide the weights, calibrate, solve, refine, raise a model, audit it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vqkit.flow.audit import audit
+from vqkit.flow.calibrate import Mode, calibrate
+from vqkit.flow.data import batches
+from vqkit.flow.instrument import instrument
+from vqkit.flow.plan import Plan, Row
+from vqkit.flow.prepare import as_strategy, prepare
+from vqkit.flow.refine import refine
+from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import assign_weights, make_all_live, raise_model
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """A quantized model with everything that explains it.
+
+    Attributes:
+        model: an ordinary Keras model: predict, evaluate, save, load.
+        plan: what was requested for each tensor.
+        encodings: plan row name -> the decision that is applied.
+        calibrated: the same before refinement.
+        strategy: the strategy it was made with.
+        graph: the float graph with fake-quantize layers inserted.
+        optimized: the float graph after the optimize pipeline, before conversions to device form.
+        rows: fake-quantize layer name -> plan row.
+        live: layer name -> live object that `model` is made of.
+        report: what passes and refinement did.
+        timings: step -> seconds.
+        calibration: "quantized" or "float".
+        vitis_compat: whether the reference's mistakes were reproduced.
+    """
+
+    model: Any
+    plan: Plan
+    encodings: Encodings
+    calibrated: Encodings
+    strategy: Any
+    graph: Graph
+    optimized: Graph
+    rows: Mapping[str, Row]
+    live: Mapping[str, Any]
+    report: tuple[str, ...]
+    timings: Mapping[str, float]
+    calibration: str = "quantized"
+    vitis_compat: bool = False
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def float_model(self) -> Any:
+        """The optimized float model, as an ordinary Keras model."""
+        return raise_model(self.optimized)
+
+    def audit(self) -> Any:
+        """Requested against applied, tensor by tensor.
+
+        Returns:
+            A pandas table.
+
+        Raises:
+            AuditError: some tensor is not what the plan says.
+        """
+        return audit(self)
+
+    @property
+    def size_bytes(self) -> float:
+        """Bytes of the weights at their bit widths; float ones count 4 bytes."""
+        return sum(self._bits(r) for r in self._weight_rows()) / 8 + self._unplanned_bytes()
+
+    @property
+    def float_size_bytes(self) -> float:
+        """Bytes of all weights as float32."""
+        return float(sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values()))
+
+    def _weight_rows(self) -> Iterable[Row]:
+        return (r for r in self.plan.rows if r.is_weight)
+
+    def _bits(self, row: Row) -> float:
+        width = 32 if row.spec is None else row.spec.bit_width
+        return float(self.graph.layers[row.layer].weights[row.tensor].size * width)
+
+    def _unplanned_bytes(self) -> float:
+        planned = {r.name for r in self._weight_rows()}
+        return float(sum(
+            w.size * 4
+            for name, layer in self.graph.layers.items() if name not in self.rows
+            for key, w in layer.weights.items() if f"{name}/{key}" not in planned
+        ))  # fmt: skip
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = now - self._last
+        self._last = now
+
+
+def quantize(model: Any, strategy: Any, calib_data: Any, *, batch_size: int = 32, steps: int | None = None,
+             calibration: str = "quantized", vitis_compat: bool = False, progress: bool = False) -> Quantized:  # fmt: skip
+    """Quantize a Keras model after training.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        strategy: a `Strategy`, or the name or path of one.
+        calib_data: inputs to calibrate on: arrays, lists or dicts of arrays of shape (n, …), a tf.data
+            dataset, a Keras PyDataset, or a generator of batches; labels are ignored.
+        batch_size: samples in a batch, for arrays.
+        steps: number of batches; all by default.
+        calibration: "quantized" observes each tensor on the quantized model before it (the reference's
+            way), "float" on the float model (shared by sweeps).
+        vitis_compat: reproduce the reference's mistakes as well.
+        progress: show a progress bar over the calibration batches.
+
+    Returns:
+        The quantized model with plan, decisions and report; audited.
+
+    Raises:
+        ModelError: the model cannot be read.
+        StrategyError: the strategy does not fit the model.
+        DataError: the calibration data are unusable.
+        AuditError: what was requested was not applied.
+    """
+    strategy, clock = as_strategy(strategy), _Clock()
+    prepared = prepare(model, strategy, vitis_compat=vitis_compat)
+    graph, rows = instrument(prepared.graph, prepared.plan)
+    live = make_all_live(graph)
+    clock.mark("prepare")
+    encodings = solve_weights(graph, prepared.plan, vitis_compat=vitis_compat)
+    if calibration != Mode.FLOAT:
+        _assign(live, bake(graph, encodings, prepared.plan), prepared.plan)
+    clock.mark("weights")
+    data = _with_progress(batches(calib_data, batch_size=batch_size, steps=steps), progress)
+    facts = calibrate(graph, rows, live, data, mode=calibration, vitis_compat=vitis_compat)
+    encodings |= solve_activations(facts, prepared.plan, vitis_compat=vitis_compat)
+    clock.mark("calibrate")
+    refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
+    _assign(live, bake(graph, refined, prepared.plan), prepared.plan)
+    for fq, row in rows.items():
+        live[fq].assign(refined[row.name])
+    clock.mark("refine")
+    raised = raise_model(graph, live)
+    clock.mark("build")
+    result = Quantized(
+        raised, prepared.plan, refined, encodings, strategy, graph, prepared.optimized, rows, live,
+        (*prepared.report, *adjusted), clock.seconds, calibration, vitis_compat,
+    )  # fmt: skip
+    result.audit()
+    return result
+
+
+def _assign(live: Mapping[str, Any], graph: Graph, plan: Plan) -> None:
+    for name in dict.fromkeys(r.layer for r in plan.quantized if r.is_weight):
+        assign_weights(live[name], graph.layers[name].weights)
+
+
+def _with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:
+    if not show:
+        return source
+    from tqdm.auto import tqdm
+
+    return tqdm(source, desc="calibrating", unit="batch")
+
+
+def weights_of(graph: Graph, row: Row) -> np.ndarray:
+    """The float weights that a plan row is about."""
+    return graph.layers[row.layer].weights[row.tensor]

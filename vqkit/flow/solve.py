@@ -1,0 +1,105 @@
+"""From facts to decisions: one range or position for each tensor of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vqkit.flow.calibrate import Calibration, Observed
+from vqkit.flow.plan import Plan, Row
+from vqkit.graph.ir import Graph
+from vqkit.primitives import ops
+from vqkit.primitives.histogram import choose_from_histogram
+from vqkit.primitives.qparams import QParams
+from vqkit.primitives.spec import QuantizerType
+
+Encodings = dict[str, QParams]
+
+
+def solve_weights(graph: Graph, plan: Plan, *, vitis_compat: bool = False) -> Encodings:
+    """Decide each quantized weight and bias; they need no data.
+
+    Args:
+        graph: holds the float weights.
+        plan: says which are quantized and how.
+        vitis_compat: decide as the reference does.
+
+    Returns:
+        Row name -> decision.
+    """
+    return {
+        row.name: ops.choose(graph.layers[row.layer].weights[row.tensor], row.spec, vitis_compat=vitis_compat)
+        for row in plan.quantized
+        if row.is_weight and row.spec is not None
+    }
+
+
+def solve_activations(calibration: Calibration, plan: Plan, *, vitis_compat: bool = False) -> Encodings:
+    """Decide each quantized value from what calibration saw.
+
+    Power-of-two positions are the most frequent over the batches, the first seen winning ties; per
+    channel likewise for each channel (the reference takes the first batch's).
+
+    Args:
+        calibration: facts.
+        plan: says which values are quantized and how.
+        vitis_compat: decide as the reference does.
+
+    Returns:
+        Row name -> decision.
+    """
+    rows = [r for r in plan.quantized if r.name in calibration.tensors]
+    return {r.name: _decide(r, calibration.tensors[r.name], vitis_compat) for r in rows}
+
+
+def _decide(row: Row, seen: Observed, compat: bool) -> QParams:
+    assert row.spec is not None
+    if seen.histogram is not None:
+        return choose_from_histogram(seen.histogram, row.spec, vitis_compat=compat)
+    pos = _position(row, seen.pos, compat) if row.spec.pow2 else None
+    return QParams(row.spec, seen.f_min[-1], seen.f_max[-1], pos)
+
+
+def _position(row: Row, positions: list[np.ndarray], compat: bool) -> np.ndarray:
+    assert row.spec is not None
+    if compat and row.spec.quantizer_type is QuantizerType.TQT:
+        return positions[-1]
+    if compat and positions[0].ndim:
+        return positions[0]
+    return most_frequent(np.stack(positions))
+
+
+def most_frequent(stacked: np.ndarray) -> np.ndarray:
+    """The commonest value along the first axis, the first seen winning ties.
+
+    Args:
+        stacked: shape (batches, …).
+
+    Returns:
+        Shape (…), same dtype.
+    """
+    flat = stacked.reshape(len(stacked), -1)
+    counts = (flat[:, None, :] == flat[None, :, :]).sum(axis=1)
+    first = counts.argmax(axis=0)
+    return flat[first, np.arange(flat.shape[1])].reshape(stacked.shape[1:])
+
+
+def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan) -> Graph:
+    """The graph with its quantized weights in place of the float ones.
+
+    Args:
+        graph: holds the float weights.
+        encodings: decisions.
+        plan: says which weights are quantized.
+
+    Returns:
+        A new graph; the given one keeps its weights.
+    """
+    graph = graph.copy()
+    for row in plan.quantized:
+        if row.is_weight:
+            layer = graph.layers[row.layer]
+            quantized = ops.fake_quantize_numpy(layer.weights[row.tensor], encodings[row.name])
+            graph.layers[row.layer] = layer.with_(weights={**layer.weights, row.tensor: quantized})
+    return graph
