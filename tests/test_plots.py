@@ -74,6 +74,20 @@ def test_sqnr_has_layers_from_top_to_bottom_and_marks_the_worst() -> None:
     assert "no error at all" in drawn_text(fig)
 
 
+def test_ratios_without_end_stay_on_the_page() -> None:
+    frame = sqnr_frame()
+    frame.loc[0, "sqnr_db"] = -np.inf
+    frame.loc[1, "sqnr_db"] = None
+    fig = plots.sqnr_by_layer(frame)
+    weights, activations = (
+        next(line for line in fig.axes[0].lines if line.get_label() == role)
+        for role in ("weight", "activation")
+    )
+    np.testing.assert_array_equal(weights.get_xdata(), [6.5, 12.5])
+    np.testing.assert_array_equal(activations.get_xdata(), [24.0, 18.0, 24.0])
+    assert "worst weight: -inf dB" in drawn_text(fig)
+
+
 def test_a_deep_model_names_some_layers_and_stays_a_page() -> None:
     deep = pd.DataFrame(
         {"layer": [f"l{i}" for i in range(400)], "role": "activation", "order": range(400), "sqnr_db": 20.0}

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
     from vqkit.primitives.qparams import QParams
 
-_ROLES = {"activation": ("o", "-"), "input": ("D", ""), "weight": ("s", ""), "bias": ("^", "")}
+_ROLES = {
+    "activation": ("o", "-"),
+    "input": ("D", ""),
+    "weight": ("s", ""),
+    "bias": ("^", ""),
+    "output": ("*", ""),
+}
 _ROW_INCHES = 0.21
 _MAX_LABELS = 60
 _FINE_BINS = 120
@@ -34,7 +40,8 @@ def sqnr_by_layer(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     Returns:
         A figure whose height follows the number of layers; tensors without any error stand at the right edge.
     """
-    rows = frame[frame["sqnr_db"].notna()].sort_values("order")
+    # A record on disk has null where the ratio is infinite.
+    rows = frame.fillna({"sqnr_db": np.inf}).sort_values("order")
     layers = list(dict.fromkeys(rows["layer"]))
     fig = figure(1.4 + _ROW_INCHES * max(6, min(len(layers), _MAX_LABELS)), theme)
     ax = fig.add_subplot()
@@ -42,24 +49,25 @@ def sqnr_by_layer(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     if not layers:
         note(ax, "no tensor was quantized", theme)
         return fig
-    edge = _right_edge(rows["sqnr_db"].to_numpy(float))
+    low, high = _span(rows["sqnr_db"].to_numpy(float))
     for i, (role, (marker, line)) in enumerate(_ROLES.items()):
         part = rows[rows["role"] == role]
         if len(part):
-            x = np.minimum(part["sqnr_db"].to_numpy(float), edge)
+            x = np.clip(part["sqnr_db"].to_numpy(float), low, high)
             y = [layers.index(name) for name in part["layer"]]
             ax.plot(x, y, marker=marker, ls=line, lw=1, ms=5, color=theme.colours[i], label=role)
     if np.isposinf(rows["sqnr_db"].to_numpy(float)).any():
-        ax.axvline(edge, color=theme.faint, ls=":", label="no error at all")
+        ax.axvline(high, color=theme.faint, ls=":", label="no error at all")
     _name_layers(ax, layers)
-    _mark_worst(ax, rows, layers, theme)
-    outer_legend(fig, ax, theme, loc="outside upper right", ncols=5)
+    _mark_worst(ax, rows, layers, low, theme)
+    outer_legend(fig, ax, theme, loc="outside upper right", ncols=6)
     return fig
 
 
-def _right_edge(values: np.ndarray) -> float:
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """Where tensors stand whose ratio is infinite: nothing but noise to the left, no noise to the right."""
     finite = values[np.isfinite(values)]
-    return float(finite.max() + 6) if finite.size else 100.0
+    return (float(finite.min() - 6), float(finite.max() + 6)) if finite.size else (0.0, 100.0)
 
 
 def _name_layers(ax: Axes, layers: list[str]) -> None:
@@ -68,12 +76,13 @@ def _name_layers(ax: Axes, layers: list[str]) -> None:
     ax.set_ylim(len(layers) - 0.4, -0.6)
 
 
-def _mark_worst(ax: Axes, rows: pd.DataFrame, layers: list[str], theme: Theme) -> None:
+def _mark_worst(ax: Axes, rows: pd.DataFrame, layers: list[str], low: float, theme: Theme) -> None:
     worst = rows.iloc[int(rows["sqnr_db"].argmin())]
-    x, y = float(worst["sqnr_db"]), layers.index(worst["layer"])
+    ratio, y = float(worst["sqnr_db"]), layers.index(worst["layer"])
+    x = max(low, ratio)
     ax.plot([x], [y], marker="o", ms=11, mfc="none", mec=theme.alarm, mew=1.5, ls="")
     ax.annotate(
-        f"worst {worst['role']}: {x:.1f} dB",
+        f"worst {worst['role']}: {ratio:.1f} dB",
         (x, y),
         xytext=(10, 0),
         textcoords="offset points",
