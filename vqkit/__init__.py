@@ -28,15 +28,19 @@ from vqkit._version import __version__
 _WHERE = {
     "errors": ("VqkitError",),
     "strategy": ("Strategy",),
-    "flow": ("evaluate", "make_plan", "quantize", "sqnr", "tensor_values"),
     "flow.data": ("Data", "batches"),
-    "experiment.source": ("load_data", "load_model"),
+    "flow.prepare": ("make_plan",),
+    "flow.quantize": ("quantize",),
+    "flow.evaluate": ("evaluate", "sqnr", "tensor_values"),
+    "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
     "experiment.sweep": ("Sweep",),
-    "experiment.variant": ("Settings", "Variant"),
-    "experiment.measure": ("changes", "float_evaluation", "record", "worst_tensors"),
+    "experiment.variant": ("Settings", "build_strategy"),
+    "experiment.measure": (
+        "changes", "first_samples", "keep_figure", "record", "run_inputs", "score", "title", "worst_tensors",
+    ),
     "experiment.runner": ("run_sweep",),
-}
+}  # fmt: skip
 _HOME = {name: f"vqkit.{module}" for module, names in _WHERE.items() for name in names}
 
 __all__ = [
@@ -45,21 +49,26 @@ __all__ = [
     "Store",
     "Strategy",
     "Sweep",
-    "Variant",
     "VqkitError",
     "__version__",
     "batches",
+    "build_strategy",
     "changes",
     "evaluate",
-    "float_evaluation",
+    "first_samples",
+    "keep_figure",
     "load_data",
     "load_model",
     "make_plan",
+    "model_path",
     "quantize",
     "record",
+    "run_inputs",
     "run_sweep",
+    "score",
     "sqnr",
     "tensor_values",
+    "title",
     "worst_tensors",
 ]
 

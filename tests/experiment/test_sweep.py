@@ -103,8 +103,8 @@ def test_missing_keys_and_many_problems_at_once():
         Sweep.from_dict({"name": "s", "a": 1, "b": 2})
     assert str(e.value) == (
         "sweep: 'model' is missing\nsweep: 'data' is missing\n"
-        "sweep: key 'a' is not allowed. Allowed: name, model, data, strategy, mode, axes, variants, exclude, "
-        "n, seed, calibration, vitis_compat, … (15 in all)\n… and 1 more"
+        "sweep: key 'a' is not allowed. Allowed: seed, calibration, vitis_compat, batch_size, steps, "
+        "sqnr_images, name, model, data, strategy, mode, axes, … (15 in all)\n… and 1 more"
     )
 
 

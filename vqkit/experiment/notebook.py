@@ -17,6 +17,7 @@ from typing import Any
 
 from vqkit import digest
 from vqkit.errors import NotebookError, not_allowed
+from vqkit.resources import resource_dir
 
 TAG = "parameters"
 ENGINE = "vqkit"
@@ -54,11 +55,10 @@ def find(name: str) -> Path:
     Raises:
         NotebookError: there is none of that name.
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "_data" / "notebooks", package.parent / "notebooks"):
-        if (folder / name).is_file():
-            return folder / name
-    raise NotebookError(f"{name}: vqkit ships no such notebook")
+    path = resource_dir("notebooks") / name
+    if not path.is_file():
+        raise NotebookError(not_allowed("notebook", name, [p.name for p in path.parent.glob("*.ipynb")]))
+    return path
 
 
 def source_digest(path: str | Path) -> str:

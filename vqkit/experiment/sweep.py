@@ -40,15 +40,28 @@ from vqkit.errors import SweepError
 from vqkit.experiment.form import parse, read_mapping
 
 Point = dict[str, Any]
-SETTINGS = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "sqnr_images")
 BASE = "strategy"
 LABEL = "name"
 
 
-class SweepSpec(BaseModel):
-    """The form of a sweep file; the module's docstring shows one."""
+class SettingsSpec(BaseModel):
+    """The form of a sweep's settings, which may also be axes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    calibration: Literal["quantized", "float"] = "quantized"
+    vitis_compat: bool = False
+    batch_size: int = Field(default=32, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    sqnr_images: int = Field(default=100, ge=1)
+
+
+SETTINGS = tuple(SettingsSpec.model_fields)
+
+
+class SweepSpec(SettingsSpec):
+    """The form of a sweep file; the module's docstring shows one."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     model: str
@@ -59,12 +72,6 @@ class SweepSpec(BaseModel):
     variants: list[dict[str, JsonValue]] = Field(default_factory=list)
     exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
     n: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    calibration: Literal["quantized", "float"] = "quantized"
-    vitis_compat: bool = False
-    batch_size: int = Field(default=32, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    sqnr_images: int = Field(default=100, ge=1)
 
     @model_validator(mode="after")
     def _parts_fit_the_mode(self) -> SweepSpec:

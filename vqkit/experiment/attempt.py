@@ -1,0 +1,171 @@
+"""One attempt at one variant, in a worker: record RUNNING, execute the notebook, record the outcome."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vqkit.errors import RecordError
+from vqkit.experiment import environment, notebook, store
+from vqkit.experiment.measure import ATTEMPT
+from vqkit.experiment.notebook import Failure
+from vqkit.experiment.store import RunRecord, Status, Store
+
+NOTEBOOK = "notebook.ipynb"
+TRACEBACK = "traceback.txt"
+ARTIFACTS = {
+    "strategy": "strategy.json", "plan": "plan.json", "encodings": "encodings.json", "sqnr": "sqnr.json",
+    "predictions": "predictions.npz", "notebook": NOTEBOOK, "traceback": TRACEBACK,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told; JSON values only, because it crosses a pipe.
+
+    Attributes:
+        runs: the store's root.
+        key, name, inputs: of the record.
+        sweep: name of the sweep, None for a single run.
+        notebook: path of the notebook to execute.
+        parameters: for the notebook, without the run folder's.
+        strategy: the whole strategy, kept beside the result.
+    """
+
+    runs: str
+    key: str
+    name: str
+    inputs: Mapping[str, Any]
+    sweep: str | None
+    notebook: str
+    parameters: Mapping[str, Any]
+    strategy: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON values."""
+        return asdict(self)
+
+
+def run(job: Job) -> RunRecord:
+    """Make one variant's record, unless it is finished by the time its folder is free.
+
+    Args:
+        job: what to run.
+
+    Returns:
+        The record, FINISHED or FAILED, as it stands on disk.
+    """
+    runs = Store(Path(job.runs))
+    folder = runs.variant_dir(job.key)
+    with store.lock(folder):
+        return _done_before(runs, job.key) or _execute(runs, job, folder)
+
+
+def _done_before(runs: Store, key: str) -> RunRecord | None:
+    try:
+        record = runs.record(key)
+    except RecordError:
+        return None
+    if record is None or record.status is Status.FINISHED:
+        return record
+    return adopted(runs, record)
+
+
+def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
+    """Finish the record of an attempt that was killed after its notebook had written everything.
+
+    Only the holder of the run folder's lock may call it: then nobody else is at work there.
+
+    Args:
+        runs: the store.
+        record: RUNNING or KILLED.
+
+    Returns:
+        The finished record, or None when the attempt has no complete result.
+    """
+    if record.status is Status.FAILED:
+        return None
+    try:
+        metrics = _result(runs.variant_dir(record.key), record)
+    except RecordError:
+        return None
+    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
+
+
+def _execute(runs: Store, job: Job, folder: Path) -> RunRecord:
+    _clear(folder)
+    store.write_json(folder / ARTIFACTS["strategy"], dict(job.strategy))
+    record = RunRecord(
+        job.key, job.name, Status.RUNNING, dict(job.inputs), job.sweep, started=store.now(), pid=os.getpid(),
+        attempt=secrets.token_hex(8), environment=environment.describe(),
+    )  # fmt: skip
+    runs.write(record)
+    began = time.perf_counter()
+    parameters = {**job.parameters, "run_dir": str(folder), "cache": str(runs.cache)}
+    env = {ATTEMPT: record.attempt}
+    try:
+        failure = notebook.execute(job.notebook, folder / NOTEBOOK, parameters, env=env)
+        metrics = _result(folder, record) if failure is None else {}
+    except Exception as e:
+        failure, metrics = Failure(type(e).__name__, str(e), None, f"{type(e).__name__}: {e}\n"), {}
+    if failure is not None:
+        return _failed(runs, record, failure)
+    metrics["seconds_total"] = time.perf_counter() - began
+    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
+
+
+def _clear(folder: Path) -> None:
+    """What an earlier attempt left would be taken for this one's."""
+    for name in (*ARTIFACTS.values(), store.RESULT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "plots", ignore_errors=True)
+
+
+def _result(folder: Path, record: RunRecord) -> dict[str, float]:
+    """Metrics that this attempt's notebook wrote; nothing else proves that it reached its end."""
+    path = folder / store.RESULT
+    if not path.exists():
+        raise RecordError(f"the notebook ended without recording a result for {record.key}")
+    result = store.read_json(path)
+    if (result.get("key"), result.get("attempt")) != (record.key, record.attempt):
+        raise RecordError(f"{path}: the result belongs to key {result.get('key')}, not to {record.key}")
+    return dict(result["metrics"])
+
+
+def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:
+    folder = runs.variant_dir(record.key)
+    store.write_bytes(folder / TRACEBACK, failure.traceback.encode())
+    return _written(runs, record.with_(status=Status.FAILED, error=failure.to_json(), ended=store.now()))
+
+
+def _written(runs: Store, record: RunRecord) -> RunRecord:
+    folder = runs.variant_dir(record.key)
+    record = record.with_(artifacts={k: v for k, v in ARTIFACTS.items() if (folder / v).exists()})
+    runs.write(record)
+    return record
+
+
+def closed(runs: Store, key: str, status: Status, failure: Failure) -> RunRecord | None:
+    """Close the record of an attempt whose worker is gone.
+
+    Args:
+        runs: the store.
+        key: of the run.
+        status: KILLED (runs again next time) or FAILED.
+        failure: why.
+
+    Returns:
+        The record; None when the attempt had not begun or another process is at work on it.
+    """
+    with store.lock(runs.variant_dir(key), wait=False) as held:
+        record = runs.record(key) if held else None
+        if record is None or record.status is not Status.RUNNING:
+            return record
+        done = adopted(runs, record)
+        return done or _written(runs, record.with_(status=status, error=failure.to_json(), ended=store.now()))

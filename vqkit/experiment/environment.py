@@ -1,0 +1,77 @@
+"""Where a run happens: versions and machine for the record, variables for the processes that vqkit starts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import site
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vqkit._version import __version__
+
+RECORDED = ("tensorflow", "keras", "numpy")
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS")
+# oneDNN may change results between machines and thread counts, so its switch is part of the record.
+SWITCHES = ("TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS", "CUDA_VISIBLE_DEVICES")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, machine, threads and git state of this process, as a run record holds them."""
+    return {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in RECORDED},
+        "vqkit": __version__,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "threads": int(os.environ.get(THREADS[0], os.cpu_count() or 1)),
+        "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
+        "git": git_state(Path.cwd()),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit of the user's project and whether tracked files differ from it; None outside a repository."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def quiet() -> dict[str, str]:
+    """Variables that silence start-up noise and telemetry."""
+    return {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def for_workers(jobs: int) -> dict[str, str]:
+    """The whole environment of a worker and its kernels: quiet, cores shared out, this vqkit importable.
+
+    Args:
+        jobs: how many workers run at once.
+    """
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = {name: os.environ.get(name, share) for name in THREADS}
+    return {**os.environ, **quiet(), **threads, **_import_path()}
+
+
+def _import_path() -> dict[str, str]:
+    """A checkout that is not installed must be found from the run folders too."""
+    home = str(Path(__file__).resolve().parents[2])
+    if home in (*site.getsitepackages(), site.getusersitepackages()):
+        return {}
+    known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([home, *map(os.path.abspath, known)]))}

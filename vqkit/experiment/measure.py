@@ -1,0 +1,267 @@
+"""What the run notebook calls: float reference, worst tensors, figures kept, and the result written last."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vqkit import digest
+from vqkit.errors import RecordError, not_allowed
+from vqkit.experiment import store
+from vqkit.experiment.variant import Settings, deciding, key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.flow.data import Data
+    from vqkit.flow.evaluate import Evaluation
+
+ATTEMPT = "VQKIT_ATTEMPT"
+
+
+def title(name: str, model: str, strategy: str, overrides: Mapping[str, Any]) -> Any:
+    """A heading for the executed notebook: what was run on what.
+
+    Args:
+        name: the variant's name.
+        model: as the sweep names it.
+        strategy: the base.
+        overrides: what the variant changes.
+
+    Returns:
+        An object that a notebook shows as a heading.
+    """
+    from IPython.display import Markdown
+
+    changed = ", ".join(f"`{k}` = `{v}`" for k, v in overrides.items()) or "nothing changed"
+    return Markdown(f"## {name}\n\nModel `{Path(model).name}`, strategy `{Path(strategy).stem}`: {changed}.")
+
+
+def changes(base: Any, chosen: Any) -> pd.DataFrame:
+    """Every value in which a strategy differs from its base.
+
+    Args:
+        base: a strategy.
+        chosen: another one.
+
+    Returns:
+        A table: label, before, after, and the JSON pointer.
+    """
+    import pandas as pd
+
+    from vqkit.strategy.diff import diff
+
+    rows = [(c.label, c.before, c.after, c.pointer) for c in diff(base, chosen)]
+    return pd.DataFrame(rows, columns=["what", "base", "here", "pointer"], dtype=object)
+
+
+def run_inputs(model: str | Path, data: Data, strategy: Any, settings: Settings) -> dict[str, Any]:
+    """Digests of what a notebook really uses, to be compared with what its run expects.
+
+    Args:
+        model: path of the model file.
+        data: the loaded data.
+        strategy: the strategy that is quantized with.
+        settings: seed, calibration and so on.
+
+    Returns:
+        A mapping for `record`.
+    """
+    return {
+        "model": {"digest": digest.of_file(model)},
+        "data": {"digest": data.digest},
+        "strategy": {"digest": strategy.digest},
+        **asdict(settings),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The float and the quantized model on the same labelled samples.
+
+    Attributes:
+        float_metrics: metric name -> value of the float model.
+        quantized: evaluation of the quantized model.
+        labels: what was right, `(n, ...)`.
+        seconds: time the quantized evaluation took.
+    """
+
+    float_metrics: Mapping[str, float]
+    quantized: Evaluation
+    labels: Any
+    seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per metric: float, quantized, and the difference."""
+        import pandas as pd
+
+        own = self.quantized.metrics
+        rows = {k: (self.float_metrics[k], v, v - self.float_metrics[k]) for k, v in own.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["float", "quantized", "delta"])
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(float_format="{:.4f}".format))
+
+
+def score(model: Any, quantized: Any, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Scores:
+    """Evaluate the quantized model, and the float one unless another run has done it.
+
+    Args:
+        model: the float Keras model.
+        quantized: from `vqkit.quantize`.
+        data: evaluation samples and labels.
+        inputs: from `run_inputs`; model and data digests address the cache.
+        cache: folder that runs share.
+
+    Returns:
+        Both results.
+    """
+    from vqkit.flow.evaluate import evaluate
+
+    path = Path(cache, "float", f"{inputs['model']['digest']}-{inputs['data']['digest']}.json")
+    if not path.exists():
+        store.write_json(path, dict(evaluate(model, data.x_eval, data.y_eval).metrics))
+    began = time.perf_counter()
+    result = evaluate(quantized.model, data.x_eval, data.y_eval)
+    return Scores(store.read_json(path), result, data.y_eval, time.perf_counter() - began)
+
+
+def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
+    """Names of the quantized tensors with the lowest signal-to-noise ratio, worst first.
+
+    Args:
+        sqnr: from `vqkit.sqnr`.
+        n: how many.
+
+    Returns:
+        Plan row names, `layer/tensor`.
+    """
+    rows = sqnr[sqnr.role != "output"].sort_values("sqnr_db", kind="stable").head(n)
+    return [f"{r.layer}/{r.tensor}" for r in rows.itertuples()]
+
+
+def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Any:
+    """Save a figure as `plots/<name>.png` of a run.
+
+    Returns:
+        The figure, so that a cell can show it.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    store.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), buffer.getvalue())
+    return figure
+
+
+def first_samples(data: Any, n: int) -> Any:
+    """The first `n` samples of single or multi-input data."""
+    from vqkit.flow.data import map_inputs
+
+    return map_inputs(lambda a, _: a[:n], data)
+
+
+def record(
+    run_dir: str | Path,
+    key: str,
+    inputs: Mapping[str, Any],
+    *,
+    quantized: Any,
+    scores: Scores,
+    sqnr: pd.DataFrame,
+) -> dict[str, float]:
+    """Write what a run found; the last thing a run notebook does.
+
+    Args:
+        run_dir: the run's folder.
+        key: the key the notebook was given.
+        inputs: from `run_inputs`: what was used.
+        quantized: from `vqkit.quantize`.
+        scores: from `score`.
+        sqnr: from `vqkit.sqnr`.
+
+    Returns:
+        The metrics as recorded.
+
+    Raises:
+        RecordError: the notebook used other inputs than its run stands for, or the run was taken over.
+    """
+    folder = Path(run_dir)
+    expected = store.read_json(folder / store.RECORD)
+    _check_is_expected(expected, key, inputs)
+    found = summarize(quantized, scores, sqnr)
+    store.write_json(folder / "plan.json", quantized.plan.to_json())
+    store.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+    rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
+    store.write_json(folder / "sqnr.json", [_finite(row) for row in rows])
+    _keep_predictions(folder / "predictions.npz", scores.quantized.predictions, scores.labels)
+    store.write_json(folder / store.RESULT, {"key": key, "attempt": expected["attempt"], "metrics": found})
+    return found
+
+
+def _check_is_expected(expected: Mapping[str, Any], key: str, inputs: Mapping[str, Any]) -> None:
+    wanted = expected["inputs"]
+    used = deciding({**inputs, "code": wanted["code"]})
+    for name, value in deciding(wanted).items():
+        if used[name] != value:
+            raise RecordError(
+                f"run {key}: the notebook used {name} {used[name]!r}, the run stands for {value!r}"
+            )
+    if key_of({**inputs, "code": wanted["code"]}) != key:
+        raise RecordError(not_allowed("key", key, [expected["key"]]))
+    attempt = os.environ.get(ATTEMPT)
+    if attempt is not None and attempt != expected["attempt"]:
+        raise RecordError(f"run {key}: another process took the run over")
+
+
+def summarize(quantized: Any, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
+    """The numbers of a record: accuracy beside float, bytes, signal-to-noise ratios, counts, seconds.
+
+    Args:
+        quantized: from `vqkit.quantize`.
+        scores: from `score`.
+        sqnr: from `vqkit.sqnr`.
+
+    Returns:
+        Name -> number; what is not finite is left out.
+    """
+    own, reference = scores.quantized.metrics, scores.float_metrics
+    compared = {f"float_{k}": reference[k] for k in own} | {f"{k}_delta": own[k] - reference[k] for k in own}
+    outputs, inside = sqnr[sqnr.role == "output"], sqnr[sqnr.role != "output"]
+    numbers = {
+        **own,
+        **compared,
+        "size_bytes": quantized.size_bytes,
+        "float_size_bytes": quantized.float_size_bytes,
+        "sqnr_output_db": outputs.sqnr_db.min(),
+        "sqnr_min_db": inside.sqnr_db.min(),
+        "quantized_tensors": len(quantized.plan.quantized),
+        "float_tensors": len(quantized.plan.float_rows),
+        "seconds_quantize": sum(quantized.timings.values()),
+        "seconds_evaluate": scores.seconds,
+    }
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; a tensor that quantization leaves as it is has no noise to compare with."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _keep_predictions(path: Path, predictions: Any, labels: Any) -> None:
+    """Per sample: the class that was predicted; comparisons of two runs count flips with it."""
+    if not isinstance(predictions, np.ndarray) or predictions.ndim != 2:
+        return
+    y = np.asarray(labels)
+    y = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
+    many = predictions.shape[1] > 1
+    predicted = predictions.argmax(-1) if many else (predictions[:, 0] >= 0.5).astype(np.int64)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, predicted=predicted, labels=y)
+    store.write_bytes(path, buffer.getvalue())
