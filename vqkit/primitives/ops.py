@@ -10,10 +10,11 @@ import functools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from vqkit.primitives import grid, kernels
-from vqkit.primitives.choose import choose_by_search
+from vqkit.primitives.choose import checked, choose_by_search, needs_search
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import reduction_axes
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
@@ -233,17 +234,34 @@ def choose(x: Any, spec: QuantizerSpec, *, vitis_compat: bool = False) -> QParam
         ValueError: x is not finite, is negative under a symmetric unsigned spec, or (compat) the reference
             refuses the spec.
     """
-    array = np.asarray(x, np.float32)
-    searched = choose_by_search(array, spec, vitis_compat=vitis_compat)
-    if searched is not None:
-        return searched
-    found = [t.numpy() for t in _chooser(spec, vitis_compat)(tf.constant(array))]
+    array = checked(x, spec, vitis_compat=vitis_compat)
+    if needs_search(spec, vitis_compat=vitis_compat):
+        return choose_by_search(array, spec, vitis_compat=vitis_compat)
+    found = [t.numpy() for t in _chooser(spec, vitis_compat, array.ndim)(tf.constant(array))]
     return QParams(spec, *found)
 
 
+def fake_quantize_numpy(x: Any, qp: QParams, *, vitis_compat: bool = False) -> npt.NDArray[np.float32]:
+    """`fake_quantize` of an array at decided numbers, e.g. of a weight.
+
+    Args:
+        x: float32 array, any shape the range broadcasts against.
+        qp: spec, range, position.
+        vitis_compat: as in `fake_quantize`.
+
+    Returns:
+        float32 array, shape of x.
+
+    Raises:
+        ValueError: (compat) the reference refuses the spec.
+    """
+    x = tf.constant(np.asarray(x, np.float32))
+    return fake_quantize(x, qp.spec, qp.f_min, qp.f_max, qp.pos, vitis_compat=vitis_compat).numpy()
+
+
 @functools.lru_cache(maxsize=256)
-def _chooser(spec: QuantizerSpec, vitis_compat: bool) -> Any:
-    """One traced function for each spec: the reference's numbers are those of graph mode."""
+def _chooser(spec: QuantizerSpec, vitis_compat: bool, rank: int) -> Any:
+    """One traced function for each spec and rank: the reference's numbers are those of graph mode."""
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
         f_min, f_max = value_range(x, spec)
@@ -251,4 +269,5 @@ def _chooser(spec: QuantizerSpec, vitis_compat: bool) -> Any:
             return f_min, f_max
         return f_min, f_max, position(x, f_min, f_max, spec, vitis_compat=vitis_compat)
 
-    return tf.function(run, autograph=False, reduce_retracing=True)
+    any_shape = tf.TensorSpec([None] * rank, tf.float32)
+    return tf.function(run, input_signature=[any_shape], autograph=False)

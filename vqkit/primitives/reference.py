@@ -100,7 +100,13 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
 
 
 def position(
-    x: npt.ArrayLike, f_min: Array, f_max: Array, spec: QuantizerSpec, *, vitis_compat: bool = False
+    x: npt.ArrayLike,
+    f_min: Array,
+    f_max: Array,
+    spec: QuantizerSpec,
+    *,
+    counts: npt.ArrayLike = 1,
+    vitis_compat: bool = False,
 ) -> Array:
     """Position of a pow-2 scale: the number of fractional bits.
 
@@ -115,7 +121,8 @@ def position(
         x: the tensor, float32; read by MIN_MSE only.
         f_min: lower end of the range, as `value_range` gives it.
         f_max: upper end.
-        spec: a Pof2S or TQT spec.
+        spec: a Pof2S or TQT quantizer.
+        counts: how often each value of x occurs; once by default.
         vitis_compat: take floor of a float32 logarithm, add errors in float32, and share one MIN_MSE offset
             between all channels, as the reference does.
 
@@ -132,15 +139,14 @@ def position(
     start = _non_overflow(f_min, f_max, spec, vitis_compat=vitis_compat)
     if spec.method != Method.MIN_MSE:
         return start
-    x = np.asarray(x, np.float32)
+    x, counts = np.asarray(x, np.float32), np.asarray(counts, np.float32)
     axes = reduction_axes(x.ndim, spec.with_(per_channel=False) if vitis_compat else spec)
-    kind = np.float32 if vitis_compat else np.float64
-    candidates = [clip_position(start + np.float32(i)) for i in range(grid.MSE_OFFSETS)]
-    with np.errstate(over="ignore"):
-        errors = [
-            np.sum(np.square(x - own_kernel(x, f_min, f_max, p, spec)), axis=axes, keepdims=True, dtype=kind)
-            for p in candidates
-        ]
+    dtype = np.float32 if vitis_compat else np.float64
+    errors = []
+    for offset in range(grid.MSE_OFFSETS):
+        values = own_kernel(x, f_min, f_max, clip_position(start + np.float32(offset)), spec)
+        with np.errstate(over="ignore"):
+            errors.append(np.sum(np.square(x - values) * counts, axis=axes, keepdims=True, dtype=dtype))
     best = np.argmin(errors, axis=0).reshape(() if vitis_compat else start.shape)
     return clip_position(start + best.astype(np.float32))
 

@@ -1,0 +1,226 @@
+"""Histograms of |x| that grow batch by batch, and the clipping thresholds read from them.
+
+By default bins start at 0, so no value is lost, and the number of bins is bounded by joining neighbours.
+With `vitis_compat` the bins start at the first batch's smallest |x|, values below it are lost in later
+batches, and bins are added without bound, as in the reference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vqkit.primitives import divergence
+from vqkit.primitives.affine import Array
+from vqkit.primitives.spec import QuantizerSpec
+
+FIRST_BINS = 2048
+MOST_BINS = 1 << 15
+
+Counts = npt.NDArray[np.int64]
+
+
+class Histogram:
+    """Counts of |x| in equal bins, negative and positive values apart.
+
+    Attributes:
+        vitis_compat: whether bins start and grow as in the reference.
+        counts_by_sign: int64, shape (2, bins): values >= 0, values < 0.
+        edges: float32, shape (bins + 1,), rising.
+        seen_min: smallest value so far.
+        seen_max: largest value so far.
+    """
+
+    def __init__(self, *, vitis_compat: bool = False) -> None:
+        self.vitis_compat = vitis_compat
+        self.counts_by_sign: Counts = np.zeros((2, 0), np.int64)
+        self.edges: Array = np.zeros(1, np.float32)
+        self.seen_min: np.float32 = np.float32(np.inf)
+        self.seen_max: np.float32 = np.float32(-np.inf)
+        self._zeros = 0
+
+    @property
+    def counts(self) -> Counts:
+        """Counts per bin, signs together; shape (bins,)."""
+        return self.counts_by_sign.sum(axis=0)
+
+    @property
+    def total(self) -> int:
+        """Number of values counted."""
+        return int(self.counts_by_sign.sum()) + self._zeros
+
+    @property
+    def centres(self) -> Array:
+        """Middle of each bin, float32, shape (bins,)."""
+        return (self.edges[:-1] + self.edges[1:]) / np.float32(2)
+
+    @property
+    def abs_max(self) -> np.float32:
+        """Largest |x| so far."""
+        return np.maximum(-self.seen_min, self.seen_max)
+
+    def add(self, batch: npt.ArrayLike) -> None:
+        """Count one batch; the order of batches matters, since the first one sets the bin width.
+
+        Args:
+            batch: float32 of any shape, signed, finite, not empty.
+
+        Raises:
+            ValueError: the batch is empty or holds a value that is not finite.
+        """
+        rising = np.sort(np.asarray(batch, np.float32), axis=None)
+        if rising.size == 0 or not np.isfinite(rising[0]) or not np.isfinite(rising[-1]):
+            raise ValueError(
+                f"a histogram needs finite values, got {rising[:1]} to {rising[-1:]} of {rising.size}"
+            )
+        self.seen_min, self.seen_max = min(self.seen_min, rising[0]), max(self.seen_max, rising[-1])
+        self._make_room(*_extremes_of_size(rising))
+        if len(self.edges) < 2:
+            self._zeros += rising.size
+        else:
+            self._count(rising)
+
+    def percentile(self, percent: float) -> np.float32:
+        """The threshold that `percent` of all |x| do not exceed.
+
+        Args:
+            percent: in (0, 100].
+
+        Returns:
+            The upper edge of the bin that reaches the share, at most the largest |x| seen; with
+            `vitis_compat` its lower edge.
+        """
+        if self._empty():
+            return np.float32(0)
+        counts = self.counts
+        if self.vitis_compat:
+            return self.edges[np.searchsorted(np.cumsum(counts / counts.sum()), percent / 100)]
+        bin_ = np.searchsorted(np.cumsum(counts), counts.sum() * (percent / 100))
+        return np.minimum(self.edges[min(bin_, len(counts) - 1) + 1], self.abs_max)
+
+    def kl(self, bit_width: int, *, unsigned: bool = False) -> np.float32:
+        """The threshold that distorts the histogram least when quantized; see `divergence`.
+
+        Args:
+            bit_width: bits of the code; with `vitis_compat` 8 whatever is asked.
+            unsigned: all codes serve |x|, instead of one half.
+
+        Returns:
+            A bin edge, at most the largest |x| seen.
+        """
+        if self._empty():
+            return np.float32(0)
+        bits = 7 if self.vitis_compat else bit_width - (not unsigned)
+        width = divergence.best_width(self.counts, 2**bits, vitis_compat=self.vitis_compat)
+        return self.edges[width] if self.vitis_compat else np.minimum(self.edges[width], self.abs_max)
+
+    def values(self) -> tuple[Array, Counts]:
+        """The histogram as signed values and how often each occurs, for error sums.
+
+        Returns:
+            (values, counts): bin centres with their sign, float32, and int64 counts; only bins in use.
+        """
+        values = np.concatenate([self.centres, -self.centres, np.zeros(1, np.float32)])
+        counts = np.append(self.counts_by_sign.ravel(), self._zeros)
+        return values[counts > 0], counts[counts > 0]
+
+    def _empty(self) -> bool:
+        if self.total == 0:
+            raise ValueError("no batch was added to this histogram")
+        return self._zeros > 0
+
+    def _make_room(self, smallest: np.float32, largest: np.float32) -> None:
+        if len(self.edges) < 2:
+            self.edges = self._first_edges(smallest, largest)
+        elif largest > self.edges[-1]:
+            self._grow(largest)
+        missing = len(self.edges) - 1 - self.counts_by_sign.shape[1]
+        self.counts_by_sign = np.pad(self.counts_by_sign, ((0, 0), (0, missing)))
+        if self._zeros and missing:
+            self.counts_by_sign[0, 0] += self._zeros
+            self._zeros = 0
+
+    def _first_edges(self, smallest: np.float32, largest: np.float32) -> Array:
+        low, high = (float(smallest), float(largest)) if self.vitis_compat else (0.0, float(largest))
+        if low == high:
+            if not self.vitis_compat:
+                return self.edges
+            low, high = low - 0.5, high + 0.5
+        return np.linspace(low, high, FIRST_BINS + 1).astype(np.float32)
+
+    def _grow(self, largest: np.float32) -> None:
+        last, width = self.edges[-1], self.edges[1] - self.edges[0]
+        if self.vitis_compat:
+            self.edges = np.hstack(
+                [self.edges, np.arange(last + width, largest + width, width, dtype=np.float32)]
+            )
+            return
+        step = float(last) / (len(self.edges) - 1)
+        while largest > MOST_BINS * step:
+            self._join_neighbours()
+            step *= 2
+        bins = max(len(self.edges) - 1, int(np.ceil(float(largest) / step)))
+        self.edges = (np.arange(bins + 1) * step).astype(np.float32)
+        self.edges[-1] = max(self.edges[-1], largest)
+
+    def _join_neighbours(self) -> None:
+        counts = np.pad(self.counts_by_sign, ((0, 0), (0, self.counts_by_sign.shape[1] % 2)))
+        self.counts_by_sign = counts[:, ::2] + counts[:, 1::2]
+        step = float(self.edges[-1]) / (len(self.edges) - 1)
+        self.edges = (np.arange(counts.shape[1] // 2 + 1) * (2 * step)).astype(np.float32)
+
+    def _count(self, rising: Array) -> None:
+        first = np.searchsorted(rising, 0)
+        for sign, part in enumerate((rising[first:], -rising[:first][::-1])):
+            self.counts_by_sign[sign] += count_sorted(part, self.edges)
+
+
+def _extremes_of_size(rising: Array) -> tuple[np.float32, np.float32]:
+    """Smallest and largest |x| of sorted values."""
+    near_zero = np.searchsorted(rising, 0)
+    nearest = rising[max(near_zero - 1, 0) : near_zero + 1]
+    return np.abs(nearest).min(), np.maximum(-rising[0], rising[-1])
+
+
+def count_sorted(rising: Array, edges: Array) -> Counts:
+    """How many values lie in each bin: edges[i] <= value < edges[i + 1], the last bin closed above.
+
+    Args:
+        rising: float32, sorted, shape (n,).
+        edges: float32, rising, shape (bins + 1,).
+
+    Returns:
+        int64, shape (bins,); values beyond the edges are not counted.
+    """
+    below = np.searchsorted(rising, edges, side="left")
+    below[-1] = np.searchsorted(rising, edges[-1], side="right")
+    return np.diff(below).astype(np.int64)
+
+
+class ChannelHistograms:
+    """One histogram for each slice along the spec's channel axis."""
+
+    def __init__(self, spec: QuantizerSpec, *, vitis_compat: bool = False) -> None:
+        self._spec = spec
+        self._compat = vitis_compat
+        self.channels: list[Histogram] = []
+        self.shape: tuple[int, ...] = ()
+
+    def add(self, batch: npt.ArrayLike) -> None:
+        """Count one batch, each channel into its own histogram; as `Histogram.add`.
+
+        Args:
+            batch: float32, signed, finite, with the channel axis.
+
+        Raises:
+            ValueError: the batch is empty, not finite, or has other channels than the first one.
+        """
+        x = np.asarray(batch, np.float32)
+        axis = self._spec.channel_axis % x.ndim
+        if not self.channels:
+            self.channels = [Histogram(vitis_compat=self._compat) for _ in range(x.shape[axis])]
+            self.shape = tuple(x.shape[axis] if a == axis else 1 for a in range(x.ndim))
+        if len(self.channels) != x.shape[axis]:
+            raise ValueError(f"the first batch had {len(self.channels)} channels, this one {x.shape[axis]}")
+        for channel, values in zip(self.channels, np.moveaxis(x, axis, 0), strict=True):
+            channel.add(values)
