@@ -58,7 +58,7 @@ def _flat_names(doc: dict[str, Any]) -> set[str]:
 
 
 def _differ(before: Any, after: Any) -> bool:
-    nothing = (None, [], {})
+    nothing: tuple[Any, ...] = (None, [], {})
     if before in nothing and after in nothing:
         return False
     return type(before) is not type(after) or bool(before != after)

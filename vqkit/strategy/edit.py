@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,14 +39,13 @@ def _replaced(container: Any, parts: list[str], value: Any) -> Any:
     """A copy with one value replaced or, one past the end of a list, appended; the rest is shared."""
     if not parts:
         return value
-    new = copy.copy(container)
-    if not isinstance(new, list):
-        new[parts[0]] = _replaced(container.get(parts[0]), parts[1:], value)
-    elif int(parts[0]) == len(new):
-        new.append(value)
-    else:
-        new[int(parts[0])] = _replaced(container[int(parts[0])], parts[1:], value)
-    return new
+    if not isinstance(container, dict | list):
+        raise StrategyError(f"{container!r} stands where an object with the key {parts[0]!r} is expected")
+    if isinstance(container, dict):
+        return {**container, parts[0]: _replaced(container.get(parts[0]), parts[1:], value)}
+    i = int(parts[0])
+    below = _replaced(container[i], parts[1:], value) if i < len(container) else value
+    return [*container[:i], below, *container[i + 1 :]]
 
 
 def overrides(now: Edited, values: Mapping[str, Any], base: str, source: str) -> Edited:
@@ -93,8 +91,16 @@ def address(doc: Mapping[str, Any], name: str, base: str, source: str) -> list[s
     wanted = keys.OLD_NAMES.get(name, name)
     places = kwarg_places(doc, base)
     if wanted not in places:
-        raise StrategyError(not_allowed(source, name, [*places, *keys.OLD_NAMES], what="key"))
+        message = not_allowed(source, name, [*places, *keys.OLD_NAMES], what="key")
+        raise StrategyError(message + _taken_elsewhere(wanted))
     return [*places[wanted], wanted]
+
+
+def _taken_elsewhere(name: str) -> str:
+    owners = [
+        n for n in builtins.NAMES for section in keys.PIPELINES if name in builtins.document(n)[section]
+    ]
+    return f" ({', '.join(owners)} would take it)" if owners else ""
 
 
 def kwarg_places(doc: Mapping[str, Any], base: str) -> dict[str, list[str]]:
@@ -110,8 +116,9 @@ def kwarg_places(doc: Mapping[str, Any], base: str) -> dict[str, list[str]]:
 def update(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edited:
     """Put another, possibly partial, document on top, as 2.5 sets a strategy.
 
-    Pipelines change key by key. In the registry the user's keys, custom types and input quantizer are replaced
-    whole; a layer entry replaces the entry of its type or is appended. Other top-level keys are flat names.
+    Pipelines change key by key. In the registry the user's keys, custom types and input quantizer are
+    replaced whole; a layer entry replaces the entry of its type or is appended. Other top-level keys are
+    flat names.
 
     Raises:
         StrategyError: a key leads nowhere.
@@ -155,8 +162,7 @@ def _registry(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Ed
 
 def _entries(now: Edited, entries: Any, source: str) -> Edited:
     where = [keys.REGISTRY, keys.LAYERS]
-    if not isinstance(entries, list):
-        raise StrategyError(f"{source} {pointer.join(where)}: expected a list, got {entries!r}")
+    form_errors.layer_entries(entries, source)
     for entry in entries:
         types = [_type_of(e) for e in now.doc[keys.REGISTRY][keys.LAYERS]]
         wanted = _type_of(entry)
@@ -169,9 +175,8 @@ def _source_of(now: Edited, parts: Iterable[str]) -> str:
     return next(now.sources[p] for p in pointer.ancestors(pointer.join(parts)) if p in now.sources)
 
 
-def _type_of(entry: Any) -> Any:
-    named = entry.get("layer_type") if isinstance(entry, dict) else None
-    return keys.short_type(named) if isinstance(named, str) else None
+def _type_of(entry: Mapping[str, Any]) -> str:
+    return keys.short_type(entry["layer_type"])
 
 
 def _object(value: Any, key: str, source: str) -> Mapping[str, Any]:
@@ -202,15 +207,17 @@ def _in_name_rules(parts: list[str]) -> bool:
 
 
 def _entry_token(here: Any, token: str) -> str:
-    if isinstance(here, list) and not token.isdigit():
-        types = [_type_of(e) for e in here]
+    if isinstance(here, list):
+        types = [_type_of(e) if isinstance(e, dict) and "layer_type" in e else None for e in here]
         return str(types.index(token)) if token in types else token
     return token
 
 
 def _known(here: Any, parts: list[str]) -> list[str]:
     if isinstance(here, list):
-        return [str(_type_of(e) or i) for i, e in enumerate(here)]
+        return [
+            _type_of(e) if isinstance(e, dict) and "layer_type" in e else str(i) for i, e in enumerate(here)
+        ]
     if not isinstance(here, dict):
         return []
     loc: list[Any] = [int(p) if p.isdigit() else p for p in parts]

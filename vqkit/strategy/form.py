@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from vqkit.primitives.spec import Method, QuantizerType, RoundMode
@@ -113,6 +113,26 @@ class LayerEntry(Form):
     quantizable_inputs: Indices = ()
     input_quantizers: Quantizers = ()
 
+    @model_validator(mode="after")
+    def _one_quantizer_each(self) -> LayerEntry:
+        for names, quantizers in _PAIRS:
+            wanted, found = len(getattr(self, names)), len(getattr(self, quantizers))
+            if wanted != found:
+                message = "{found} quantizers for {wanted} names in {names}; one each is needed"
+                given = {"found": found, "wanted": wanted, "names": names, "key": quantizers}
+                raise PydanticCustomError("uneven", message, given)
+        return self
+
+
+_PAIRS = (
+    ("quantizable_weights", "weight_quantizers"),
+    ("quantizable_biases", "bias_quantizers"),
+    ("quantizable_activations", "activation_quantizers"),
+    ("quantizable_outputs", "output_quantizers"),
+    ("quantizable_inputs", "input_quantizers"),
+)
+LayerEntries = Annotated[tuple[LayerEntry, ...], BeforeValidator(_tuple)]
+
 
 class Overrides(Form):
     """The global keys of a user; null says nothing. `*_unsigned` and `*_narrow_range` are extensions."""
@@ -180,7 +200,7 @@ class QuantizeRegistryConfig(Form):
     user_quantize_config: UserQuantizeConfig
     custom_layer_type: Names = ()
     input_quantize_config: InputQuantizeConfig
-    layer_quantize_config: Annotated[tuple[LayerEntry, ...], BeforeValidator(_tuple)]
+    layer_quantize_config: LayerEntries
     layer_config: dict[str, Annotated[NameRule, BeforeValidator(_name_rule)]] = Field(default={}, repr=False)
 
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import keys, pointer
-from vqkit.strategy.form import StrategyDocument
+from vqkit.strategy.form import LayerEntries, StrategyDocument
 
 MAX_PROBLEMS = 3
+
+_ENTRIES: TypeAdapter[Any] = TypeAdapter(LayerEntries)
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -27,6 +29,20 @@ _EXPECTED = {
     "model_attributes_type": "an object",
 }
 _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+
+
+def layer_entries(value: Any, source: str) -> None:
+    """Check layer entries before they are put among others, so that pointers are those of their own file.
+
+    Raises:
+        StrategyError: at most `MAX_PROBLEMS` problems.
+    """
+    place = (keys.REGISTRY, keys.LAYERS)
+    try:
+        _ENTRIES.validate_python(value)
+    except ValidationError as e:
+        found = [ErrorDetails(**{**x, "loc": (*place, *x["loc"])}) for x in e.errors()]
+        raise StrategyError(_message(found, {place[0]: {place[1]: value}}, source)) from None
 
 
 def document(value: Any, source: str) -> StrategyDocument:
@@ -73,8 +89,9 @@ def _message(errors: list[ErrorDetails], value: Any, source: str) -> str:
 
 
 def _one(error: ErrorDetails, value: Any, source: str) -> str:
-    loc = [p for p in error["loc"] if not (p == "data_type" and not pointer.has(value, error["loc"]))]
-    where = f"{source} {pointer.join(loc)}"
+    loc = list(error["loc"])
+    is_word = loc[-1:] == ["data_type"] and isinstance(pointer.get(value, loc[:-1]), str)
+    where = f"{source} {pointer.join(loc[:-1] if is_word else loc)}"
     given, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":
         return not_allowed(f"{source} {pointer.join(loc[:-1])}", loc[-1], fields_at(loc[:-1]), what="key")
@@ -84,6 +101,8 @@ def _one(error: ErrorDetails, value: Any, source: str) -> str:
         return not_allowed(where, given, context["allowed"])
     if error["type"] == "literal_error":
         return not_allowed(where, given, _literals(loc))
+    if error["type"] == "uneven":
+        return f"{where}/{context['key']}: {error['msg']}"
     return f"{where}: expected {_expected(error['type'], context, str(error['msg']))}, got {_short(given)}"
 
 
@@ -110,17 +129,7 @@ def fields_at(loc: list[Any]) -> list[str]:
 
 
 def _literals(loc: list[Any]) -> list[str]:
-    *parents, last = loc
-    kind = _type_at(parents)
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-        return []
-    field = last if last in kind.model_fields else "data_type"
-    return [v for v in _flatten(kind.model_fields[field].annotation) if isinstance(v, str)]
-
-
-def _flatten(annotation: Any) -> list[Any]:
-    args = get_args(annotation)
-    return [annotation] if not args else [leaf for a in args for leaf in _flatten(a)]
+    return [v for v in get_args(_type_at(loc)) if isinstance(v, str)]
 
 
 def _type_at(loc: list[Any]) -> Any:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import builtins, form_errors, keys, pointer
-from vqkit.strategy.keys import Role
 from vqkit.strategy.rules import Book
 
 
@@ -33,21 +31,10 @@ def _entries(book: Book, source: str) -> Iterator[str]:
     for i, entry in enumerate(book.doc[keys.REGISTRY][keys.LAYERS]):
         where = f"{source} {pointer.join([keys.REGISTRY, keys.LAYERS, i])}"
         name = keys.short_type(entry["layer_type"])
-        yield from _lengths(entry, where)
         if counts[name] > 1:
             yield f"{where}/layer_type: {name} has {counts[name]} entries; one is allowed"
         if name not in _known_types() and name.lower() in {k.lower() for k in _known_types()}:
             yield not_allowed(f"{where}/layer_type", name, _known_types(), what="layer type")
-
-
-def _lengths(entry: Mapping[str, Any], where: str) -> Iterator[str]:
-    for role in Role:
-        names, quantizers = entry.get(role.names_key, []), entry.get(role.quantizers_key, [])
-        if len(names) != len(quantizers):
-            yield (
-                f"{where}/{role.quantizers_key}: {len(quantizers)} quantizers for {len(names)} names "
-                f"in {role.names_key}; one each is needed"
-            )
 
 
 @cache
@@ -61,8 +48,8 @@ def _quantizers(book: Book) -> Iterator[str]:
     for layer_type in (None, *book.layer_types()):
         try:
             if layer_type is None:
-                book.input_rule(None, False)
+                book.input_rule()
             else:
-                book.layer_rule(layer_type, None, False)
+                book.layer_rule(layer_type)
         except StrategyError as e:
             yield str(e)

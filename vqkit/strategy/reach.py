@@ -96,7 +96,7 @@ def _roles(book: Book) -> set[Role]:
 
 
 def _rules(book: Book) -> list[LayerRule]:
-    return [rule for t in book.layer_types() if (rule := book.layer_rule(t, None, False)) is not None]
+    return [rule for t in book.layer_types() if (rule := book.layer_rule(t)) is not None]
 
 
 def _parts(rule: LayerRule) -> list[tuple[Role, Any]]:
@@ -113,7 +113,7 @@ def _all_steps(book: Book) -> Iterator[Step]:
     resolved = [
         q for rule in _rules(book) for _, tensors in _parts(rule) for _, q in tensors if q is not None
     ]
-    for q in (book.input_rule(None, False), *resolved):
+    for q in (book.input_rule(), *resolved):
         for chain in q.steps.values():
             yield from chain
 

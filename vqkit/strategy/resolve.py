@@ -17,9 +17,17 @@ from vqkit.strategy.keys import Role, user_key
 
 # Method before percentile: a percentile counts only where the method asks for one.
 PARAMS = (
-    "bit_width", "method", "round_mode", "symmetry", "per_channel", "channel_axis", "narrow_range", "unsigned",
-    "use_framework_quant", "method_percentile",
-)  # fmt: skip
+    "bit_width",
+    "method",
+    "round_mode",
+    "symmetry",
+    "per_channel",
+    "channel_axis",
+    "narrow_range",
+    "unsigned",
+    "use_framework_quant",
+    "method_percentile",
+)
 DEFAULTS = {
     "bit_width": 8,
     "method": Method.NON_OVERFLOW,
@@ -89,36 +97,53 @@ class Voice:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """How to decide.
+
+    Attributes:
+        voices: rules above the type entry, weakest first.
+        vitis_compat: keys that the entry lacks reach nothing, even where an extension gives them a meaning.
+        relu_like: whether the layer's output is never negative; None when unknown. A symmetric unsigned
+            grid has no negative codes, so a global `activation_unsigned` passes over other layers.
+    """
+
+    voices: list[Voice]
+    vitis_compat: bool = False
+    relu_like: bool | None = None
+
+
+@dataclass(frozen=True)
 class Said:
-    """A quantizer as its type entry says it: values, who said each, and which the user edited."""
+    """A quantizer as its type entry says it.
+
+    Attributes:
+        values: what the entry says.
+        origins: who said each.
+        edited: what the built-in said where the user says otherwise, None where it said nothing.
+        pointer: where the quantizer stands.
+    """
 
     values: Mapping[str, Any]
     origins: Mapping[str, Origin]
-    edited: frozenset[str]
+    edited: Mapping[str, Step | None]
     pointer: str
 
 
-def quantizer(
-    said: Said, role: Role, voices: list[Voice], *, vitis_compat: bool = False
-) -> ResolvedQuantizer:
+def quantizer(said: Said, role: Role, ask: Ask) -> ResolvedQuantizer:
     """Decide every parameter of one quantizer.
 
     Args:
         said: the type entry's quantizer.
         role: what it quantizes.
-        voices: rules above the entry, weakest first.
-        vitis_compat: keys that the entry lacks reach nothing, even where an extension gives them a meaning.
+        ask: the rules above the entry, and how they count.
 
     Raises:
         StrategyError: the outcome is no quantizer.
     """
-    steps: dict[str, tuple[Step, ...]] = {
-        "quantizer_type": (Step(said.values["quantizer_type"], said.origins["quantizer_type"]),)
-    }
-    for param in PARAMS:
-        method = heard(steps["method"]).value if "method" in steps else None
-        implied = not vitis_compat and _implied(param, method)
-        steps[param] = tuple(_steps(param, said, role, voices, implied))
+    steps: dict[str, tuple[Step, ...]] = {}
+    for param in ("quantizer_type", *PARAMS):
+        decided_before = {p: heard(chain).value for p, chain in steps.items()}
+        steps[param] = tuple(_steps(param, said, role, ask, decided_before))
     decided = {param: heard(chain) for param, chain in steps.items()}
     spec = _spec({param: step.value for param, step in decided.items()}, decided)
     return ResolvedQuantizer(spec, {param: step.origin for param, step in decided.items()}, steps)
@@ -129,31 +154,40 @@ def heard(chain: tuple[Step, ...]) -> Step:
     return next(step for step in reversed(chain) if not step.note)
 
 
-def _implied(param: str, method: Any) -> bool:
-    return param == "unsigned" or (param == "method_percentile" and method == Method.PERCENTILE)
+def _steps(param: str, said: Said, role: Role, ask: Ask, decided: Mapping[str, Any]) -> Iterator[Step]:
+    entry = _entry_steps(param, said)
+    yield from entry
+    reachable = param in said.values or (not ask.vitis_compat and _implied(param, decided))
+    value = entry[-1].value
+    for voice in ask.voices:
+        for step in _says(voice, param, role, value):
+            note = "" if reachable else f"the quantizer has no {param}"
+            note = note or _outranked(voice, param, said) or _no_negatives(step, role, ask, decided)
+            yield step._replace(note=note)
+            value = value if note else step.value
 
 
-def _steps(param: str, said: Said, role: Role, voices: list[Voice], implied: bool) -> Iterator[Step]:
-    present = param in said.values
-    first = (
-        Step(said.values[param], said.origins[param])
-        if present
-        else Step(DEFAULTS[param], Origin("default", f"{said.pointer}/quantizer_params/{param}"))
-    )
-    yield first
-    bits = first.value
-    for voice in voices:
-        for step in _says(voice, param, role, bits):
-            yield step._replace(note=_unheard(voice, param, said, present or implied))
-            bits = step.value
+def _entry_steps(param: str, said: Said) -> list[Step]:
+    if param not in said.values:
+        return [Step(DEFAULTS[param], Origin("default", f"{said.pointer}/quantizer_params/{param}"))]
+    before = said.edited.get(param)
+    return [*([] if before is None else [before]), Step(said.values[param], said.origins[param])]
 
 
-def _unheard(voice: Voice, param: str, said: Said, reachable: bool) -> str:
-    if not reachable:
-        return f"the quantizer has no {param}"
-    if param in said.edited and not voice.over_edited:
-        return "the type entry was edited, which is narrower"
-    return ""
+def _implied(param: str, decided: Mapping[str, Any]) -> bool:
+    return param == "unsigned" or (param == "method_percentile" and decided["method"] == Method.PERCENTILE)
+
+
+def _outranked(voice: Voice, param: str, said: Said) -> str:
+    outranked = param in said.edited and not voice.over_edited
+    return "the type entry was edited, which is narrower" if outranked else ""
+
+
+def _no_negatives(step: Step, role: Role, ask: Ask, decided: Mapping[str, Any]) -> str:
+    if not step.origin.pointer.endswith("/user_quantize_config/activation_unsigned"):
+        return ""
+    blind = step.value and ask.relu_like is False and decided["symmetry"] and role is not Role.INPUT
+    return "the layer's output may be negative, a symmetric unsigned grid cannot" if blind else ""
 
 
 def _says(voice: Voice, param: str, role: Role, bits: Any) -> Iterator[Step]:

@@ -10,7 +10,7 @@ from typing import Any
 from vqkit.strategy import builtins, keys, normal, pointer
 from vqkit.strategy.form import FLOAT_TYPES, INTEGER_TYPES
 from vqkit.strategy.keys import Role
-from vqkit.strategy.resolve import Origin, ResolvedQuantizer, Said, Voice, quantizer
+from vqkit.strategy.resolve import Ask, Origin, ResolvedQuantizer, Said, Step, Voice, quantizer
 
 Tensors = tuple[tuple[str, ResolvedQuantizer | None], ...]
 
@@ -62,22 +62,29 @@ class Book:
         """Who said the value at a pointer."""
         return Origin(next(self.sources[p] for p in pointer.ancestors(where) if p in self.sources), where)
 
-    def input_rule(self, layer_name: str | None, vitis_compat: bool) -> ResolvedQuantizer:
+    def input_rule(self, layer_name: str | None = None, vitis_compat: bool = False) -> ResolvedQuantizer:
         """The quantizer of the model's inputs."""
         where = pointer.join([keys.REGISTRY, keys.INPUT, "input_quantizer"])
         said = self._said(self.doc[keys.REGISTRY][keys.INPUT]["input_quantizer"], where, "", where)
-        return quantizer(said, Role.INPUT, self._voices(layer_name, vitis_compat), vitis_compat=vitis_compat)
+        return quantizer(said, Role.INPUT, Ask(self._voices(layer_name, vitis_compat), vitis_compat))
 
-    def layer_rule(self, layer_type: str, layer_name: str | None, vitis_compat: bool) -> LayerRule | None:
+    def layer_rule(
+        self,
+        layer_type: str,
+        layer_name: str | None = None,
+        *,
+        vitis_compat: bool = False,
+        relu_like: bool | None = None,
+    ) -> LayerRule | None:
         """The rule of a layer, None where its type has no entry."""
         index = self.entry_index(layer_type)
         if index is None:
             return None
         where = pointer.join([keys.REGISTRY, keys.LAYERS, index])
-        left_float, data_type = self._left_float(layer_name)
-        voices = None if left_float else self._voices(layer_name, vitis_compat)
+        left_float, data_type = self.left_float(layer_name)
+        ask = None if left_float else Ask(self._voices(layer_name, vitis_compat), vitis_compat, relu_like)
         entry = self.doc[keys.REGISTRY][keys.LAYERS][index]
-        parts = {role: self._tensors(entry, role, where, voices, vitis_compat) for role in Role}
+        parts = {role: self._tensors(entry, role, where, ask) for role in Role}
         return LayerRule(
             keys.short_type(layer_type), where, parts[Role.WEIGHT], parts[Role.BIAS], parts[Role.ACTIVATION],
             parts[Role.OUTPUT], parts[Role.INPUT], left_float, data_type,
@@ -95,35 +102,33 @@ class Book:
 
     # --- the type entry ---
 
-    def _tensors(
-        self, entry: Mapping[str, Any], role: Role, where: str, voices: list[Voice] | None, vitis_compat: bool
-    ) -> Tensors:
+    def _tensors(self, entry: Mapping[str, Any], role: Role, where: str, ask: Ask | None) -> Tensors:
         names = [str(n) for n in entry.get(role.names_key, [])]
         found: list[tuple[str, ResolvedQuantizer | None]] = []
         for i, (name, stated) in enumerate(zip(names, entry.get(role.quantizers_key, []), strict=True)):
             inside = f"/{role.quantizers_key}/{i}"
-            if stated is None or voices is None:
+            if stated is None or ask is None:
                 found.append((name, None))
             else:
                 said = self._said(stated, where + inside, keys.short_type(entry["layer_type"]), inside)
-                found.append((name, quantizer(said, role, voices, vitis_compat=vitis_compat)))
+                found.append((name, quantizer(said, role, ask)))
         return tuple(found)
 
     def _said(self, stated: Mapping[str, Any], where: str, layer: str, inside: str) -> Said:
         built_in = builtins.values(self.base)
-        values, origins, edited = {}, {}, set()
+        values, origins, edited = {}, {}, {}
         pairs = {"quantizer_type": "/quantizer_type"} | {
             p: f"/quantizer_params/{p}" for p in stated["quantizer_params"]
         }
         for param, tail in pairs.items():
             raw = stated[param] if param == "quantizer_type" else stated["quantizer_params"][param]
             values[param] = normal.value(param, raw)
-            if built_in.get((layer, inside + tail)) == values[param]:
-                origins[param] = Origin(f"builtin {self.base}", where + tail)
-            else:
-                origins[param] = self.origin(where + tail)
-                edited.add(param)
-        return Said(values, origins, frozenset(edited), where)
+            before = built_in.get((layer, inside + tail))
+            own = Origin(f"builtin {self.base}", where + tail)
+            origins[param] = own if before == values[param] else self.origin(where + tail)
+            if before != values[param]:
+                edited[param] = None if before is None else Step(before, own)
+        return Said(values, origins, edited, where)
 
     # --- the rules above it ---
 
@@ -158,7 +163,8 @@ class Book:
     def _is_word(self, pattern: str) -> bool:
         return isinstance(self.doc[keys.REGISTRY][keys.NAMED][pattern], str)
 
-    def _left_float(self, layer_name: str | None) -> tuple[Origin | None, str | None]:
+    def left_float(self, layer_name: str | None) -> tuple[Origin | None, str | None]:
+        """The name rule that keeps a layer float, and the floating-point type it names."""
         decided: tuple[Origin | None, str | None] = (None, None)
         for pattern in self.matching(layer_name):
             rule, where = self._named(pattern)

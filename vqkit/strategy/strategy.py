@@ -18,7 +18,7 @@ from vqkit.strategy.form import (
     RefinePipelineConfig,
     StrategyDocument,
 )
-from vqkit.strategy.resolve import ResolvedQuantizer
+from vqkit.strategy.resolve import Origin, ResolvedQuantizer
 from vqkit.strategy.rules import Book, LayerRule
 
 
@@ -147,7 +147,7 @@ class Strategy:
 
     @cached_property
     def digest(self) -> str:
-        """Same for strategies that mean the same: key order, words or integers, and unset keys do not matter."""
+        """Same for strategies that mean the same: key order, words or integers, unset keys do not matter."""
         from vqkit.digest import of_json
 
         return of_json(normal.document(self._edited.doc))
@@ -159,7 +159,7 @@ class Strategy:
         return hash(self.digest)
 
     def overrides(self) -> dict[str, Any]:
-        """What differs from the built-in it started from, flat: names where there are names, else JSON pointers."""
+        """What differs from its built-in: by name where a value has one, else by JSON pointer."""
         from vqkit.strategy.diff import flat_overrides
 
         return flat_overrides(self._edited.doc, self.base)
@@ -232,8 +232,17 @@ class Strategy:
         """
         return self._book.input_rule(layer_name, vitis_compat)
 
+    def input_left_float(self, layer_name: str) -> Origin | None:
+        """The name rule that keeps this input float, if there is one."""
+        return self._book.left_float(layer_name)[0]
+
     def layer_rule(
-        self, layer_type: str, layer_name: str | None = None, *, vitis_compat: bool = False
+        self,
+        layer_type: str,
+        layer_name: str | None = None,
+        *,
+        vitis_compat: bool = False,
+        relu_like: bool | None = None,
     ) -> LayerRule | None:
         """What is quantized in a layer, with which quantizers, and who decided.
 
@@ -241,6 +250,8 @@ class Strategy:
             layer_type: class name, such as "Conv2D"; a dotted path counts by its last part.
             layer_name: the layer's name, for name rules.
             vitis_compat: a global key also beats an edited entry.
+            relu_like: whether the layer's output is never negative; a global `activation_unsigned` passes
+                over symmetric quantizers of layers where it is False.
 
         Returns:
             The rule, or None where the strategy has no entry for the type.
@@ -248,7 +259,7 @@ class Strategy:
         Raises:
             StrategyError: a name rule makes an invalid quantizer.
         """
-        return self._book.layer_rule(layer_type, layer_name, vitis_compat)
+        return self._book.layer_rule(layer_type, layer_name, vitis_compat=vitis_compat, relu_like=relu_like)
 
     def unused_overrides(self, used: Iterable[tuple[str, str]]) -> list[reach.Unused]:
         """The overrides that reached no quantizer.
