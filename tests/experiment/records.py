@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vqkit import digest
+from vqkit.strategy import builtins
 
 LAYERS = ("conv1", "dw1", "conv2", "add", "logits")
 
@@ -124,9 +126,10 @@ def add(runs: Path, made: Mapping[str, Any], *, right: Iterable[int] | None = No
 
 
 def strategy(made: Mapping[str, Any]) -> dict[str, Any]:
-    """A small strategy file that depends on the record's overrides."""
-    user = {"weight_bit": None, "activation_bit": None, **made["inputs"]["overrides"]}
-    return {"quantize_registry_config": {"user_quantize_config": user}}
+    """The built-in strategy with the record's overrides as user keys, valid or not."""
+    document = copy.deepcopy(builtins.document(made["inputs"]["strategy"]["base"]))
+    document["quantize_registry_config"]["user_quantize_config"] |= made["inputs"]["overrides"]
+    return document
 
 
 def sqnr(accuracy: float) -> list[dict[str, Any]]:

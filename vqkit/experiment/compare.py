@@ -52,7 +52,7 @@ _ASCENDING = {
     "seconds_total": True,
     "name": True,
 }
-_GROUP = ("model", "model_digest", "data", "data_digest", "n_eval", "calibration")
+_GROUP = ("model_digest", "data_digest", "n_eval", "calibration")
 
 
 def sort_keys() -> tuple[str, ...]:
@@ -296,7 +296,10 @@ def heading(members: pd.DataFrame) -> str:
     float_accuracy = (
         f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
     )
-    return f"{first['model']} on {first['data']}{samples}{float_accuracy}; calibration {first['calibration']}"
+    codes = members["code"].nunique()
+    mixed = f"; from {codes} versions of the code" if codes > 1 else ""
+    what = f"{first['model']} on {first['data']}{samples}{float_accuracy}"
+    return f"{what}; calibration {first['calibration']}{mixed}"
 
 
 def counts(frame: pd.DataFrame) -> str:

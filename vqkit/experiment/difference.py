@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vqkit.errors import RecordError
 from vqkit.experiment import significance, tables
 from vqkit.experiment.records import Record, find, read_record, row, rows_of
+from vqkit.primitives.spec import Method, RoundMode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,15 +57,17 @@ class Flips:
         return significance.mcnemar(self.only_a, self.only_b)
 
 
-def correct(run_dir: str | Path) -> NDArray[np.bool_] | None:
+def correct(run_dir: str | Path | None) -> NDArray[np.bool_] | None:
     """Which evaluation samples a run got right, from its `predictions.npz`.
 
     Args:
-        run_dir: `runs/variants/<key>`.
+        run_dir: `runs/variants/<key>`; None for a run that is only known from mlflow.
 
     Returns:
         Shape (n,), or None where the run kept no predictions or they have no labels.
     """
+    if run_dir is None:
+        return None
     try:
         with np.load(Path(run_dir, "predictions.npz"), allow_pickle=False) as kept:
             arrays = {name: kept[name] for name in kept.files}
@@ -76,7 +79,7 @@ def correct(run_dir: str | Path) -> NDArray[np.bool_] | None:
     return np.asarray(predicted == labels, bool)
 
 
-def flips(run_a: str | Path, run_b: str | Path) -> Flips | None:
+def flips(run_a: str | Path | None, run_b: str | Path | None) -> Flips | None:
     """Count the samples on which two runs disagree.
 
     Args:
@@ -114,11 +117,11 @@ class Difference:
     shown: int = 12
 
     def __str__(self) -> str:
-        return "\n\n".join(f"{title}\n{body}" for title, body in self.sections(tables.text_table))
+        return "\n\n".join(f"{title}\n{body}".rstrip() for title, body in self.sections(tables.text_table))
 
     def _repr_html_(self) -> str:
         parts = self.sections(tables.html_table)
-        return "".join(f"<p><b>{html.escape(t)}</b></p>{_as_html(body)}" for t, body in parts)
+        return "".join(f"<p><b>{html.escape(title)}</b></p>{body}" for title, body in parts)
 
     def sections(self, table: Any) -> Iterator[tuple[str, str]]:
         """Title and body of each part that has something to say.
@@ -126,10 +129,13 @@ class Difference:
         Args:
             table: `tables.text_table` or `tables.html_table`.
         """
-        yield f"A  {self.a['name']} [{self.a['key']}]\nB  {self.b['name']} [{self.b['key']}]", ""
-        rows = [[c.pointer, shorten(c.before), shorten(c.after)] for c in self.changes]
-        title = f"Strategy: {len(rows)} difference(s)" if rows else "Strategy: no difference"
-        yield title, table(("pointer", "A", "B"), rows, left=(0, 1, 2), widest=72) if rows else ""
+        yield "Two runs", table(("", "run", "key"), self._names(), left=(0, 1, 2))
+        rows = condensed(self.changes)
+        count = f"{len(self.changes)} difference(s)" if rows else "no difference"
+        title = f"Strategy: {count}{f', {len(rows)} kinds' if len(rows) < len(self.changes) else ''}"
+        more = [f"… and {len(rows) - _KINDS} more kinds", "", "", ""]
+        shown = [*rows[:_KINDS], more] if len(rows) > _KINDS else rows
+        yield title, table(_CHANGE_HEADER, shown, left=(0, 1, 2, 3)) if rows else ""
         if self.inputs:
             cells = [[name, shorten(a), shorten(b)] for name, (a, b) in self.inputs.items()]
             yield "Other inputs that differ", table(("input", "A", "B"), cells, left=(0, 1, 2))
@@ -142,13 +148,12 @@ class Difference:
             title = f"SQNR by tensor, dB: {_shown(len(self.sqnr), self.shown)}"
             yield title, table(_SQNR_HEADER, _sqnr_cells(worst.head(self.shown)), left=(0, 1, 2))
 
+    def _names(self) -> list[list[str]]:
+        return [[side, str(run["name"]), str(run["key"])] for side, run in (("A", self.a), ("B", self.b))]
+
     def verdict(self) -> str:
         """Whether the accuracies differ by more than chance, in a sentence."""
         return _flip_verdict(self.flips) if self.flips else _interval_verdict(self.a, self.b)
-
-
-def _as_html(body: str) -> str:
-    return body if body.startswith("<") else html.escape(body)
 
 
 def _shown(total: int, shown: int) -> str:
@@ -164,6 +169,37 @@ def shorten(value: Any, width: int = 40) -> str:
     )
 
 
+def condensed(changes: Iterable[Change]) -> list[list[str]]:
+    """Rows of what, before, after, where: one for all layer types in which a value changed the same way.
+
+    Args:
+        changes: result of `vqkit.strategy.diff`; two strategies of different families differ in hundreds.
+    """
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for change in changes:
+        what, where = _place(change)
+        key = (what, _said(change, change.before), _said(change, change.after))
+        places.setdefault(key, []).append(where)
+    return [[*key, ", ".join(where)] for key, where in places.items()]
+
+
+def _place(change: Change) -> tuple[str, str]:
+    layer, _, inside = change.label.partition(" ")
+    in_layer = "/layer_quantize_config/" in change.pointer and inside
+    return (inside, layer) if in_layer else (change.label, change.pointer)
+
+
+def _said(change: Change, value: Any) -> str:
+    """A value with the word for its number where the reference's format has only the number."""
+    kinds = {"method": Method, "round_mode": RoundMode}
+    kind = next((k for name, k in kinds.items() if change.pointer.endswith(name)), None)
+    if kind is None or not isinstance(value, int) or value not in list(kind):
+        return shorten(value)
+    return f"{int(value)} {kind(value).name}"
+
+
+_KINDS = 40
+_CHANGE_HEADER = ("what", "A", "B", "where")
 _FORMATS = {
     "accuracy": (tables.percent, tables.signed_points),
     "accuracy_delta": (tables.signed_points, tables.signed_points),
@@ -259,10 +295,17 @@ def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
 
 
 def _changes(a: Record, b: Record) -> tuple[Change, ...]:
-    from vqkit.strategy.diff import diff
+    from vqkit.strategy.diff import diff_documents
 
-    strategies = [_json(Path(r["directory"], "strategy.json")) for r in (a, b)]
-    return () if None in strategies else tuple(diff(*strategies))
+    documents = [_json(Path(r["directory"], "strategy.json")) for r in (a, b)]
+    if None in documents:
+        return ()
+    try:
+        return tuple(diff_documents(*documents))
+    except (KeyError, TypeError, AttributeError) as e:
+        raise RecordError(
+            f"{a['directory']}, {b['directory']}: strategy.json is not a whole strategy: {e!r}"
+        ) from e
 
 
 def _json(path: Path) -> Any:
@@ -289,13 +332,13 @@ def sqnr_difference(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:
 
     on, columns = ["layer", "tensor", "role"], ["layer", "tensor", "role", "order", "sqnr_db"]
     sides = [pd.DataFrame(_json(Path(run, "sqnr.json")) or [], columns=columns) for run in (run_a, run_b)]
-    joined = sides[0].merge(sides[1], on=on, how="outer", suffixes=("_a", "_b"))
+    joined = sides[0].merge(sides[1], on=on, how="outer", suffixes=("_a", "_b"), sort=False)
     joined["order"] = joined["order_a"].fillna(joined["order_b"])
     joined["a_db"], joined["b_db"] = (pd.to_numeric(joined[f"sqnr_db_{s}"], errors="coerce") for s in "ab")
     joined["delta_db"] = joined["b_db"] - joined["a_db"]
-    wanted = joined[[*on, "order", "a_db", "b_db", "delta_db"]]
-    return (
-        wanted.sort_values("order", kind="stable").reset_index(drop=True)
-        if all(map(len, sides))
-        else wanted.head(0)
-    )
+    # An outer join sorts by name, so tensors of one layer need their place in the file as well.
+    rows = dict.fromkeys(tuple(row) for side in sides for row in side[on].to_numpy().tolist())
+    place = {row: i for i, row in enumerate(rows)}
+    joined["place"] = [place[tuple(row)] for row in joined[on].to_numpy().tolist()]
+    wanted = joined.sort_values(["order", "place"])[[*on, "order", "a_db", "b_db", "delta_db"]]
+    return (wanted if all(map(len, sides)) else wanted.head(0)).reset_index(drop=True)

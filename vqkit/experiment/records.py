@@ -189,7 +189,14 @@ def _mapping(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _source(inputs: Mapping[str, Any], name: str) -> dict[str, Any]:
     source = _mapping(inputs, name)
-    return {name: source.get("ref"), f"{name}_digest": source.get("digest")}
+    return {name: short_ref(source.get("ref")), f"{name}_digest": source.get("digest")}
+
+
+def short_ref(ref: Any) -> str | None:
+    """What people call a model or data set: the built-in name, or the file's name without its folder."""
+    if isinstance(ref, Mapping):
+        ref = ref.get("npz", ref.get("loader", json.dumps(dict(ref))))
+    return None if ref is None else str(ref).replace("\\", "/").rpartition("/")[2]
 
 
 def _number(value: Any) -> float:

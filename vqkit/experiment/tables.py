@@ -21,7 +21,7 @@ def elide(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
-def text_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,), widest: int = 46) -> str:
+def text_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,), widest: int = 40) -> str:
     """Cells as columns of plain text, numbers to the right.
 
     Args:

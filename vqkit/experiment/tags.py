@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from vqkit import digest
-from vqkit.experiment.records import Record
+from vqkit.experiment.records import Record, short_ref
 
 # mlflow's own limits; it refuses or silently cuts what is longer.
 KEY_LIMIT, PARAM_LIMIT, TAG_LIMIT = 250, 6000, 8000
@@ -90,8 +90,8 @@ def params(record: Record) -> dict[str, str]:
     data = inputs.get("data", {})
     fixed = {
         "strategy": inputs.get("strategy", {}).get("base"),
-        "model": inputs.get("model", {}).get("ref"),
-        "data": data.get("ref"),
+        "model": short_ref(inputs.get("model", {}).get("ref")),
+        "data": short_ref(data.get("ref")),
         "n_calib": data.get("n_calib"),
         "n_eval": data.get("n_eval"),
         **{k: inputs.get(k) for k in ("calibration", "seed", "vitis_compat", "batch_size", "steps")},

@@ -18,31 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import RecordError, TrackingError
-from vqkit.experiment import store
+from vqkit.experiment import addresses, store
 from vqkit.experiment import tags as words
-from vqkit.experiment.records import Record, read_record, read_sweep, scan, sweep_names
+from vqkit.experiment.addresses import default_uri, environment, ui_command
+from vqkit.experiment.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
 from vqkit.experiment.tags import Tag
 
+__all__ = ["EXPERIMENT", "Rebuilt", "Tracker", "default_uri", "environment", "rebuild", "ui_command"]
+
 EXPERIMENT = "vqkit"
-_SQLITE = "sqlite:///"
 _BATCH = 100
-
-
-def environment() -> dict[str, str]:
-    """Environment variables under which vqkit runs mlflow, here and in processes it starts: no telemetry."""
-    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-
-
-def default_uri(runs_dir: str | Path) -> str:
-    """The store of a folder of runs: sqlite with an absolute path, because kernels run in other folders."""
-    return f"{_SQLITE}{Path(runs_dir).resolve() / 'mlflow.db'}"
-
-
-def ui_command(runs_dir: str | Path, *, port: int = 5000) -> list[str]:
-    """Arguments for `python` that start mlflow's own pages on the default store, under `environment()`."""
-    root = (Path(runs_dir).resolve() / "mlartifacts").as_uri()
-    store = ["--backend-store-uri", default_uri(runs_dir), "--default-artifact-root", root]
-    return ["-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _mlflow_client() -> type:
@@ -74,17 +59,6 @@ def _store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
                 f"{doing}: the tracking store {uri} refused: {reason}. The run records are safe in "
                 f"{runs_dir}; `vqkit track {runs_dir}` fills the store from them when it is back"
             ) from e
-
-
-def _absolute(uri: str | None, runs_dir: Path) -> str:
-    if uri is None:
-        return default_uri(runs_dir)
-    path = uri.removeprefix(_SQLITE)
-    return uri if path == uri or not path or path == ":memory:" else f"{_SQLITE}{Path(path).resolve()}"
-
-
-def _database(uri: str) -> Path | None:
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 @dataclass
@@ -123,8 +97,8 @@ class Tracker:
             TrackingError: the store cannot be reached, or holds a deleted experiment of that name.
         """
         folder = Path(runs_dir).resolve()
-        uri = _absolute(tracking_uri, folder)
-        database = _database(uri)
+        uri = addresses.absolute(tracking_uri, folder)
+        database = addresses.database(uri)
         # mlflow's first touch of a database is a race that one process always loses.
         lock = folder / ".track" if database is None else database.with_name(f".{database.name}")
         with _store_errors(uri, folder, "open"), store.lock(lock):
@@ -343,15 +317,25 @@ def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
 
 
 def _datasets(record: Record) -> list[Any]:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag
 
     data = record.get("inputs", {}).get("data", {})
     if not data.get("digest"):
         return []
-    source = json.dumps({k: v for k, v in data.items() if k != "digest"}, sort_keys=True)
-    dataset = Dataset(str(data.get("ref"))[:500], str(data["digest"])[:36], "vqkit", source, profile=source)
-    contexts = ("calibration", "evaluation")
-    return [DatasetInput(dataset, [InputTag("mlflow.data.context", c)]) for c in contexts]
+    counts = {"calibration": data.get("n_calib"), "evaluation": data.get("n_eval")}
+    return [
+        DatasetInput(_dataset(data, context, count), [InputTag("mlflow.data.context", context)])
+        for context, count in counts.items()
+    ]
+
+
+def _dataset(data: Mapping[str, Any], context: str, count: Any) -> Any:
+    from mlflow.entities import Dataset
+
+    # Two inputs of one name and digest would be stored as one.
+    name = f"{short_ref(data.get('ref'))}:{context}"[:500]
+    source, profile = json.dumps({"ref": data.get("ref")}), json.dumps({"num_rows": count})
+    return Dataset(name, str(data["digest"])[:36], "vqkit", source, profile=profile)
 
 
 @dataclass(frozen=True)
