@@ -17,7 +17,7 @@ from vqkit.errors import DataError, not_allowed
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import named_inputs, replay
-from vqkit.primitives.histogram import Histogram
+from vqkit.primitives.histogram import ChannelHistograms, Histogram
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 
 EMA_DECAY = 0.999
@@ -52,7 +52,7 @@ class Observed:
     f_min: list[np.ndarray] = field(default_factory=list)
     f_max: list[np.ndarray] = field(default_factory=list)
     pos: list[np.ndarray] = field(default_factory=list)
-    histogram: Histogram | None = None
+    histogram: Histogram | ChannelHistograms | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,8 @@ class _Step:
         signature = {
             name: tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype, name=name) for name, v in graph.inputs.items()
         }
-        self._run = tf.function(self._trace, input_signature=[signature, self._state_signature()], autograph=False)
+        step = tf.function(self._trace, input_signature=[signature, self._state_signature()], autograph=False)
+        self._run = step.get_concrete_function()
 
     def _state_signature(self) -> dict[str, Any]:
         import tensorflow as tf
@@ -162,7 +163,7 @@ class _Step:
         row, arrays = self.rows[fq], [np.asarray(f) for f in facts]
         seen, kind = self.observed[row.name], _how_of(row, self.compat)
         if kind is How.HISTOGRAM:
-            seen.histogram = seen.histogram or Histogram(vitis_compat=self.compat)
+            seen.histogram = seen.histogram or _histogram(row, self.compat)
             seen.histogram.add(arrays[0])
             return
         if kind is How.RUNNING:
@@ -214,6 +215,13 @@ class _Step:
 def _how_of(row: Row, compat: bool) -> How:
     assert row.spec is not None
     return how(row.spec, vitis_compat=compat)
+
+
+def _histogram(row: Row, compat: bool) -> Histogram | ChannelHistograms:
+    assert row.spec is not None
+    if row.spec.per_channel and not compat:
+        return ChannelHistograms(row.spec)
+    return Histogram(vitis_compat=compat)
 
 
 def _average(old: Any, new: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,12 @@ def predict(model: Any, x: Any, *, batch_size: int = 250) -> Any:
     import tensorflow as tf
     from keras import tree
 
-    run = tf.function(lambda batch: model(batch, training=False), autograph=False, reduce_retracing=True)
-    parts = [run(tree.map_structure(tf.convert_to_tensor, b)) for b in batches(x, batch_size=batch_size)]
+    source = iter(batches(x, batch_size=batch_size))
+    first = next(source)
+    free = tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), first)
+    call = tf.function(lambda batch: model(batch, training=False), input_signature=[free], autograph=False)
+    run = call.get_concrete_function()
+    parts = [run(tree.map_structure(tf.convert_to_tensor, b)) for b in chain([first], source)]
     return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
 
 

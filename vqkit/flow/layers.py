@@ -50,8 +50,9 @@ class FakeQuantize(keras.layers.Layer):
         """Take over a decision.
 
         Args:
-            params: range and position of `grid_shape`; its spec must be this layer's.
+            params: spec, range and position; range and position have `grid_shape`.
         """
+        self.spec = params.spec
         self.f_min.assign(np.reshape(params.f_min, self.grid_shape))
         self.f_max.assign(np.reshape(params.f_max, self.grid_shape))
         if params.pos is not None:

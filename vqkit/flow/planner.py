@@ -23,7 +23,7 @@ QUANTIZED_BEFORE = (
 KEEPS_GRID = (
     "Flatten", "Reshape", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Permute", "RepeatVector", "Identity",
     "Cropping1D", "Cropping2D", "Cropping3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D", "GlobalMaxPooling3D", "op.Reshape", "op.Transpose", "op.Squeeze", "op.ExpandDims",
+    "GlobalMaxPooling2D", "GlobalMaxPooling3D", "op:Reshape", "op:Transpose", "op:Squeeze", "op:ExpandDims",
 )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ class _Planner:
             return self.float_scale
         rule = self.rules.get(producer.name)
         if rule is None:
-            return True
+            return self.float_scale or self.graph.is_candidate(producer)
         empty = self._adds_no_quantizer(producer, rule)
         return self.float_scale and empty
 

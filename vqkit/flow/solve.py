@@ -10,7 +10,7 @@ from vqkit.flow.calibrate import Calibration, Observed
 from vqkit.flow.plan import Plan, Row
 from vqkit.graph.ir import Graph
 from vqkit.primitives import ops
-from vqkit.primitives.histogram import choose_from_histogram
+from vqkit.primitives.choose import choose_from_histogram
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerType
 

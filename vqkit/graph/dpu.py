@@ -58,9 +58,9 @@ def hard_sigmoid_patterns(graph: Graph, *, vitis_compat: bool = False) -> Graph:
     """
     graph = graph.copy()
     for node in list(graph.nodes):
-        if graph.kind(node) not in ("op.Multiply", "op.TrueDivide", "op.Divide") or len(node.inputs) != 1:
+        if graph.kind(node) not in ("op:Multiply", "op:TrueDivide", "op:Divide") or len(node.inputs) != 1:
             continue
-        chain = Chains(graph).upstream(node, _is_relu6, lambda layer: layer.kind == "op.Add")
+        chain = Chains(graph).upstream(node, _is_relu6, lambda layer: layer.kind == "op:Add")
         if chain is None or len(chain[1].inputs) != 1:
             continue
         if vitis_compat or (_constant(chain[1]) == 3.0 and _is_sixth(graph, node)):
@@ -69,7 +69,7 @@ def hard_sigmoid_patterns(graph: Graph, *, vitis_compat: bool = False) -> Graph:
 
 
 def _is_relu6(layer: Layer) -> bool:
-    return layer.kind == "op.Relu6" or (layer.kind == "ReLU" and layer.config.get("max_value") == 6.0)
+    return layer.kind == "op:Relu6" or (layer.kind == "ReLU" and layer.config.get("max_value") == 6.0)
 
 
 def _constant(node: Node) -> float | None:
@@ -82,7 +82,7 @@ def _constant(node: Node) -> float | None:
 
 def _is_sixth(graph: Graph, node: Node) -> bool:
     value = _constant(node)
-    expected = 1.0 / 6.0 if graph.kind(node) == "op.Multiply" else 6.0
+    expected = 1.0 / 6.0 if graph.kind(node) == "op:Multiply" else 6.0
     return value is not None and math.isclose(value, expected, rel_tol=1e-6)
 
 

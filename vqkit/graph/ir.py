@@ -45,8 +45,8 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The class name; operations that are no layers read `op.<Class>`."""
-        return f"op.{self.cls.__name__}" if self.is_op else self.cls.__name__
+        """The class name; operations that are no layers read `op:<Class>`."""
+        return f"op:{self.cls.__name__}" if self.is_op else self.cls.__name__
 
     def with_(self, *, config: Mapping[str, Any] | None = None, **changes: Any) -> Layer:
         """A copy with `config` merged in and other attributes replaced."""

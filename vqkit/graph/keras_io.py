@@ -174,7 +174,8 @@ def make_live(layer: Layer, *, name: str | None = None) -> Any:
     live = _from_config(layer, name or layer.name)
     if layer.build is not None and not live.built:
         live.build_from_config(dict(layer.build))
-    assign_weights(live, layer.weights)
+    if layer.weights:
+        assign_weights(live, layer.weights)
     return live
 
 

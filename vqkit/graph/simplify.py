@@ -14,10 +14,10 @@ DROPOUTS = (
     "GaussianDropout", "GaussianNoise", "ActivityRegularization",
 )  # fmt: skip
 _ACTIVATION_OPS = {
-    "op.Sigmoid": "sigmoid", "op.Silu": "silu", "op.Tanh": "tanh", "op.Elu": "elu", "op.Gelu": "gelu",
-    "op.Softplus": "softplus", "op.HardSigmoid": "hard_sigmoid",
+    "op:Sigmoid": "sigmoid", "op:Silu": "silu", "op:Tanh": "tanh", "op:Elu": "elu", "op:Gelu": "gelu",
+    "op:Softplus": "softplus", "op:HardSigmoid": "hard_sigmoid",
 }  # fmt: skip
-_MERGE_OPS = {"op.Add": "Add", "op.Multiply": "Multiply"}
+_MERGE_OPS = {"op:Add": "Add", "op:Multiply": "Multiply"}
 
 
 def remove_dropout(graph: Graph) -> Graph:
@@ -90,15 +90,15 @@ def _as_layer(graph: Graph, node: Node) -> tuple[type, dict[str, Any], tuple[Any
     inputs = tuple(refs((node.args, dict(node.kwargs))))
     if kind in _ACTIVATION_OPS and len(inputs) == 1:
         return layers.Activation, {"activation": _ACTIVATION_OPS[kind]}, inputs
-    if kind == "op.Relu":
+    if kind == "op:Relu":
         return layers.ReLU, {}, inputs
-    if kind == "op.Relu6":
+    if kind == "op:Relu6":
         return layers.ReLU, {"max_value": 6.0}, inputs
-    if kind == "op.LeakyRelu":
+    if kind == "op:LeakyRelu":
         return layers.LeakyReLU, {"negative_slope": float(op.negative_slope)}, inputs
     if kind in _MERGE_OPS and _same_shapes(graph, inputs):
         return getattr(layers, _MERGE_OPS[kind]), {}, (list(inputs),)
-    if kind == "op.Concatenate":
+    if kind == "op:Concatenate":
         return layers.Concatenate, {"axis": op.axis}, (list(inputs),)
     return None
 

@@ -270,4 +270,4 @@ def _chooser(spec: QuantizerSpec, vitis_compat: bool, rank: int) -> Any:
         return f_min, f_max, position(x, f_min, f_max, spec, vitis_compat=vitis_compat)
 
     any_shape = tf.TensorSpec([None] * rank, tf.float32)
-    return tf.function(run, input_signature=[any_shape], autograph=False)
+    return tf.function(run, input_signature=[any_shape], autograph=False).get_concrete_function()
