@@ -109,11 +109,13 @@ def _framework_chain(
     low, high = grid.framework_ends(spec)
     empty = tf.logical_and(tf.equal(f_min, 0.0), tf.equal(f_max, 0.0))
     width = tf.where(empty, 1.0, f_max - f_min)
-    step, s = width / (high - low), (high - low) / width
+    # Not `/`, where the graph optimizer would turn quotients into products with a reciprocal and back.
+    step, s = tf.math.divide_no_nan(width, high - low), (high - low) / width
     zero = tf.clip_by_value(tf.floor(low - f_min / step + 0.5), low, high)
     nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
     code_of_zero = tf.floor(-nudged_min * s + 0.5)
-    codes = (tf.clip_by_value(x, nudged_min, nudged_max) - nudged_min) * (1.0 / step) - code_of_zero
+    per_step = tf.math.divide_no_nan(1.0, step)
+    codes = (tf.clip_by_value(x, nudged_min, nudged_max) - nudged_min) * per_step - code_of_zero
     values = tf.where(empty, 0.0, tf.floor(codes + 0.5) * step)
     infinity = np.float32(np.inf)
     return values, tf.where(empty, -infinity, nudged_min), tf.where(empty, infinity, nudged_max)
