@@ -179,6 +179,18 @@ def test_nothing_finished_recommends_nothing(tmp_path):
     assert "FAILED" in compare.render(tmp_path)
 
 
+def test_the_pair_worth_a_look_is_the_best_and_the_recommended(runs):
+    frame = board(runs, "quick")
+    directory = named(frame)["directory"]
+    recommended = directory["fs weight_bit=4 weight_per_channel=true"]
+    assert compare.pair(frame) == (directory["pof2s"], recommended)
+    assert compare.pair(frame, recommended) == (recommended, directory["pof2s weight_bit=3"])
+    assert compare.pair(frame, "x", "y") == ("x", "y")
+    alone = compare.leaderboard(compare.load_records(runs, where={"strategy": "fs"}))
+    with pytest.raises(RecordError, match="needs two finished runs; there are 1"):
+        compare.pair(alone)
+
+
 def test_an_empty_folder_is_no_error(tmp_path):
     assert compare.render(tmp_path).startswith(f"Runs in {tmp_path}: none")
     assert len(compare.load_records(tmp_path)) == 0

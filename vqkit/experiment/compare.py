@@ -34,6 +34,7 @@ __all__ = [
     "flips",
     "leaderboard",
     "load_records",
+    "pair",
     "recommend",
     "render",
     "select",
@@ -211,6 +212,32 @@ def _scope(group: pd.DataFrame, others: int) -> str:
 
 def _known(value: float) -> bool:
     return bool(value == value)
+
+
+def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "") -> tuple[str, str]:
+    """The two runs worth putting side by side, for `difference`.
+
+    Args:
+        frame: a leaderboard.
+        run_a: key, start of a key, name or folder; empty for the most accurate run.
+        run_b: likewise; empty for the recommended run, or the last one where that is the first run itself.
+
+    Returns:
+        What was given, or run directories.
+
+    Raises:
+        RecordError: fewer than two runs have finished, and not both were given.
+    """
+    if run_a and run_b:
+        return run_a, run_b
+    finished = frame[frame["rank"].notna()]
+    group = finished[finished["group"] == finished["group"].min()].sort_values("rank")
+    if len(group) < 2:
+        raise RecordError(f"a comparison needs two finished runs; there are {len(group)}")
+    first = run_a or str(group[group["best"]]["directory"].iloc[0])
+    recommended = recommend(frame).row
+    others = [recommended["directory"], *group["directory"][::-1]]
+    return first, run_b or str(next(other for other in others if str(other) != first))
 
 
 @dataclass(frozen=True)
