@@ -1,0 +1,147 @@
+"""The documents keep up with the code: names are mentioned, links lead somewhere, Python blocks run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from vqkit.primitives.spec import Method, QuantizerType, RoundMode
+from vqkit.strategy import form, keys
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+PRESETS = ("pof2s", "pof2s_tqt", "fs", "fsx", "8bit", "8bit_tqt")
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def fences(page: Path) -> list[tuple[str, str]]:
+    """(language, body) of each fenced block."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), flags=re.S | re.M)
+
+
+def named(page: str) -> set[str]:
+    """Words in code spans."""
+    return {word for span in re.findall(r"`([^`\n]+)`", text(page)) for word in re.findall(r"[\w.-]+", span)}
+
+
+FORMS = [
+    *keys.PIPELINES.values(),
+    form.QuantizeRegistryConfig,
+    form.UserQuantizeConfig,
+    form.InputQuantizeConfig,
+    form.LayerEntry,
+    form.NameRule,
+    form.Quantizer,
+    form.QuantizerParams,
+]
+
+
+@pytest.mark.parametrize("part", FORMS, ids=lambda p: p.__name__)
+def test_every_strategy_key_is_documented(part: type[form.Form]) -> None:
+    assert set(part.model_fields) - named("docs/strategy.md") == set()
+
+
+def test_every_section_old_name_and_preset_is_documented() -> None:
+    wanted = {*keys.PIPELINES, keys.REGISTRY, *keys.OLD_NAMES, *PRESETS}
+    assert wanted - named("docs/strategy.md") == set()
+    assert set(PRESETS[:4]) == {p.stem for p in (ROOT / "strategies").glob("*.json")}
+
+
+@pytest.mark.parametrize("kind", [QuantizerType, Method, RoundMode], ids=lambda k: k.__name__)
+def test_every_word_of_the_format_is_explained(kind: type) -> None:
+    words = {str(m) for m in kind} if kind is QuantizerType else set(kind.__members__)
+    assert [w for w in words if w not in text("docs/quantizers.md")] == []
+
+
+def test_every_sweep_key_is_documented() -> None:
+    from vqkit.experiment.sweep import SweepSpec
+
+    assert set(SweepSpec.model_fields) - named("docs/sweep.md") - {"axes", "variants"} == set()
+
+
+def test_every_command_is_documented() -> None:
+    if find_spec("vqkit.cli") is None:
+        pytest.skip("there is no command line yet")
+    import typer
+
+    from vqkit import cli
+
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        assert f"vqkit {name}" in text("docs/cli.md"), name
+        section = text("docs/cli.md").partition(f"vqkit {name}")[2]
+        for parameter in command.params:
+            for option in parameter.opts:
+                if option.startswith("--") and option != "--help":
+                    assert option in section, f"{name} {option}"
+    for name in ("sweep", "run", "plan", "validate", "strategies", "compare", "ui"):
+        assert f"vqkit {name}" in text("README.md"), name
+
+
+def test_the_metrics_of_a_record_are_documented() -> None:
+    from vqkit.experiment.records import METRICS
+
+    assert set(METRICS) - named("docs/tracking.md") == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    local = [t for t in targets if "://" not in t]
+    assert [t for t in local if not (page.parent / t).exists()] == []
+
+
+def test_the_first_two_blocks_of_the_readme_are_one_line_each() -> None:
+    (first_kind, first), (second_kind, second) = fences(ROOT / "README.md")[:2]
+    assert (first_kind, second_kind) == ("bash", "bash")
+    for block in (first, second):
+        assert block.count("\n") == 1
+        assert "constraints.txt" in block
+    assert first.rstrip().endswith("vqkit sweep quickstart")
+    assert "pytest" in second
+
+
+def test_ci_runs_the_second_block() -> None:
+    extract = "/^```/ { fence++; next } fence == 3"
+    assert extract in text(".ci/run")
+    done = subprocess.run(["awk", extract, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == fences(ROOT / "README.md")[1][1]
+
+
+def test_tests_named_beside_defects_exist() -> None:
+    sources = "\n".join(p.read_text("utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    wanted = set(re.findall(r"`(test_\w+)`", text("docs/defects.md")))
+    assert {w for w in wanted if f"def {w}(" not in sources} == set()
+
+
+def python_pages() -> list[Path]:
+    return [page for page in PAGES if any(kind == "python" for kind, _ in fences(page))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", python_pages(), ids=lambda p: p.name)
+def test_python_blocks_run(page: Path, tmp_path: Path) -> None:
+    code = "\n".join(body for kind, body in fences(page) if kind == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
