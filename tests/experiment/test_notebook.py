@@ -80,5 +80,5 @@ def test_the_digest_sees_sources_and_not_outputs(tmp_path):
     copy.write_text("{}")
     with pytest.raises(NotebookError, match="cannot be read as a notebook"):
         notebook.source_digest(copy)
-    with pytest.raises(NotebookError, match="'nothing.ipynb' is not allowed"):
+    with pytest.raises(NotebookError, match=r"'nothing\.ipynb' is not allowed"):
         notebook.find("nothing.ipynb")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import site
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,32 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def quiet() -> dict[str, str]:
     """Variables that silence start-up noise and telemetry."""
     return {"TF_CPP_MIN_LOG_LEVEL": "3", "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow and Keras without the lines they print at start; no variable silences those."""
+    if "keras" not in sys.modules:
+        os.environ.update({k: v for k, v in quiet().items() if k not in os.environ})
+        with _stderr_held_back():
+            import keras  # noqa: F401
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Keep what C code writes to stderr; show it only when the block fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(saved, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def for_workers(jobs: int) -> dict[str, str]:

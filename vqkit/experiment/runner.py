@@ -162,6 +162,7 @@ class _Crew:
         self._mine = threading.local()
         self._workers: list[Worker] = []
         self._stopping = False
+        self._failed_once = False
 
     def __enter__(self) -> _Crew:
         return self
@@ -178,26 +179,22 @@ class _Crew:
             try:
                 while pending:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from self._seen(done, pending)
+                    yield from (r for r in (f.result() for f in done) if r is not None)
             except BaseException:
                 # Before the pool waits for its threads: they wait for the workers.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.__exit__()
                 raise
 
-    def _seen(self, done: set[Any], pending: set[Any]) -> Iterator[RunRecord]:
-        for future in done:
-            record = None if future.cancelled() else future.result()
-            if record is None:
-                continue
-            if record.status is not Status.FINISHED and self._options.fail_fast:
-                for other in pending:
-                    other.cancel()
-            yield record
-
     def _run(self, job: Job) -> RunRecord | None:
-        if self._stopping:
+        if self._stopping or self._failed_once:
             return None
+        record = self._attempt(job)
+        # Decided here, before this thread takes its next job.
+        self._failed_once |= self._options.fail_fast and record.status is not Status.FINISHED
+        return record
+
+    def _attempt(self, job: Job) -> RunRecord:
         worker = self._worker()
         late = threading.Event()
 
@@ -210,7 +207,7 @@ class _Crew:
                 answer = worker.run(job)
         except WorkerDiedError as e:
             self._mine.worker = None
-            worker.forget()
+            worker.end()
             return self._lost(job, e, late.is_set())
         if "key" not in answer:
             return _unrecorded(job, Failure(**answer["error"]))

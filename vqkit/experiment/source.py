@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqkit import digest
 from vqkit.errors import DataError, ModelError, VqkitError, not_allowed
+from vqkit.experiment.environment import load_tensorflow
 from vqkit.flow.data import Data, map_inputs
 
 QUICKSTART = "quickstart"
@@ -173,6 +174,7 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
         ModelError: no such file, or not a Keras file.
     """
     if ref == QUICKSTART:
+        load_tensorflow()
         from vqkit.experiment.quickstart import quickstart_model
 
         return quickstart_model(cache)
@@ -190,6 +192,7 @@ def load_model(path: str | Path) -> Any:
     Raises:
         ModelError: Keras cannot read it.
     """
+    load_tensorflow()
     import keras
 
     try:

@@ -43,6 +43,9 @@ class Settings:
 
     def set_seeds(self) -> None:
         """Seed Python, numpy and TensorFlow."""
+        from vqkit.experiment.environment import load_tensorflow
+
+        load_tensorflow()
         import keras
 
         keras.utils.set_random_seed(self.seed)

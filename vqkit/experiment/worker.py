@@ -62,20 +62,16 @@ class Worker:
 
     def end(self, *, patience: float = 10.0) -> None:
         """End the process and its kernel; safe to call from another thread, and twice."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-    def forget(self) -> None:
-        """Free the pipes of a process that has ended."""
-        self.end()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._process.stdout.close()
 
 
 def main() -> None:

@@ -1,0 +1,219 @@
+"""Sweeps end as they should whatever happens to a notebook, a worker or the sweep's own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.experiment.pretend import diary, resolved
+from vqkit.errors import SweepError
+from vqkit.experiment import store as st
+from vqkit.experiment.runner import Options, run_sweep, steps
+from vqkit.experiment.store import Status, Store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def statuses(outcome) -> dict[str, str]:
+    return {r.name: str(r.status) for r in outcome.ran}
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return Store.at(tmp_path / "runs")
+
+
+def test_a_failure_is_kept_and_the_sweep_goes_on(runs):
+    sweep = resolved({"name": "a"}, {"name": "b", "do": "fail"}, {"name": "c"})
+    seen = []
+    outcome = run_sweep(sweep, runs, notify=seen.append)
+    assert statuses(outcome) == {"a": "FINISHED", "b": "FAILED", "c": "FINISHED"}
+    assert seen == outcome.ran
+    assert [r.name for r in outcome.failed] == ["b"]
+    bad = runs.record(sweep.planned[1].variant.key)
+    assert bad.error["type"] == "ValueError"
+    assert bad.error["message"] == "b must fail"
+    folder = runs.variant_dir(bad.key)
+    assert "b must fail" in (folder / bad.artifacts["traceback"]).read_text()
+    cells = json.loads((folder / bad.artifacts["notebook"]).read_text())["cells"]
+    assert "must fail" in "".join(cells[bad.error["cell"]]["source"])
+    good = runs.record(sweep.planned[0].variant.key)
+    assert good.metrics["accuracy"] == 0.5
+    assert good.metrics["seconds_total"] > 0
+    assert good.inputs["overrides"] == {"mark": "a"}
+    assert st.read_json(runs.variant_dir(good.key) / "strategy.json") == {"pretend": True}
+    assert [v["name"] for v in runs.sweep("s")["variants"]] == ["a", "b", "c"]
+
+    again = run_sweep(sweep, runs)
+    assert again.ran == []
+    assert [r.status for r in again.skipped] == [Status.FINISHED, Status.FAILED, Status.FINISHED]
+    assert diary(runs.root).count("begin a") == 1
+    retried = run_sweep(sweep, runs, Options(retry_failed=True))
+    assert statuses(retried) == {"b": "FAILED"}
+    assert retried.ran[0].attempt != bad.attempt
+
+
+def test_only_a_result_of_this_attempt_proves_success(runs):
+    sweep = resolved(
+        {"name": "forgets", "do": "forget"}, {"name": "other", "do": "other"}, {"name": "dies", "do": "die"}
+    )
+    outcome = run_sweep(sweep, runs)
+    assert statuses(outcome) == {"forgets": "FAILED", "other": "FAILED", "dies": "FAILED"}
+    messages = {r.name: r.error["message"] for r in outcome.ran}
+    assert "without recording a result" in messages["forgets"]
+    assert "belongs to key 0000000000000000" in messages["other"]
+    assert messages["dies"] == "Kernel died"
+
+
+def test_fail_fast_starts_nothing_more(runs):
+    sweep = resolved({"name": "a", "do": "fail"}, {"name": "b"}, {"name": "c"})
+    outcome = run_sweep(sweep, runs, Options(fail_fast=True))
+    assert statuses(outcome) == {"a": "FAILED"}
+    assert diary(runs.root) == ["begin a"]
+
+
+def test_two_workers_run_at_once_and_each_variant_once(runs):
+    sweep = resolved(*({"name": f"v{i}", "sleep": 1.5} for i in range(4)))
+    outcome = run_sweep(sweep, runs, Options(jobs=2))
+    assert set(statuses(outcome).values()) == {"FINISHED"}
+    lines = diary(runs.root)
+    assert sorted(lines) == sorted(f"{w} v{i}" for i in range(4) for w in ("begin", "end"))
+    assert lines[0].startswith("begin")
+    assert lines[1].startswith("begin")
+    assert len({r.pid for r in outcome.ran}) == 2
+    assert {r.environment["threads"] for r in outcome.ran} == {max(1, (os.cpu_count() or 1) // 2)}
+
+
+def test_a_dead_worker_costs_its_variant_only(runs):
+    sweep = resolved({"name": "a", "do": "orphan"}, {"name": "b"})
+    outcome = run_sweep(sweep, runs)
+    assert statuses(outcome) == {"a": "KILLED", "b": "FINISHED"}
+    assert outcome.ran[0].error["type"] == "WorkerDied"
+    assert [s.reason for s in steps(sweep, runs)] == ["was KILLED", "finished"]
+
+
+def test_a_variant_that_takes_too_long_is_stopped(runs):
+    sweep = resolved({"name": "slow", "sleep": 600}, {"name": "b"})
+    outcome = run_sweep(sweep, runs, Options(timeout=8))
+    assert statuses(outcome) == {"slow": "FAILED", "b": "FINISHED"}
+    assert outcome.ran[0].error["message"] == "no result after 8 s"
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_sweep_cannot_run_twice_at_once(runs):
+    with (
+        st.lock(runs.sweep_dir("s")),
+        pytest.raises(SweepError, match="another process is running this sweep"),
+    ):
+        run_sweep(resolved({"name": "a"}), runs)
+
+
+def test_repeats_are_not_run(runs):
+    from dataclasses import replace
+
+    sweep = resolved({"name": "a"}, {"name": "b"})
+    sweep = replace(sweep, planned=(sweep.planned[0], replace(sweep.planned[1], same_as="a")))
+    assert [s.reason for s in steps(sweep, runs)] == ["new", "does the same as 'a'"]
+    assert statuses(run_sweep(sweep, runs)) == {"a": "FINISHED"}
+    listed = runs.sweep("s")
+    assert [v["name"] for v in listed["variants"]] == ["a"]
+    assert listed["duplicates"][0]["same_as"] == "a"
+
+
+def test_a_broken_record_is_made_anew(runs):
+    sweep = resolved({"name": "a"})
+    run_sweep(sweep, runs)
+    path = runs.variant_dir(sweep.planned[0].variant.key) / "record.json"
+    path.write_text("{")
+    assert steps(sweep, runs)[0].reason == "its record is broken"
+    assert statuses(run_sweep(sweep, runs)) == {"a": "FINISHED"}
+
+
+def start(runs: Store, *variants: dict, jobs: int = 1) -> subprocess.Popen:
+    code = f"""
+        import sys
+        from tests.experiment.pretend import resolved
+        from vqkit.experiment.runner import Options, run_sweep
+        from vqkit.experiment.store import Store
+        outcome = run_sweep(resolved(*{variants!r}), Store.at({str(runs.root)!r}), Options(jobs={jobs}))
+        sys.exit(130 if outcome.interrupted else 0)
+    """
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, start_new_session=True)
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_kill_9_then_the_same_sweep_runs_nothing_twice_to_the_end(runs):
+    variants = [{"name": f"v{i}", "sleep": 0.7} for i in range(6)]
+    for kills in range(1, 4):
+        process = start(runs, *variants, jobs=2)
+        family = [psutil.Process(process.pid)]
+        wait_for(lambda n=kills: len([x for x in diary(runs.root) if x.startswith("end")]) >= n)
+        family += family[0].children(recursive=True)
+        process.kill()
+        process.wait()
+        wait_for(lambda f=family: not any(p.is_running() and p.status() != "zombie" for p in f), 15)
+    outcome = run_sweep(resolved(*variants), runs, Options(jobs=2))
+    assert not outcome.failed
+    lines = diary(runs.root)
+    assert [lines.count(f"end v{i}") for i in range(6)] == [1] * 6
+    assert {r.status for r in runs.records()} == {Status.FINISHED}
+    assert len(runs.records("s")) == 6
+
+
+@pytest.mark.slow
+def test_a_result_written_before_the_kill_is_kept(runs):
+    variants = [{"name": "a", "do": "linger"}]
+    process = start(runs, *variants)
+    wait_for(lambda: "end a" in diary(runs.root))
+    process.kill()
+    process.wait()
+    outcome = run_sweep(resolved(*variants), runs)
+    assert statuses(outcome) == {"a": "FINISHED"}
+    assert diary(runs.root) == ["begin a", "end a"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process_and_no_open_record(runs):
+    process = start(runs, {"name": "a", "sleep": 600}, {"name": "b"})
+    wait_for(lambda: "begin a" in diary(runs.root))
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in children), 10)
+    (record,) = runs.records()
+    assert (record.status, record.error["type"]) == (Status.KILLED, "Interrupted")
+
+
+@pytest.mark.slow
+def test_two_sweeps_that_share_a_variant_run_it_once(runs):
+    first, second = (
+        resolved({"name": "a", "sleep": 3}, name="s"),
+        resolved({"name": "a", "sleep": 3}, name="t"),
+    )
+    outcomes = []
+    threads = [
+        threading.Thread(target=lambda s=s: outcomes.append(run_sweep(s, runs))) for s in (first, second)
+    ]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert [statuses(o) for o in outcomes] == [{"a": "FINISHED"}] * 2
+    assert diary(runs.root) == ["begin a", "end a"]
