@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.primitives.spec import Method, RoundMode
@@ -93,7 +93,7 @@ def _lines(tensor: str, resolved: ResolvedQuantizer) -> Iterator[Line]:
         yield Line(tensor, param, heard(steps).value, steps)
 
 
-def shown(param: str, value: object) -> str:
+def shown(param: str, value: Any) -> str:
     """A parameter's value in words."""
     kinds: dict[str, type[IntEnum]] = {"method": Method, "round_mode": RoundMode}
     return kinds[param](value).name if param in kinds else str(value)

@@ -118,7 +118,7 @@ class LayerEntry(Form):
         for names, quantizers in _PAIRS:
             wanted, found = len(getattr(self, names)), len(getattr(self, quantizers))
             if wanted != found:
-                message = "{found} quantizers for {wanted} names in {names}; one each is needed"
+                message = "holds {found}, {names} holds {wanted}; each name needs one quantizer"
                 given = {"found": found, "wanted": wanted, "names": names, "key": quantizers}
                 raise PydanticCustomError("uneven", message, given)
         return self

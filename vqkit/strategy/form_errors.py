@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -28,7 +28,7 @@ _EXPECTED = {
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
-_BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most"}
 
 
 def layer_entries(value: Any, source: str) -> None:
@@ -91,25 +91,29 @@ def _message(errors: list[ErrorDetails], value: Any, source: str) -> str:
 def _one(error: ErrorDetails, value: Any, source: str) -> str:
     loc = list(error["loc"])
     is_word = loc[-1:] == ["data_type"] and isinstance(pointer.get(value, loc[:-1]), str)
-    where = f"{source} {pointer.join(loc[:-1] if is_word else loc)}"
+    where = _where(source, loc[:-1] if is_word else loc)
     given, context = error["input"], error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        return not_allowed(f"{source} {pointer.join(loc[:-1])}", loc[-1], fields_at(loc[:-1]), what="key")
+        return not_allowed(_where(source, loc[:-1]), loc[-1], fields_at(loc[:-1]), what="key")
     if error["type"] == "missing":
         return f"{where}: this key is missing"
     if error["type"] == "choice":
         return not_allowed(where, given, context["allowed"])
     if error["type"] == "literal_error":
-        return not_allowed(where, given, _literals(loc))
+        return not_allowed(where, given, [v or '""' for v in get_args(_type_at(loc))])
     if error["type"] == "uneven":
         return f"{where}/{context['key']}: {error['msg']}"
-    return f"{where}: expected {_expected(error['type'], context, str(error['msg']))}, got {_short(given)}"
+    return f"{where}: expected {_expected(error['type'], loc, str(error['msg']))}, got {_short(given)}"
 
 
-def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
-    bounds = [f"{words} {context[key]}" for key, words in _BOUNDS if key in context]
+def _where(source: str, loc: list[Any]) -> str:
+    return f"{source} {pointer.join(loc)}".rstrip()
+
+
+def _expected(kind: str, loc: list[Any], message: str) -> str:
+    bounds = _bounds_at(loc)
     if bounds:
-        return f"a number of {bounds[0]}"
+        return ("an integer, " if _type_at(loc) is int else "a number, ") + bounds
     if kind == "string_pattern_mismatch":
         return "a class name or a dotted path to one, such as tensorflow.keras.layers.Conv2D"
     if kind == "string_too_short":
@@ -118,18 +122,34 @@ def _expected(kind: str, context: Mapping[str, Any], message: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def fields_at(loc: list[Any]) -> list[str]:
     """Keys that the form allows at a location; empty where none are fixed."""
     kind = _type_at(loc)
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+    return list(kind.model_fields) if _is_form(kind) else []
 
 
-def _literals(loc: list[Any]) -> list[str]:
-    return [v for v in get_args(_type_at(loc)) if isinstance(v, str)]
+def _is_form(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _bounds_at(loc: list[Any]) -> str:
+    """The range that the form gives a number, in words; empty where it gives none."""
+    parent = _type_at(loc[:-1])
+    field = parent.model_fields.get(str(loc[-1])) if _is_form(parent) else None
+    kind = _step(parent, loc[-1]) if field is None else field.annotation
+    limits = [*(field.metadata if field is not None else ()), *_metadata(kind)]
+    found = {key: getattr(limit, key) for limit in limits for key in _BOUNDS if hasattr(limit, key)}
+    return " and ".join(f"{words} {found[key]}" for key, words in _BOUNDS.items() if key in found)
+
+
+def _metadata(kind: Any) -> list[Any]:
+    """Constraints in an annotation, also below `| None`."""
+    own = [m for field in getattr(kind, "__metadata__", ()) for m in getattr(field, "metadata", ())]
+    return own + [m for a in get_args(kind) if get_origin(kind) in (Union, UnionType) for m in _metadata(a)]
 
 
 def _type_at(loc: list[Any]) -> Any:
@@ -149,7 +169,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _step(kind: Any, part: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if _is_form(kind):
         field = kind.model_fields.get(str(part))
         return None if field is None else field.annotation
     args = get_args(kind)

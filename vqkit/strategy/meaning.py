@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
@@ -27,14 +26,14 @@ def check(book: Book, source: str) -> None:
 
 
 def _entries(book: Book, source: str) -> Iterator[str]:
-    counts = Counter(book.layer_types())
-    for i, entry in enumerate(book.doc[keys.REGISTRY][keys.LAYERS]):
-        where = f"{source} {pointer.join([keys.REGISTRY, keys.LAYERS, i])}"
-        name = keys.short_type(entry["layer_type"])
-        if counts[name] > 1:
-            yield f"{where}/layer_type: {name} has {counts[name]} entries; one is allowed"
-        if name not in _known_types() and name.lower() in {k.lower() for k in _known_types()}:
-            yield not_allowed(f"{where}/layer_type", name, _known_types(), what="layer type")
+    known = {name.lower() for name in _known_types()}
+    for i, name in enumerate(book.layer_types()):
+        where = f"{source} {pointer.join([keys.REGISTRY, keys.LAYERS, i, 'layer_type'])}"
+        first = book.entry_index(name)
+        if first != i:
+            yield f"{where}: {name} has an entry already, at index {first}; one is allowed"
+        if name not in _known_types() and name.lower() in known:
+            yield not_allowed(where, name, _known_types(), what="layer type")
 
 
 @cache

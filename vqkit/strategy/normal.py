@@ -9,7 +9,7 @@ from vqkit.strategy import keys, pointer
 
 
 def value(key: str, given: Any) -> Any:
-    """A value with words of enumerations as their integers.
+    """A value with words of enumerations as their integers, whole numbers as int, a layer type by its class.
 
     Args:
         key: the key it stands under, such as "weight_method".
@@ -19,7 +19,8 @@ def value(key: str, given: Any) -> Any:
         kind = Method if key.endswith("method") else RoundMode if key.endswith("round_mode") else None
         if kind is not None and given in kind.__members__:
             return int(kind[given])
-    return given
+        return keys.short_type(given) if key == "layer_type" else given
+    return int(given) if isinstance(given, float) and given.is_integer() else given
 
 
 def document(doc: Any) -> Any:
@@ -53,7 +54,7 @@ def addressed(doc: dict[str, Any]) -> list[tuple[str, tuple[str, str], Any]]:
     for i, entry in enumerate(registry[keys.LAYERS]):
         base = pointer.join([keys.REGISTRY, keys.LAYERS, i])
         name = keys.short_type(entry["layer_type"])
-        found += [(base + p, (name, p), v) for p, v in pointer.leaves(entry) if p != "/layer_type"]
+        found += [(base + p, (name, p), v) for p, v in pointer.leaves(entry)]
     return found
 
 
