@@ -131,34 +131,65 @@ def run_sweep(
         if not held:
             raise SweepError(f"{name}: another process is running this sweep in {runs.root}")
         runs.write_sweep(resolved.to_json())
-        todo = steps(resolved, runs, retry_failed=options.retry_failed)
-        outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
-        jobs = [_job(s.planned, resolved, runs) for s in todo if s.runs]
-        with _Crew(runs, name, options) as crew:
-            try:
-                for record in crew.work(jobs):
-                    outcome.ran.append(record)
-                    if notify is not None:
-                        notify(record)
-            except KeyboardInterrupt:
-                outcome.interrupted = True
+        return _run(resolved, name, runs, options, notify)
+
+
+def run_single(
+    resolved: Resolved, runs: Store, options: Options | None = None, *, notify: Notify | None = None
+) -> Outcome:
+    """Run a variant that belongs to no sweep.
+
+    Args:
+        resolved: from a sweep of one variant; its name is not used.
+        runs: where the record goes.
+        options: how to run.
+        notify: called with the record.
+
+    Returns:
+        The record, run or found.
+    """
+    return _run(resolved, None, runs, options or Options(), notify)
+
+
+def _run(
+    resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None
+) -> Outcome:
+    todo = steps(resolved, runs, retry_failed=options.retry_failed)
+    outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
+    jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
+    with _Crew(runs, runs.root / "logs" if sweep is None else runs.sweep_dir(sweep), options) as crew:
+        try:
+            for record in crew.work(jobs):
+                outcome.ran.append(record)
+                if notify is not None:
+                    notify(record)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
     return outcome
 
 
-def _job(planned: Planned, resolved: Resolved, runs: Store) -> Job:
+def _job(planned: Planned, resolved: Resolved, runs: Store, sweep: str | None) -> Job:
     v = planned.variant
     parameters = {**v.parameters(), "model": str(resolved.model_file)}
     return Job(
-        str(runs.root), v.key, v.name, v.inputs(), resolved.sweep.name, str(resolved.notebook), parameters,
-        planned.strategy,
-    )  # fmt: skip
+        str(runs.root), v.key, v.name, v.inputs(), sweep, str(resolved.notebook), parameters, planned.strategy
+    )
+
+
+def default_jobs() -> int:
+    """As many variants at once as cores and memory allow; a kernel with TensorFlow takes 1 to 2 GB."""
+    import os
+
+    import psutil
+
+    return max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // (2 << 30), 8))
 
 
 class _Crew:
     """Threads of this process, each with a worker process of its own."""
 
-    def __init__(self, runs: Store, sweep: str, options: Options) -> None:
-        self._runs, self._sweep, self._options = runs, sweep, options
+    def __init__(self, runs: Store, logs: Path, options: Options) -> None:
+        self._runs, self._logs, self._options = runs, logs, options
         self._mine = threading.local()
         self._workers: list[Worker] = []
         self._stopping = False
@@ -215,7 +246,7 @@ class _Crew:
 
     def _worker(self) -> Worker:
         if getattr(self._mine, "worker", None) is None:
-            log = self._runs.sweep_dir(self._sweep) / f"worker-{len(self._workers)}.log"
+            log = self._logs / f"worker-{len(self._workers)}.log"
             self._mine.worker = Worker(log, environment.for_workers(self._options.jobs))
             self._workers.append(self._mine.worker)
         worker: Worker = self._mine.worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,6 +69,28 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
 
         return quickstart_data()
     return _from_npz(NpzSpec(**ref), ref) if "npz" in ref else _from_loader(LoaderSpec(**ref), ref)
+
+
+def data_from_text(text: str) -> Any:
+    """A data description as people type it on a command line.
+
+    Args:
+        text: `digits`, `file.npz` (with arrays x_calib, x_eval, y_eval), `file.py:function`, or JSON.
+
+    Returns:
+        What `load_data` takes.
+
+    Raises:
+        DataError: it looks like JSON and is not.
+    """
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as e:
+            raise DataError(f"data: {text!r} is not JSON: {e}") from e
+    if text.endswith(".npz"):
+        return {"npz": text}
+    return {"loader": text} if ".py:" in text else text
 
 
 def absolute_data(ref: Any, base_dir: str | Path) -> Any:

@@ -1,0 +1,102 @@
+"""What a sweep says while it runs: the table of variants, one line per outcome, a bar with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from vqkit.experiment import tables
+from vqkit.experiment.runner import Step
+from vqkit.experiment.store import RunRecord, Status, Store
+
+MARKS = {Status.FINISHED: "done  ", Status.FAILED: "FAILED", Status.KILLED: "KILLED"}
+
+
+def step_table(steps: Sequence[Step]) -> str:
+    """Every variant with its key, what it changes, and whether it will run.
+
+    Args:
+        steps: from `runner.steps`.
+
+    Returns:
+        Lines of text.
+    """
+    rows = [
+        [str(i), s.planned.variant.name, s.planned.variant.key, "run" if s.runs else "skip", s.reason]
+        for i, s in enumerate(steps, start=1)
+    ]
+    return tables.text_table(["#", "variant", "key", "", "why"], rows, left=(1, 2, 3, 4), widest=60)
+
+
+def forecast(steps: Sequence[Step], jobs: int) -> str:
+    """How many variants run and how long it may take, going by those that have finished.
+
+    Args:
+        steps: from `runner.steps`.
+        jobs: variants at once.
+
+    Returns:
+        One line.
+    """
+    to_run = sum(s.runs for s in steps)
+    seconds = [s.record.metrics.get("seconds_total") for s in steps if s.record is not None]
+    known = [s for s in seconds if s]
+    counts = f"{len(steps)} variants: {to_run} to run, {len(steps) - to_run} to skip"
+    if not known or not to_run:
+        return counts
+    return f"{counts}; about {_minutes(median(known) * to_run / jobs)} with -j {jobs}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
+def outcome_line(record: RunRecord, runs: Store) -> str:
+    """One finished or failed variant in one line; a failure says where its notebook is."""
+    head = f"{MARKS.get(record.status, record.status)}  {record.name}"
+    if record.status is Status.FINISHED:
+        accuracy, delta = record.metrics.get("accuracy"), record.metrics.get("accuracy_delta")
+        told = "" if accuracy is None or delta is None else f"  {accuracy:.4f} ({100 * delta:+.2f} points)"
+        return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s"
+    error = record.error or {}
+    where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
+    message = " ".join(str(error.get("message", "")).split())
+    return f"{head}: {error.get('type')}{where}: {message}\n        {runs.variant_dir(record.key)}"
+
+
+class Progress:
+    """A bar over the variants that run, with the time left; lines appear above it.
+
+    Args:
+        total: variants to run.
+        name: of the sweep.
+        runs: for the paths of failures.
+    """
+
+    def __init__(self, total: int, name: str, runs: Store) -> None:
+        from tqdm import tqdm
+
+        self._runs = runs
+        self._best: float | None = None
+        self._bar: Any = tqdm(total=total, desc=name, unit="variant", disable=None if total else True)
+
+    def __enter__(self) -> Progress:
+        self._bar.refresh()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(line)
+
+    def show(self, record: RunRecord) -> None:
+        """Tell one outcome and move the bar."""
+        self.say(outcome_line(record, self._runs))
+        accuracy = record.metrics.get("accuracy")
+        if accuracy is not None and (self._best is None or accuracy > self._best):
+            self._best = accuracy
+            self._bar.set_postfix_str(f"best {accuracy:.4f}", refresh=False)
+        self._bar.update()
