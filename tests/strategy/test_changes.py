@@ -132,6 +132,20 @@ def test_update_replaces_the_users_keys_whole() -> None:
     assert updated.with_kwargs(weight_bit=3).user == {"activation_bit": 6, "weight_bit": 3}
 
 
+def test_whole_sections_are_taken_anywhere_as_the_original_does() -> None:
+    strategy = Strategy.builtin("fsx")
+    part: dict[str, Any] = {"user_quantize_config": {"activation_bit": 6}, "custom_layer_type": ["Gate"]}
+    nested = strategy.update({REGISTRY: part})
+    assert strategy.update(part) == strategy.with_kwargs(**part) == nested
+    assert nested.custom_layer_types == ("Gate",)
+    pipeline = strategy.with_kwargs(optimize_pipeline_config={"cle_steps": 4}, weight_bit=5)
+    assert (pipeline.optimize.cle_steps, pipeline.user) == (4, {"weight_bit": 5})
+
+
+def test_a_strategy_shows_what_was_changed() -> None:
+    assert repr(Strategy.builtin("8bit").with_kwargs(weight_bit=4)) == "Strategy('pof2s', weight_bit=4)"
+
+
 def test_update_replaces_or_appends_layer_entries() -> None:
     strategy = Strategy.builtin("fsx")
     own = {"layer_type": "my.layers.Gate"}
@@ -180,6 +194,7 @@ def test_update_by_file_speaks_of_the_file(tmp_path: Path) -> None:
         {REGISTRY: {"layer_quantize_config": [None]}},
         {REGISTRY: {"layer_config": {"a": 3}}},
         {"weight": 4},
+        {"/refine_pipeline_config/align_pool": True},
     ],
 )
 def test_malformed_updates(new: Any) -> None:

@@ -10,6 +10,7 @@ from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import builtins, form_errors, keys, pointer
 
 SECTIONS = (keys.USER, "custom_layer_type", keys.INPUT, keys.NAMED)
+SECTION_NAMES = (*keys.PIPELINES, keys.REGISTRY, *SECTIONS, keys.LAYERS)
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def update(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edite
     """Put another, possibly partial, document on top, as 2.5 sets a strategy.
 
     Pipelines change key by key. In the registry the user's keys, custom types and input quantizer are
-    replaced whole; a layer entry replaces the entry of its type or is appended. Other top-level keys are
-    flat names.
+    replaced whole; a layer entry replaces the entry of its type or is appended. These sections may also stand
+    at the top; other keys there are flat names.
 
     Raises:
         StrategyError: a key leads nowhere.
@@ -129,6 +130,10 @@ def update(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edite
             now = _pipeline(now, key, _object(value, key, source), base, source)
         elif key == keys.REGISTRY:
             now = _registry(now, _object(value, key, source), base, source)
+        elif key in SECTION_NAMES:
+            now = _registry(now, {key: value}, base, source)
+        elif key.startswith("/"):
+            raise StrategyError(not_allowed(source, key, SECTION_NAMES, what="key"))
         else:
             rest[key] = value
     return overrides(now, rest, base, source)

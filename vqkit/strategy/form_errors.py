@@ -15,7 +15,6 @@ from vqkit.strategy.form import LayerEntries, StrategyDocument
 
 MAX_PROBLEMS = 3
 
-_ENTRIES: TypeAdapter[Any] = TypeAdapter(LayerEntries)
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -39,7 +38,7 @@ def layer_entries(value: Any, source: str) -> None:
     """
     place = (keys.REGISTRY, keys.LAYERS)
     try:
-        _ENTRIES.validate_python(value)
+        TypeAdapter(LayerEntries).validate_python(value)
     except ValidationError as e:
         found = [ErrorDetails(**{**x, "loc": (*place, *x["loc"])}) for x in e.errors()]
         raise StrategyError(_message(found, {place[0]: {place[1]: value}}, source)) from None

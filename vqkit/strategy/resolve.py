@@ -207,8 +207,9 @@ def _spec(values: dict[str, Any], decided: Mapping[str, Step]) -> QuantizerSpec:
         raise StrategyError(
             f"{not_allowed(f'{source} {where}', method.name, allowed)} (a TQTQuantizer knows no other)"
         )
-    spec = QuantizerSpec(**values)
-    if spec.q_min >= spec.q_max:
-        source, where = decided["narrow_range"].origin
-        raise StrategyError(f"{source} {where}: narrow_range leaves no code but 0 of {spec.bit_width} bit")
-    return spec
+    try:
+        return QuantizerSpec(**values)
+    except ValueError as e:
+        named = next((param for param in reversed(PARAMS) if param in str(e)), "quantizer_type")
+        source, where = decided[named].origin
+        raise StrategyError(f"{source} {where}: {e}") from None

@@ -101,7 +101,10 @@ class Strategy:
             StrategyError: one leads nowhere, or the outcome is not allowed.
         """
         plain = text.plain(dict(values), source)
-        return _checked(self.name, edit.overrides(self._edited, plain, self.base, source), source)
+        sections = {k: v for k, v in plain.items() if k in edit.SECTION_NAMES}
+        single = {k: v for k, v in plain.items() if k not in sections}
+        edited = edit.update(self._edited, sections, self.base, source)
+        return _checked(self.name, edit.overrides(edited, single, self.base, source), source)
 
     def update(self, new: Mapping[str, Any] | str | Path) -> Strategy:
         """With another, possibly partial, strategy on top, as the original's set_quantize_strategy does.
@@ -157,6 +160,10 @@ class Strategy:
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+    def __repr__(self) -> str:
+        changes = "".join(f", {k}={v!r}" for k, v in self.overrides().items())
+        return f"Strategy({self.name!r}{changes})"
 
     def overrides(self) -> dict[str, Any]:
         """What differs from its built-in: by name where a value has one, else by JSON pointer."""
