@@ -39,7 +39,7 @@ def test_a_key_that_no_quantizer_has() -> None:
 def test_a_role_that_the_strategy_does_not_quantize() -> None:
     strategy = Strategy.builtin("fs").with_kwargs(bias_bit=16)
     (unused,) = strategy.unused_overrides(used(strategy, {"c": "Conv2D"}))
-    assert unused.why.startswith("strategy fs has no quantizer it speaks for")
+    assert unused.why == "this strategy has quantizers only for input, weight (did you mean 'input_bit'?)"
 
 
 def test_a_role_that_the_model_does_not_have() -> None:

@@ -73,7 +73,8 @@ def _why(book: Book, key: str, where: str) -> str:
     steps = [step for step in _all_steps(book) if step.origin.pointer == where]
     notes = list(dict.fromkeys(step.note for step in steps if step.note))
     if not steps:
-        return f"strategy {book.base} has no quantizer it speaks for{_hint(book, key)}"
+        roles = ", ".join(sorted({role.user_prefix for role in _roles(book)}))
+        return f"this strategy has quantizers only for {roles}{_hint(book, key)}"
     if len(notes) == 1 and all(step.note for step in steps):
         return notes[0] + (
             "; it counts only with the method PERCENTILE"
