@@ -15,6 +15,9 @@ TINY_STEP = np.float32(2.0**-52)
 POS_MIN, POS_MAX = -126, 126
 """Positions whose scale and its inverse are both normal float32 numbers."""
 
+REACH = np.float32(2.0**125)
+"""Ranges end here: beyond it the inverse of a one-bit step is no normal float32."""
+
 MSE_OFFSETS = 5
 """Candidates of the MIN_MSE search: the non-overflow position and four finer ones."""
 
@@ -60,6 +63,12 @@ def reciprocal(value: float) -> np.float32:
 def levels(spec: QuantizerSpec) -> int:
     """Number of steps between the lowest and the highest code."""
     return spec.q_max - spec.q_min
+
+
+def for_errors(spec: QuantizerSpec) -> QuantizerSpec:
+    """The quantizer to take error sums with: a tie costs the same both ways, half-to-even is cheaper."""
+    even = spec.round_mode == RoundMode.HALF_AWAY
+    return spec.with_(round_mode=RoundMode.HALF_TO_EVEN) if even else spec
 
 
 def framework_kernel(spec: QuantizerSpec) -> bool:

@@ -26,8 +26,9 @@ def round_(x: Tensor, mode: RoundMode) -> Tensor:
         return tf.round(x)
     if mode == RoundMode.HALF_UP:
         return tf.floor(x + 0.5)
-    tie = tf.equal(x - tf.floor(x), 0.5)
-    return tf.where(tie, tf.where(x > 0, tf.math.ceil(x), tf.floor(x)), tf.round(x))
+    below = tf.floor(x)
+    away = tf.where(x > 0, below + 1.0, below)
+    return tf.where(tf.equal(x - below, 0.5), away, tf.round(x))
 
 
 def position_scale(pos: Tensor) -> Tensor:
@@ -46,18 +47,21 @@ def shift(spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> Tensor:
     """Where the lowest code of an asymmetric grid lies, nudged so that 0 is on the grid."""
     low, high = np.float32(spec.q_min), np.float32(spec.q_max)
     zero = tf.clip_by_value(round_(low - f_min * s, RoundMode.HALF_AWAY), low, high)
-    return (low - zero) / s
+    return tf.math.divide_no_nan(low - zero, s)
 
 
 def codes_and_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """The plain chain: integer codes as floats, and the values they stand for."""
+    """The plain chain: integer codes as floats, and the values they stand for.
+
+    The division is not `/`: were s a constant, the graph optimizer would multiply by its reciprocal.
+    """
     low, high = np.float32(spec.q_min), np.float32(spec.q_max)
     if spec.symmetry:
         q = tf.clip_by_value(round_(x * s, spec.round_mode), low, high)
-        return q, q / s
+        return q, tf.math.divide_no_nan(q, s)
     base = shift(spec, f_min, s)
     q = tf.clip_by_value(low + round_((x - base) * s, spec.round_mode), low, high)
-    return q, (q - low) / s + base
+    return q, tf.math.divide_no_nan(q - low, s) + base
 
 
 def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> Tensor:

@@ -57,14 +57,15 @@ def range_from_extremes(low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple
     Raises:
         tf.errors.InvalidArgumentError: negative values under a symmetric unsigned spec.
     """
+    low, high = (tf.clip_by_value(v, -grid.REACH, grid.REACH) for v in (low, high))
     if not spec.symmetry:
         return tf.minimum(low, 0.0), tf.maximum(high, 0.0)
     if spec.unsigned:
         message = "a symmetric unsigned quantizer needs values >= 0; set symmetry or unsigned to false"
         with tf.control_dependencies([tf.debugging.assert_non_negative(low, message)]):
             return tf.zeros_like(low), tf.maximum(high, 0.0)
-    f_min = tf.maximum(tf.minimum(low, high * grid.symmetric_ratio(spec)), np.finfo(np.float32).min)
-    if spec.bit_width == 1 and not spec.narrow_range:
+    f_min = tf.minimum(low, high * grid.symmetric_ratio(spec))
+    if spec.bit_width == 1:
         return f_min, tf.zeros_like(f_min)
     return f_min, tf.maximum(high, low * grid.inverse_ratio(spec))
 
@@ -99,6 +100,7 @@ def position(
 
 def _min_mse(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
     axes = None if vitis_compat else reduction_axes(x.shape.rank, spec)
+    spec = spec if vitis_compat else grid.for_errors(spec)
     candidates = [_clip_position(start + float(i)) for i in range(grid.MSE_OFFSETS)]
     errors = []
     for candidate in candidates:

@@ -35,8 +35,9 @@ class QParams:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, np.asarray(value, np.float32))
-        if self.spec.pow2 and self.pos is None:
-            raise ValueError(f"{self.spec.quantizer_type} needs a position")
+        if self.spec.pow2 != (self.pos is not None):
+            wants = "needs a position" if self.spec.pow2 else "has a float scale and takes no position"
+            raise ValueError(f"{self.spec.quantizer_type} {wants}")
 
     @property
     def scale(self) -> Array:

@@ -69,6 +69,8 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
         symmetric, one bit     f_min = min(low, -high),           f_max = 0      (codes are -1 and 0)
         asymmetric             f_min = min(low, 0),               f_max = max(high, 0)
 
+    Extremes beyond +-`grid.REACH` count as that, so that every step and its inverse is a normal float32.
+
     Args:
         low: smallest value seen, float32, any shape.
         high: largest value seen, same shape.
@@ -80,7 +82,7 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
     Raises:
         ValueError: negative values under a symmetric unsigned spec.
     """
-    low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+    low, high = (np.clip(np.asarray(v, np.float32), -grid.REACH, grid.REACH) for v in (low, high))
     if not spec.symmetry:
         return np.minimum(low, 0), np.maximum(high, 0)
     if spec.unsigned:
@@ -90,13 +92,10 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
                 "set symmetry or unsigned to false"
             )
         return np.zeros_like(low), np.maximum(high, 0)
-    with np.errstate(over="ignore"):
-        f_min = np.minimum(low, high * grid.symmetric_ratio(spec))
-    f_max = np.maximum(high, low * grid.inverse_ratio(spec))
-    largest = np.finfo(np.float32).max
-    return np.maximum(f_min, -largest), np.zeros_like(
-        f_max
-    ) if spec.bit_width == 1 and not spec.narrow_range else f_max
+    f_min = np.minimum(low, high * grid.symmetric_ratio(spec))
+    if spec.bit_width == 1:
+        return f_min, np.zeros_like(f_min)
+    return f_min, np.maximum(high, low * grid.inverse_ratio(spec))
 
 
 def position(
@@ -141,6 +140,7 @@ def position(
         return start
     x, counts = np.asarray(x, np.float32), np.asarray(counts, np.float32)
     axes = reduction_axes(x.ndim, spec.with_(per_channel=False) if vitis_compat else spec)
+    spec = spec if vitis_compat else grid.for_errors(spec)
     dtype = np.float32 if vitis_compat else np.float64
     errors = []
     for offset in range(grid.MSE_OFFSETS):

@@ -44,7 +44,7 @@ class QuantizerSpec:
 
     Attributes:
         quantizer_type: which quantizer.
-        bit_width: bits of the integer, 1-32, sign included.
+        bit_width: bits of the integer, 1-32, sign included. One signed bit has the codes -1 and 0.
         method: how the range or position is chosen.
         round_mode: how ties round.
         symmetry: zero is at the middle of the grid.
@@ -74,6 +74,8 @@ class QuantizerSpec:
         object.__setattr__(self, "round_mode", RoundMode(self.round_mode))
         if not 1 <= self.bit_width <= 32:
             raise ValueError(f"bit_width must lie in 1..32, got {self.bit_width}")
+        if self.narrow_range and self.bit_width == 1 and not self.unsigned:
+            raise ValueError("narrow_range needs at least 2 bits: at bit_width 1 it leaves one code")
         if not 0 < self.method_percentile <= 100:
             raise ValueError(f"method_percentile must lie in (0, 100], got {self.method_percentile}")
 
