@@ -78,6 +78,7 @@ class Tracker:
     _lock: Path
     _sweep: str | None = None
     _parents: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, list[Any]] | None = None
 
     @classmethod
     def open(
@@ -166,8 +167,23 @@ class Tracker:
         return sorted(found, key=lambda r: (str(r["started"]), r["key"]))
 
     @contextlib.contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Hold the store while many records are logged: one search for all instead of one for each."""
+        with store.lock(self._lock):
+            with _store_errors(self.uri, self.runs_dir, "search"):
+                runs = list(self._search(""))
+            self._known = {}
+            for run in runs:
+                self._known.setdefault(run.data.tags.get(Tag.ID, ""), []).append(run)
+            try:
+                yield
+            finally:
+                self._known = None
+
+    @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
-        with _store_errors(self.uri, self.runs_dir, doing), store.lock(self._lock):
+        held = contextlib.nullcontext() if self._known is not None else store.lock(self._lock)
+        with _store_errors(self.uri, self.runs_dir, doing), held:
             yield
 
     def _search(self, condition: str) -> Iterator[Any]:
@@ -182,7 +198,10 @@ class Tracker:
                 return
 
     def _same(self, kind: str, key: str, sweep: str | None) -> list[Any]:
-        runs = self._search(f"tags.`{Tag.ID}` = '{words.identity(kind, key, sweep)}'")
+        name = words.identity(kind, key, sweep)
+        runs = (
+            self._search(f"tags.`{Tag.ID}` = '{name}'") if self._known is None else self._known.get(name, ())
+        )
         return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _parent_of(self, sweep: str) -> str:
@@ -212,9 +231,7 @@ class Tracker:
     def _close(self, name: str, status: str) -> None:
         from mlflow.entities import Metric
 
-        children = [
-            r for r in self._search(f"tags.`{Tag.SWEEP}` = '{_quoted(name)}'") if Tag.KEY in r.data.tags
-        ]
+        children = list(self._search(f"tags.`{Tag.PARENT}` = '{self._parents[name]}'"))
         states = [run.data.tags.get(Tag.STATUS) for run in children]
         counts = {
             "variants": len(states),
@@ -288,12 +305,6 @@ class Tracker:
             times = (run.info.start_time, run.info.end_time)
             return words.record_of(run.data.tags, run.data.metrics, name=run.info.run_name, times=times)
         return read_record(Path(self._client.download_artifacts(run.info.run_id, "record.json")).parent)
-
-
-def _quoted(text: str) -> str:
-    if "'" in text:
-        raise TrackingError(f"sweep {text!r}: a name with an apostrophe cannot be searched for in mlflow")
-    return text
 
 
 def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
@@ -370,14 +381,17 @@ def rebuild(
     records = {r["key"]: r for r in scan(runs_dir)}
     problems = tuple(str(r["error"]["message"]) for r in records.values() if r["status"] == "BROKEN")
     sound = {key: r["directory"] for key, r in records.items() if r["status"] != "BROKEN"}
-    logged: list[str] = []
-    listed: set[str] = set()
-    for name in sweep_names(runs_dir):
-        sweep = {**(read_sweep(runs_dir, name) or {}), "name": name}
-        keys = list(dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound))
-        tracker.start_sweep(sweep)
-        logged += [tracker.log_variant(sound[key]) for key in keys]
-        tracker.end_sweep()
-        listed.update(keys)
-    logged += [tracker.log_variant(sound[key]) for key in sound if key not in listed]
-    return Rebuilt(tracker.uri, tuple(logged), problems)
+    with tracker.bulk():
+        logged = [run for name in sweep_names(runs_dir) for run in _log_sweep(tracker, name, sound)]
+        listed = {key for key, _ in logged}
+        alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
+    return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
+
+
+def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Key and run id of each variant of a sweep that has a record."""
+    sweep = {**(read_sweep(tracker.runs_dir, name) or {}), "name": name}
+    tracker.start_sweep(sweep)
+    for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
+        yield key, tracker.log_variant(sound[key])
+    tracker.end_sweep()
