@@ -28,10 +28,7 @@ from vqkit._version import __version__
 _WHERE = {
     "errors": ("VqkitError",),
     "strategy": ("Strategy",),
-    "flow.data": ("Data", "batches"),
-    "flow.prepare": ("make_plan",),
-    "flow.quantize": ("quantize",),
-    "flow.evaluate": ("evaluate", "sqnr", "tensor_values"),
+    "flow": ("Data", "batches", "evaluate", "make_plan", "quantize", "sqnr", "tensor_values"),
     "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
     "experiment.sweep": ("Sweep",),

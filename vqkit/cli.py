@@ -269,7 +269,7 @@ def plan(
     from vqkit.experiment.store import Store
 
     net = load_model(model_path(model, ".", Store.at(runs).cache))
-    from vqkit.flow.prepare import make_plan
+    from vqkit.flow import make_plan
 
     made = make_plan(_strategy(strategy, overrides), net, vitis_compat=vitis_compat)
     typer.echo(json.dumps(made.to_json(), indent=1) if as_json else str(made))

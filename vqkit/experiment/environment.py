@@ -95,11 +95,11 @@ def for_workers(jobs: int) -> dict[str, str]:
     """
     share = str(max(1, (os.cpu_count() or 1) // jobs))
     threads = {name: os.environ.get(name, share) for name in THREADS}
-    return {**os.environ, **quiet(), **threads, **_import_path()}
+    return {**os.environ, **quiet(), **threads, **import_path()}
 
 
-def _import_path() -> dict[str, str]:
-    """A checkout that is not installed must be found from the run folders too."""
+def import_path() -> dict[str, str]:
+    """PYTHONPATH with which a checkout that is not installed is found from any folder; empty if installed."""
     home = str(Path(__file__).resolve().parents[2])
     if home in (*site.getsitepackages(), site.getusersitepackages()):
         return {}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vqkit.flow.data import Data
-    from vqkit.flow.evaluate import Evaluation
+    from vqkit.flow.quality import Evaluation
 
 ATTEMPT = "VQKIT_ATTEMPT"
 
@@ -124,7 +124,7 @@ def score(model: Any, quantized: Any, data: Data, inputs: Mapping[str, Any], cac
     Returns:
         Both results.
     """
-    from vqkit.flow.evaluate import evaluate
+    from vqkit.flow import evaluate
 
     path = Path(cache, "float", f"{inputs['model']['digest']}-{inputs['data']['digest']}.json")
     if not path.exists():

@@ -17,6 +17,7 @@ from typing import Any
 
 from vqkit import digest
 from vqkit.errors import NotebookError, not_allowed
+from vqkit.experiment.environment import import_path
 from vqkit.resources import resource_dir
 
 TAG = "parameters"
@@ -211,7 +212,7 @@ def _register() -> None:
                     shutdown_kernel="immediate", log=logger,
                 )  # fmt: skip
                 # A manager from outside is left running unless cleanup is asked for.
-                env = {**os.environ, **private, **kernel_env}
+                env = {**os.environ, **import_path(), **private, **kernel_env}
                 client.execute(cwd=kernel_cwd, env=env, cleanup_kc=True)
 
     papermill_engines.register(ENGINE, Engine)

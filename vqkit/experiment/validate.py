@@ -149,7 +149,7 @@ def _plan_all(sweep: Sweep, shared: Shared) -> list[Planned]:
 
 
 def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
-    from vqkit.flow.prepare import make_plan
+    from vqkit.flow import make_plan
 
     settings = settings_of(sweep.spec, point)
     available = -(-shared.n_calib // settings.batch_size)
