@@ -108,7 +108,7 @@ def add(runs: Path, made: Mapping[str, Any], *, right: Iterable[int] | None = No
     """
     folder = runs / "variants" / made["key"]
     write(folder / "strategy.json", strategy(made))
-    write(folder / "plan.json", {"rows": []})
+    write(folder / "plan.json", {"rows": plan(made)})
     write(folder / "encodings.json", {})
     write(folder / "notebook.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     if made["status"] == "FINISHED":
@@ -130,6 +130,26 @@ def strategy(made: Mapping[str, Any]) -> dict[str, Any]:
     document = copy.deepcopy(builtins.document(made["inputs"]["strategy"]["base"]))
     document["quantize_registry_config"]["user_quantize_config"] |= made["inputs"]["overrides"]
     return document
+
+
+def plan(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Plan rows of a small model; the head stays float."""
+    bits = made["inputs"]["overrides"].get("weight_bit", 8)
+    kind = "FSQuantizer" if made["inputs"]["strategy"]["base"] == "fs" else "Pof2SQuantizer"
+    return [
+        {
+            "layer": layer,
+            "tensor": role,
+            "role": role,
+            "spec": None
+            if layer == "logits"
+            else {"quantizer_type": kind, "bit_width": bits if role == "weight" else 8, "method": 1},
+            "reason": "ignored" if layer == "logits" else "",
+            "origins": {},
+        }
+        for layer in LAYERS
+        for role in ("weight", "activation")
+    ]
 
 
 def sqnr(accuracy: float) -> list[dict[str, Any]]:

@@ -196,10 +196,11 @@ def test_an_empty_folder_is_no_error(tmp_path):
     assert len(compare.load_records(tmp_path)) == 0
 
 
-def test_the_text_is_aligned_and_narrow(runs):
+def test_the_text_is_aligned_and_as_wide_as_the_terminal(runs, monkeypatch):
     make.add(
         runs, make.record("fs", {"a_very_long_override_name_number_" + str(i): [1, 2, 3] for i in range(9)})
     )
+    monkeypatch.setenv("COLUMNS", "120")
     lines = compare.render(runs).splitlines()
     table = [line for line in lines if line[:2].strip().isdigit()]
     assert len({line.index(" B") if " B" in line else line.index("kB") for line in table}) == 1

@@ -58,7 +58,8 @@ def test_a_tensor_that_only_one_run_quantizes_stays_in_the_table(pair):
     assert list(table["order"]) == sorted(table["order"])
 
 
-def test_the_text_tells_the_whole_story(pair):
+def test_the_text_tells_the_whole_story(pair, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     runs, a, b = pair
     text = str(compare.difference(a["key"], b["key"], runs_dir=runs))
     assert "Strategy: 2 difference(s)\n" in text
@@ -67,6 +68,30 @@ def test_the_text_tells_the_whole_story(pair):
     assert "A alone gets 20 right, B alone 5: the difference is more than chance (McNemar p = 0.0041)" in text
     assert "SQNR by tensor, dB: 10 tensors" in text
     assert max(map(len, text.splitlines())) < 125
+
+
+def test_the_plans_tell_what_changed_on_this_model(pair):
+    runs, a, b = pair
+    found = compare.difference(a["key"], b["key"], runs_dir=runs).resolved
+    assert found.total == 10
+    assert found.kinds() == [("bit_width", 8, 4, [f"{layer}/weight" for layer in make.LAYERS[:-1]])]
+    text = str(compare.difference(a["key"], b["key"], runs_dir=runs))
+    assert "Quantizers of this model: 4 of 10 tensors differ" in text
+
+
+def test_a_tensor_that_one_plan_leaves_float_is_said(pair):
+    runs, a, b = pair
+    rows = make.plan(b)
+    rows[0]["spec"], rows[-1]["spec"] = None, rows[1]["spec"]
+    make.write(runs / "variants" / b["key"] / "plan.json", {"rows": rows[:-2] + rows[-1:]})
+    kinds = compare.difference(a["key"], b["key"], runs_dir=runs).resolved.kinds()
+    assert ("quantizer", "Pof2SQuantizer", "float", ["conv1/weight"]) in kinds
+    assert ("quantizer", "float", "Pof2SQuantizer", ["logits/activation"]) in kinds
+    (runs / "variants" / b["key"] / "plan.json").write_text("{}")
+    with pytest.raises(RecordError, match="not a plan"):
+        compare.difference(a["key"], b["key"], runs_dir=runs)
+    (runs / "variants" / b["key"] / "plan.json").unlink()
+    assert compare.difference(a["key"], b["key"], runs_dir=runs).resolved is None
 
 
 def test_without_predictions_intervals_decide(pair):

@@ -62,7 +62,7 @@ def test_the_page_is_well_formed_and_fetches_nothing(written):
     assert page.open == []
     assert not page.all("link")
     images = [a["src"] for a in page.all("img")] + [a["srcset"] for a in page.all("source")]
-    assert len(images) == 6
+    assert len(images) == 8
     assert all(src.startswith("data:image/svg+xml;base64,") for src in images)
     assert all("src" not in a for a in page.all("script"))
     assert not re.search(r"""url\(|@import|(?:src|href)=["']?(?:https?:)?//""", path.read_text())
@@ -92,7 +92,9 @@ def test_the_page_says_what_the_text_says(written):
     assert "Use fs weight_bit=4 weight_per_channel=true: accuracy 96.44 %" in text
     assert "StrategyError: bit_width 99 in notebook cell 3" in text
     assert "quickstart on digits, 450 samples, float 98.00 %; calibration quantized" in text
-    assert text.count("recommended") == 1
+    assert len([a for a in page.all("tr") if a.get("class") == "chosen"]) == 1
+    assert "2 variant" not in text
+    assert "1 variant(s) of the sweep have not run yet" in text
 
 
 def test_cells_carry_the_numbers_that_the_script_sorts_by(written):

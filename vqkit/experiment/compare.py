@@ -20,7 +20,7 @@ import numpy as np
 from vqkit.errors import RecordError, not_allowed
 from vqkit.experiment import significance, tables
 from vqkit.experiment.difference import Difference, Flips, difference, flips
-from vqkit.experiment.records import find, load_records, rows_of, select, to_frame
+from vqkit.experiment.records import PENDING, find, load_records, rows_of, select, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,7 @@ def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "") -> tuple[str, st
     if len(group) < 2:
         raise RecordError(f"a comparison needs two finished runs; there are {len(group)}")
     first = run_a or str(group[group["best"]]["directory"].iloc[0])
-    recommended = recommend(frame).row
+    recommended, _ = recommend(frame)
     others = [recommended["directory"], *group["directory"][::-1]]
     return first, run_b or str(next(other for other in others if str(other) != first))
 
@@ -255,9 +255,10 @@ class Leaderboard:
     limit: int | None = None
 
     def __str__(self) -> str:
+        width = tables.terminal_width()
         parts = [f"{self.title}: {counts(self.frame)}"]
         for heading, header, rows, hidden in self.groups():
-            parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1))]
+            parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1), width=width)]
             parts += [f"… and {hidden} more"] if hidden else []
         parts += ["", _wrapped(LEGEND), "", _wrapped(recommend(self.frame).sentence)]
         return "\n".join(parts + _failures(self.frame))
@@ -338,11 +339,18 @@ def counts(frame: pd.DataFrame) -> str:
 
 def _failures(frame: pd.DataFrame) -> list[str]:
     """One line for each run that has no result, with the reason."""
-    rest = frame[frame["rank"].isna()]
-    lines = []
+    rest, pending = without_result(frame)
+    lines = [f"  {PENDING:8} {pending} variant(s) of the sweep have not run yet"] if pending else []
     for run in rows_of(rest):
         lines.append(f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}")
     return ["", "Without a result:", *lines] if lines else []
+
+
+def without_result(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Rows that ended without an accuracy or have not ended, and the number of those that never started."""
+    rest = frame[frame["rank"].isna()]
+    waiting = rest["status"] == PENDING
+    return rest[~waiting], int(waiting.sum())
 
 
 def _reason(run: Mapping[str, Any]) -> str:

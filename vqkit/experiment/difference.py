@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from vqkit.errors import RecordError
 from vqkit.experiment import significance, tables
 from vqkit.experiment.records import Record, find, read_record, row, rows_of
+from vqkit.experiment.resolved import Resolved, resolved
 from vqkit.primitives.spec import Method, RoundMode
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class Difference:
         inputs: other inputs that differ, as name -> (in a, in b).
         sqnr: layer, tensor, role, order, a_db, b_db, delta_db (b minus a), in graph order.
         flips: where the answers differ; None without predictions of the same data.
+        resolved: how the plans differ on this model; None where one of the runs has no plan.
     """
 
     a: Mapping[str, Any]
@@ -114,10 +117,12 @@ class Difference:
     inputs: Mapping[str, tuple[Any, Any]]
     sqnr: pd.DataFrame
     flips: Flips | None
+    resolved: Resolved | None = None
     shown: int = 12
 
     def __str__(self) -> str:
-        return "\n\n".join(f"{title}\n{body}".rstrip() for title, body in self.sections(tables.text_table))
+        table = functools.partial(tables.text_table, width=tables.terminal_width())
+        return "\n\n".join(f"{title}\n{body}".rstrip() for title, body in self.sections(table))
 
     def _repr_html_(self) -> str:
         parts = self.sections(tables.html_table)
@@ -129,13 +134,16 @@ class Difference:
         Args:
             table: `tables.text_table` or `tables.html_table`.
         """
-        yield "Two runs", table(("", "run", "key"), self._names(), left=(0, 1, 2))
+        for side, run in (("A", self.a), ("B", self.b)):
+            yield f"{side}: {run['name']} [{run['key']}]", ""
         rows = condensed(self.changes)
         count = f"{len(self.changes)} difference(s)" if rows else "no difference"
         title = f"Strategy: {count}{f', {len(rows)} kinds' if len(rows) < len(self.changes) else ''}"
         more = [f"… and {len(rows) - _KINDS} more kinds", "", "", ""]
         shown = [*rows[:_KINDS], more] if len(rows) > _KINDS else rows
         yield title, table(_CHANGE_HEADER, shown, left=(0, 1, 2, 3)) if rows else ""
+        if self.resolved is not None:
+            yield from _resolved_section(self.resolved, table)
         if self.inputs:
             cells = [[name, shorten(a), shorten(b)] for name, (a, b) in self.inputs.items()]
             yield "Other inputs that differ", table(("input", "A", "B"), cells, left=(0, 1, 2))
@@ -148,12 +156,19 @@ class Difference:
             title = f"SQNR by tensor, dB: {_shown(len(self.sqnr), self.shown)}"
             yield title, table(_SQNR_HEADER, _sqnr_cells(worst.head(self.shown)), left=(0, 1, 2))
 
-    def _names(self) -> list[list[str]]:
-        return [[side, str(run["name"]), str(run["key"])] for side, run in (("A", self.a), ("B", self.b))]
-
     def verdict(self) -> str:
         """Whether the accuracies differ by more than chance, in a sentence."""
         return _flip_verdict(self.flips) if self.flips else _interval_verdict(self.a, self.b)
+
+
+def _resolved_section(found: Resolved, table: Any) -> Iterator[tuple[str, str]]:
+    kinds = [(name, a, b, tensors) for name, a, b, tensors in found.kinds() if name != "method_percentile"]
+    rows = [
+        [name, said(name, a), said(name, b), str(len(tensors)), ", ".join(tensors)]
+        for name, a, b, tensors in kinds
+    ]
+    title = f"Quantizers of this model: {len(found.changed)} of {found.total} tensors differ"
+    yield title, table(_RESOLVED_HEADER, rows, left=(0, 1, 2, 4)) if rows else ""
 
 
 def _shown(total: int, shown: int) -> str:
@@ -178,7 +193,7 @@ def condensed(changes: Iterable[Change]) -> list[list[str]]:
     places: dict[tuple[str, str, str], list[str]] = {}
     for change in changes:
         what, where = _place(change)
-        key = (what, _said(change, change.before), _said(change, change.after))
+        key = (what, said(change.pointer, change.before), said(change.pointer, change.after))
         places.setdefault(key, []).append(where)
     return [[*key, ", ".join(where)] for key, where in places.items()]
 
@@ -189,16 +204,22 @@ def _place(change: Change) -> tuple[str, str]:
     return (inside, layer) if in_layer else (change.label, change.pointer)
 
 
-def _said(change: Change, value: Any) -> str:
-    """A value with the word for its number where the reference's format has only the number."""
+def said(name: str, value: Any) -> str:
+    """A value with the word for its number where the reference's format has only the number.
+
+    Args:
+        name: the parameter, or a pointer that ends in it.
+        value: what it is set to.
+    """
     kinds = {"method": Method, "round_mode": RoundMode}
-    kind = next((k for name, k in kinds.items() if change.pointer.endswith(name)), None)
+    kind = next((k for end, k in kinds.items() if name.endswith(end)), None)
     if kind is None or not isinstance(value, int) or value not in list(kind):
         return shorten(value)
     return f"{int(value)} {kind(value).name}"
 
 
 _KINDS = 40
+_RESOLVED_HEADER = ("parameter", "A", "B", "tensors", "")
 _CHANGE_HEADER = ("what", "A", "B", "where")
 _FORMATS = {
     "accuracy": (tables.percent, tables.signed_points),
@@ -281,6 +302,7 @@ def difference(run_a: str | Path, run_b: str | Path, *, runs_dir: str | Path | N
         {name: (a[name], b[name]) for name in _INPUTS if a[name] != b[name]},
         sqnr_difference(a["directory"], b["directory"]),
         flips(a["directory"], b["directory"]) if a["data_digest"] == b["data_digest"] else None,
+        resolved(a["directory"], b["directory"]),
     )
 
 

@@ -92,6 +92,7 @@ def render(
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     advice = compare.recommend(frame)
     chosen = None if advice.row is None else advice.row["key"]
+    rest, pending = compare.without_result(frame)
     return pages.get_template("report.html.j2").render(
         title=title,
         version=_version.__version__,
@@ -99,7 +100,9 @@ def render(
         advice=advice,
         columns=[{"left": False, **column} for column in COLUMNS],
         groups=list(_groups(frame, beside, limit, chosen)),
-        failures=[_failure(run, beside) for run in rows_of(frame[frame["rank"].isna()].head(limit))],
+        closer=_closer(advice.row),
+        failures=[_failure(run, beside) for run in rows_of(rest.head(limit))],
+        pending=pending,
         legend=compare.LEGEND,
         provenance=_provenance(frame),
         runs_dir=runs_dir,
@@ -190,6 +193,20 @@ def _figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
     for alt, draw in drawn.items():
         light, dark = (_data_uri(draw(frame, theme=theme)) for theme in (plots.LIGHT, plots.DARK))
         yield {"alt": alt, "light": light, "dark": dark}
+
+
+def _closer(run: pd.Series | None) -> dict[str, str] | None:
+    """Signal-to-noise ratio by layer of the recommended run: where the next improvement is to be found."""
+    import pandas as pd
+
+    from vqkit import plots
+
+    path = None if run is None or run["directory"] is None else Path(run["directory"], "sqnr.json")
+    if run is None or path is None or not path.is_file():
+        return None
+    sqnr = pd.DataFrame(store.read_json(path))
+    light, dark = (_data_uri(plots.sqnr_by_layer(sqnr, theme=theme)) for theme in (plots.LIGHT, plots.DARK))
+    return {"alt": f"Signal-to-noise ratio of each tensor of {run['name']}", "light": light, "dark": dark}
 
 
 def _data_uri(figure: Figure) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shutil
 from collections.abc import Sequence
 
 Rows = Sequence[Sequence[str]]
@@ -21,7 +22,9 @@ def elide(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
 
 
-def text_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,), widest: int = 40) -> str:
+def text_table(
+    header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,), widest: int = 40, width: int = 0
+) -> str:
     """Cells as columns of plain text, numbers to the right.
 
     Args:
@@ -29,14 +32,32 @@ def text_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,),
         rows: cells, each row as long as `header`.
         left: columns aligned to the left.
         widest: longest cell shown in full; longer ones lose their middle.
+        width: of the whole table; where it leaves room, left columns may be wider than `widest`.
 
     Returns:
         Lines joined by newlines, no trailing spaces.
     """
-    cells = [[elide(" ".join(cell.split()), widest) for cell in row] for row in [header, *rows]]
+    plain = [[" ".join(cell.split()) for cell in row] for row in [header, *rows]]
+    limits = _limits([max(map(len, column)) for column in zip(*plain, strict=True)], left, widest, width)
+    cells = [[elide(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in plain]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * w for w in widths])
     return "\n".join(_line(row, widths, left) for row in cells)
+
+
+def _limits(needed: Sequence[int], left: Sequence[int], widest: int, width: int) -> list[int]:
+    limits = [min(n, widest) for n in needed]
+    spare = width - sum(limits) - 2 * (len(limits) - 1)
+    for i in left:
+        more = max(0, min(needed[i] - limits[i], spare))
+        limits[i] += more
+        spare -= more
+    return limits
+
+
+def terminal_width() -> int:
+    """Columns to write in: the terminal's, 150 where the text goes to a file or a pipe."""
+    return shutil.get_terminal_size((150, 0)).columns
 
 
 def _line(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str:
