@@ -8,11 +8,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vqkit.primitives.spec import Method, QuantizerType, RoundMode
-from vqkit.strategy import form, keys
+from vqkit.strategy import builtins, form, keys
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -58,7 +59,7 @@ def test_every_strategy_key_is_documented(part: type[form.Form]) -> None:
 def test_every_section_old_name_and_preset_is_documented() -> None:
     wanted = {*keys.PIPELINES, keys.REGISTRY, *keys.OLD_NAMES, *PRESETS}
     assert wanted - named("docs/strategy.md") == set()
-    assert set(PRESETS[:4]) == {p.stem for p in (ROOT / "strategies").glob("*.json")}
+    assert set(PRESETS) == {*builtins.NAMES, *builtins.ALIASES}
 
 
 @pytest.mark.parametrize("kind", [QuantizerType, Method, RoundMode], ids=lambda k: k.__name__)
@@ -73,6 +74,12 @@ def test_every_sweep_key_is_documented() -> None:
     assert set(SweepSpec.model_fields) - named("docs/sweep.md") - {"axes", "variants"} == set()
 
 
+def leaves(command: Any, name: str) -> list[tuple[str, Any]]:
+    """Full name and command of everything that can be run."""
+    inner = getattr(command, "commands", {})
+    return [leaf for n, c in inner.items() for leaf in leaves(c, f"{name} {n}")] or [(name, command)]
+
+
 def test_every_command_is_documented() -> None:
     if find_spec("vqkit.cli") is None:
         pytest.skip("there is no command line yet")
@@ -80,16 +87,21 @@ def test_every_command_is_documented() -> None:
 
     from vqkit import cli
 
-    group = typer.main.get_command(cli.app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        assert f"vqkit {name}" in text("docs/cli.md"), name
-        section = text("docs/cli.md").partition(f"vqkit {name}")[2]
-        for parameter in command.params:
-            for option in parameter.opts:
-                if option.startswith("--") and option != "--help":
-                    assert option in section, f"{name} {option}"
+    page = text("docs/cli.md")
+    for name, command in leaves(typer.main.get_command(cli.app), "vqkit"):
+        assert f"## {name}" in page, name
+        section = page.partition(f"## {name}")[2].partition("\n## ")[0]
+        options = {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
+        assert {o for o in options if f"`{o}" not in section} == set(), name
     for name in ("sweep", "run", "plan", "validate", "strategies", "compare", "ui"):
         assert f"vqkit {name}" in text("README.md"), name
+
+
+def test_every_exit_code_is_documented() -> None:
+    from vqkit.cli import Exit
+
+    codes = {int(n) for n in re.findall(r"^\| (\d+) \|", text("docs/cli.md"), flags=re.M)}
+    assert codes == {int(code) for code in Exit}
 
 
 def test_the_metrics_of_a_record_are_documented() -> None:

@@ -79,7 +79,7 @@ print(*sorted(p.name for p in resource_dir("notebooks").glob("*.ipynb")))
 def test_the_command_works_when_installed(python: Path, tmp_path: Path) -> None:
     command = python.parent / "vqkit"
     assert "sweep" in run(command, "--help", cwd=tmp_path)
-    listed = run(command, "strategies", cwd=tmp_path)
+    listed = run(command, "strategies", "list", cwd=tmp_path)
     for name in ("pof2s", "pof2s_tqt", "fs", "fsx"):
         assert name in listed
     assert list(tmp_path.iterdir()) == [], "looking around writes nothing"
