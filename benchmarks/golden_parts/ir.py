@@ -26,8 +26,8 @@ def build(ir: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
     for entry in ir["layers"]:
         inputs = [values[name] for name in entry["inputs"]]
         values[entry["name"]] = _apply(entry, inputs if len(inputs) > 1 else inputs[0])
-    model = keras.Model(values["in"], [values[o] for o in ir["outputs"]] if len(ir["outputs"]) > 1 else values[ir["outputs"][0]],
-                        name=ir["name"])  # fmt: skip
+    outputs = [values[name] for name in ir["outputs"]]
+    model = keras.Model(values["in"], outputs if len(outputs) > 1 else outputs[0], name=ir["name"])
     for layer in model.layers:
         for variable in layer.weights:
             variable.assign(arrays[f"float/{layer.name}/{recorded_name(layer, variable.name)}"])
@@ -36,7 +36,9 @@ def build(ir: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Any:
 
 def recorded_name(layer: Any, variable: str) -> str:
     """A variable's name in Keras 2, in which the data were recorded."""
-    return "depthwise_kernel" if type(layer).__name__ == "DepthwiseConv2D" and variable == "kernel" else variable
+    return (
+        "depthwise_kernel" if type(layer).__name__ == "DepthwiseConv2D" and variable == "kernel" else variable
+    )
 
 
 def _apply(entry: Mapping[str, Any], inputs: Any) -> Any:

@@ -64,11 +64,19 @@ def check_model(path: Path) -> Iterator[Run]:
         arrays = {k: file[k] for k in file.files}
     model = build(data["ir"], arrays)
     for name, recorded in data["runs"].items():
-        yield _check_run(f"{data['ir']['name']} {name}", name, recorded, model, arrays, data["calib_batch_size"])
+        yield _check_run(
+            f"{data['ir']['name']} {name}", name, recorded, model, arrays, data["calib_batch_size"]
+        )
 
 
-def _check_run(label: str, name: str, recorded: Mapping[str, Any], model: Any, arrays: Mapping[str, np.ndarray],
-               batch_size: int) -> Run:  # fmt: skip
+def _check_run(
+    label: str,
+    name: str,
+    recorded: Mapping[str, Any],
+    model: Any,
+    arrays: Mapping[str, np.ndarray],
+    batch_size: int,
+) -> Run:
     from vqkit.flow import quantize
     from vqkit.strategy import Strategy
 
@@ -101,7 +109,9 @@ def _check_corrected(run: Run, model: Any, strategy: Any, arrays: Mapping[str, n
         run.flips.append(f"{run.name}: the reference fails ({error[:40]}), vqkit refuses: {refused}")
         return run
     run.exact += 1
-    run.flips.append(f"{run.name}: the reference fails ({error[:40]}), vqkit's largest output error is {error_now:.3g}")
+    run.flips.append(
+        f"{run.name}: the reference fails ({error[:40]}), vqkit's largest output error is {error_now:.3g}"
+    )
     return run
 
 
@@ -115,7 +125,9 @@ def _weights(run: Run, quantized: Any, key: str, arrays: Mapping[str, np.ndarray
             if np.allclose(got, want, rtol=WEIGHT_RTOL, atol=WEIGHT_RTOL * float(np.abs(want).max())):
                 run.exact += 1
             else:
-                run.mismatches.append(f"{run.name}: optimized {layer}/{weight} differs by {np.abs(got - want).max():.3g}")
+                run.mismatches.append(
+                    f"{run.name}: optimized {layer}/{weight} differs by {np.abs(got - want).max():.3g}"
+                )
 
 
 def _key(row: Any, graph: Any) -> tuple[str, str]:
@@ -125,7 +137,9 @@ def _key(row: Any, graph: Any) -> tuple[str, str]:
     slot = row.slot.value
     if slot in ("weight", "bias"):
         # The reference strips any of the letters q,u,a,n,t,_ from the front of a weight's name.
-        tensor = "depthwise_kernel" if row.kind == "DepthwiseConv2D" and row.tensor == "kernel" else row.tensor
+        tensor = (
+            "depthwise_kernel" if row.kind == "DepthwiseConv2D" and row.tensor == "kernel" else row.tensor
+        )
         return row.layer, f"quant_{row.layer}".lstrip("quant_") + f"/{tensor}:0"
     if slot == "input":
         return row.layer, "input"
@@ -134,7 +148,9 @@ def _key(row: Any, graph: Any) -> tuple[str, str]:
     return row.layer, activation_name(graph.layers[row.layer])
 
 
-def _tensors(run: Run, quantized: Any, info: Mapping[str, Any], encodings: Mapping[str, Any], stage: str) -> None:
+def _tensors(
+    run: Run, quantized: Any, info: Mapping[str, Any], encodings: Mapping[str, Any], stage: str
+) -> None:
     want = {(layer, q): e for layer, entries in info.items() for q, e in entries.items() if e}
     rows = {_key(r, quantized.graph): r for r in quantized.plan.quantized}
     run.equal(f"{stage} quantized tensors", sorted(rows.keys() ^ want.keys()), [])
@@ -146,14 +162,18 @@ def _tensor(run: Run, what: str, params: Any, want: Mapping[str, Any], row: Any)
     if "quant_pos_var" in want or "log_th_var" in want:
         pos = want.get("quant_pos_var")
         expected = row.spec.bit_width - 1 - np.ceil(want["log_th_var"]) if pos is None else pos
-        run.equal(f"{what} position", np.ravel(params.pos).tolist(), np.ravel(expected).astype(float).tolist())
+        run.equal(
+            f"{what} position", np.ravel(params.pos).tolist(), np.ravel(expected).astype(float).tolist()
+        )
         return
     for name, got in (("min_var", params.f_min), ("max_var", params.f_max)):
         run.checked += 1
         if np.allclose(np.ravel(got), np.ravel(want[name]), rtol=1e-5, atol=1e-7):
             run.exact += 1
         else:
-            run.mismatches.append(f"{run.name}: {what} {name}: {np.ravel(got)[:4]} instead of {np.ravel(want[name])[:4]}")
+            run.mismatches.append(
+                f"{run.name}: {what} {name}: {np.ravel(got)[:4]} instead of {np.ravel(want[name])[:4]}"
+            )
 
 
 def _graph(run: Run, quantized: Any, graph: list[Mapping[str, Any]]) -> None:
@@ -175,9 +195,13 @@ def _outputs(run: Run, quantized: Any, x: np.ndarray, want: np.ndarray) -> None:
     if difference <= _last_step(quantized) * 1.001 + 1e-5:
         run.exact += 1
     else:
-        run.mismatches.append(f"{run.name}: outputs differ by {difference:.3g}, one step is {_last_step(quantized):.3g}")
+        run.mismatches.append(
+            f"{run.name}: outputs differ by {difference:.3g}, one step is {_last_step(quantized):.3g}"
+        )
     if difference > 1e-5:
-        run.flips.append(f"{run.name}: outputs differ by {difference:.3g} (one step is {_last_step(quantized):.3g})")
+        run.flips.append(
+            f"{run.name}: outputs differ by {difference:.3g} (one step is {_last_step(quantized):.3g})"
+        )
 
 
 def _last_step(quantized: Any) -> float:

@@ -19,7 +19,9 @@ PASSES = {
     "equalize": lambda g: equalize.equalize(g, steps=3),
     "all": lambda g: equalize.equalize(
         fold.batch_norm_to_depthwise(
-            fold.fold_batch_norm(simplify.separate_activations(simplify.ops_to_layers(simplify.remove_dropout(g))))
+            fold.fold_batch_norm(
+                simplify.separate_activations(simplify.ops_to_layers(simplify.remove_dropout(g)))
+            )
         )
     ),
 }
@@ -91,7 +93,9 @@ def test_conv_relu_layer_conv_is_equalized_and_left_alone_in_compat():
     assert equalize.equalize(graph, vitis_compat=True).layers["head"] is graph.layers["head"]
 
 
-@pytest.mark.parametrize("relu", [keras.layers.ReLU(6.0), keras.layers.ReLU(negative_slope=0.1), keras.layers.ReLU(threshold=1.0)])
+@pytest.mark.parametrize(
+    "relu", [keras.layers.ReLU(6.0), keras.layers.ReLU(negative_slope=0.1), keras.layers.ReLU(threshold=1.0)]
+)
 def test_equalization_stops_at_activations_that_do_not_scale(relu):
     graph = lower(conv_relu_conv(relu))
     assert equalize.equalize(graph).layers["head"] is graph.layers["head"]
@@ -149,7 +153,10 @@ def device_graph(*functions, shape=(4, 4, 2)):
 def test_swish_becomes_gate_and_product():
     _, graph = device_graph(keras.layers.Activation("swish", name="act"))
     graph = dpu.sigmoids(graph)
-    assert [(n.name, graph.kind(n)) for n in graph.nodes[1:]] == [("act", "VitisSigmoid"), ("act_mul", "Multiply")]
+    assert [(n.name, graph.kind(n)) for n in graph.nodes[1:]] == [
+        ("act", "VitisSigmoid"),
+        ("act_mul", "Multiply"),
+    ]
 
 
 def test_hard_sigmoid_written_with_operators_is_recognized_by_its_constants():
@@ -162,7 +169,10 @@ def test_hard_sigmoid_written_with_operators_is_recognized_by_its_constants():
 
 
 def test_leaky_slopes():
-    _, graph = device_graph(keras.layers.LeakyReLU(negative_slope=0.1, name="a"), keras.layers.LeakyReLU(negative_slope=0.3, name="b"))
+    _, graph = device_graph(
+        keras.layers.LeakyReLU(negative_slope=0.1, name="a"),
+        keras.layers.LeakyReLU(negative_slope=0.3, name="b"),
+    )
     graph = dpu.leaky_relus(graph)
     assert graph.layers["a"].config["negative_slope"] == 26 / 256
     assert graph.layers["b"].config["negative_slope"] == 0.3
@@ -184,4 +194,6 @@ def test_average_pool_factors(pool, shape, factor, compat):
     name = graph.nodes[-1].layer
     expected = average_pool_scale(3, 2) if factor is None else factor
     assert dpu.average_pools(graph).layers[name].config["factor"] == pytest.approx(expected, rel=1e-7)
-    assert dpu.average_pools(graph, vitis_compat=True).layers[name].config["factor"] == pytest.approx(compat, rel=1e-7)
+    assert dpu.average_pools(graph, vitis_compat=True).layers[name].config["factor"] == pytest.approx(
+        compat, rel=1e-7
+    )

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import AuditError
-from vqkit.flow.plan import Row, spec_to_json
+from vqkit.flow.plan import Row
 from vqkit.flow.refine import converted_spec
-from vqkit.graph.keras_io import weight_names
+from vqkit.graph.keras_io import variables
 from vqkit.primitives import ops
 from vqkit.primitives.spec import QuantizerSpec
+
+_SHOWN = ("bit_width", "method", "round_mode", "per_channel", "symmetry", "narrow_range", "unsigned")
 
 
 def audit(quantized: Any) -> Any:
@@ -36,7 +38,9 @@ def audit(quantized: Any) -> Any:
     stray = _stray_quantizers(quantized)
     wrong = [f"{c['tensor']}: {c['problem']}" for c in checked if not c["ok"]] + stray
     if wrong:
-        raise AuditError(f"{len(wrong)} of {len(checked)} tensors are not as planned: " + "; ".join(wrong[:3]))
+        raise AuditError(
+            f"{len(wrong)} of {len(checked)} tensors are not as planned: " + "; ".join(wrong[:3])
+        )
     return pd.DataFrame(checked)
 
 
@@ -51,8 +55,8 @@ def _check(quantized: Any, row: Row) -> dict[str, Any]:
 
 def _applied_weight(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str]:
     live = quantized.model.get_layer(row.layer)
-    weights = dict(zip(weight_names(live), live.weights, strict=True))
-    now, was = np.asarray(weights[row.tensor].numpy()), quantized.graph.layers[row.layer].weights[row.tensor]
+    weights = quantized.corrected.layers[row.layer].weights
+    now, was = np.asarray(variables(live, weights)[row.tensor].numpy()), weights[row.tensor]
     if row.spec is None:
         return None, "" if np.array_equal(now, was) else "float weights were changed"
     params = quantized.encodings.get(row.name)
@@ -91,6 +95,5 @@ def _stray_quantizers(quantized: Any) -> list[str]:
 def _words(spec: QuantizerSpec | None) -> str:
     if spec is None:
         return "float"
-    data = spec_to_json(spec)
-    return f"{data['quantizer_type']}(bit_width={data['bit_width']}, method={spec.method.name}, " \
-           f"round_mode={spec.round_mode.name}, per_channel={spec.per_channel}, symmetry={spec.symmetry})"  # fmt: skip
+    words = {k: getattr(v, "name", v) for k in _SHOWN if (v := getattr(spec, k)) is not None}
+    return f"{spec.quantizer_type.value}({', '.join(f'{k}={v}' for k, v in words.items())})"

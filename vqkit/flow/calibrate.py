@@ -16,7 +16,7 @@ import numpy as np
 from vqkit.errors import DataError, not_allowed
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import named_inputs, replay
+from vqkit.graph.keras_io import input_signature, keeping_mask, replay, tensors
 from vqkit.primitives.histogram import ChannelHistograms, Histogram
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 
@@ -109,7 +109,7 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
     step = _Step(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
     count = samples = 0
     for batch in batches:
-        samples += step(named_inputs(graph, batch))
+        samples += step(batch)
         count += 1
     if count == 0:
         raise DataError("calibration data: no batch was given; pass at least one")
@@ -127,12 +127,12 @@ class _Step:
         self.observed = {row.name: Observed() for row in rows.values()}
         self._stats: dict[str, tuple[Any, ...]] = {}
         self._state: dict[str, tuple[Any, Any]] = {}
+        self._incoming: Mapping[str, Any] = {}
+        self._outgoing: dict[str, tuple[Any, Any]] = {}
         self._seen = 0
-        self._live = {**live, **{name: self._observer(name, row, live[name]) for name, row in rows.items()}}
-        signature = {
-            name: tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype, name=name) for name, v in graph.inputs.items()
-        }
-        step = tf.function(self._trace, input_signature=[signature, self._state_signature()], autograph=False)
+        self._live = {**live, **{name: self._observer(name, row) for name, row in rows.items()}}
+        signature = [input_signature(graph), self._state_signature()]
+        step = tf.function(self._trace, input_signature=signature, autograph=False)
         self._run = step.get_concrete_function()
 
     def _state_signature(self) -> dict[str, Any]:
@@ -148,16 +148,16 @@ class _Step:
     def _grid(self, fq: str) -> tuple[int, ...]:
         return tuple(self.graph.layers[fq].config["grid_shape"])
 
-    def __call__(self, inputs: Mapping[str, Any]) -> int:
-        import tensorflow as tf
-
-        tensors = {k: tf.convert_to_tensor(v, self.graph.values[self.graph.inputs[k]].dtype) for k, v in inputs.items()}
-        stats, state = self._run(tensors, self._state)
-        self._state = state if self._seen or not _averages(self.rows) else _first_average(self.rows, stats, state)
+    def __call__(self, batch: Any) -> int:
+        inputs = tensors(self.graph, batch)
+        stats, state = self._run(inputs, self._state)
+        self._state = (
+            state if self._seen or not _averages(self.rows) else _first_average(self.rows, stats, state)
+        )
         self._seen += 1
         for fq, facts in stats.items():
             self._keep(fq, facts)
-        return int(next(iter(tensors.values())).shape[0])
+        return int(next(iter(inputs.values())).shape[0])
 
     def _keep(self, fq: str, facts: tuple[Any, ...]) -> None:
         row, arrays = self.rows[fq], [np.asarray(f) for f in facts]
@@ -174,15 +174,18 @@ class _Step:
             seen.pos.append(arrays[2])
 
     def _trace(self, inputs: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[Any, Any]:
-        self._stats, self._incoming, self._outgoing = {}, state, {}
+        self._stats, self._outgoing = {}, {}
+        self._incoming = state
         replay(self.graph, self._live, inputs)
         return self._stats, self._outgoing
 
-    def _observer(self, fq: str, row: Row, layer: Any) -> Callable[[Any], Any]:
+    def _observer(self, fq: str, row: Row) -> Callable[[Any], Any]:
         assert row.spec is not None
         spec, kind = row.spec, _how_of(row, self.compat)
-        observe = {How.POSITION: self._position, How.RUNNING: self._running, How.HISTOGRAM: self._values}[kind]
-        return lambda x: observe(fq, spec, x)
+        observe = {How.POSITION: self._position, How.RUNNING: self._running, How.HISTOGRAM: self._values}[
+            kind
+        ]
+        return keeping_mask(lambda x: observe(fq, spec, x))
 
     def _position(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
         from vqkit.primitives import ops

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.graph.ir import Graph, Node
-from vqkit.graph.keras_io import named_inputs, replay
+from vqkit.graph.keras_io import compiled, make_all_live, replay
 from vqkit.graph.simplify import WEIGHTED
 
 
@@ -56,21 +56,42 @@ def bias_shifts(graph: Graph, floats: Mapping[str, Any], fakes: Mapping[str, Any
         replay(graph, fakes, inputs, correct)
         return {k: tf.add_n(v) / len(v) for k, v in shifts.items()}
 
-    return _mean_over_batches(tf.function(step, autograph=False, reduce_retracing=True), graph, batches)
+    return _mean_over_batches(compiled(graph, step), batches)
 
 
-def _mean_over_batches(step: Any, graph: Graph, batches: Iterable[Any]) -> dict[str, np.ndarray]:
-    import tensorflow as tf
+def _mean_over_batches(step: Any, batches: Iterable[Any]) -> dict[str, np.ndarray]:
+    from keras import tree
 
     total: dict[str, np.ndarray] = {}
     samples = 0
     for batch in batches:
-        inputs = {k: tf.convert_to_tensor(v) for k, v in named_inputs(graph, batch).items()}
-        n = int(next(iter(inputs.values())).shape[0])
+        n = len(tree.flatten(batch)[0])
         samples += n
-        for name, shift in step(inputs).items():
+        for name, shift in step(batch).items():
             total[name] = total.get(name, np.zeros(shift.shape)) + n * np.asarray(shift, np.float64)
     return {k: (v / samples).astype(np.float32) for k, v in total.items()}
+
+
+def correct_biases(
+    graph: Graph, rows: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any]
+) -> Graph:
+    """Measure and remove the mean error of every layer that has a bias.
+
+    Args:
+        graph: float weights, with fake-quantize layers inserted.
+        rows: names of the fake-quantize layers.
+        live: live objects of the quantized model, decisions assigned.
+        batches: calibration inputs.
+
+    Returns:
+        The graph with corrected float biases.
+    """
+    floats = {**make_all_live(graph), **dict.fromkeys(rows, _identity)}
+    return with_shifted_biases(graph, bias_shifts(graph, floats, live, batches, correctable(graph)))
+
+
+def _identity(x: Any) -> Any:
+    return x
 
 
 def correctable(graph: Graph) -> list[str]:

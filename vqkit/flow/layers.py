@@ -25,13 +25,20 @@ class FakeQuantize(keras.layers.Layer):
         grid_shape: shape of range and position: () per tensor, or 1s and the channels.
     """
 
-    def __init__(self, spec: QuantizerSpec | Mapping[str, Any], grid_shape: tuple[int, ...] = (), **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
+    def __init__(
+        self, spec: QuantizerSpec | Mapping[str, Any], grid_shape: tuple[int, ...] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(**{**kwargs, "trainable": False})
+        self.supports_masking = True
         self.spec = spec if isinstance(spec, QuantizerSpec) else spec_from_json(spec)
         self.grid_shape = tuple(grid_shape)
         zeros, shape = "zeros", self.grid_shape
-        self.f_min = self.add_weight(shape=shape, initializer=zeros, trainable=False, name="f_min", dtype="float32")
-        self.f_max = self.add_weight(shape=shape, initializer=zeros, trainable=False, name="f_max", dtype="float32")
+        self.f_min = self.add_weight(
+            shape=shape, initializer=zeros, trainable=False, name="f_min", dtype="float32"
+        )
+        self.f_max = self.add_weight(
+            shape=shape, initializer=zeros, trainable=False, name="f_max", dtype="float32"
+        )
         self.quantize_pos = self.add_weight(
             shape=shape, initializer=zeros, trainable=False, name="quantize_pos", dtype="float32"
         )

@@ -164,7 +164,10 @@ def _flat(row: Row) -> dict[str, Any]:
     if row.spec is None:
         shown: dict[str, Any] = {"quantizer": "float", **dict.fromkeys(_SHOWN, "")}
     else:
-        shown = {"quantizer": _short(row.spec.quantizer_type), **{k: _word(getattr(row.spec, k)) for k in _SHOWN}}
+        shown = {
+            "quantizer": _short(row.spec.quantizer_type),
+            **{k: _word(getattr(row.spec, k)) for k in _SHOWN},
+        }
     decided, pointer = _decider(row)
     return {**base, **shown, "decided_by": decided, "reason": row.reason, "pointer": pointer}
 
@@ -179,7 +182,8 @@ def _word(value: Any) -> Any:
 
 def _decider(row: Row) -> tuple[str, str]:
     """The most specific rule behind a row: any override before the built-in."""
-    overrides = {k: o for k, o in row.origins.items() if not o[0].startswith("builtin")}
-    chosen = overrides or dict(list(row.origins.items())[:1])
+    overrides = {k: o for k, o in row.origins.items() if not o[0].startswith(("builtin", "default"))}
+    built_in = {k: o for k, o in row.origins.items() if o[0].startswith("builtin")}
+    chosen = overrides or dict(list(built_in.items())[:1])
     sources = dict.fromkeys(f"{s}: {k}" if overrides else s for k, (s, _) in chosen.items())
     return ", ".join(sources), ", ".join(dict.fromkeys(p for _, p in chosen.values()))

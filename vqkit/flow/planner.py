@@ -6,26 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from vqkit.errors import StrategyError
+from vqkit.flow.kinds import (
+    ACTIVATIONS,
+    KEEPS_GRID,
+    POOLS,
+    QUANTIZED_AFTER,
+    QUANTIZED_BEFORE,
+    Signs,
+    linear_weighted,
+)
 from vqkit.flow.plan import Plan, Role, Row, Slot
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
 from vqkit.graph.select import input_nodes
 from vqkit.graph.simplify import WEIGHTED
-
-ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
-POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D")
-QUANTIZED_AFTER = ("linear", "relu")
-QUANTIZED_BEFORE = (
-    "softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "sigmoid", "exponential",
-    "hard_sigmoid",
-)  # fmt: skip
-# These only move, drop or repeat values (or add zeros), so a tensor on a grid stays on it.
-KEEPS_GRID = (
-    "Flatten", "Reshape", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Permute", "RepeatVector", "Identity",
-    "Cropping1D", "Cropping2D", "Cropping3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "GlobalMaxPooling1D",
-    "GlobalMaxPooling2D", "GlobalMaxPooling3D", "op:Reshape", "op:Transpose", "op:Squeeze", "op:ExpandDims",
-)  # fmt: skip
-
 
 # The strategy format has Keras 2's name for this variable; Keras 3 calls it plainly kernel.
 _VARIABLES = {"depthwise_kernel": "kernel"}
@@ -65,7 +59,8 @@ class _Planner:
     def __init__(self, strategy: Any, graph: Graph, compat: bool) -> None:
         self.strategy, self.graph, self.compat = strategy, graph, compat
         self.float_scale = not strategy.input_rule().spec.pow2
-        self.chains = Chains(graph)
+        self.chains, self.signs = Chains(graph), Signs(graph)
+        self.first = {n.layer: n for n in reversed(graph.nodes)}
         self.producers, self.consumers = graph.producers(), graph.consumers()
         self.rules = {n.name: rule for n in graph.nodes if (rule := self._rule(n)) is not None}
         self.merged = self._merged()
@@ -80,11 +75,15 @@ class _Planner:
         shared = self.graph.calls()[node.layer] > 1 if self.compat else False
         if not self.graph.is_candidate(node) or shared:
             return None
-        rule = self.strategy.layer_rule(self.graph.kind(node), self._user_name(node), vitis_compat=self.compat)
+        rule = self._stated(node)
         return None if rule is None or rule.left_float else rule
 
-    def _user_name(self, node: Node) -> str:
-        return node.layer
+    def _stated(self, node: Node) -> Any:
+        """The strategy's rule, found by the layer's own name or that of the user's layer it was split off."""
+        kind, positive = self.graph.kind(node), self.signs.never_negative(node)
+        named = [n for n in (node.layer, *node.origin[:1]) if self.strategy.speaks_of(n)]
+        name = named[0] if named else node.layer
+        return self.strategy.layer_rule(kind, name, vitis_compat=self.compat, relu_like=positive)
 
     def _merged(self) -> dict[str, str]:
         """Node name -> the activation behind which its output is quantized instead."""
@@ -100,9 +99,9 @@ class _Planner:
     def _fusions(self) -> list[tuple[Any, tuple[str, ...]]]:
         config = self.strategy.quantize
         adds = kind_in("Add") if self.float_scale else kind_in("Add", "Multiply")
-        patterns = []
+        patterns: list[tuple[Any, tuple[str, ...]]] = []
         if getattr(config, "no_quant_in_conv_act", True):
-            patterns.append((_linear_weighted, ACTIVATIONS))
+            patterns.append((linear_weighted, ACTIVATIONS))
         if getattr(config, "no_quant_in_add_act", True):
             patterns.append((adds, ("ReLU", "Activation")))
         if not self.float_scale:
@@ -140,12 +139,19 @@ class _Planner:
             if reason is None:
                 rows.append(self._insert(value, name, None, "model input"))
             else:
-                rows.append(Row(name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,)))
+                rows.append(
+                    Row(
+                        name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,)
+                    )
+                )
         return rows
 
     def _input_stays_float(self, name: str, value: int) -> str | None:
         if "float" not in self.graph.values[value].dtype:
             return f"{self.graph.values[value].dtype} input"
+        stays = self.strategy.input_left_float(name)
+        if stays is not None:
+            return f"left float by {stays.source} {stays.pointer}"
         if self.strategy.input_layers:
             return "before input_layers, or quantized at its reader"
         if self.graph.candidates is not None and name not in self.graph.candidates:
@@ -155,15 +161,16 @@ class _Planner:
         return None
 
     def _insert(self, value: int, producer: str, readers: frozenset[str] | None, reason: str) -> Row:
-        rule = self.strategy.input_rule()
+        node = self.producers.get(value)
+        rule = self.strategy.input_rule(producer if node is None else node.name, vitis_compat=self.compat)
         old = self.inserted.get(value)
         if old is not None:
             both = None if old.readers is None or readers is None else old.readers | readers
             row = self._like(old, both)
         else:
-            origin = (producer,)
-            row = Row(f"quant_{producer}", "input", Role.INPUT, Slot.INPUT, rule.spec, reason, _origins(rule),
-                      "FakeQuantize", origin, value, readers, f"quant_{producer}")  # fmt: skip
+            origin, name = (producer,) if node is None else node.origin, self.graph.unique(f"quant_{producer}")
+            row = Row(name, "input", Role.INPUT, Slot.INPUT, rule.spec, reason, _origins(rule),
+                      "FakeQuantize", origin, value, readers, name)  # fmt: skip
         self.inserted[value] = row
         if readers is None:
             self.on_grid[value] = row.name
@@ -188,14 +195,19 @@ class _Planner:
             if self._wants_quantizer(node, value, bool(started)):
                 fresh = value not in self.inserted
                 producer = self._producer_name(value)
-                row = self._insert(value, producer, frozenset([node.name]), f"{node.name} reads a float tensor")
+                row = self._insert(
+                    value, producer, frozenset([node.name]), f"{node.name} reads a float tensor"
+                )
                 rows += [row] if fresh else []
         return rows
 
     def _producer_name(self, value: int) -> str:
         node = self.producers.get(value)
         if node is not None:
-            return f"quant_{node.name}" if self.compat and node.name in self.rules else node.name
+            if self.compat and node.name in self.rules:
+                return f"quant_{node.name}"
+            index = node.outputs.index(value)
+            return node.name if index == 0 else f"{node.name}_{index}"
         return next(k for k, v in self.graph.inputs.items() if v == value)
 
     def _wants_quantizer(self, node: Node, value: int, started: bool) -> bool:
@@ -253,25 +265,35 @@ class _Planner:
     def _own(self, node: Node) -> list[Row]:
         rule, layer = self.rules[node.name], self.graph.layer_of(node)
         rows = []
-        if node.name == next(n.name for n in self.graph.nodes if n.layer == node.layer):
+        if self._is_first(node):
             rows += self._constants(layer, rule.weights, Role.WEIGHT)
             rows += self._constants(layer, rule.biases, Role.BIAS)
-        if rule.activations:
-            rows.append(self._activation(node, layer, rule.activations[0][1]))
-        elif rule.outputs:
-            rows += [self._output(node, int(i), q, Slot.OUTPUT) for i, q in rule.outputs if int(i) < len(node.outputs)]
-        elif not node.name.startswith("quant_"):
-            reason = "moves values only" if rule.transparent else f"the strategy has no output quantizer for {layer.kind}"
-            rows.append(self._float(node, reason))
-        return rows
+            named = {r.tensor for r in rows}
+            rows += [
+                _float_constant(layer, w, "the strategy does not name it")
+                for w in layer.weights
+                if w not in named
+            ]
+        return [*rows, *(self._value(node, i, rule) for i in range(len(node.outputs)))]
+
+    def _value(self, node: Node, index: int, rule: Any) -> Row:
+        layer, outputs = self.graph.layer_of(node), dict(rule.outputs)
+        if rule.activations and index == 0:
+            return self._activation(node, layer, rule.activations[0][1])
+        if str(index) in outputs and not rule.activations:
+            return self._output(node, index, outputs[str(index)], Slot.OUTPUT)
+        no_quantizer = f"the strategy has no output quantizer for {layer.kind}"
+        return self._float(node, "moves values only" if rule.transparent else no_quantizer, index)
+
+    def _is_first(self, node: Node) -> bool:
+        """Whether this is the first call of its layer, where its weights are listed."""
+        return node is self.first[node.layer]
 
     def _constants(self, layer: Layer, quantizers: Any, role: Role) -> list[Row]:
         rows = []
         for name, q in ((_VARIABLES.get(n, n), q) for n, q in quantizers):
             if name in layer.weights:
-                spec, origins = (None, {}) if q is None else (q.spec, _origins(q))
-                rows.append(Row(layer.name, name, role, Slot(role.value), spec, "" if spec else "left float by the strategy",
-                                origins, layer.kind, (layer.name,)))  # fmt: skip
+                rows.append(_constant(layer, name, role, q))
         return rows
 
     def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:
@@ -287,13 +309,12 @@ class _Planner:
 
     def _output(self, node: Node, index: int, quantizer: Any, slot: Slot) -> Row:
         if node.name in self.merged:
-            return self._float(node, f"quantized after {self.merged[node.name]}")
+            return self._float(node, f"quantized after {self.merged[node.name]}", index)
         if quantizer is None:
-            return self._float(node, "left float by the strategy")
-        value = node.outputs[index]
-        tensor = "output" if index == 0 else f"output_{index}"
+            return self._float(node, "left float by the strategy", index)
+        value, tensor = node.outputs[index], _tensor(index)
         if "float" not in self.graph.values[value].dtype:
-            return self._float(node, f"{self.graph.values[value].dtype} output")
+            return self._float(node, f"{self.graph.values[value].dtype} output", index)
         self.on_grid[value] = f"{node.name}/{tensor}"
         return Row(node.name, tensor, Role.ACTIVATION, slot, quantizer.spec, "", _origins(quantizer),
                    self.graph.kind(node), node.origin, value, None, f"quant_{node.name}")  # fmt: skip
@@ -303,30 +324,32 @@ class _Planner:
         if quantizer is None:
             return self._float(node, "left float by the strategy")
         covered = value in self.inserted and node.name in (self.inserted[value].readers or ())
+        reason = f"{activation_name(self.graph.layer_of(node))} is computed in float"
         if not self.compat and (covered or self._is_on_grid(value)):
-            return self._float(node, f"its input is quantized already; {activation_name(self.graph.layer_of(node))} "
-                                     "is computed in float")  # fmt: skip
-        return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec,
-                   f"{activation_name(self.graph.layer_of(node))} is computed in float", _origins(quantizer),
-                   self.graph.kind(node), node.origin, value, frozenset([node.name]), f"quant_{node.name}")  # fmt: skip
+            return self._float(node, f"its input is quantized already; {reason}")
+        return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec, reason,
+                   _origins(quantizer), self.graph.kind(node), node.origin, value, frozenset([node.name]),
+                   f"quant_{node.name}")  # fmt: skip
 
     # --- what stays float ---
 
-    def _float(self, node: Node, reason: str) -> Row:
-        return Row(node.name, "output", Role.ACTIVATION, Slot.OUTPUT, None, reason, {}, self.graph.kind(node), node.origin)
+    def _float(self, node: Node, reason: str, index: int = 0) -> Row:
+        kind, slot = self.graph.kind(node), Slot.OUTPUT
+        return Row(node.name, _tensor(index), Role.ACTIVATION, slot, None, reason, {}, kind, node.origin)
 
     def _left_float(self, node: Node) -> list[Row]:
         reason = self._why_float(node)
         layer = self.graph.layer_of(node)
-        rows = [Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, node.origin)
-                for name in layer.weights]  # fmt: skip
-        return [*rows, self._float(node, reason)]
+        constants = (
+            [_float_constant(layer, name, reason) for name in layer.weights] if self._is_first(node) else []
+        )
+        return [*constants, *(self._float(node, reason, i) for i in range(len(node.outputs)))]
 
     def _why_float(self, node: Node) -> str:
         kind = self.graph.kind(node)
         if not self.graph.is_candidate(node):
             return "not in the selected part of the model"
-        rule = self.strategy.layer_rule(kind, self._user_name(node), vitis_compat=self.compat)
+        rule = self._stated(node)
         if rule is None:
             return f"the strategy has no entry for {kind}"
         if rule.left_float:
@@ -336,8 +359,19 @@ class _Planner:
         return "standalone activation (vitis_compat)"
 
 
-def _linear_weighted(layer: Layer) -> bool:
-    return layer.kind in WEIGHTED and activation_name(layer) == "linear"
+def _float_constant(layer: Layer, name: str, reason: str) -> Row:
+    return Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, (layer.name,))
+
+
+def _constant(layer: Layer, name: str, role: Role, quantizer: Any) -> Row:
+    spec, origins, reason = None, {}, "left float by the strategy"
+    if quantizer is not None:
+        spec, origins, reason = quantizer.spec, _origins(quantizer), ""
+    return Row(layer.name, name, role, Slot(role.value), spec, reason, origins, layer.kind, (layer.name,))
+
+
+def _tensor(index: int) -> str:
+    return "output" if index == 0 else f"output_{index}"
 
 
 def _origins(resolved: Any) -> dict[str, tuple[str, str]]:

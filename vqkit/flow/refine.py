@@ -25,7 +25,7 @@ POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "VitisAve
 MAX_CUT, MAX_BIAS, MAX_READ, SIGMOID_OUTPUT = 16, 16, 15, 7
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """The reference leaves a whole adjustment at the first layer it cannot adjust."""
 
 
@@ -39,7 +39,9 @@ class Refiner:
         vitis_compat: stop where the reference stops, and saturate weights where it does.
     """
 
-    def __init__(self, graph: Graph, rows: Mapping[str, Row], encodings: Encodings, vitis_compat: bool) -> None:
+    def __init__(
+        self, graph: Graph, rows: Mapping[str, Row], encodings: Encodings, vitis_compat: bool
+    ) -> None:
         self.graph, self.rows, self.compat = graph, rows, vitis_compat
         self.encodings = dict(encodings)
         self.report: list[str] = []
@@ -92,7 +94,7 @@ class Refiner:
     def give_up(self, why: str) -> None:
         """Leave one layer as it is, or stop the whole adjustment in compat mode."""
         if self.compat:
-            raise _Stop
+            raise _StopError
         self.report.append(f"{why}: left as it is")
 
     def each(self, kinds: tuple[str, ...], adjust: Callable[[Node], None]) -> None:
@@ -101,7 +103,7 @@ class Refiner:
             for node in self.graph.nodes:
                 if self.graph.kind(node) in kinds and self.graph.is_candidate(node):
                     adjust(node)
-        except _Stop:
+        except _StopError:
             return
 
     # --- the adjustments ---
@@ -127,7 +129,11 @@ class Refiner:
         weight, out, ip = self._weight_key(node), self.output_key(node), self.pos(self.input_keys(node)[0])
         wp, op = self.pos(weight), self.pos(out)
         if wp is None or ip is None or op is None:
-            return self.give_up(f"adjust_dpu_shift_cut: {node.name} lacks a per-tensor position") if weight else None
+            return (
+                self.give_up(f"adjust_dpu_shift_cut: {node.name} lacks a per-tensor position")
+                if weight
+                else None
+            )
         cut = wp + ip - op
         if cut > MAX_CUT or (cut < 0 and self.compat):
             self.set_pos(weight, min(max(cut, 0), MAX_CUT) + op - ip, "adjust_dpu_shift_cut")
@@ -142,7 +148,11 @@ class Refiner:
         wp, bp = self.pos(weight), self.pos(bias)
         ip, op = self.pos(self.input_keys(node)[0]), self.pos(self.output_key(node))
         if wp is None or ip is None or op is None or bp is None:
-            return self.give_up(f"adjust_dpu_shift_bias: {node.name} lacks a per-tensor position") if weight else None
+            return (
+                self.give_up(f"adjust_dpu_shift_bias: {node.name} lacks a per-tensor position")
+                if weight
+                else None
+            )
         cut, shift = wp + ip - op, wp + ip - bp
         lowest = min(0, -(24 - (8 + cut)))
         wanted = min(max(shift, lowest), MAX_BIAS)
@@ -156,7 +166,9 @@ class Refiner:
         known = [p for k in self.input_keys(node) if (p := self.pos(k)) is not None]
         op = self.pos(out := self.output_key(node))
         if known and op is not None and abs(min(known) - op) > MAX_READ:
-            self.set_pos(str(out), min(known) + (MAX_READ if op > min(known) else -MAX_READ), "adjust_dpu_shift_write")
+            self.set_pos(
+                str(out), min(known) + (MAX_READ if op > min(known) else -MAX_READ), "adjust_dpu_shift_write"
+            )
 
     def shift_swish(self, node: Node) -> None:
         """0 <= ip0 + ip1 - op <= 15 for the product of a swish (3.5)."""
@@ -255,7 +267,9 @@ def converted_spec(spec: QuantizerSpec, config: Any) -> QuantizerSpec:
     Returns:
         The same, or its type converted where the strategy converts.
     """
-    if spec.quantizer_type is QuantizerType.TQT and getattr(config, "convert_to_pof2s_quantize_strategy", False):
+    if spec.quantizer_type is QuantizerType.TQT and getattr(
+        config, "convert_to_pof2s_quantize_strategy", False
+    ):
         spec = spec.with_(quantizer_type=QuantizerType.POF2S)
     if spec.pow2 and getattr(config, "convert_to_fs_quantize_strategy", False):
         spec = spec.with_(quantizer_type=QuantizerType.FS, use_framework_quant=False)

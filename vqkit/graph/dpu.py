@@ -35,7 +35,7 @@ def sigmoids(graph: Graph, *, vitis_compat: bool = False) -> Graph:
 
 
 def _hard_sigmoid(name: str) -> Layer:
-    from vqkit.graph.dpu_layers import VitisSigmoid
+    from vqkit.graph.layers import VitisSigmoid
 
     return Layer(name, VitisSigmoid, {})
 
@@ -114,7 +114,7 @@ def average_pools(graph: Graph, *, vitis_compat: bool = False) -> Graph:
     By default a non-square window is scaled by its own size; with `vitis_compat` only a global one is,
     as in the reference. A global pool over an image of unknown size stays exact.
     """
-    from vqkit.graph import dpu_layers
+    from vqkit.graph import layers
 
     graph = graph.copy()
     chains = Chains(graph)
@@ -124,7 +124,7 @@ def average_pools(graph: Graph, *, vitis_compat: bool = False) -> Graph:
             continue
         factor = _pool_factor(layer, _image_size(graph, node, layer), vitis_compat)
         if factor is not None:
-            cls = getattr(dpu_layers, f"Vitis{layer.kind}")
+            cls = getattr(layers, f"Vitis{layer.kind}")
             graph.layers[layer.name] = layer.with_(config={"factor": factor}, cls=cls)
     return graph
 

@@ -19,10 +19,17 @@ _LOW, _HIGH = np.float32(0.1), np.float32(10.0)
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two convolutions whose shared channels can be rescaled against each other, by layer name."""
+    """Two convolutions whose shared channels can be rescaled against each other, by layer name.
+
+    Attributes:
+        head: the first convolution.
+        tail: the second.
+        clip: the ReLU6 between them, whose ceiling has to follow; "" when there is none.
+    """
 
     head: str
     tail: str
+    clip: str = ""
 
 
 def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: float = 0.1,
@@ -34,14 +41,17 @@ def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: 
         steps: how often to go over all pairs.
         balance: "max" compares largest magnitudes, "avg" means.
         threshold: channels whose magnitudes add up to less are left alone.
-        through_relu6: also across ReLU6, whose clip then acts elsewhere (changes the float function).
-        vitis_compat: skip pairs across a `ReLU` layer, as the reference does by mistake.
+        through_relu6: also across ReLU6, which becomes a ReLU with a ceiling for each channel.
+        vitis_compat: skip pairs across a `ReLU` layer and leave the ceiling of a ReLU6 at 6, which changes
+            the float function, as the reference does by mistake.
 
     Returns:
-        A graph with rescaled kernels and biases, and the same function unless `through_relu6`.
+        A graph with rescaled kernels and biases, and the same function.
     """
     graph = graph.copy()
     groups = [_pairs(graph, middle) for middle in _patterns(through_relu6, vitis_compat)]
+    if not vitis_compat:
+        _free_ceilings(graph, [p for pairs in groups for p in pairs if p.clip])
     for _ in range(steps):
         for pairs in groups:
             for pair in pairs:
@@ -51,7 +61,8 @@ def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: 
 
 def _patterns(through_relu6: bool, vitis_compat: bool) -> list[tuple[Test, ...]]:
     def activation(layer: Layer) -> bool:
-        return layer.kind == "Activation" and activation_name(layer) in ("linear", "relu")
+        names = ("linear", "relu", "relu6") if through_relu6 and not vitis_compat else ("linear", "relu")
+        return layer.kind == "Activation" and activation_name(layer) in names
 
     def relu(layer: Layer) -> bool:
         return layer.kind == "ReLU" and _scales(layer, through_relu6) and (through_relu6 or not vitis_compat)
@@ -72,8 +83,30 @@ def _pairs(graph: Graph, middle: tuple[Test, ...]) -> list[Pair]:
         if _equalizable(graph.layer_of(node)):
             chain = chains.upstream(node, *middle, _equalizable)
             if chain is not None and activation_name(graph.layer_of(chain[-1])) == "linear":
-                found.append(Pair(chain[-1].layer, node.layer))
+                clips = [n.layer for n in chain[:-1] if _clips(graph.layer_of(n))]
+                found.append(Pair(chain[-1].layer, node.layer, "".join(clips)))
     return found
+
+
+def _clips(layer: Layer) -> bool:
+    return (
+        "ceiling" in layer.weights
+        or layer.config.get("max_value") == 6.0
+        or activation_name(layer) == "relu6"
+    )
+
+
+def _free_ceilings(graph: Graph, pairs: list[Pair]) -> None:
+    from vqkit.graph.layers import EqualizedReLU
+
+    for pair in pairs:
+        layer = graph.layers[pair.clip]
+        if "ceiling" not in layer.weights:
+            channels = _rows_by_output(graph.layers[pair.head]).shape[1]
+            ceiling = np.full(channels, 6, np.float32)
+            graph.layers[pair.clip] = Layer(
+                layer.name, EqualizedReLU, {"channels": channels}, {"ceiling": ceiling}
+            )
 
 
 def _equalizable(layer: Layer) -> bool:
@@ -90,7 +123,11 @@ def _balance(graph: Graph, pair: Pair, balance: str, threshold: np.float32) -> N
         scale = np.clip(np.sqrt(tail_range / head_range), _LOW, _HIGH)
     scale = np.where(head_range + tail_range < threshold, np.float32(1), scale).astype(np.float32)
     graph.layers[head.name] = _scaled_outputs(head, scale)
-    graph.layers[tail.name] = tail.with_(weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)})
+    if pair.clip and "ceiling" in (clip := graph.layers[pair.clip]).weights:
+        graph.layers[clip.name] = clip.with_(weights={"ceiling": clip.weights["ceiling"] * scale})
+    graph.layers[tail.name] = tail.with_(
+        weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)}
+    )
 
 
 def _magnitude(rows: np.ndarray, balance: str) -> np.ndarray:

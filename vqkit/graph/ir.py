@@ -45,8 +45,9 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """The class name; operations that are no layers read `op:<Class>`."""
-        return f"op:{self.cls.__name__}" if self.is_op else self.cls.__name__
+        """What the strategy's registry calls the layer; operations that are no layers read `op:<Class>`."""
+        name = getattr(self.cls, "registry_kind", self.cls.__name__)
+        return f"op:{name}" if self.is_op else name
 
     def with_(self, *, config: Mapping[str, Any] | None = None, **changes: Any) -> Layer:
         """A copy with `config` merged in and other attributes replaced."""

@@ -42,15 +42,17 @@ def _functional_of(model: Any, name: str) -> Any:
 
     if isinstance(model, Sequential):
         if not model.built or getattr(model, "_functional", None) is None:
-            raise ModelError(f"model {name!r} has no input shape yet: add keras.Input as its first layer, or call it once")
+            raise ModelError(
+                f"model {name!r} has no input shape yet: add keras.Input as its first layer, or call it once"
+            )
         return model._functional
     if isinstance(model, Functional) and type(model).call is Functional.call:
         return model
     if isinstance(model, Model):
         raise ModelError(
-            f"model {name!r} is subclassed ({type(model).__name__}): its call() is Python code that cannot be read as a "
-            "graph. Make it functional: x = keras.Input(shape); keras.Model(x, model.call(x)) works when call() uses "
-            "only Keras layers and keras.ops"
+            f"model {name!r} is subclassed ({type(model).__name__}): its call() is Python code that cannot "
+            "be read as a graph. Make it functional: x = keras.Input(shape); keras.Model(x, model.call(x)) "
+            "works when call() uses only Keras layers and keras.ops"
         )
     raise ModelError(f"expected a keras.Model, got {type(model).__name__}")
 
@@ -104,7 +106,7 @@ class _Reader:
             ids[id(tensor)] = number
             outputs.append(number)
         label = name if calls == 1 else f"{name}@{calls}"
-        # A mask of None is what Keras records for "not given"; passing it on would switch mask propagation off.
+        # Keras records mask=None for "not given"; passing it on would switch mask propagation off.
         kwargs = {k: v for k, v in kwargs.items() if not (k == "mask" and v is None)}
         self.graph.nodes.append(Node(label, name, tuple(args), kwargs, tuple(outputs), (name,)))
 
@@ -113,7 +115,10 @@ class _Reader:
         given = [r for r in self._tree.flatten((args, kwargs)) if isinstance(r, Ref)]
         inner_ids = {id(t): r.id for t, r in zip(inner.inputs, given, strict=False)}
         if len(inner_ids) != len(inner.inputs):
-            raise ModelError(f"nested model {prefix + node.operation.name!r}: {len(given)} inputs given, {len(inner.inputs)} expected")
+            raise ModelError(
+                f"nested model {prefix + node.operation.name!r}: "
+                f"{len(given)} inputs given, {len(inner.inputs)} expected"
+            )
         self._walk(inner, inner_ids, f"{prefix}{node.operation.name}.")
         for outer, tensor in zip(node.outputs, inner.outputs, strict=True):
             ids[id(outer)] = self._ids[id(outer)] = inner_ids[id(tensor)]
@@ -140,7 +145,9 @@ def read_layer(operation: Any, name: str) -> Layer:
     if not isinstance(operation, KerasLayer):
         return Layer(name, type(operation), {}, source=operation, is_op=True)
     config = dict(operation.get_config())
-    return Layer(name, type(operation), config, _weights_of(operation), operation.get_build_config(), operation)
+    return Layer(
+        name, type(operation), config, _weights_of(operation), operation.get_build_config(), operation
+    )
 
 
 def _weights_of(layer: Any) -> dict[str, np.ndarray]:
@@ -190,7 +197,7 @@ def _from_config(layer: Layer, name: str) -> Any:
     from keras.src.saving.serialization_lib import SafeModeScope
 
     try:
-        # The layer already lives in this process, so its own code (a Lambda's function, say) is already trusted.
+        # The layer already lives in this process, so its own code (a Lambda's function) is trusted.
         with SafeModeScope(False):
             return layer.cls.from_config({**layer.config, "name": name})  # type: ignore[attr-defined]
     except Exception as error:
@@ -208,13 +215,32 @@ def assign_weights(live: Any, weights: Mapping[str, np.ndarray]) -> None:
         weights: variable name -> array of the variable's shape.
 
     Raises:
-        ModelError: names or shapes differ.
+        ModelError: names and shapes differ.
+    """
+    for key, variable in variables(live, weights).items():
+        variable.assign(weights[key])
+
+
+def variables(live: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A live layer's variables under the names that a graph layer's weights have.
+
+    Args:
+        live: a built Keras layer.
+        weights: variable name -> array of the variable's shape.
+
+    Returns:
+        Name -> variable.
+
+    Raises:
+        ModelError: names and shapes differ.
     """
     names = weight_names(live)
-    if set(names) != set(weights):
-        raise ModelError(f"layer {live.name!r} has variables {sorted(names)}, the graph has {sorted(weights)}")
-    for variable, key in zip(live.weights, names, strict=True):
-        variable.assign(weights[key])
+    if set(names) == set(weights):
+        return dict(zip(names, live.weights, strict=True))
+    # Layers inside a layer may be numbered anew in a copy; their order stays.
+    if [tuple(v.shape) for v in live.weights] == [w.shape for w in weights.values()]:
+        return dict(zip(weights, live.weights, strict=True))
+    raise ModelError(f"layer {live.name!r} has variables {sorted(names)}, the graph has {sorted(weights)}")
 
 
 def make_all_live(graph: Graph) -> dict[str, Any]:
@@ -222,14 +248,16 @@ def make_all_live(graph: Graph) -> dict[str, Any]:
     return {name: make_live(layer) for name, layer in graph.layers.items()}
 
 
-def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hook: Hook | None = None) -> Any:
-    """Run the graph on tensors, symbolic or real.
+def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hook: Hook | None = None,
+           *, symbolic: bool = False) -> Any:  # fmt: skip
+    """Run the graph on tensors, at inference as `predict` does.
 
     Args:
         graph: what to run.
         live: layer name -> live object, from `make_all_live`.
         inputs: input name -> tensor, shape as in `graph.values`.
         hook: called after each node with its outputs; returns the outputs to use.
+        symbolic: the tensors are symbolic: layers are called as the user called them.
 
     Returns:
         The outputs, nested as the model's.
@@ -237,11 +265,30 @@ def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hoo
     values = {graph.inputs[name]: tensor for name, tensor in inputs.items()}
     for node in graph.nodes:
         args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
-        outputs = _flat(live[node.layer](*args, **kwargs))
+        operation = live[node.layer]
+        outputs = _flat(operation(*args, **(kwargs if symbolic else _at_inference(operation, kwargs))))
         if hook is not None:
             outputs = hook(node, outputs)
         values.update(zip(node.outputs, outputs, strict=True))
     return map_refs(lambda r: values[r.id], graph.output_struct)
+
+
+def _at_inference(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keras records a layer's own default, so an augmentation layer called on its own would augment."""
+    return {**kwargs, "training": False} if getattr(operation, "_call_has_training_arg", False) else kwargs
+
+
+def keeping_mask(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The function of one tensor, with the Keras mask of its argument put on its result."""
+    from keras.src.backend import get_keras_mask, set_keras_mask
+
+    def call(x: Any) -> Any:
+        y, mask = function(x), get_keras_mask(x)
+        if mask is not None:
+            set_keras_mask(y, mask)
+        return y
+
+    return call
 
 
 def _flat(outputs: Any) -> tuple[Any, ...]:
@@ -268,7 +315,7 @@ def raise_model(graph: Graph, live: Mapping[str, Any] | None = None) -> Any:
                           dtype=graph.values[v].dtype, name=name)
         for name, v in graph.inputs.items()
     }  # fmt: skip
-    outputs = replay(graph, live, tensors)
+    outputs = replay(graph, live, tensors, symbolic=True)
     by_id = {graph.inputs[name]: t for name, t in tensors.items()}
     inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
     return keras.Model(inputs, outputs, name=graph.name)
@@ -297,3 +344,37 @@ def named_inputs(graph: Graph, batch: Any) -> dict[str, Any]:
     order = [r.id for r in tree.flatten(graph.input_struct)]
     names = {v: k for k, v in graph.inputs.items()}
     return {names[v]: a for v, a in zip(order, flat, strict=True)}
+
+
+def input_signature(graph: Graph) -> dict[str, Any]:
+    """Input name -> `tf.TensorSpec`, for functions that take a batch by input name."""
+    import tensorflow as tf
+
+    return {
+        name: tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for name, v in graph.inputs.items()
+    }
+
+
+def compiled(graph: Graph, function: Callable[[dict[str, Any]], Any]) -> Callable[[Any], Any]:
+    """A function of the graph's inputs, traced once for batches of any size.
+
+    Args:
+        graph: whose inputs.
+        function: takes input name -> tensor; runs in graph mode.
+
+    Returns:
+        A function of a batch, nested as the model's inputs.
+    """
+    import tensorflow as tf
+
+    signature = input_signature(graph)
+    run = tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
+    return lambda batch: run(tensors(graph, batch))
+
+
+def tensors(graph: Graph, batch: Any) -> dict[str, Any]:
+    """A batch as tensors by input name, in the graph's dtypes."""
+    import tensorflow as tf
+
+    named = named_inputs(graph, batch)
+    return {k: tf.convert_to_tensor(v, graph.values[graph.inputs[k]].dtype) for k, v in named.items()}

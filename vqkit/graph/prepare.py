@@ -44,8 +44,9 @@ def optimize(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepar
         ("fold_conv_bn", config.fold_conv_bn and not config.train_with_bn, fold.fold_batch_norm),
         ("convert_bn_to_dwconv", config.convert_bn_to_dwconv, fold.batch_norm_to_depthwise),
         ("include_cle", config.include_cle, lambda g: equalize.equalize(
-            g, steps=config.cle_steps, balance=config.cle_balance_method, threshold=config.cle_weight_threshold,
-            through_relu6=config.cle_to_relu6, vitis_compat=vitis_compat)),
+            g, steps=config.cle_steps, balance=config.cle_balance_method,
+            threshold=config.cle_weight_threshold, through_relu6=config.cle_to_relu6,
+            vitis_compat=vitis_compat)),
     ])  # fmt: skip
 
 

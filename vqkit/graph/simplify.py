@@ -25,8 +25,16 @@ def remove_dropout(graph: Graph) -> Graph:
     graph = graph.copy()
     for node in list(graph.nodes):
         if graph.kind(node) in DROPOUTS and graph.is_candidate(node) and len(set(node.inputs)) == 1:
+            _pass_on_origin(graph, node)
             graph.bypass(node)
     return graph
+
+
+def _pass_on_origin(graph: Graph, gone: Node) -> None:
+    """The removed layer's name now means its reader, or its producer at the end of the model."""
+    heir = next(iter(graph.consumers()[gone.output]), graph.producers().get(gone.inputs[0]))
+    if heir is not None:
+        graph.update(heir, origin=heir.origin + gone.origin)
 
 
 def separate_activations(graph: Graph) -> Graph:

@@ -104,9 +104,9 @@ def _min_mse(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vi
     candidates = [_clip_position(start + float(i)) for i in range(grid.MSE_OFFSETS)]
     errors = []
     for candidate in candidates:
-        square = tf.math.squared_difference(x, kernels.pow2_values(x, spec, f_min, candidate))
-        square = square if vitis_compat else tf.cast(square, tf.float64)
-        errors.append(tf.reduce_sum(square, axis=axes, keepdims=spec.per_channel and not vitis_compat))
+        lost = x - kernels.pow2_values(x, spec, f_min, candidate)
+        lost = tf.square(lost if vitis_compat else tf.cast(lost, tf.float64))
+        errors.append(tf.reduce_sum(lost, axis=axes, keepdims=spec.per_channel and not vitis_compat))
     best = tf.argmin(tf.stack(errors), axis=0)
     return _clip_position(start + tf.cast(best, tf.float32))
 

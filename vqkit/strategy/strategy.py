@@ -243,6 +243,10 @@ class Strategy:
         """The name rule that keeps this input float, if there is one."""
         return self._book.left_float(layer_name)[0]
 
+    def speaks_of(self, layer_name: str) -> bool:
+        """Whether some name rule matches this layer."""
+        return bool(self._book.matching(layer_name))
+
     def layer_rule(
         self,
         layer_type: str,

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Mode, calibrate
+from vqkit.flow.correct import correct_biases, correctable
 from vqkit.flow.data import batches
 from vqkit.flow.instrument import instrument
 from vqkit.flow.plan import Plan, Row
-from vqkit.flow.prepare import as_strategy, prepare
+from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
 from vqkit.graph.ir import Graph
@@ -33,6 +32,7 @@ class Quantized:
         calibrated: the same before refinement.
         strategy: the strategy it was made with.
         graph: the float graph with fake-quantize layers inserted.
+        corrected: the same with weights as refinement corrected them before they were quantized.
         optimized: the float graph after the optimize pipeline, before conversions to device form.
         rows: fake-quantize layer name -> plan row.
         live: layer name -> live object that `model` is made of.
@@ -48,6 +48,7 @@ class Quantized:
     calibrated: Encodings
     strategy: Any
     graph: Graph
+    corrected: Graph
     optimized: Graph
     rows: Mapping[str, Row]
     live: Mapping[str, Any]
@@ -81,7 +82,9 @@ class Quantized:
     @property
     def float_size_bytes(self) -> float:
         """Bytes of all weights as float32."""
-        return float(sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values()))
+        return float(
+            sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values())
+        )
 
     def _weight_rows(self) -> Iterable[Row]:
         return (r for r in self.plan.rows if r.is_weight)
@@ -112,8 +115,17 @@ class _Clock:
         self._last = now
 
 
-def quantize(model: Any, strategy: Any, calib_data: Any, *, batch_size: int = 32, steps: int | None = None,
-             calibration: str = "quantized", vitis_compat: bool = False, progress: bool = False) -> Quantized:  # fmt: skip
+def quantize(
+    model: Any,
+    strategy: Any,
+    calib_data: Any,
+    *,
+    batch_size: int = 32,
+    steps: int | None = None,
+    calibration: str = "quantized",
+    vitis_compat: bool = False,
+    progress: bool = False,
+) -> Quantized:
     """Quantize a Keras model after training.
 
     Args:
@@ -146,23 +158,41 @@ def quantize(model: Any, strategy: Any, calib_data: Any, *, batch_size: int = 32
     if calibration != Mode.FLOAT:
         _assign(live, bake(graph, encodings, prepared.plan), prepared.plan)
     clock.mark("weights")
-    data = _with_progress(batches(calib_data, batch_size=batch_size, steps=steps), progress)
-    facts = calibrate(graph, rows, live, data, mode=calibration, vitis_compat=vitis_compat)
+    source = batches(calib_data, batch_size=batch_size, steps=steps)
+    # Corrections read the data again, and a generator can be read only once.
+    data = list(source) if strategy.refine.include_bias_corr and not vitis_compat else source
+    facts = calibrate(
+        graph, rows, live, _with_progress(data, progress), mode=calibration, vitis_compat=vitis_compat
+    )
     encodings |= solve_activations(facts, prepared.plan, vitis_compat=vitis_compat)
     clock.mark("calibrate")
     refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
-    _assign(live, bake(graph, refined, prepared.plan), prepared.plan)
-    for fq, row in rows.items():
-        live[fq].assign(refined[row.name])
+    _apply(live, graph, refined, prepared.plan, rows)
+    corrected = graph
+    if strategy.refine.include_bias_corr and not vitis_compat:
+        corrected = correct_biases(graph, rows, live, data)
+        encodings |= solve_weights(corrected, prepared.plan)
+        refined, adjusted = refine(graph, rows, encodings, strategy.refine)
+        _apply(live, corrected, refined, prepared.plan, rows)
+        adjusted += [f"include_bias_corr: {len(correctable(graph))} biases shifted"]
     clock.mark("refine")
     raised = raise_model(graph, live)
     clock.mark("build")
     result = Quantized(
-        raised, prepared.plan, refined, encodings, strategy, graph, prepared.optimized, rows, live,
+        raised, prepared.plan, refined, encodings, strategy, graph, corrected,
+        prepared.optimized, rows, live,
         (*prepared.report, *adjusted), clock.seconds, calibration, vitis_compat,
     )  # fmt: skip
     result.audit()
     return result
+
+
+def _apply(
+    live: Mapping[str, Any], graph: Graph, encodings: Encodings, plan: Plan, rows: Mapping[str, Row]
+) -> None:
+    _assign(live, bake(graph, encodings, plan), plan)
+    for fq, row in rows.items():
+        live[fq].assign(encodings[row.name])
 
 
 def _assign(live: Mapping[str, Any], graph: Graph, plan: Plan) -> None:
@@ -176,8 +206,3 @@ def _with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:
     from tqdm.auto import tqdm
 
     return tqdm(source, desc="calibrating", unit="batch")
-
-
-def weights_of(graph: Graph, row: Row) -> np.ndarray:
-    """The float weights that a plan row is about."""
-    return graph.layers[row.layer].weights[row.tensor]

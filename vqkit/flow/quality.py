@@ -13,7 +13,7 @@ from vqkit.errors import DataError
 from vqkit.flow.data import batches
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph, Node
-from vqkit.graph.keras_io import make_all_live, named_inputs, replay
+from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.primitives import ops
 
 
@@ -55,7 +55,9 @@ def predict(model: Any, x: Any, *, batch_size: int = 250) -> Any:
     return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
 
 
-def evaluate(model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = 250) -> Evaluation:
+def evaluate(
+    model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = 250
+) -> Evaluation:
     """Metrics of a model on labelled data.
 
     Args:
@@ -159,8 +161,14 @@ def decibel(signal: float, noise: float) -> float:
 
 def _weight_power(quantized: Any, row: Row) -> tuple[float, float]:
     w = quantized.graph.layers[row.layer].weights[row.tensor]
-    error = ops.fake_quantize_numpy(w, quantized.encodings[row.name]).astype(np.float64) - w
+    error = quantized_weight(quantized, row).astype(np.float64) - w
     return float(np.sum(w.astype(np.float64) ** 2)), float(np.sum(error**2))
+
+
+def quantized_weight(quantized: Any, row: Row) -> np.ndarray:
+    """A weight as the quantized model has it."""
+    corrected = quantized.corrected.layers[row.layer].weights[row.tensor]
+    return ops.fake_quantize_numpy(corrected, quantized.encodings[row.name])
 
 
 def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
@@ -170,11 +178,11 @@ def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, f
         pair = compared(quantized, inputs)
         return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pair.items()}
 
-    run = tf.function(both, autograph=False, reduce_retracing=True)
+    float_live(quantized)  # Variables must exist before tracing.
+    run = compiled(quantized.graph, both)
     total: dict[str, np.ndarray] = {}
     for batch in batches(x, batch_size=batch_size):
-        tensors = {k: tf.convert_to_tensor(v) for k, v in named_inputs(quantized.graph, batch).items()}
-        for name, value in run(tensors).items():
+        for name, value in run(batch).items():
             total[name] = total.get(name, np.zeros(2)) + np.asarray(value, np.float64)
     return {k: (float(v[0]), float(v[1])) for k, v in total.items()}
 
@@ -195,17 +203,17 @@ def compared(quantized: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[Any, 
     Returns:
         Plan row name (and "model output i") -> (float value, quantized value).
     """
-    floats = _observe(quantized.graph, quantized.rows, _float_live(quantized), inputs)
+    floats = _observe(quantized.graph, quantized.rows, float_live(quantized), inputs)
     fakes = _observe(quantized.graph, quantized.rows, quantized.live, inputs)
     return {k: (floats[k], fakes[k]) for k in floats}
 
 
-def _float_live(quantized: Any) -> dict[str, Any]:
+def float_live(quantized: Any) -> dict[str, Any]:
     """Live float layers, made once; fake-quantize layers pass values through."""
-    if "float_live" not in quantized._cache:
+    if "float" not in quantized._cache:
         live = make_all_live(quantized.graph)
-        quantized._cache["float_live"] = {k: (_identity if k in quantized.rows else v) for k, v in live.items()}
-    return dict(quantized._cache["float_live"])
+        quantized._cache["float"] = {k: (_identity if k in quantized.rows else v) for k, v in live.items()}
+    return dict(quantized._cache["float"])
 
 
 def _identity(x: Any) -> Any:
@@ -242,19 +250,16 @@ def tensor_values(quantized: Any, x: Any, names: Sequence[str]) -> dict[str, tup
     Raises:
         KeyError: a name is no quantized tensor of the plan.
     """
-    import tensorflow as tf
-
     values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     live_names = []
     for name in names:
         row = quantized.plan[name]
         if row.is_weight:
             w = quantized.graph.layers[row.layer].weights[row.tensor]
-            values[name] = (w, ops.fake_quantize_numpy(w, quantized.encodings[name]))
+            values[name] = (w, quantized_weight(quantized, row))
         else:
             live_names.append(name)
     if live_names:
-        tensors = {k: tf.convert_to_tensor(v) for k, v in named_inputs(quantized.graph, x).items()}
-        pairs = compared(quantized, tensors)
+        pairs = compared(quantized, tensors(quantized.graph, x))
         values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in live_names}
     return {n: values[n] for n in names}

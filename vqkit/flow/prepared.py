@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vqkit.errors import StrategyError
 from vqkit.flow.plan import Plan
 from vqkit.flow.planner import resolve
 from vqkit.graph.ir import Graph
@@ -54,8 +55,17 @@ def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> Prepare
     )
     optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
     device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
+    if not vitis_compat:
+        _refuse_unknown(strategy, graph, device.graph)
     plan = resolve(strategy, device.graph, vitis_compat=vitis_compat)
     return PreparedModel(optimized.graph, device.graph, plan, optimized.report + device.report)
+
+
+def _refuse_unknown(strategy: Any, *graphs: Graph) -> None:
+    names = [name for g in graphs for name in (*g.inputs, *(n.layer for n in g.nodes))]
+    unknown = strategy.unknown_names(dict.fromkeys(names))
+    if unknown:
+        raise StrategyError("; ".join(str(u) for u in unknown[:3]))
 
 
 def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:
