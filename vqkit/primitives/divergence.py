@@ -62,7 +62,7 @@ def divergences(counts: Counts, widths: npt.NDArray[np.int64], levels: int) -> F
     """KL(i) for each width i, to about 1e-13.
 
     Args:
-        counts: int64, the histogram.
+        counts: int64, the histogram; at least one count.
         widths: int64, candidate numbers of bins, each in 1..len(counts).
         levels: number of groups, a power of two.
 

@@ -138,7 +138,7 @@ def position(
     start = _non_overflow(f_min, f_max, spec, vitis_compat=vitis_compat)
     if spec.method != Method.MIN_MSE:
         return start
-    x, counts = np.asarray(x, np.float32), np.asarray(counts, np.float32)
+    x, counts = np.asarray(x, np.float32), np.asarray(counts)
     axes = reduction_axes(x.ndim, spec.with_(per_channel=False) if vitis_compat else spec)
     spec = spec if vitis_compat else grid.for_errors(spec)
     dtype = np.float32 if vitis_compat else np.float64
@@ -146,7 +146,8 @@ def position(
     for offset in range(grid.MSE_OFFSETS):
         values = own_kernel(x, f_min, f_max, clip_position(start + np.float32(offset)), spec)
         with np.errstate(over="ignore"):
-            errors.append(np.sum(np.square(x - values) * counts, axis=axes, keepdims=True, dtype=dtype))
+            lost = np.square((x - values).astype(dtype)) * counts
+            errors.append(np.sum(lost, axis=axes, keepdims=True, dtype=dtype))
     best = np.argmin(errors, axis=0).reshape(() if vitis_compat else start.shape)
     return clip_position(start + best.astype(np.float32))
 
@@ -242,8 +243,8 @@ def quantize(x: npt.ArrayLike, qp: QParams) -> npt.NDArray[np.int64]:
         qp: spec, range, position.
 
     Returns:
-        int64 codes in [q_min, q_max], shape of x; `dequantize` of them is `fake_quantize(x)` up to the
-        rounding of one float32 product.
+        int64 codes in [q_min, q_max], shape of x. `dequantize` of them is `fake_quantize(x)`: exactly for
+        pow-2 scales up to 24 bits, up to the float32 rounding of the kernel's sums for a float scale.
     """
     scale = np.where(qp.scale == 0, 1.0, qp.scale.astype(np.float64))
     near = fake_quantize(x, qp).astype(np.float64) / scale

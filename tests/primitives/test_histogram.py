@@ -1,0 +1,176 @@
+"""Histograms: what is counted where, how they grow, and which ranges follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests.primitives.cases import FS, POF2S
+from vqkit.primitives.binning import FIRST_BINS, MOST_BINS, count_sorted
+from vqkit.primitives.histogram import (
+    ChannelHistograms,
+    Histogram,
+    choose_from_histogram,
+    histogram_for,
+    range_from_threshold,
+)
+from vqkit.primitives.spec import Method, QuantizerSpec
+
+FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)
+NORMAL = np.random.default_rng(0).normal(size=(3, 4000)).astype(np.float32)
+
+
+@given(
+    x=hnp.arrays(np.float32, 50, elements=FLOATS),
+    edges=hnp.arrays(np.float32, 9, elements=FLOATS, unique=True),
+)
+def test_counts_are_numpys(x: np.ndarray, edges: np.ndarray) -> None:
+    edges = np.sort(edges)
+    np.testing.assert_array_equal(count_sorted(np.sort(x), edges), np.histogram(x, edges)[0])
+
+
+@given(batches=st.lists(hnp.arrays(np.float32, st.integers(1, 30), elements=FLOATS), min_size=1, max_size=6))
+def test_no_value_is_lost(batches: list[np.ndarray]) -> None:
+    seen = Histogram()
+    for batch in batches:
+        seen.add(batch)
+    x = np.concatenate(batches)
+    assert seen.total == x.size
+    assert seen.abs_max == np.abs(x).max()
+    if np.any(x):
+        assert seen.edges[0] == 0
+        assert seen.edges[-1] >= np.abs(x).max()
+        positive, negative = np.histogram(x[x >= 0], seen.edges)[0], np.histogram(-x[x < 0], seen.edges)[0]
+        assert np.abs(np.cumsum(seen.counts_by_sign - [positive, negative], axis=1)).max() <= x.size
+        np.testing.assert_array_equal(seen.counts_by_sign.sum(axis=1), [np.sum(x >= 0), np.sum(x < 0)])
+
+
+def test_bins_keep_their_width_while_growing() -> None:
+    seen = Histogram()
+    seen.add([1.0, -0.25])
+    seen.add([1.5])
+    assert len(seen.counts) == FIRST_BINS * 3 // 2
+    np.testing.assert_array_equal(seen.edges, np.float32(np.arange(3073) / 2048))
+    np.testing.assert_array_equal(np.flatnonzero(seen.counts_by_sign[0]), [2047, 3071])
+    np.testing.assert_array_equal(np.flatnonzero(seen.counts_by_sign[1]), [512])
+
+
+def test_the_number_of_bins_is_bounded_by_joining_neighbours() -> None:
+    seen = Histogram()
+    for power in range(0, 40, 4):
+        seen.add(NORMAL * np.float32(2.0**power))
+    assert len(seen.counts) <= MOST_BINS
+    assert seen.counts.sum() == 10 * NORMAL.size
+    once = Histogram()
+    once.add(np.concatenate([NORMAL.ravel() * np.float32(2.0**p) for p in range(0, 40, 4)]))
+    np.testing.assert_allclose(seen.percentile(95), once.percentile(95), rtol=2e-3)
+
+
+def test_zeros_before_the_first_value_are_kept() -> None:
+    seen = Histogram()
+    seen.add(np.zeros(5))
+    assert (seen.percentile(99), seen.kl(8), seen.total) == (0, 0, 5)
+    seen.add([2.0])
+    assert seen.counts[0] == 5
+    assert seen.counts[-1] == 1
+
+
+def test_order_of_batches_matters_only_through_the_bin_width() -> None:
+    forward, backward = Histogram(), Histogram()
+    for a, b in zip(NORMAL, NORMAL[::-1], strict=True):
+        forward.add(a)
+        backward.add(b)
+    np.testing.assert_allclose(forward.percentile(99.9), backward.percentile(99.9), rtol=5e-3)
+
+
+@pytest.mark.parametrize("percent", [50.0, 90.0, 99.0, 99.9, 100.0])
+def test_percentile_holds_its_share(percent: float) -> None:
+    seen = Histogram()
+    seen.add(NORMAL)
+    threshold = seen.percentile(percent)
+    share = np.mean(np.abs(NORMAL) <= threshold) * 100
+    assert percent <= share < percent + 0.1 or share == 100 == percent
+
+
+def test_values_stand_for_the_tensor() -> None:
+    seen = Histogram()
+    seen.add(NORMAL)
+    values, counts = seen.values()
+    width = seen.edges[1]
+    assert counts.sum() == NORMAL.size
+    np.testing.assert_allclose(
+        np.sort(np.repeat(values, counts)), np.sort(NORMAL, axis=None), atol=float(width)
+    )
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan], [1.0, np.inf], [-np.inf, 0.0]])
+def test_only_finite_values(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="a histogram needs finite values"):
+        Histogram().add(np.float32(bad))
+
+
+def test_an_empty_histogram_decides_nothing() -> None:
+    for read in (lambda h: h.percentile(99), lambda h: h.kl(8)):
+        with pytest.raises(ValueError, match="no batch was added"):
+            read(Histogram())
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high", "expected"),
+    [
+        ({}, -4.0, 9.0, (-2.0 * 128 / 127, 2.0)),
+        ({"narrow_range": True}, -4.0, 9.0, (-2.0, 2.0)),
+        ({"symmetry": False}, -4.0, 9.0, (-2.0, 2.0)),
+        ({"symmetry": False}, -0.5, 9.0, (-0.5, 2.0)),
+        ({"symmetry": False}, 1.0, 9.0, (0.0, 2.0)),
+        ({"unsigned": True}, 1.0, 9.0, (0.0, 2.0)),
+    ],
+)
+def test_range_from_threshold(
+    options: dict[str, bool], low: float, high: float, expected: tuple[float, float]
+) -> None:
+    spec = QuantizerSpec(FS, **options)
+    np.testing.assert_allclose(range_from_threshold(2.0, low, high, spec), expected, rtol=1e-7)
+    assert range_from_threshold(2.0, low, high, spec, vitis_compat=True) == (-2.0, 2.0)
+
+
+def test_non_overflow_from_a_histogram_is_the_range_seen() -> None:
+    seen = Histogram()
+    for batch in NORMAL:
+        seen.add(batch)
+    found = choose_from_histogram(seen, QuantizerSpec(POF2S, symmetry=False))
+    assert (found.f_min, found.f_max) == (NORMAL.min(), NORMAL.max())
+
+
+@pytest.mark.parametrize("kind", [POF2S, FS])
+@pytest.mark.parametrize("method", Method)
+def test_channels_are_decided_alone(kind: str, method: Method) -> None:
+    spec = QuantizerSpec(kind, 4, method, per_channel=True, channel_axis=0)
+    together = histogram_for(spec)
+    assert isinstance(together, ChannelHistograms)
+    x = NORMAL * np.float32([[1], [0], [20]])
+    for batch in np.split(x, 4, axis=1):
+        together.add(batch)
+    found = choose_from_histogram(together, spec)
+    assert found.f_max.shape == (3, 1)
+    for i in range(3):
+        alone = Histogram()
+        for batch in np.split(x[i], 4):
+            alone.add(batch)
+        one = choose_from_histogram(alone, spec.with_(per_channel=False))
+        assert (found.f_min[i, 0], found.f_max[i, 0]) == (one.f_min, one.f_max)
+        assert kind == FS or found.pos[i, 0] == one.pos
+
+
+def test_batches_must_have_the_same_channels() -> None:
+    seen = ChannelHistograms(QuantizerSpec(FS, per_channel=True))
+    seen.add(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="the first batch had 3 channels, this one 4"):
+        seen.add(np.ones((2, 4)))
+
+
+def test_vitis_compat_counts_the_whole_tensor() -> None:
+    assert isinstance(histogram_for(QuantizerSpec(FS, per_channel=True), vitis_compat=True), Histogram)
