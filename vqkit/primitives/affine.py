@@ -51,7 +51,14 @@ def round_(x: npt.ArrayLike, mode: RoundMode) -> Array:
 
 
 def position_scale(pos: npt.ArrayLike) -> Array:
-    """2**pos exactly, as float32; the factor that multiplies x."""
+    """2**pos exactly; the factor that multiplies x.
+
+    Args:
+        pos: integers as float32, within the exponents of float32.
+
+    Returns:
+        float32, same shape.
+    """
     return np.ldexp(np.float32(1), np.asarray(pos).astype(np.int32))
 
 
@@ -74,7 +81,16 @@ def multiplier(spec: QuantizerSpec, f_min: Array, f_max: Array, pos: Array | Non
 
 
 def zero_point(spec: QuantizerSpec, f_min: Array, s: Array) -> Array:
-    """The code of 0: 0 on a symmetric grid, else the nudged place of `f_min`, kept inside the grid."""
+    """The code of 0: 0 on a symmetric grid, else the nudged place of `f_min`, kept inside the grid.
+
+    Args:
+        spec: the quantizer.
+        f_min: lower end of the range.
+        s: `multiplier` of that range.
+
+    Returns:
+        float32 integers, shape of s.
+    """
     if grid.framework_kernel(spec):
         zero = _framework_zero(f_min, np.float32(1) / s, spec) + _framework_offset(spec)
         return np.where(np.isfinite(s), zero, np.float32(0))
@@ -95,6 +111,19 @@ def own_kernel(
     *,
     vitis_compat: bool = False,
 ) -> Array:
+    """Fake-quantized values by the formulas at the head of this module.
+
+    Args:
+        x: float32, any shape the range broadcasts against.
+        f_min: lower end of the range.
+        f_max: upper end.
+        pos: position; None for a float scale.
+        spec: the quantizer.
+        vitis_compat: a range without width gives NaN, not zeros.
+
+    Returns:
+        float32, shape of x.
+    """
     low, high = np.float32(spec.q_min), np.float32(spec.q_max)
     s = multiplier(spec, f_min, f_max, pos)
     has_width = np.isfinite(s) | vitis_compat
@@ -113,6 +142,15 @@ def framework_kernel(x: Array, f_min: Array, f_max: Array, spec: QuantizerSpec) 
 
     Per tensor the op divides by the step; per channel it multiplies by 1 / step. TensorFlow 2.21 keeps the
     first and multiplies by (levels / width) in the second, which decides some ties the other way.
+
+    Args:
+        x: float32, any shape the range broadcasts against.
+        f_min: lower end of the range.
+        f_max: upper end.
+        spec: a float-scale quantizer.
+
+    Returns:
+        float32, shape of x; zeros where both ends are 0.
     """
     low, high = grid.framework_ends(spec)
     with np.errstate(all="ignore"):

@@ -21,7 +21,15 @@ _V4_BITS = 23
 
 
 def round_(x: Tensor, mode: RoundMode) -> Tensor:
-    """Round to integers in float32, ties by `mode`; the same values as `reference.round_`."""
+    """Round to integers in float32, ties by `mode`; the same values as `affine.round_`.
+
+    Args:
+        x: float32 tensor.
+        mode: what happens to ties.
+
+    Returns:
+        float32 integers, same shape.
+    """
     if mode == RoundMode.HALF_TO_EVEN:
         return tf.round(x)
     if mode == RoundMode.HALF_UP:
@@ -32,19 +40,45 @@ def round_(x: Tensor, mode: RoundMode) -> Tensor:
 
 
 def position_scale(pos: Tensor) -> Tensor:
-    """2**pos, exact: the exponent bits are written directly."""
+    """2**pos, exact: the exponent bits are written directly.
+
+    Args:
+        pos: integers as float32, in -126..127.
+
+    Returns:
+        float32, same shape.
+    """
     return tf.bitcast((tf.cast(pos, tf.int32) + 127) * (1 << 23), tf.float32)
 
 
 def multiplier(spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, pos: Tensor | None) -> Tensor:
-    """The factor s that multiplies x; infinite where a float-scale range has no width."""
+    """The factor s that multiplies x; infinite where a float-scale range has no width.
+
+    Args:
+        spec: the quantizer.
+        f_min: lower end of the range.
+        f_max: upper end.
+        pos: position, for pow-2 scales.
+
+    Returns:
+        float32, shape of the range.
+    """
     if spec.pow2:
         return position_scale(pos)
     return np.float32(grid.levels(spec)) / (f_max - f_min)
 
 
 def shift(spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> Tensor:
-    """Where the lowest code of an asymmetric grid lies, nudged so that 0 is on the grid."""
+    """Where the lowest code of an asymmetric grid lies, nudged so that 0 is on the grid.
+
+    Args:
+        spec: an asymmetric quantizer.
+        f_min: lower end of the range.
+        s: `multiplier` of that range.
+
+    Returns:
+        float32, shape of the range.
+    """
     low, high = np.float32(spec.q_min), np.float32(spec.q_max)
     zero = tf.clip_by_value(round_(low - f_min * s, RoundMode.HALF_AWAY), low, high)
     return tf.math.divide_no_nan(low - zero, s)
@@ -54,6 +88,15 @@ def codes_and_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, s: Tensor) -
     """The plain chain: integer codes as floats, and the values they stand for.
 
     The division is not `/`: were s a constant, the graph optimizer would multiply by its reciprocal.
+
+    Args:
+        x: float32 tensor.
+        spec: the quantizer.
+        f_min: lower end of the range; read on an asymmetric grid only.
+        s: `multiplier` of that range, finite.
+
+    Returns:
+        (codes, values), float32, shape of x.
     """
     low, high = np.float32(spec.q_min), np.float32(spec.q_max)
     if spec.symmetry:
@@ -65,7 +108,17 @@ def codes_and_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, s: Tensor) -
 
 
 def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> Tensor:
-    """Fake-quantized values for a pow-2 scale, by the cheapest exact kernel."""
+    """Fake-quantized values for a pow-2 scale, by the cheapest exact kernel; no gradient of its own.
+
+    Args:
+        x: float32 tensor.
+        spec: a Pof2S or TQT quantizer.
+        f_min: lower end of the range; read on an asymmetric grid only.
+        pos: position.
+
+    Returns:
+        float32, shape of x.
+    """
     if _v4_is_exact(spec):
         return _v4(x, spec, pos)
     return codes_and_values(x, spec, f_min, position_scale(pos))[1]
@@ -94,7 +147,16 @@ def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
     """The framework's fake-quantization: TensorFlow's op, and its formula where the op does not fit.
 
     The per-channel op wants channels last, and since TensorFlow 2.9 it rounds differently from the release
-    the reference ran on (see `reference`), so per channel the formula is computed here.
+    the reference ran on (see `affine.framework_kernel`), so per channel the formula is computed here.
+
+    Args:
+        x: float32 tensor.
+        spec: a float-scale quantizer that `grid.framework_kernel` accepts.
+        f_min: lower end of the range, shape () or keepdims-channel.
+        f_max: upper end, same shape.
+
+    Returns:
+        float32, shape of x.
     """
     if spec.per_channel:
         return _masked(x, f_min, f_max, lambda x, low, high: _framework_chain(x, spec, low, high))
@@ -126,7 +188,15 @@ def _framework_chain(
 
 
 def straight_through(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`forward(x)` whose gradient is the incoming one: d/dx = 1 everywhere, clipped values included."""
+    """`forward(x)` whose gradient is the incoming one: d/dx = 1 everywhere, clipped values included.
+
+    Args:
+        forward: float32 tensor to float32 tensor of the same shape.
+        x: float32 tensor.
+
+    Returns:
+        `forward(x)`.
+    """
 
     @tf.custom_gradient
     def run(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
