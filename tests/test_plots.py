@@ -185,6 +185,14 @@ def test_effects_have_a_panel_for_each_factor_that_varies() -> None:
     np.testing.assert_allclose(medians, [-23.0, -0.45], atol=1e-9)
 
 
+def test_a_line_joins_variants_that_differ_in_one_factor_only() -> None:
+    bits = plots.marginal_effects(runs_frame()).axes[1]
+    joined = [np.rint(line.get_xdata()).tolist() for line in bits.lines if line.get_marker() == "o"]
+    assert joined == [[0.0, 1.0], [0.0, 1.0]]
+    drops = [np.diff(sweeps._points(line.get_ydata()))[0] for line in bits.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(drops, [37.0, 8.1])
+
+
 @pytest.mark.parametrize("points", [-88.0, -1.0, 0.0, 0.3])
 def test_the_squashed_axis_can_be_read_back(points: float) -> None:
     np.testing.assert_allclose(sweeps._points(sweeps._squash(points)), points, atol=1e-12)

@@ -19,6 +19,7 @@ _TICKS = (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _MAX_BARS = 40
 _MAX_NAMED = 8
 _MAX_LEVELS = 12
+UNSET = "unset"
 
 
 def _squash(points: Any) -> Any:
@@ -204,7 +205,8 @@ def marginal_effects(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
         theme: `LIGHT` or `DARK`.
 
     Returns:
-        A figure with one panel per factor; a dot is a variant, a bar the median of its level.
+        A figure with one panel per factor; a dot is a variant, a bar the median of its level, and a thin line
+        joins variants that differ in nothing else: its slope is the factor's effect.
     """
     done = _finished(frame)
     factors = _factors(done)
@@ -236,7 +238,7 @@ def _factors(done: pd.DataFrame) -> list[str]:
 def _level(value: Any) -> str:
     """One short word for a setting; unset means the strategy's own."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "unset"
+        return UNSET
     if isinstance(value, (list, tuple)):
         return "+".join(map(str, value)) or "none"
     if isinstance(value, float) and value.is_integer():
@@ -246,28 +248,40 @@ def _level(value: Any) -> str:
 
 def _draw_factor(ax: Axes, done: pd.DataFrame, name: str, theme: Theme) -> None:
     dress(ax, theme, title=name.removeprefix("override."), grid="y")
-    levels = done[name].map(_level)
-    order = sorted(levels.unique(), key=_level_order)
-    for i, level in enumerate(order):
-        points = done.loc[levels == level, "points"].to_numpy(float)
-        spread = 0.3 * (np.arange(len(points)) + 0.5) / len(points) - 0.15
+    words = done[_factors(done)].map(_level)
+    order = sorted(words[name].unique(), key=_level_order)
+    at = words[name].map(order.index).to_numpy(float)
+    height = _squash(done["points"].to_numpy(float))
+    for group in _alike(words.drop(columns=name)):
+        shift = 0.3 * (group[0] + 0.5) / len(done) - 0.15
+        line = group[np.argsort(at[group])]
         ax.plot(
-            i + spread,
-            _squash(np.sort(points)),
-            ls="",
+            at[line] + shift,
+            height[line],
             marker="o",
             ms=4,
-            alpha=0.6,
+            lw=0.7,
+            alpha=0.55,
             color=theme.colours[0],
             mew=0,
         )
-        ax.plot([i - 0.3, i + 0.3], [_squash(np.median(points))] * 2, lw=2.5, color=theme.colours[1])
+    for i in range(len(order)):
+        median = _squash(done.loc[at == i, "points"].median())
+        ax.plot([i - 0.3, i + 0.3], [median, median], lw=2.5, color=theme.colours[1])
     tilt = {"rotation": 20, "ha": "right"} if sum(map(len, order)) > 45 else {}
     ax.set_xticks(range(len(order)), [_short(o, 16) for o in order], **tilt)  # type: ignore[arg-type]
     ax.set_xlim(-0.6, len(order) - 0.4)
 
 
+def _alike(others: pd.DataFrame) -> list[np.ndarray]:
+    """Row numbers of variants that agree in all of these columns, together."""
+    keys = ["|".join(row) for row in others.itertuples(index=False)]
+    return [np.flatnonzero([k == key for k in keys]) for key in dict.fromkeys(keys)]
+
+
 def _level_order(level: str) -> tuple[int, float, str]:
+    if level == UNSET:
+        return (-1, 0.0, "")
     try:
         return (0, float(level), "")
     except ValueError:
