@@ -43,7 +43,9 @@ def check(directory: Path) -> PartResult | None:
     if not (directory / "ops.json").exists():
         return None
     cases: list[Case] = json.loads((directory / "ops.json").read_text())
-    exact, exceptions, mismatches = 0, [], []
+    exact = 0
+    exceptions: list[str] = []
+    mismatches: list[str] = []
     with np.load(directory / "ops.npz") as arrays:
         for case in cases:
             found = list(_differences(case, arrays))
@@ -67,7 +69,7 @@ def _differences(case: Case, arrays: Any) -> Iterator[str]:
         yield from _not_corrected(spec, x)
         return
     got = {k: v.numpy() for k, v in _operation(spec)(tf.constant(x)).items()}
-    wanted = {k: np.float32(case[k]) for k in ("min", "max", "pos", "log_th") if k in case}
+    wanted: dict[str, Any] = {k: np.float32(case[k]) for k in ("min", "max", "pos", "log_th") if k in case}
     wanted["out"] = arrays[f"out/{case['id']}"]
     for name, value in wanted.items():
         if not np.array_equal(got[name], value, equal_nan=True):
