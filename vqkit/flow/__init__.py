@@ -18,7 +18,6 @@ _WHERE = {
     "accuracy": "quality",
     "batches": "data",
     "evaluate": "quality",
-    "load_data": "data",
     "make_plan": "prepared",
     "predict": "quality",
     "prepare": "prepared",

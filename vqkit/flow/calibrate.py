@@ -106,7 +106,7 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
     """
     if mode not in set(Mode):
         raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
-    step = _Step(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
+    step = Step(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
     count = samples = 0
     for batch in batches:
         samples += step(batch)
@@ -116,7 +116,7 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
     return Calibration(step.observed, count, samples, Mode(mode))
 
 
-class _Step:
+class Step:
     """One compiled pass over a batch; ranges that run over batches are passed in and out."""
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], quantized: bool,

@@ -270,7 +270,13 @@ class Strategy:
         Raises:
             StrategyError: a name rule makes an invalid quantizer.
         """
-        return self._book.layer_rule(layer_type, layer_name, vitis_compat=vitis_compat, relu_like=relu_like)
+        named = tuple(self._book.matching(layer_name))
+        key = (layer_type, named, vitis_compat, relu_like)
+        if key not in self._rules:
+            self._rules[key] = self._book.layer_rule(
+                layer_type, layer_name, vitis_compat=vitis_compat, relu_like=relu_like
+            )
+        return self._rules[key]
 
     def unused_overrides(self, used: Iterable[tuple[str, str]]) -> list[reach.Unused]:
         """The overrides that reached no quantizer.
@@ -283,6 +289,11 @@ class Strategy:
     def unknown_names(self, layer_names: Iterable[str]) -> list[str]:
         """One message for each layer name or glob that a model with these layers does not have."""
         return reach.unknown_names(self._book, list(layer_names))
+
+    @cached_property
+    def _rules(self) -> dict[tuple[Any, ...], LayerRule | None]:
+        """Rules already resolved: a layer's name counts only by the name rules that match it."""
+        return {}
 
     @cached_property
     def _book(self) -> Book:
