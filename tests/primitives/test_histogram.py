@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.primitives.cases import FS, POF2S
-from vqkit.primitives.binning import FIRST_BINS, MOST_BINS, count_sorted
+from vqkit.primitives.binning import FIRST_BINS, MOST_BINS, count_by_sign
 from vqkit.primitives.histogram import (
     ChannelHistograms,
     Histogram,
@@ -25,11 +25,12 @@ NORMAL = np.random.default_rng(0).normal(size=(3, 4000)).astype(np.float32)
 
 @given(
     x=hnp.arrays(np.float32, 50, elements=FLOATS),
-    edges=hnp.arrays(np.float32, 9, elements=FLOATS, unique=True),
+    first=st.floats(0, 50, width=32),
+    width=st.floats(0.0625, 20, width=32),
 )
-def test_counts_are_numpys(x: np.ndarray, edges: np.ndarray) -> None:
-    edges = np.sort(edges)
-    np.testing.assert_array_equal(count_sorted(np.sort(x), edges), np.histogram(x, edges)[0])
+def test_counts_are_numpys(x: np.ndarray, first: float, width: float) -> None:
+    edges = (first + width * np.arange(9)).astype(np.float32)
+    np.testing.assert_array_equal(count_by_sign(np.abs(x), edges)[0], np.histogram(np.abs(x), edges)[0])
 
 
 @given(batches=st.lists(hnp.arrays(np.float32, st.integers(1, 30), elements=FLOATS), min_size=1, max_size=6))
@@ -174,3 +175,30 @@ def test_batches_must_have_the_same_channels() -> None:
 
 def test_vitis_compat_counts_the_whole_tensor() -> None:
     assert isinstance(histogram_for(QuantizerSpec(FS, per_channel=True), vitis_compat=True), Histogram)
+
+
+@pytest.mark.parametrize("compat", [True, False])
+@given(
+    values=hnp.arrays(
+        np.float32, st.integers(1, 400), elements=st.floats(-8, 8, width=32, allow_subnormal=False)
+    ),
+    growth=st.floats(0.125, 30, width=32),
+)
+def test_bins_hold_what_a_search_of_the_edges_puts_there(
+    compat: bool, values: np.ndarray, growth: float
+) -> None:
+    seen = Histogram(vitis_compat=compat)
+    seen.add(values)
+    seen.add(values * np.float32(growth))
+    if len(seen.edges) < 2:
+        return
+    for sign, part in enumerate((values[values >= 0], -values[values < 0])):
+        expected = np.histogram(part, seen.edges)[0]
+        np.testing.assert_array_equal(count_by_sign(values, seen.edges)[sign], expected)
+
+
+def test_values_on_edges_and_one_ulp_beside_them() -> None:
+    edges = np.linspace(0, 3, 2049).astype(np.float32)
+    x = np.concatenate([edges, np.nextafter(edges, np.float32(9)), np.nextafter(edges, np.float32(-9))])
+    x = x[x >= 0]
+    np.testing.assert_array_equal(count_by_sign(x, edges)[0], np.histogram(x, edges)[0])

@@ -17,7 +17,7 @@ from vqkit.errors import DataError, not_allowed
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import input_signature, keeping_mask, replay, tensors
-from vqkit.primitives.histogram import ChannelHistograms, Histogram
+from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 
 EMA_DECAY = 0.999
@@ -163,7 +163,7 @@ class Step:
         row, arrays = self.rows[fq], [np.asarray(f) for f in facts]
         seen, kind = self.observed[row.name], _how_of(row, self.compat)
         if kind is How.HISTOGRAM:
-            seen.histogram = seen.histogram or _histogram(row, self.compat)
+            seen.histogram = seen.histogram or histogram_for(row.spec, vitis_compat=self.compat)
             seen.histogram.add(arrays[0])
             return
         if kind is How.RUNNING:
@@ -218,13 +218,6 @@ class Step:
 def _how_of(row: Row, compat: bool) -> How:
     assert row.spec is not None
     return how(row.spec, vitis_compat=compat)
-
-
-def _histogram(row: Row, compat: bool) -> Histogram | ChannelHistograms:
-    assert row.spec is not None
-    if row.spec.per_channel and not compat:
-        return ChannelHistograms(row.spec)
-    return Histogram(vitis_compat=compat)
 
 
 def _average(old: Any, new: Any) -> Any:
