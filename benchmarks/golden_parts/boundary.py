@@ -10,7 +10,8 @@ from vqkit.flow.calibrate import Step
 from vqkit.flow.data import batches
 from vqkit.flow.plan import Row
 from vqkit.flow.solve import bake
-from vqkit.graph.keras_io import assign_weights, make_all_live
+from vqkit.graph.keras_io import make_all_live
+from vqkit.graph.variables import assign_weights
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import fake_quantize
 from vqkit.primitives.spec import Method

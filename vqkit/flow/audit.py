@@ -9,7 +9,7 @@ import numpy as np
 from vqkit.errors import AuditError
 from vqkit.flow.plan import Row
 from vqkit.flow.refine import converted_spec
-from vqkit.graph.keras_io import variables
+from vqkit.graph.variables import variables
 from vqkit.primitives import ops
 from vqkit.primitives.spec import QuantizerSpec
 

@@ -18,7 +18,8 @@ from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import assign_weights, make_all_live, raise_model
+from vqkit.graph.keras_io import make_all_live, raise_model
+from vqkit.graph.variables import assign_weights
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ class Layer:
         config: what `cls.from_config` needs.
         weights: variable name -> float32 array, in the layer's order.
         build: the layer's build config (input shapes); None when it needs no building.
+        called: arguments of its first call, `Value` where a tensor stood, if only a call can build it.
         source: the object it was read from; only read, and only where no copy can be made.
         is_op: a stateless Keras operation rather than a layer.
     """
@@ -40,6 +41,7 @@ class Layer:
     config: Mapping[str, Any]
     weights: Mapping[str, np.ndarray] = field(default_factory=dict)
     build: Mapping[str, Any] | None = None
+    called: Any = None
     source: Any = None
     is_op: bool = False
 

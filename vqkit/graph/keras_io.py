@@ -6,14 +6,13 @@ input and output structures); `tests/graph/test_keras_io.py` holds their contrac
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from vqkit.errors import ModelError
+from vqkit.graph.custom import is_custom, objects_within
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
+from vqkit.graph.variables import assign_weights, weights_of
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
@@ -98,7 +97,7 @@ class _Reader:
             return
         name = prefix + operation.name
         if name not in self.graph.layers:
-            self.graph.layers[name] = read_layer(operation, name)
+            self.graph.layers[name] = self._with_call(read_layer(operation, name), args, kwargs)
         calls = self._count[name] = self._count.get(name, 0) + 1
         outputs = []
         for tensor in node.outputs:
@@ -109,6 +108,14 @@ class _Reader:
         # Keras records mask=None for "not given"; passing it on would switch mask propagation off.
         kwargs = {k: v for k, v in kwargs.items() if not (k == "mask" and v is None)}
         self.graph.nodes.append(Node(label, name, tuple(args), kwargs, tuple(outputs), (name,)))
+
+    def _with_call(self, layer: Layer, args: Any, kwargs: Any) -> Layer:
+        """A custom layer without `build` gets its variables from being called."""
+        from keras.layers import Layer as KerasLayer
+
+        if layer.is_op or not is_custom(layer.cls) or layer.cls.build is not KerasLayer.build:  # type: ignore[attr-defined]
+            return layer
+        return layer.with_(called=map_refs(lambda r: self.graph.values[r.id], (tuple(args), dict(kwargs))))
 
     def _inline(self, node: Any, args: Any, kwargs: Any, ids: dict[int, int], prefix: str) -> None:
         inner = _functional_of(node.operation, prefix + node.operation.name)
@@ -144,23 +151,20 @@ def read_layer(operation: Any, name: str) -> Layer:
 
     if not isinstance(operation, KerasLayer):
         return Layer(name, type(operation), {}, source=operation, is_op=True)
-    config = dict(operation.get_config())
     return Layer(
-        name, type(operation), config, _weights_of(operation), operation.get_build_config(), operation
-    )
+        name, type(operation), _config_of(operation, name), weights_of(operation),
+        operation.get_build_config(), source=operation,
+    )  # fmt: skip
 
 
-def _weights_of(layer: Any) -> dict[str, np.ndarray]:
-    return {k: np.array(v.numpy()) for k, v in zip(weight_names(layer), layer.weights, strict=True)}
-
-
-def weight_names(layer: Any) -> list[str]:
-    """Names of a live layer's variables in order: short where unique, else with their parents."""
-    short = [v.name for v in layer.weights]
-    if len(set(short)) == len(short):
-        return short
-    tails = ["/".join(v.path.split("/")[1:]) or v.name for v in layer.weights]
-    return tails if len(set(tails)) == len(tails) else [f"{t}#{i}" for i, t in enumerate(tails)]
+def _config_of(operation: Any, name: str) -> dict[str, Any]:
+    try:
+        return dict(operation.get_config())
+    except Exception as error:
+        raise ModelError(
+            f"layer {name!r} ({type(operation).__name__}) cannot say how it was made: {error}. "
+            "Give it a get_config() that returns the arguments of its constructor"
+        ) from error
 
 
 def make_live(layer: Layer, *, name: str | None = None) -> Any:
@@ -179,68 +183,47 @@ def make_live(layer: Layer, *, name: str | None = None) -> Any:
     if layer.is_op:
         return _copy_operation(layer.source, name or layer.name)
     live = _from_config(layer, name or layer.name)
-    if layer.build is not None and not live.built:
+    if layer.called is not None and not live.built:
+        _build_by_call(live, layer.called)
+    elif layer.build is not None and not live.built:
         live.build_from_config(dict(layer.build))
     if layer.weights:
         assign_weights(live, layer.weights)
     return live
 
 
+def _build_by_call(live: Any, called: Any) -> None:
+    import keras
+
+    args, kwargs = keras.tree.map_structure(
+        lambda v: keras.KerasTensor(v.shape, v.dtype) if isinstance(v, Value) else v, called
+    )
+    live(*args, **kwargs)
+    live._inbound_nodes, live._outbound_nodes = [], []
+
+
 def _copy_operation(operation: Any, name: str) -> Any:
-    fresh = copy.copy(operation)
+    # copy.copy() would go through Keras' serialization, which not every operation survives.
+    fresh = object.__new__(type(operation))
+    fresh.__dict__.update(operation.__dict__)
     fresh._inbound_nodes, fresh._outbound_nodes = [], []
     fresh.name = name
     return fresh
 
 
 def _from_config(layer: Layer, name: str) -> Any:
+    from keras.saving import custom_object_scope
     from keras.src.saving.serialization_lib import SafeModeScope
 
     try:
         # The layer already lives in this process, so its own code (a Lambda's function) is trusted.
-        with SafeModeScope(False):
+        with SafeModeScope(False), custom_object_scope(objects_within(layer.source)):
             return layer.cls.from_config({**layer.config, "name": name})  # type: ignore[attr-defined]
     except Exception as error:
         raise ModelError(
             f"layer {layer.name!r} ({layer.kind}) cannot be copied from its config: {error}. "
             "Give it get_config()/from_config() that round-trip"
         ) from error
-
-
-def assign_weights(live: Any, weights: Mapping[str, np.ndarray]) -> None:
-    """Set a live layer's variables by name.
-
-    Args:
-        live: a built Keras layer.
-        weights: variable name -> array of the variable's shape.
-
-    Raises:
-        ModelError: names and shapes differ.
-    """
-    for key, variable in variables(live, weights).items():
-        variable.assign(weights[key])
-
-
-def variables(live: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """A live layer's variables under the names that a graph layer's weights have.
-
-    Args:
-        live: a built Keras layer.
-        weights: variable name -> array of the variable's shape.
-
-    Returns:
-        Name -> variable.
-
-    Raises:
-        ModelError: names and shapes differ.
-    """
-    names = weight_names(live)
-    if set(names) == set(weights):
-        return dict(zip(names, live.weights, strict=True))
-    # Layers inside a layer may be numbered anew in a copy; their order stays.
-    if [tuple(v.shape) for v in live.weights] == [w.shape for w in weights.values()]:
-        return dict(zip(weights, live.weights, strict=True))
-    raise ModelError(f"layer {live.name!r} has variables {sorted(names)}, the graph has {sorted(weights)}")
 
 
 def make_all_live(graph: Graph) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def separate_activations(graph: Graph) -> Graph:
             layer = fused[node.layer]
             name = graph.unique(f"{node.name}_{activation_name(layer)}".replace("@", "_"))
             graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
-            activation = Layer(name, keras.layers.Activation, {"activation": layer.config["activation"]})
+            config = {"activation": layer.config["activation"]}
+            activation = Layer(name, keras.layers.Activation, config, source=layer.source)
             graph.insert_after(node.output, activation, origin=node.origin)
             if graph.candidates is not None:
                 graph.candidates.add(name)
