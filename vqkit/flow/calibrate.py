@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,12 +189,10 @@ class Step:
         return keeping_mask(lambda x: observe(fq, spec, x))
 
     def _position(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
-        from vqkit.primitives import ops
-
-        f_min, f_max = ops.value_range(x, spec)
-        pos = ops.position(x, f_min, f_max, spec, vitis_compat=self.compat)
+        f_min, f_max, pos, quantized = _positioned(spec, x.shape.rank, self.compat)(x)
         self._stats[fq] = (f_min, f_max, pos)
-        return ops.fake_quantize(x, spec, f_min, f_max, pos) if self.quantized else x
+        quantized.set_shape(x.shape)
+        return quantized if self.quantized else x
 
     def _running(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
         import tensorflow as tf
@@ -213,6 +212,21 @@ class Step:
         del spec
         self._stats[fq] = (x,)
         return x
+
+
+@lru_cache(maxsize=256)
+def _positioned(spec: QuantizerSpec, rank: int, compat: bool) -> Any:
+    """Range, position and fake-quantized values of a tensor; traced once for all tensors of a spec."""
+    import tensorflow as tf
+
+    from vqkit.primitives import ops
+
+    def run(x: Any) -> tuple[Any, ...]:
+        f_min, f_max = ops.value_range(x, spec)
+        pos = ops.position(x, f_min, f_max, spec, vitis_compat=compat)
+        return f_min, f_max, pos, ops.fake_quantize(x, spec, f_min, f_max, pos)
+
+    return tf.function(run, input_signature=[tf.TensorSpec([None] * rank)], autograph=False)
 
 
 def _how_of(row: Row, compat: bool) -> How:

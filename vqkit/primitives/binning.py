@@ -190,14 +190,13 @@ def count_by_sign(x: Array, edges: Array) -> Counts:
     """
     bins, width = len(edges) - 1, (float(edges[-1]) - float(edges[0])) / (len(edges) - 1)
     ruler = float(edges[0]) + width * np.arange(bins + 1)
-    doubt = 2 * np.abs(edges - ruler).max() / width + _GUESS_ERROR * bins
-    guessable = width > _NARROWEST
-    density = np.float32(1 / width if guessable else 0)
+    doubt, density = np.float32(np.inf), np.float32(0)
+    if width > _NARROWEST:
+        doubt = np.float32(2 * np.abs(edges - ruler).max() / width + _GUESS_ERROR * bins)
+        density = np.float32(1 / width)
     total = np.zeros(2 * bins, np.int64)
     for start in range(0, x.size, _BLOCK):
-        total += _count_block(
-            x[start : start + _BLOCK], edges, density, np.float32(doubt if guessable else np.inf)
-        )
+        total += _count_block(x[start : start + _BLOCK], edges, density, doubt)
     return total.reshape(2, bins)
 
 
