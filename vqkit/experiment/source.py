@@ -209,16 +209,18 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
     return path
 
 
-def load_model(path: str | Path) -> Any:
-    """A float Keras model from a `.keras` or `.h5` file, for inference.
+def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """A Keras model from a `.keras` or `.h5` file, for inference; code inside the file is not run.
+
+    Args:
+        path: a float model, or one that vqkit quantized.
+        custom_objects: class name -> class, for the model's own layers; registered ones need only be
+            imported.
 
     Raises:
-        ModelError: Keras cannot read it.
+        ModelError: Keras cannot read it; the message says what is missing.
     """
     load_tensorflow()
-    import keras
+    from vqkit.flow import models
 
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as e:
-        raise ModelError(f"{path}: Keras cannot load the model: {type(e).__name__}: {e}") from e
+    return models.load_model(path, custom_objects)

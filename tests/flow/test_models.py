@@ -1,0 +1,88 @@
+"""Loading model files: vqkit's layers are known, failures say what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from tests import zoo
+from vqkit.errors import ModelError
+from vqkit.flow import quantize
+from vqkit.flow.models import load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def save_h5(model: keras.Model, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*HDF5.*")
+        model.save(path)
+
+
+def test_a_quantized_model_computes_the_same_in_another_process(tmp_path):
+    model = zoo.build("residual")
+    x = zoo.batch(model, 8)
+    quantized = quantize(model, "pof2s", x).model
+    quantized.save(tmp_path / "q.keras")
+    np.save(tmp_path / "x.npy", x)
+    code = (
+        "import sys, numpy as np, vqkit as vq\n"
+        "model = vq.load_model(sys.argv[1] + '/q.keras')\n"
+        "np.save(sys.argv[1] + '/y.npy', model(np.load(sys.argv[1] + '/x.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), quantized(x))
+
+
+def edit_h5(path: Path, change) -> None:
+    """Rewrite the layers of the model's JSON in an .h5 file."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            change(layer)
+        file.attrs["model_config"] = json.dumps(config)
+
+
+def test_depthwise_convolution_of_keras_2_is_read(tmp_path):
+    image = keras.Input((6, 6, 3))
+    model = keras.Model(image, keras.layers.DepthwiseConv2D(3, name="dw")(image))
+    path = tmp_path / "old.h5"
+    save_h5(model, path)
+    edit_h5(path, lambda layer: layer["config"].update(groups=1) if layer["name"] == "dw" else None)
+    with pytest.raises((TypeError, ValueError), match="groups"):
+        keras.saving.load_model(path)
+    loaded = load_model(path)
+    assert type(loaded.get_layer("dw")) is keras.layers.DepthwiseConv2D
+    x = zoo.batch(model)
+    np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_operations_of_keras_2_are_explained(tmp_path):
+    path = tmp_path / "old.h5"
+    save_h5(zoo.build("conv_bn_relu"), path)
+    edit_h5(path, lambda layer: layer.update(class_name="TFOpLambda") if layer["name"] == "relu" else None)
+    with pytest.raises(ModelError, match="TFOpLambda is an operation that only Keras 2 can read"):
+        load_model(path)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    x = keras.Input((3,))
+    keras.Model(x, keras.layers.Lambda(lambda t: t * 2, name="twice")(x)).save(tmp_path / "code.keras")
+    with pytest.raises(ModelError, match="Lambda layer holds code, which is not run"):
+        load_model(tmp_path / "code.keras")
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.keras: no such file"):
+        load_model(tmp_path / "none.keras")
+    (tmp_path / "broken.keras").write_bytes(b"no zip")
+    with pytest.raises(ModelError, match=r"broken\.keras: Keras cannot load the model: ValueError"):
+        load_model(tmp_path / "broken.keras")
