@@ -154,9 +154,9 @@ class Plan:
         )
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from vqkit.flow.plan_html import plan_html
 
-        return f"<p>{escape(self.summary())}</p>{self.to_frame().to_html(index=False, escape=True)}"
+        return plan_html(self.summary(), [_flat(r) for r in self.rows])
 
 
 def _flat(row: Row) -> dict[str, Any]:
@@ -185,5 +185,8 @@ def _decider(row: Row) -> tuple[str, str]:
     overrides = {k: o for k, o in row.origins.items() if not o[0].startswith(("builtin", "default"))}
     built_in = {k: o for k, o in row.origins.items() if o[0].startswith("builtin")}
     chosen = overrides or dict(list(built_in.items())[:1])
-    sources = dict.fromkeys(f"{s}: {k}" if overrides else s for k, (s, _) in chosen.items())
-    return ", ".join(sources), ", ".join(dict.fromkeys(p for _, p in chosen.values()))
+    by_source: dict[str, list[str]] = {}
+    for key, (source, _) in chosen.items():
+        by_source.setdefault(source, []).append(key)
+    words = [f"{s}: {', '.join(keys)}" if overrides else s for s, keys in by_source.items()]
+    return "; ".join(words), ", ".join(dict.fromkeys(p for _, p in chosen.values()))
