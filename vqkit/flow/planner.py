@@ -16,6 +16,7 @@ from vqkit.flow.kinds import (
     linear_weighted,
 )
 from vqkit.flow.plan import Plan, Role, Row, Slot
+from vqkit.graph.custom import is_custom
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
 from vqkit.graph.select import input_nodes
@@ -168,7 +169,8 @@ class _Planner:
             both = None if old.readers is None or readers is None else old.readers | readers
             row = self._like(old, both)
         else:
-            origin, name = (producer,) if node is None else node.origin, self.graph.unique(f"quant_{producer}")
+            origin = (producer,) if node is None else node.origin
+            name = self.graph.unique(f"quant_{producer}")
             row = Row(name, "input", Role.INPUT, Slot.INPUT, rule.spec, reason, _origins(rule),
                       "FakeQuantize", origin, value, readers, name)  # fmt: skip
         self.inserted[value] = row
@@ -291,7 +293,8 @@ class _Planner:
 
     def _constants(self, layer: Layer, quantizers: Any, role: Role) -> list[Row]:
         rows = []
-        for name, q in ((_VARIABLES.get(n, n), q) for n, q in quantizers):
+        for stated, q in quantizers:
+            name = stated if stated in layer.weights else _VARIABLES.get(stated, stated)
             if name in layer.weights:
                 rows.append(_constant(layer, name, role, q))
         return rows
@@ -346,17 +349,24 @@ class _Planner:
         return [*constants, *(self._float(node, reason, i) for i in range(len(node.outputs)))]
 
     def _why_float(self, node: Node) -> str:
-        kind = self.graph.kind(node)
         if not self.graph.is_candidate(node):
             return "not in the selected part of the model"
         rule = self._stated(node)
         if rule is None:
-            return f"the strategy has no entry for {kind}"
+            return self._no_entry(self.graph.layer_of(node))
         if rule.left_float:
             return f"left float by {rule.left_float.source} {rule.left_float.pointer}"
         if self.graph.calls()[node.layer] > 1:
             return "shared layer (vitis_compat)"
         return "standalone activation (vitis_compat)"
+
+    def _no_entry(self, layer: Layer) -> str:
+        named = self.strategy.custom_type_origin(layer.kind)
+        if named is not None:
+            return f"custom layer, left float by {named.source} {named.pointer}"
+        reason = f"the strategy has no entry for {layer.kind}"
+        hint = "; a layer_quantize_config entry with this layer_type quantizes it"
+        return reason + hint if is_custom(layer.cls) and not layer.is_op else reason
 
 
 def _float_constant(layer: Layer, name: str, reason: str) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 from vqkit.errors import StrategyError
 from vqkit.flow.plan import Plan
 from vqkit.flow.planner import resolve
+from vqkit.graph.custom import inner_kinds
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
 from vqkit.graph.prepare import optimize, to_device_form
@@ -61,11 +62,29 @@ def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> Prepare
     return PreparedModel(optimized.graph, device.graph, plan, optimized.report + device.report)
 
 
-def _refuse_unknown(strategy: Any, *graphs: Graph) -> None:
-    names = [name for g in graphs for name in (*g.inputs, *(n.layer for n in g.nodes))]
-    unknown = strategy.unknown_names(dict.fromkeys(names))
-    if unknown:
-        raise StrategyError("; ".join(str(u) for u in unknown[:3]))
+def _refuse_unknown(strategy: Any, graph: Graph, device: Graph) -> None:
+    """Raise where the strategy names layers, classes, variables or outputs that the model does not have."""
+    names = [name for g in (graph, device) for name in (*g.inputs, *(n.layer for n in g.nodes))]
+    problems = strategy.unknown_names(dict.fromkeys(names))
+    problems += strategy.unknown_types(_kinds(graph, device), _offered_kinds())
+    for kind in dict.fromkeys(layer.kind for layer in graph.layers.values()):
+        layers = [layer for layer in graph.layers.values() if layer.kind == kind]
+        outputs = max(len(n.outputs) for n in graph.nodes if graph.kind(n) == kind)
+        problems += strategy.unknown_tensors(kind, [w for layer in layers for w in layer.weights], outputs)
+    if problems:
+        raise StrategyError("; ".join(problems[:3]))
+
+
+def _kinds(*graphs: Graph) -> list[str]:
+    """Class names of all layers, and of custom layers inside layers."""
+    layers = [layer for graph in graphs for layer in graph.layers.values()]
+    return [kind for layer in layers for kind in (layer.kind, *sorted(inner_kinds(layer)))]
+
+
+def _offered_kinds() -> set[str]:
+    import keras
+
+    return {name for name in dir(keras.layers) if name[:1].isupper()}
 
 
 def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:

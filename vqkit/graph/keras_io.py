@@ -162,9 +162,14 @@ def _config_of(operation: Any, name: str) -> dict[str, Any]:
         return dict(operation.get_config())
     except Exception as error:
         raise ModelError(
-            f"layer {name!r} ({type(operation).__name__}) cannot say how it was made: {error}. "
+            f"layer {name!r} ({type(operation).__name__}) cannot say how it was made: {_first_words(error)}. "
             "Give it a get_config() that returns the arguments of its constructor"
         ) from error
+
+
+def _first_words(error: Exception) -> str:
+    """Keras ends some messages with a page of example code."""
+    return " ".join(str(error).partition("Example:")[0].split()).rstrip(".")
 
 
 def make_live(layer: Layer, *, name: str | None = None) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.resources import resource_dir
-from vqkit.strategy import normal, text
+from vqkit.strategy import keys, normal, text
 
 NAMES = ("pof2s", "pof2s_tqt", "fs", "fsx")
 ALIASES = {"8bit": "pof2s", "8bit_tqt": "pof2s_tqt"}
@@ -37,6 +37,13 @@ def document(name: str) -> dict[str, Any]:
 def values(name: str) -> dict[tuple[str, str], Any]:
     """The built-in's values, addressed as `normal.keyed` does."""
     return normal.keyed(document(name))
+
+
+@cache
+def layer_types() -> tuple[str, ...]:
+    """Class names that some built-in has an entry for."""
+    entries = [e for name in NAMES for e in document(name)[keys.REGISTRY][keys.LAYERS]]
+    return tuple(dict.fromkeys(keys.short_type(e["layer_type"]) for e in entries))
 
 
 def nearest_base(doc: dict[str, Any]) -> str:

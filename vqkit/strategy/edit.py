@@ -9,7 +9,7 @@ from typing import Any
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import builtins, form_errors, keys, pointer
 
-SECTIONS = (keys.USER, "custom_layer_type", keys.INPUT, keys.NAMED)
+SECTIONS = (keys.USER, keys.CUSTOM, keys.INPUT, keys.NAMED)
 SECTION_NAMES = (*keys.PIPELINES, keys.REGISTRY, *SECTIONS, keys.LAYERS)
 
 

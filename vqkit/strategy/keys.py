@@ -17,6 +17,7 @@ REGISTRY = "quantize_registry_config"
 USER = "user_quantize_config"
 LAYERS = "layer_quantize_config"
 NAMED = "layer_config"
+CUSTOM = "custom_layer_type"
 INPUT = "input_quantize_config"
 LISTS = ("input_layers", "output_layers", "ignore_layers")
 

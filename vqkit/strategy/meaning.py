@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import builtins, form_errors, keys, pointer
@@ -26,21 +25,16 @@ def check(book: Book, source: str) -> None:
 
 
 def _entries(book: Book, source: str) -> Iterator[str]:
-    known = {name.lower() for name in _known_types()}
+    # A custom layer may have any other name.
+    known_types = builtins.layer_types()
+    known = {name.lower() for name in known_types}
     for i, name in enumerate(book.layer_types()):
         where = f"{source} {pointer.join([keys.REGISTRY, keys.LAYERS, i, 'layer_type'])}"
         first = book.entry_index(name)
         if first != i:
             yield f"{where}: {name} has an entry already, at index {first}; one is allowed"
-        if name not in _known_types() and name.lower() in known:
-            yield not_allowed(where, name, _known_types(), what="layer type")
-
-
-@cache
-def _known_types() -> tuple[str, ...]:
-    """Class names that a built-in has an entry for; a custom layer may have any other name."""
-    entries = [e for name in builtins.NAMES for e in builtins.document(name)[keys.REGISTRY][keys.LAYERS]]
-    return tuple(dict.fromkeys(keys.short_type(e["layer_type"]) for e in entries))
+        if name not in known_types and name.lower() in known:
+            yield not_allowed(where, name, known_types, what="layer type")
 
 
 def _quantizers(book: Book) -> Iterator[str]:

@@ -1,13 +1,12 @@
-"""Overrides that reach nothing and names that match nothing: what a plan must not keep to itself."""
+"""Overrides that reach nothing: what a plan must not keep to itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from vqkit.errors import nearest, not_allowed
+from vqkit.errors import nearest
 from vqkit.strategy import keys, pointer
 from vqkit.strategy.form import FLOAT_TYPES
 from vqkit.strategy.keys import Role, user_key
@@ -117,28 +116,3 @@ def _all_steps(book: Book) -> Iterator[Step]:
     for q in (book.input_rule(), *resolved):
         for chain in q.steps.values():
             yield from chain
-
-
-def unknown_names(book: Book, layer_names: list[str]) -> list[str]:
-    """One message for each name or glob in the strategy that no layer has.
-
-    Args:
-        book: the strategy.
-        layer_names: the model's layers.
-    """
-    registry = book.doc[keys.REGISTRY]
-    said = [
-        (pointer.join([keys.REGISTRY, section, key, i]), name)
-        for section, key in [*((keys.USER, k) for k in keys.LISTS), (keys.INPUT, "input_layers")]
-        for i, name in enumerate(registry[section].get(key, []))
-    ]
-    patterns = [(pointer.join([keys.REGISTRY, keys.NAMED, p]), p) for p in registry.get(keys.NAMED, {})]
-    missing = [(where, name) for where, name in said if name not in layer_names]
-    missing += [(where, p) for where, p in patterns if p not in layer_names and not _matches(p, layer_names)]
-    return [
-        not_allowed(f"{book.origin(w).source} {w}", n, layer_names, what="layer name") for w, n in missing
-    ]
-
-
-def _matches(pattern: str, names: list[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names)

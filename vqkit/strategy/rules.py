@@ -96,6 +96,14 @@ class Book:
         types = [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
         return types.index(wanted) if wanted in types else None
 
+    def custom_type_origin(self, layer_type: str) -> Origin | None:
+        """Where `custom_layer_type` names a class."""
+        named = self.doc[keys.REGISTRY].get(keys.CUSTOM, [])
+        types = [keys.short_type(t) for t in named]
+        if layer_type not in types:
+            return None
+        return self.origin(pointer.join([keys.REGISTRY, keys.CUSTOM, types.index(layer_type)]))
+
     def layer_types(self) -> list[str]:
         """Class names that have an entry, in file order."""
         return [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, reach, text
+from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, reach, text, unknown
 from vqkit.strategy.edit import Edited
 from vqkit.strategy.form import (
     FinalizePipelineConfig,
@@ -140,7 +140,7 @@ class Strategy:
         value: dict[str, Any] = text.plain(self._edited.doc, self.name)
         if verbose < 2:
             registry = value[keys.REGISTRY]
-            kept = (keys.USER, "custom_layer_type", keys.NAMED)
+            kept = (keys.USER, keys.CUSTOM, keys.NAMED)
             value[keys.REGISTRY] = {k: v for k, v in registry.items() if k in kept}
         if verbose < 1:
             value = {keys.REGISTRY: value[keys.REGISTRY]}
@@ -225,6 +225,10 @@ class Strategy:
         """Custom layers that are wrapped and left float."""
         return self._form.quantize_registry_config.custom_layer_type
 
+    def custom_type_origin(self, layer_type: str) -> Origin | None:
+        """Where `custom_layer_type` names this class, if it does."""
+        return self._book.custom_type_origin(layer_type)
+
     @property
     def layer_types(self) -> tuple[str, ...]:
         """Class names of the layers that have an entry."""
@@ -288,7 +292,15 @@ class Strategy:
 
     def unknown_names(self, layer_names: Iterable[str]) -> list[str]:
         """One message for each layer name or glob that a model with these layers does not have."""
-        return reach.unknown_names(self._book, list(layer_names))
+        return unknown.unknown_names(self._book, list(layer_names))
+
+    def unknown_types(self, present: Iterable[str], offered: Iterable[str] = ()) -> list[str]:
+        """One message for each layer type that a model with these lacks; entries may name offered ones."""
+        return unknown.unknown_types(self._book, list(dict.fromkeys(present)), set(offered))
+
+    def unknown_tensors(self, layer_type: str, variables: Iterable[str], outputs: int) -> list[str]:
+        """One message for each variable or output that the user's entry of this type names in vain."""
+        return unknown.unknown_tensors(self._book, layer_type, list(dict.fromkeys(variables)), outputs)
 
     @cached_property
     def _rules(self) -> dict[tuple[Any, ...], LayerRule | None]:
