@@ -1,4 +1,4 @@
-"""Fail when a notebook in git carries outputs, counts or the author's kernel: they make every diff unreadable."""
+"""Fail when a notebook in git carries outputs, counts or another kernel: they make diffs unreadable."""
 
 from __future__ import annotations
 

@@ -117,6 +117,13 @@ def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
     assert [t for t in local if not (page.parent / t).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_files_named_in_documents_exist(page: Path) -> None:
+    """A path in a code span is meant from the root, the package, or as something a run writes."""
+    paths = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|ipynb|md))`", page.read_text("utf-8"))
+    assert [p for p in paths if not (ROOT / p).exists() and not (ROOT / "vqkit" / p).exists()] == []
+
+
 def test_the_first_two_blocks_of_the_readme_are_one_line_each() -> None:
     (first_kind, first), (second_kind, second) = fences(ROOT / "README.md")[:2]
     assert (first_kind, second_kind) == ("bash", "bash")
