@@ -22,21 +22,25 @@ sys.path[:0] = [str(ROOT), str(ROOT.parent / "shared")]
 MIN_MAX = {"activation_method": "NON_OVERFLOW", "input_method": "NON_OVERFLOW"}
 ONE_SIDED = {"activation_symmetry": False}
 EQUALIZE = {"cle_to_relu6": True}
-CORRECT = {"include_bias_corr": True, "bias_bit": 16}
+WIDE_BIAS = {"bias_bit": 16}
+CORRECT = {"include_bias_corr": True}
 PER_TENSOR = {"weight_per_channel": False}
 VARIANTS: list[tuple[str, str, dict[str, Any]]] = [
     ("fsx per tensor, as it is", "fsx", PER_TENSOR),
     ("  + min/max ranges", "fsx", PER_TENSOR | MIN_MAX),
     ("  + one-sided activations", "fsx", PER_TENSOR | MIN_MAX | ONE_SIDED),
     ("  + equalization across ReLU6", "fsx", PER_TENSOR | MIN_MAX | ONE_SIDED | EQUALIZE),
-    ("  + bias correction, 16-bit biases", "fsx", PER_TENSOR | MIN_MAX | ONE_SIDED | EQUALIZE | CORRECT),
+    ("  + 16-bit biases", "fsx", PER_TENSOR | MIN_MAX | ONE_SIDED | EQUALIZE | WIDE_BIAS),
+    ("  + bias correction", "fsx", PER_TENSOR | MIN_MAX | ONE_SIDED | EQUALIZE | WIDE_BIAS | CORRECT),
     ("fsx per channel, as it is", "fsx", {}),
     ("  + min/max ranges", "fsx", MIN_MAX),
     ("  + one-sided activations", "fsx", MIN_MAX | ONE_SIDED),
-    ("  + bias correction, 16-bit biases", "fsx", MIN_MAX | ONE_SIDED | CORRECT),
+    ("  + 16-bit biases", "fsx", MIN_MAX | ONE_SIDED | WIDE_BIAS),
+    ("  + bias correction", "fsx", MIN_MAX | ONE_SIDED | WIDE_BIAS | CORRECT),
     ("pof2s per tensor, as it is", "pof2s", {}),
     ("  + equalization across ReLU6", "pof2s", EQUALIZE),
-    ("  + bias correction, 16-bit biases", "pof2s", EQUALIZE | CORRECT),
+    ("  + 16-bit biases", "pof2s", EQUALIZE | WIDE_BIAS),
+    ("  + bias correction", "pof2s", EQUALIZE | WIDE_BIAS | CORRECT),
 ]
 
 
