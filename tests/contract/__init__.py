@@ -1,0 +1,1 @@
+"""Every layer, operation and architecture that Keras offers goes through."""
