@@ -181,12 +181,15 @@ class Step:
         return self._stats, self._outgoing
 
     def _observer(self, fq: str, row: Row) -> Callable[[Any], Any]:
+        import keras
+
         assert row.spec is not None
         spec, kind = row.spec, _how_of(row, self.compat)
         observe = {How.POSITION: self._position, How.RUNNING: self._running, How.HISTOGRAM: self._values}[
             kind
         ]
-        return keeping_mask(lambda x: observe(fq, spec, x))
+        # Half precision, and integers that Keras takes for floats, are observed as FakeQuantize sees them.
+        return keeping_mask(lambda x: observe(fq, spec, keras.ops.cast(x, "float32")))
 
     def _position(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
         f_min, f_max, pos, quantized = _positioned(spec, x.shape.rank, self.compat)(x)

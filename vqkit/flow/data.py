@@ -171,18 +171,23 @@ def leaves(inputs: Any) -> list[Any]:
     return list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
 
 
+def _is_text(array: np.ndarray) -> bool:
+    objects = array.dtype.kind == "O"
+    return array.dtype.kind in "US" or (objects and all(isinstance(v, (str, bytes)) for v in array.flat))
+
+
 def clean(value: Any, where: str) -> np.ndarray:
     """One array in the type the model takes, known to be finite.
 
     Args:
-        value: array or tensor of any real type, at least one axis.
+        value: array or tensor of any real type or of text, at least one axis.
         where: names the array in messages.
 
     Returns:
-        float32 for floating point, the given type for integers and booleans; same shape.
+        float32 for floating point, else the given type; same shape.
 
     Raises:
-        DataError: not an array of numbers, no sample axis, no samples, NaN or Inf.
+        DataError: not an array of numbers or text, no sample axis, no samples, NaN or Inf.
     """
     if not _is_array(value):
         raise DataError(f"{where}: {type(value).__name__} is not an array")
@@ -190,9 +195,9 @@ def clean(value: Any, where: str) -> np.ndarray:
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" and not _is_text(array):
         raise DataError(
-            f"{where}: type {array.dtype} is not allowed. Allowed: floating point, integer, boolean"
+            f"{where}: type {array.dtype} is not allowed. Allowed: floating point, integer, boolean, text"
         )
     if array.ndim == 0 or array.size == 0:
         raise DataError(f"{where}: shape {array.shape} holds no samples")

@@ -47,6 +47,7 @@ class FakeQuantize(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """The nearest points of the grid."""
         pos = self.quantize_pos.value if self.spec.pow2 else None
+        inputs = keras.ops.cast(inputs, "float32")
         return ops.fake_quantize(inputs, self.spec, self.f_min.value, self.f_max.value, pos)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
