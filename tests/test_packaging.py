@@ -24,7 +24,9 @@ pytestmark = [
 
 def run(*command: str | Path, cwd: Path) -> str:
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=alone, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=alone, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
