@@ -132,8 +132,8 @@ def sweep(
     notebook: NotebookOption = None,
 ) -> None:
     """Run all variants of a sweep that are not finished."""
-    from vqkit.experiment import compare as comparison
     from vqkit.experiment.console import forecast, step_table
+    from vqkit.experiment.report import conclude
     from vqkit.experiment.runner import Options, default_jobs, run_sweep, steps
     from vqkit.experiment.store import Store
     from vqkit.experiment.validate import resolve
@@ -148,7 +148,7 @@ def sweep(
     if dry_run:
         return
     code = _run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
-    typer.echo(f"\n{comparison.render(store.root, resolved.sweep.name)}")
+    typer.echo(f"\n{conclude(store.root, resolved.sweep.name)}")
     raise typer.Exit(code)
 
 
@@ -261,17 +261,23 @@ def plan(
     overrides: Overrides = None,
     strategy: Base = "pof2s",
     vitis_compat: Compat = False,
+    target: Annotated[str | None, typer.Option(help="Say which layers run on this device: dpu.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Show each tensor's quantizer and who decided it."""
+    """Show each tensor's quantizer and who decided it, or which layers a device will run."""
     from vqkit.experiment.source import load_model, model_path
     from vqkit.experiment.store import Store
 
     net = load_model(model_path(model, ".", Store.at(runs).cache))
-    from vqkit.flow import make_plan
+    from vqkit.flow import inspect, make_plan
 
-    made = make_plan(_strategy(strategy, overrides), net, vitis_compat=vitis_compat)
+    chosen = _strategy(strategy, overrides)
+    made = (
+        make_plan(chosen, net, vitis_compat=vitis_compat)
+        if target is None
+        else inspect(net, chosen, target, vitis_compat=vitis_compat)
+    )
     typer.echo(json.dumps(made.to_json(), indent=1) if as_json else str(made))
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.primitives.cases import FS, POF2S, TQT
 from vqkit.primitives import ops
+from vqkit.primitives.divergence import without_spikes
 from vqkit.primitives.histogram import Histogram, choose_from_histogram
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, RoundMode
@@ -191,3 +192,29 @@ def test_a_position_does_not_depend_on_a_logarithm() -> None:
     x = np.ldexp(np.float32(127), -exponents)[None, :]
     np.testing.assert_array_equal(ops.choose(x, spec).pos[0], exponents)
     assert np.any(ops.choose(x, spec, vitis_compat=True).pos[0] != exponents)
+
+
+def test_kl_is_not_led_astray_by_a_constant_channel() -> None:
+    """A dead channel fills one bin; the reference then clips at a fraction of the range."""
+    rng = np.random.default_rng(0)
+    alive = np.abs(rng.laplace(size=200_000)).astype(np.float32)
+    constant = np.full(400_000, 0.11, np.float32)
+    thresholds = {}
+    for compat in (True, False):
+        seen = Histogram(vitis_compat=compat)
+        seen.add(np.concatenate([alive, constant]))
+        thresholds[compat] = seen.kl(8)
+    undisturbed = Histogram()
+    undisturbed.add(alive)
+    assert thresholds[True] < 0.5 * undisturbed.kl(8)
+    assert abs(thresholds[False] / undisturbed.kl(8) - 1) < 0.25
+
+
+def test_only_lone_bins_count_as_spikes() -> None:
+    smooth = np.linspace(1000, 10, 300).astype(np.int64)
+    np.testing.assert_array_equal(without_spikes(smooth), smooth)
+    spiked = smooth.copy()
+    spiked[150] *= 50
+    cut = without_spikes(spiked)
+    assert cut[150] <= 8 * smooth[130]
+    np.testing.assert_array_equal(np.delete(cut, 150), np.delete(smooth, 150))

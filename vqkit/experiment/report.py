@@ -41,6 +41,20 @@ _CELLS = (
 _FILES = (("strategy", "strategy.json"), ("plan", "plan.json"))
 
 
+def conclude(runs_dir: str | Path, sweep: str) -> str:
+    """What a finished sweep tells: the leaderboard as text, and where its page with pictures lies.
+
+    Args:
+        runs_dir: the folder of runs.
+        sweep: the sweep's name; its page is written to `sweeps/<name>/report.html`.
+
+    Returns:
+        Text for a terminal.
+    """
+    page = write(runs_dir, Path(runs_dir) / "sweeps" / sweep / "report.html", sweep)
+    return f"{compare.render(runs_dir, sweep)}\n\nThe same with pictures: {page}"
+
+
 def write(
     runs_dir: str | Path,
     path: str | Path,

@@ -116,7 +116,8 @@ class Histogram:
         if self._empty():
             return np.float32(0)
         bits = 7 if self.vitis_compat else bit_width - (not unsigned)
-        width = divergence.best_width(self.counts, 2**bits, vitis_compat=self.vitis_compat)
+        counts = self.counts if self.vitis_compat else divergence.without_spikes(self.counts)
+        width = divergence.best_width(counts, 2**bits, vitis_compat=self.vitis_compat)
         return self.edges[width] if self.vitis_compat else np.minimum(self.edges[width], self.abs_max)
 
     def values(self) -> tuple[Array, Counts]:

@@ -27,11 +27,31 @@ import numpy.typing as npt
 FIRST_WIDTH = 128
 """Narrowest candidate, in bins."""
 
+SPIKE_WINDOW, SPIKE_RATIO = 33, 8
+"""A bin is a spike above this multiple of the median of this many bins around it."""
+
 _BLOCK = 1 << 21
 _NEAR = 1e-10
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+def without_spikes(counts: Counts) -> Counts:
+    """Counts with lone high bins cut down to their surroundings.
+
+    A constant channel or a saturated input fills a single bin. Its group's mean smears that count over bins
+    that hold next to nothing, so every wide candidate looks distorted and the search clips far too tightly.
+
+    Args:
+        counts: counts per bin, shape (bins,).
+
+    Returns:
+        At most `SPIKE_RATIO` times the running median (and at least that many counts stay), shape (bins,).
+    """
+    around = np.pad(counts, SPIKE_WINDOW // 2, mode="edge")
+    median = np.median(np.lib.stride_tricks.sliding_window_view(around, SPIKE_WINDOW), axis=1)
+    return np.minimum(counts, np.maximum(SPIKE_RATIO * median, SPIKE_RATIO).astype(np.int64))
 
 
 def best_width(counts: npt.ArrayLike, levels: int, *, vitis_compat: bool = False) -> int:
