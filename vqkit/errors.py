@@ -75,5 +75,6 @@ def not_allowed(where: str, given: object, allowed: Iterable[object], *, what: s
         A sentence with place, given, allowed and nearest match.
     """
     options = list(allowed)
-    shown = ", ".join(str(o) for o in options[:12]) + (f", … ({len(options)} in all)" if len(options) > 12 else "")
+    more = f", … ({len(options)} in all)" if len(options) > 12 else ""
+    shown = ", ".join(str(o) for o in options[:12]) + more
     return f"{where}: {what} {given!r} is not allowed{nearest(given, options)}. Allowed: {shown}"

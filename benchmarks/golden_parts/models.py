@@ -191,7 +191,7 @@ def _position(
 
 
 def _range(run: Run, what: str, params: Any, want: Mapping[str, Any], row: Any) -> None:
-    """Equal to float32 sums; an activation may move by less than its own step where a tie flipped upstream."""
+    """Equal to float32 sums; an activation may move by less than its step where a tie flipped upstream."""
     for name, got in (("min_var", params.f_min), ("max_var", params.f_max)):
         run.checked += 1
         if np.allclose(np.ravel(got), np.ravel(want[name]), rtol=1e-5, atol=1e-7):

@@ -162,6 +162,7 @@ class Step:
 
     def _keep(self, fq: str, facts: tuple[Any, ...]) -> None:
         row, arrays = self.rows[fq], [np.asarray(f) for f in facts]
+        assert row.spec is not None
         seen, kind = self.observed[row.name], _how_of(row, self.compat)
         if kind is How.HISTOGRAM:
             seen.histogram = seen.histogram or histogram_for(row.spec, vitis_compat=self.compat)
