@@ -208,9 +208,8 @@ NO_NODE = {
     "convert_to_numpy custom_gradient dtype is_tensor shape": "makes no tensor of the model",
     "vectorize": "makes a function",
     "cond fori_loop scan switch while_loop": "takes Python functions that read tensors of their own",
-    "associative_scan corrcoef fold gcd isin kron lcm nanmedian nanpercentile nanquantile unfold unravel_index": (
-        "Keras 3.15 cannot trace it with a free batch size"
-    ),
+    "associative_scan corrcoef fold gcd isin kron lcm nanmedian nanpercentile nanquantile unfold "
+    "unravel_index": ("Keras 3.15 cannot trace it with a free batch size"),
     "correlate": "takes two vectors without a batch",
     "eig": "complex results that no layer takes",
     "conv_transpose histogram view_as_complex view_as_real": "Keras 3.15 cannot run it under TensorFlow",
