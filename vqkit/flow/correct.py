@@ -72,9 +72,8 @@ def _mean_over_batches(step: Any, batches: Iterable[Any]) -> dict[str, np.ndarra
     return {k: (v / samples).astype(np.float32) for k, v in total.items()}
 
 
-def correct_biases(
-    graph: Graph, rows: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any]
-) -> Graph:
+def correct_biases(graph: Graph, rows: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any], *,
+                   weights: Graph | None = None) -> Graph:  # fmt: skip
     """Measure and remove the mean error of every layer that has a bias.
 
     Args:
@@ -82,12 +81,15 @@ def correct_biases(
         rows: names of the fake-quantize layers.
         live: live objects of the quantized model, decisions assigned.
         batches: calibration inputs.
+        weights: the graph with the weights that `live` was quantized from, where they are no longer the
+            float model's.
 
     Returns:
-        The graph with corrected float biases.
+        The graph (that of `weights`) with corrected float biases.
     """
     floats = {**make_all_live(graph), **dict.fromkeys(rows, _identity)}
-    return with_shifted_biases(graph, bias_shifts(graph, floats, live, batches, correctable(graph)))
+    shifts = bias_shifts(graph, floats, live, batches, correctable(graph))
+    return with_shifted_biases(weights or graph, shifts)
 
 
 def _identity(x: Any) -> Any:

@@ -12,8 +12,9 @@ from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Mode, calibrate
 from vqkit.flow.correct import correct_biases, correctable
 from vqkit.flow.data import batches
+from vqkit.flow.finetune import finetune
 from vqkit.flow.instrument import instrument
-from vqkit.flow.plan import Plan, Row
+from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
@@ -161,7 +162,8 @@ def quantize(
     clock.mark("weights")
     source = batches(calib_data, batch_size=batch_size, steps=steps)
     # Corrections read the data again, and a generator can be read only once.
-    data = list(source) if strategy.refine.include_bias_corr and not vitis_compat else source
+    correcting = strategy.refine.include_bias_corr and not vitis_compat
+    data = list(source) if correcting or strategy.refine.include_fast_ft else source
     facts = calibrate(
         graph, rows, live, _with_progress(data, progress), mode=calibration, vitis_compat=vitis_compat
     )
@@ -169,20 +171,25 @@ def quantize(
     clock.mark("calibrate")
     refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
     _apply(live, graph, refined, prepared.plan, rows)
-    corrected = graph
-    if strategy.refine.include_bias_corr and not vitis_compat:
-        corrected = correct_biases(graph, rows, live, data)
-        encodings |= solve_weights(corrected, prepared.plan)
+    clock.mark("refine")
+    corrected, notes = graph, []
+    if strategy.refine.include_fast_ft:
+        tuned = finetune(graph, rows, prepared.plan, refined, live, data,
+                         epochs=strategy.refine.fast_ft_epochs, float_inputs=vitis_compat)  # fmt: skip
+        corrected, notes = tuned.graph, tuned.report
+    if correcting:
+        corrected = correct_biases(graph, rows, live, data, weights=corrected)
+        encodings |= solve_weights(corrected, prepared.plan, roles=(Role.BIAS,))
         refined, adjusted = refine(graph, rows, encodings, strategy.refine)
         _apply(live, corrected, refined, prepared.plan, rows)
-        adjusted += [f"include_bias_corr: {len(correctable(graph))} biases shifted"]
-    clock.mark("refine")
+        notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
+    clock.mark("correct")
     raised = raise_model(graph, live)
     clock.mark("build")
     result = Quantized(
         raised, prepared.plan, refined, encodings, strategy, graph, corrected,
         prepared.optimized, rows, live,
-        (*prepared.report, *adjusted), clock.seconds, calibration, vitis_compat,
+        (*prepared.report, *adjusted, *notes), clock.seconds, calibration, vitis_compat,
     )  # fmt: skip
     result.audit()
     return result

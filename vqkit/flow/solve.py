@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vqkit.flow.calibrate import Calibration, Observed
-from vqkit.flow.plan import Plan, Row
+from vqkit.flow.plan import Plan, Role, Row
 from vqkit.graph.ir import Graph
 from vqkit.primitives import ops
 from vqkit.primitives.choose import choose_from_histogram
@@ -17,12 +17,14 @@ from vqkit.primitives.spec import QuantizerType
 Encodings = dict[str, QParams]
 
 
-def solve_weights(graph: Graph, plan: Plan, *, vitis_compat: bool = False) -> Encodings:
+def solve_weights(graph: Graph, plan: Plan, *, roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS),
+                  vitis_compat: bool = False) -> Encodings:  # fmt: skip
     """Decide each quantized weight and bias; they need no data.
 
     Args:
         graph: holds the float weights.
         plan: says which are quantized and how.
+        roles: kernels, biases or both.
         vitis_compat: decide as the reference does.
 
     Returns:
@@ -31,7 +33,7 @@ def solve_weights(graph: Graph, plan: Plan, *, vitis_compat: bool = False) -> En
     return {
         row.name: ops.choose(graph.layers[row.layer].weights[row.tensor], row.spec, vitis_compat=vitis_compat)
         for row in plan.quantized
-        if row.is_weight and row.spec is not None
+        if row.role in roles and row.spec is not None
     }
 
 

@@ -1,0 +1,200 @@
+"""Compiled training of one quantized layer at a time; layers of the same kind and shape share the code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vqkit.flow.blocks import Block
+from vqkit.flow.solve import Encodings
+from vqkit.graph.keras_io import replay
+from vqkit.graph.variables import variables
+from vqkit.primitives import ops
+from vqkit.primitives.qparams import QParams
+from vqkit.primitives.spec import QuantizerSpec
+
+Pairs = Sequence[tuple[Any, Any]]
+Weights = dict[str, Any]
+
+_DECAY, _DECAY_SQUARES, _EPSILON = 0.9, 0.999, 1e-7
+
+
+class Trainers:
+    """Finds or compiles the trainer of a block.
+
+    Args:
+        live: layer name -> live object of the quantized graph.
+        encodings: the decisions for weights and values.
+    """
+
+    def __init__(self, live: Mapping[str, Any], encodings: Encodings) -> None:
+        self._live, self._encodings = live, encodings
+        self._known: dict[tuple[Any, ...], Trainer] = {}
+
+    @property
+    def count(self) -> int:
+        """How many trainers were compiled."""
+        return len(self._known)
+
+    def of(self, block: Block, weights: Weights, rates: Mapping[str, float]) -> Trainer:
+        """The trainer for a block's kind.
+
+        Args:
+            block: what is trained.
+            weights: variable name -> float weights to train, shapes only.
+            rates: variable name -> learning rate.
+        """
+        specs = {name: self._encodings[row.name].spec for name, row in block.weights.items()}
+        key = (*_kind(block, self._encodings), tuple(specs.items()), tuple(rates.items()), _shapes(weights))
+        if key not in self._known:
+            self._known[key] = Trainer(block, self._live, specs, rates)
+        return self._known[key]
+
+    def fixed(self, block: Block, trained: Weights) -> tuple[Any, ...]:
+        """What the block's trainer takes beside weights and data: ranges, and the other variables' values."""
+        ranges = {name: _range(self._encodings[row.name]) for name, row in block.weights.items()}
+        return ranges, [v.value for v in _others(block, self._live, trained)]
+
+
+def _kind(block: Block, encodings: Encodings) -> tuple[Any, ...]:
+    """Blocks with the same one run the same code."""
+    layers = [block.graph.layers[n.layer] for n in block.nodes]
+    configs = [(x.cls, repr(sorted((k, v) for k, v in x.config.items() if k not in ("name", "spec"))))
+               for x in layers]  # fmt: skip
+    calls = [(repr(n.args[1:]), repr(n.kwargs)) for n in block.nodes]
+    out = None if block.quantizer is None else encodings[block.quantizer.name].spec
+    return tuple(configs), repr(calls), out, block.graph.values[block.nodes[0].inputs[0]].shape
+
+
+def _shapes(weights: Weights) -> tuple[Any, ...]:
+    return tuple((name, tuple(w.shape)) for name, w in weights.items())
+
+
+def _range(params: QParams) -> tuple[Any, Any, Any]:
+    import tensorflow as tf
+
+    pos = 0.0 * params.f_min if params.pos is None else params.pos
+    return tuple(tf.constant(v, tf.float32) for v in (params.f_min, params.f_max, pos))
+
+
+def _others(block: Block, live: Mapping[str, Any], trained: Weights) -> list[Any]:
+    """Variables of a block's layers that are not trained, in order."""
+    head = variables(live[block.layer], block.graph.layers[block.layer].weights)
+    skip = {id(head[name]) for name in trained}
+    found = [v for n in block.nodes for v in getattr(live[n.layer], "weights", ())]
+    return [v for v in found if id(v) not in skip]
+
+
+class Trainer:
+    """Training step and error of one kind of block, each traced once for batches of any size.
+
+    Args:
+        block: one of that kind.
+        live: its live layers.
+        specs: weight name -> its quantizer.
+        rates: weight name -> learning rate.
+    """
+
+    def __init__(self, block: Block, live: Mapping[str, Any], specs: Mapping[str, QuantizerSpec],
+                 rates: Mapping[str, float]) -> None:  # fmt: skip
+        self._graph, self._live, self._specs, self._rates = block.graph, live, specs, rates
+        head = variables(live[block.layer], block.graph.layers[block.layer].weights)
+        self._trained = {name: head[name] for name in rates}
+        self._others = _others(block, live, dict(self._trained))
+        self._compiled: dict[str, Any] = {}
+
+    def error(self, weights: Weights, fixed: Any, pairs: Pairs) -> float:
+        """Mean squared error of the block's output over all samples."""
+        total = samples = 0.0
+        for x, y in pairs:
+            total += float(self._run("error", self._error, weights, fixed, x, y)) * len(x)
+            samples += len(x)
+        return total / samples
+
+    def epoch(self, state: Any, fixed: Any, pairs: Pairs) -> Any:
+        """The state after one step for each batch."""
+        for x, y in pairs:
+            state = self._run("step", self._step, state, fixed, x, y)
+        return state
+
+    @staticmethod
+    def start(weights: Weights) -> Any:
+        """(weights, first moments, second moments, steps done) before training."""
+        import tensorflow as tf
+
+        given = {name: tf.constant(w) for name, w in weights.items()}
+        zeros = {name: tf.zeros_like(w) for name, w in given.items()}
+        return given, zeros, zeros, tf.constant(0.0)
+
+    def _run(self, name: str, function: Any, *args: Any) -> Any:
+        if name not in self._compiled:
+            import tensorflow as tf
+
+            signature = _signature(args)
+            traced = tf.function(function, input_signature=signature, autograph=False)
+            self._compiled[name] = traced.get_concrete_function()
+        return self._compiled[name](*args)
+
+    def _error(self, weights: Weights, fixed: Any, x: Any, y: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.square(self._output(weights, fixed, x) - y))
+
+    def _output(self, weights: Weights, fixed: Any, x: Any) -> Any:
+        import keras
+
+        ranges, others = fixed
+        values = {name: self._on_grid(name, w, ranges) for name, w in weights.items()}
+        mapping = [(self._trained[name], value) for name, value in values.items()]
+        mapping += list(zip(self._others, others, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return replay(self._graph, self._live, {"x": x})
+
+    def _on_grid(self, name: str, weight: Any, ranges: Any) -> Any:
+        if name not in self._specs:
+            return weight
+        f_min, f_max, pos = ranges[name]
+        return ops.fake_quantize(weight, self._specs[name], f_min, f_max, pos)
+
+    def _step(self, state: Any, fixed: Any, x: Any, y: Any) -> Any:
+        import tensorflow as tf
+
+        weights, *moments = state
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            error = self._error(weights, fixed, x, y)
+        return adam(weights, tape.gradient(error, weights), moments, self._rates)
+
+
+def _signature(args: tuple[Any, ...]) -> Any:
+    """Tensor specs of (state, fixed, x, y), the number of samples left open."""
+    import tensorflow as tf
+
+    *state, x, y = args
+    free = [tf.TensorSpec((None, *t.shape[1:]), t.dtype) for t in (x, y)]
+    return [*tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), state), *free]
+
+
+def adam(weights: Weights, gradients: Weights, moments: Sequence[Any], rates: Mapping[str, float]) -> Any:
+    """One step of Adam.
+
+    Args:
+        weights: name -> tensor.
+        gradients: name -> tensor, likewise.
+        moments: first moments, second moments (name -> tensor), number of steps done.
+        rates: name -> learning rate.
+
+    Returns:
+        (weights, first moments, second moments, steps) afterwards.
+
+    Source: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1 with the efficient order of §2.
+    """
+    import tensorflow as tf
+
+    first, second, steps = moments
+    steps = steps + 1.0
+    scale = tf.sqrt(1.0 - _DECAY_SQUARES**steps) / (1.0 - _DECAY**steps)
+    first = {k: _DECAY * first[k] + (1 - _DECAY) * g for k, g in gradients.items()}
+    second = {k: _DECAY_SQUARES * second[k] + (1 - _DECAY_SQUARES) * g * g for k, g in gradients.items()}
+    moved = {k: w - rates[k] * scale * first[k] / (tf.sqrt(second[k]) + _EPSILON) for k, w in weights.items()}
+    return moved, first, second, steps
