@@ -28,7 +28,7 @@ from vqkit._version import __version__
 _WHERE = {
     "errors": ("VqkitError",),
     "strategy": ("Strategy",),
-    "flow": ("Data", "batches", "evaluate", "make_plan", "quantize", "sqnr", "tensor_values"),
+    "flow": ("Data", "batches", "evaluate", "inspect", "make_plan", "quantize", "sqnr", "tensor_values"),
     "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
     "experiment.sweep": ("Sweep",),
@@ -53,6 +53,7 @@ __all__ = [
     "changes",
     "evaluate",
     "first_samples",
+    "inspect",
     "keep_figure",
     "load_data",
     "load_model",

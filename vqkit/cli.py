@@ -272,12 +272,8 @@ def plan(
     net = load_model(model_path(model, ".", Store.at(runs).cache))
     from vqkit.flow import inspect, make_plan
 
-    chosen = _strategy(strategy, overrides)
-    made = (
-        make_plan(chosen, net, vitis_compat=vitis_compat)
-        if target is None
-        else inspect(net, chosen, target, vitis_compat=vitis_compat)
-    )
+    chosen, compat = _strategy(strategy, overrides), {"vitis_compat": vitis_compat}
+    made = inspect(net, chosen, target, **compat) if target else make_plan(chosen, net, **compat)
     typer.echo(json.dumps(made.to_json(), indent=1) if as_json else str(made))
 
 

@@ -13,7 +13,8 @@ SIGMOID_FACTOR = 2731 / 16384
 LEAKY_RELU_SLOPE = 26 / 256
 """The DPU's 0.1."""
 
-_LARGEST_WINDOW = 255
+LARGEST_WINDOW = 255
+"""Sides of an average pool beyond this many pixels are not pooled by the DPU."""
 _FIXED_FACTORS = {
     (3, 3): 9 * 7 / 64,
     (5, 5): 25 * 10 / 256,
@@ -41,7 +42,7 @@ def average_pool_scale(kernel_height: int, kernel_width: int) -> float:
     """
     if min(kernel_height, kernel_width) < 1:
         raise ValueError(f"a pooling window needs positive sides, got {kernel_height} x {kernel_width}")
-    if max(kernel_height, kernel_width) > _LARGEST_WINDOW:
+    if max(kernel_height, kernel_width) > LARGEST_WINDOW:
         return 1.0
     fixed = _FIXED_FACTORS.get((kernel_height, kernel_width))
     return _nearest_shift(kernel_height * kernel_width) if fixed is None else fixed
