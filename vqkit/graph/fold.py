@@ -19,8 +19,9 @@ def fold_batch_norm(graph: Graph) -> Graph:
     Source: Jacob et al. 2018 (arXiv:1712.05877) §3.2.
     """
     graph = graph.copy()
-    for node in list(graph.nodes):
-        if graph.kind(node) == "BatchNormalization" and _channels_last(graph, node):
+    for name in [n.name for n in graph.nodes if graph.kind(n) == "BatchNormalization"]:
+        node = graph.node(name)
+        if _channels_last(graph, node):
             found = Chains(graph).upstream(node, _foldable)
             if found is not None:
                 _fold(graph, found[0], node)

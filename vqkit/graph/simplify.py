@@ -23,7 +23,8 @@ _MERGE_OPS = {"op:Add": "Add", "op:Multiply": "Multiply"}
 def remove_dropout(graph: Graph) -> Graph:
     """Remove layers that are the identity at inference."""
     graph = graph.copy()
-    for node in list(graph.nodes):
+    for name in [n.name for n in graph.nodes]:
+        node = graph.node(name)
         if graph.kind(node) in DROPOUTS and graph.is_candidate(node) and len(set(node.inputs)) == 1:
             _pass_on_origin(graph, node)
             graph.bypass(node)
