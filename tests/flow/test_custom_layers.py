@@ -41,7 +41,7 @@ def data(n: int = 32) -> np.ndarray:
 
 
 def quantizer(**params: Any) -> dict[str, Any]:
-    return {"quantizer_type": "Pof2SQuantizer", "quantizer_params": {"bit_width": 8, **params}}
+    return {"quantizer_type": "Pof2SQuantizer", "quantizer_params": {"bit_width": 8} | params}
 
 
 def entry(layer_type: str, weights: tuple[str, ...], **more: Any) -> dict[str, Any]:
@@ -137,6 +137,38 @@ def test_outputs_are_chosen_by_index():
     assert quantized.plan["gate/output"].reason == "the strategy has no output quantizer for Gate"
     with pytest.raises(StrategyError, match=r"quantizable_outputs/0: output of Gate 2 is not allowed"):
         make_plan(Strategy.builtin("pof2s").update(entry("Gate", (), quantizable_outputs=[2])), model)
+
+
+def gated(**more: Any) -> tuple[Strategy, keras.Model]:
+    """A gate that reads two float tensors, and an entry for it."""
+    x = keras.Input((6,), name="x")
+    model = keras.Model(x, Gate(name="gate")(Square(name="one")(x), y=Square(name="two")(x)))
+    return Strategy.builtin("pof2s").update(entry("Gate", (), **more)), model
+
+
+def test_an_entry_may_state_the_quantizers_of_inputs():
+    four = {"quantizable_inputs": [0, 1], "input_quantizers": [quantizer(bit_width=4), None]}
+    strategy, model = gated(**four)
+    quantized = quantize(model, strategy, data())
+    row = quantized.plan["quant_one/input"]
+    assert row.spec.bit_width == 4
+    assert row.origins["bit_width"][1].endswith("/input_quantizers/0/quantizer_params/bit_width")
+    assert [r.name for r in quantized.plan.quantized] == ["quant_one/input", "gate/output"]
+    plain, model = gated()
+    assert make_plan(plain, model)["quant_two/input"].spec.bit_width == 8
+    wrong, model = gated(quantizable_inputs=[2], input_quantizers=[quantizer()])
+    with pytest.raises(StrategyError, match=r"quantizable_inputs/0: input of Gate 2 is not allowed"):
+        make_plan(wrong, model)
+
+
+def test_one_tensor_is_not_put_on_two_grids():
+    four = {"quantizable_inputs": [0], "input_quantizers": [quantizer(bit_width=4)]}
+    x = keras.Input((6,), name="x")
+    y = Square(name="one")(x)
+    p, q = Gate(name="gate")(y, y=y)
+    model = keras.Model(x, [p, q, keras.layers.Dense(2, name="head")(y)])
+    with pytest.raises(StrategyError, match=r"reads a float tensor \(one\), for which head states another"):
+        make_plan(Strategy.builtin("pof2s").update(entry("Gate", (), **four)), model)
 
 
 @pytest.mark.parametrize(

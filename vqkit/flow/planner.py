@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from vqkit.errors import StrategyError
@@ -161,13 +162,19 @@ class _Planner:
             return "no reader is quantized"
         return None
 
-    def _insert(self, value: int, producer: str, readers: frozenset[str] | None, reason: str) -> Row:
+    def _insert(
+        self, value: int, producer: str, readers: frozenset[str] | None, reason: str, stated: Any = None
+    ) -> Row:
         node = self.producers.get(value)
-        rule = self.strategy.input_rule(producer if node is None else node.name, vitis_compat=self.compat)
+        name = producer if node is None else node.name
+        rule = stated or self.strategy.input_rule(name, vitis_compat=self.compat)
         old = self.inserted.get(value)
         if old is not None:
+            if old.spec != rule.spec:
+                others = ", ".join(sorted(old.readers or ()))
+                raise StrategyError(f"{reason} ({name}), for which {others} states another quantizer")
             both = None if old.readers is None or readers is None else old.readers | readers
-            row = self._like(old, both)
+            row = replace(old, readers=both)
         else:
             origin = (producer,) if node is None else node.origin
             name = self.graph.unique(f"quant_{producer}")
@@ -178,12 +185,6 @@ class _Planner:
             self.on_grid[value] = row.name
         return row
 
-    @staticmethod
-    def _like(row: Row, readers: frozenset[str] | None) -> Row:
-        from dataclasses import replace
-
-        return replace(row, readers=readers)
-
     # --- quantizers in front of a layer ---
 
     def _inputs_of(self, node: Node) -> list[Row]:
@@ -193,15 +194,21 @@ class _Planner:
         if node.name not in self.rules and not started:
             return []
         rows = []
+        stated = self._stated_inputs(node)
         for value in dict.fromkeys(node.inputs):
-            if self._wants_quantizer(node, value, bool(started)):
-                fresh = value not in self.inserted
-                producer = self._producer_name(value)
-                row = self._insert(
-                    value, producer, frozenset([node.name]), f"{node.name} reads a float tensor"
-                )
+            left_float = value in stated and stated[value] is None
+            if not left_float and self._wants_quantizer(node, value, bool(started)):
+                fresh, reason = value not in self.inserted, f"{node.name} reads a float tensor"
+                producer, reader = self._producer_name(value), frozenset([node.name])
+                row = self._insert(value, producer, reader, reason, stated.get(value))
                 rows += [row] if fresh else []
         return rows
+
+    def _stated_inputs(self, node: Node) -> dict[int, Any]:
+        """The quantizers that the layer's own entry names for what it reads."""
+        rule = self.rules.get(node.name)
+        named = {} if rule is None or self.compat else dict(rule.inputs)
+        return {v: named[str(i)] for i, v in enumerate(node.inputs) if str(i) in named}
 
     def _producer_name(self, value: int) -> str:
         node = self.producers.get(value)

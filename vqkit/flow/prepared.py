@@ -68,9 +68,10 @@ def _refuse_unknown(strategy: Any, graph: Graph, device: Graph) -> None:
     problems = strategy.unknown_names(dict.fromkeys(names))
     problems += strategy.unknown_types(_kinds(graph, device), _offered_kinds())
     for kind in dict.fromkeys(layer.kind for layer in graph.layers.values()):
-        layers = [layer for layer in graph.layers.values() if layer.kind == kind]
-        outputs = max(len(n.outputs) for n in graph.nodes if graph.kind(n) == kind)
-        problems += strategy.unknown_tensors(kind, [w for layer in layers for w in layer.weights], outputs)
+        variables = [w for layer in graph.layers.values() if layer.kind == kind for w in layer.weights]
+        nodes = [n for n in graph.nodes if graph.kind(n) == kind]
+        inputs, outputs = max(len(n.inputs) for n in nodes), max(len(n.outputs) for n in nodes)
+        problems += strategy.unknown_tensors(kind, variables, inputs, outputs)
     if problems:
         raise StrategyError("; ".join(problems[:3]))
 

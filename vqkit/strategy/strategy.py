@@ -298,9 +298,12 @@ class Strategy:
         """One message for each layer type that a model with these lacks; entries may name offered ones."""
         return unknown.unknown_types(self._book, list(dict.fromkeys(present)), set(offered))
 
-    def unknown_tensors(self, layer_type: str, variables: Iterable[str], outputs: int) -> list[str]:
-        """One message for each variable or output that the user's entry of this type names in vain."""
-        return unknown.unknown_tensors(self._book, layer_type, list(dict.fromkeys(variables)), outputs)
+    def unknown_tensors(
+        self, layer_type: str, variables: Iterable[str], inputs: int, outputs: int
+    ) -> list[str]:
+        """One message for each variable, input or output that the user's entry of this type names in vain."""
+        named = list(dict.fromkeys(variables))
+        return unknown.unknown_tensors(self._book, layer_type, named, inputs, outputs)
 
     @cached_property
     def _rules(self) -> dict[tuple[Any, ...], LayerRule | None]:

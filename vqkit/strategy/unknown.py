@@ -62,8 +62,10 @@ def unknown_types(book: Book, present: Sequence[str], offered: Set[str]) -> list
     ]
 
 
-def unknown_tensors(book: Book, layer_type: str, variables: Sequence[str], outputs: int) -> list[str]:
-    """One message for each variable or output that a user's own entry names and no such layer has.
+def unknown_tensors(
+    book: Book, layer_type: str, variables: Sequence[str], inputs: int, outputs: int
+) -> list[str]:
+    """One message for each variable, input or output that a user's own entry names and no such layer has.
 
     A variable may be missing (a layer without bias) as long as the entry names all that are there: a
     misspelt name leaves one over.
@@ -72,6 +74,7 @@ def unknown_tensors(book: Book, layer_type: str, variables: Sequence[str], outpu
         book: the strategy.
         layer_type: class name.
         variables: names of the variables of all layers of the type.
+        inputs: the most inputs that a layer of the type has.
         outputs: the most outputs that a layer of the type has.
     """
     index = None if layer_type in builtins.layer_types() else book.entry_index(layer_type)
@@ -81,12 +84,9 @@ def unknown_tensors(book: Book, layer_type: str, variables: Sequence[str], outpu
     named = [(r, i, n) for r in (Role.WEIGHT, Role.BIAS) for i, n in enumerate(entry.get(r.names_key, []))]
     left_over = set(variables) - {name for _, _, name in named}
     wrong = [(r, i, n, variables) for r, i, n in named if left_over and n not in variables]
-    indices = [*range(outputs)]
-    wrong += [
-        (Role.OUTPUT, i, n, indices)
-        for i, n in enumerate(entry.get(Role.OUTPUT.names_key, []))
-        if n >= outputs
-    ]
+    for role, count in ((Role.INPUT, inputs), (Role.OUTPUT, outputs)):
+        listed = enumerate(entry.get(role.names_key, []))
+        wrong += [(role, i, n, [*range(count)]) for i, n in listed if n >= count]
     at = [keys.REGISTRY, keys.LAYERS, index]
     places = [(pointer.join([*at, r.names_key, i]), r, n, allowed) for r, i, n, allowed in wrong]
     return [
