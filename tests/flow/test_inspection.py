@@ -177,6 +177,16 @@ def test_layers_outside_the_selected_part():
     assert "1 on the CPU, 1 of them between layers on the DPU" in found.summary()
 
 
+def test_a_layer_that_only_moves_values_stays_with_the_float_layer_before_it():
+    found = inspect(
+        chain(layers.Rescaling(2.0, name="scale"), layers.ZeroPadding2D(name="pad"), conv("a")), "pof2s"
+    )
+    assert why(found, "pad") == ("reads scale, which is float", "give Rescaling an output quantizer")
+    assert "images are prepared" in why(found, "scale")[1]
+    assert found.partitions == (("a",),)
+    assert not any(row.between for row in found.rows)
+
+
 def test_device_forms():
     gate = chain(conv("a"), layers.Activation("swish", name="gate"))
     assert inspect(gate, "pof2s").on_cpu == ()

@@ -188,7 +188,8 @@ class DpuCheck:
         name = "an input of the model" if producer is None else producer.name
         if row is not None:
             return self._grid(row, f"reads {name}, which")
-        return Finding(f"reads {name}, which is float", f"{self._instead}let it be quantized")
+        way = "quantize it" if producer is None else f"give {self.graph.kind(producer)} an output quantizer"
+        return Finding(f"reads {name}, which is float", self._instead + way)
 
     # --- what differs on the device ---
 
