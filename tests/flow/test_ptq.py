@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests import zoo
 from vqkit.errors import AuditError, DataError
-from vqkit.flow import quantize
+from vqkit.flow import predict, quantize
 from vqkit.flow.calibrate import How, how
 from vqkit.flow.solve import most_frequent
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
@@ -148,6 +148,13 @@ def test_the_audit_notices_a_plan_that_was_not_followed():
     changed = dataclasses.replace(quantized, plan=dataclasses.replace(quantized.plan, rows=rows))
     with pytest.raises(AuditError, match=r"requested .*bit_width=5.*applied .*bit_width=8"):
         changed.audit()
+
+
+def test_a_layer_called_twice_runs_in_a_compiled_function():
+    """Its second call's quantizer has a name of its own, which TensorFlow takes for a scope."""
+    model = zoo.build("nested")
+    quantized = quantize(model, "pof2s", x := zoo.batch(model, 4))
+    np.testing.assert_allclose(predict(quantized.model, x), quantized.model(x), atol=1e-6)
 
 
 def test_sizes_count_bits():

@@ -8,8 +8,13 @@ A layer is fed what the *quantized* model in front of it computes, so it learns 
 that reach it as well as its own; fed with float values (as the reference does, and `vitis_compat`) it would
 be tuned for inputs that it never gets.
 
-Source: Hubara et al. 2020, Improving Post Training Neural Quantization (arXiv:2006.10518) §3.1; learning
-rates and the rule for stopping follow the behaviour of the Vitis quantizer 2.5.
+Learning rates are in the layer's own units: a share of the weight's grid step, and for the bias a share of
+the error there is to remove. An epoch that does not improve the error is undone and the rates are halved. The
+reference's fixed rates (1e-5 and 1e-3, `vitis_compat`, which also stops at the first such epoch) leave most
+weights on the grid point where they were.
+
+Source: Hubara et al. 2020, Improving Post Training Neural Quantization (arXiv:2006.10518) §3.1; Adam, and the
+rates and the stop of `vitis_compat`, follow the behaviour of the Vitis quantizer 2.5.
 """
 
 from __future__ import annotations
@@ -23,13 +28,14 @@ import numpy as np
 from vqkit.flow.blocks import Block, find_blocks, walk
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.solve import Encodings
-from vqkit.flow.trainer import Pairs, Trainers, Weights
+from vqkit.flow.trainer import Task, Trainers, Weights
 from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.keras_io import make_all_live
 from vqkit.graph.variables import assign_weights
 from vqkit.primitives import ops
 
-WEIGHT_RATE, BIAS_RATE = 1e-5, 1e-3
+STEP_SHARE, ERROR_SHARE = 0.03, 0.05
+REFERENCE_WEIGHT_RATE, REFERENCE_BIAS_RATE = 1e-5, 1e-3
 BIAS = "bias"
 
 
@@ -41,7 +47,7 @@ class Tuned:
         layer: its name.
         before: mean squared error of its output over the calibration samples.
         after: the same with the weights that were kept; never more.
-        epochs: how many epochs they were trained.
+        epochs: the last epoch that improved them; 0 where none did.
     """
 
     layer: str
@@ -80,11 +86,11 @@ class Finetuned:
 
 def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings,
              live: Mapping[str, Any], batches: Iterable[Any], *, epochs: int = 10,
-             float_inputs: bool = False) -> Finetuned:  # fmt: skip
+             vitis_compat: bool = False) -> Finetuned:  # fmt: skip
     """Train every layer that has quantized weights.
 
-    Cost: one pass of the data through the whole graph, and for each layer at most `epochs` + 1 evaluations
-    and `epochs` training passes through that layer alone. Memory: see `blocks.walk`.
+    Cost: one pass of the data through the whole graph, and for each layer `epochs` + 1 evaluations and
+    `epochs` training passes through that layer alone. Memory: see `blocks.walk`.
 
     Args:
         graph: float weights, with fake-quantize layers inserted.
@@ -93,8 +99,8 @@ def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encod
         encodings: the decisions for weights and values; they stay.
         live: live objects of the quantized model, decisions applied; trained weights are assigned to them.
         batches: calibration inputs, readable twice.
-        epochs: at most so many for each layer; the first that does not improve the error is the last.
-        float_inputs: feed each layer what the float model computes.
+        epochs: so many for each layer.
+        vitis_compat: float inputs, the reference's rates, and stop at the first epoch without improvement.
 
     Returns:
         The trained weights, before they are quantized, and an account.
@@ -104,15 +110,17 @@ def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encod
 
     def tune(block: Block, inputs: list[Any], targets: list[Any]) -> None:
         pairs = list(zip(inputs, targets, strict=True))
-        trained, account = _train(block, trainers, pairs, epochs)
         layer = graph.layers[block.layer]
-        layer = layer.with_(weights={**layer.weights, **trained})
+        task = trainers.task(block, {k: layer.weights[k] for k in _trained(block)}, pairs)
+        rates = _reference_rates(block) if vitis_compat else _rates(block, encodings, task)
+        state, account = _train(block.layer, task, rates, epochs, stop_early=vitis_compat)
+        layer = layer.with_(weights={**layer.weights, **{k: w.numpy() for k, w in state[0].items()}})
         result.graph.layers[block.layer] = layer
         result.layers.append(account)
-        assign_weights(live[block.layer], _on_grid(layer, block, encodings))
+        assign_weights(live[block.layer], on_grid(layer, block, encodings))
 
     sides = ({**make_all_live(graph), **dict.fromkeys(rows, _identity)}, live)
-    walk(graph, sides, batches, blocks, tune, float_inputs=float_inputs)
+    walk(graph, sides, batches, blocks, tune, float_inputs=vitis_compat)
     result.traces = trainers.count
     return result
 
@@ -121,36 +129,56 @@ def _identity(x: Any) -> Any:
     return x
 
 
-def _train(block: Block, trainers: Trainers, pairs: Pairs, epochs: int) -> tuple[Weights, Tuned]:
-    rates = _rates(block)
-    weights = {name: block.graph.layers[block.layer].weights[name] for name in rates}
-    trainer, fixed = trainers.of(block, weights, rates), trainers.fixed(block, weights)
-    state = trainer.start(weights)
-    best, kept = state[0], 0
-    before = lowest = trainer.error(best, fixed, pairs)
+def _trained(block: Block) -> list[str]:
+    """Quantized variables, and the bias in any case."""
+    return [k for k in block.graph.layers[block.layer].weights if k in block.weights or k == BIAS]
+
+
+def _is_bias(block: Block, name: str) -> bool:
+    return name == BIAS or block.weights[name].role is Role.BIAS
+
+
+def _reference_rates(block: Block) -> Weights:
+    import tensorflow as tf
+
+    rates = {True: REFERENCE_BIAS_RATE, False: REFERENCE_WEIGHT_RATE}
+    return {name: tf.constant(rates[_is_bias(block, name)]) for name in _trained(block)}
+
+
+def _rates(block: Block, encodings: Encodings, task: Task) -> Weights:
+    """A share of each channel's grid step for weights, a share of the output's error for biases."""
+    import tensorflow as tf
+
+    error = float(np.sqrt(task.error(task.start())))
+    return {
+        name: tf.constant(
+            ERROR_SHARE * error
+            if _is_bias(block, name)
+            else STEP_SHARE * encodings[block.weights[name].name].scale,
+            tf.float32,
+        )
+        for name in _trained(block)
+    }
+
+
+def _train(layer: str, task: Task, rates: Weights, epochs: int, *, stop_early: bool) -> tuple[Any, Tuned]:
+    state = best = task.start()
+    kept, before = 0, task.error(state)
+    lowest = before
     for epoch in range(1, epochs + 1):
-        state = trainer.epoch(state, fixed, pairs)
-        error = trainer.error(state[0], fixed, pairs)
-        if not error < lowest:
+        state = task.epoch(state, rates)
+        error = task.error(state)
+        if error < lowest:
+            kept, best, lowest = epoch, state, error
+        elif stop_early:
             break
-        best, lowest, kept = state[0], error, epoch
-    trained = {name: w.numpy() for name, w in best.items()}
-    return trained, Tuned(block.layer, before, lowest, kept)
+        else:
+            state, rates = best, {name: rate / 2 for name, rate in rates.items()}
+    return best, Tuned(layer, before, lowest, kept)
 
 
-def _rates(block: Block) -> dict[str, float]:
-    """Learning rate of each variable that is trained: quantized ones, and the bias in any case."""
-    found = {}
-    for name in block.graph.layers[block.layer].weights:
-        row = block.weights.get(name)
-        if name == BIAS or (row is not None and row.role is Role.BIAS):
-            found[name] = BIAS_RATE
-        elif row is not None:
-            found[name] = WEIGHT_RATE
-    return found
-
-
-def _on_grid(layer: Layer, block: Block, encodings: Encodings) -> dict[str, np.ndarray]:
+def on_grid(layer: Layer, block: Block, encodings: Encodings) -> dict[str, np.ndarray]:
+    """A layer's weights by name, those with a quantizer quantized."""
     return {
         name: ops.fake_quantize_numpy(w, encodings[block.weights[name].name]) if name in block.weights else w
         for name, w in layer.weights.items()

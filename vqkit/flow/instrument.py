@@ -40,4 +40,6 @@ def _layer(graph: Graph, row: Row) -> Layer:
         shape = grid_shape(row.spec, graph.values[row.value].shape)
     except ValueError as error:
         raise StrategyError(f"{row.name}: {error}") from error
-    return Layer(graph.unique(row.quantizer), FakeQuantize, {"spec": row.spec, "grid_shape": shape})
+    # TensorFlow takes the layer's name for a scope, where the "@" of a second call is not allowed.
+    name = graph.unique(row.quantizer.replace("@", "_"))
+    return Layer(name, FakeQuantize, {"spec": row.spec, "grid_shape": shape})

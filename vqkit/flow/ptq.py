@@ -175,7 +175,7 @@ def quantize(
     corrected, notes = graph, []
     if strategy.refine.include_fast_ft:
         tuned = finetune(graph, rows, prepared.plan, refined, live, data,
-                         epochs=strategy.refine.fast_ft_epochs, float_inputs=vitis_compat)  # fmt: skip
+                         epochs=strategy.refine.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
         corrected, notes = tuned.graph, tuned.report
     if correcting:
         corrected = correct_biases(graph, rows, live, data, weights=corrected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vqkit.flow.blocks import Block
@@ -36,24 +37,69 @@ class Trainers:
         """How many trainers were compiled."""
         return len(self._known)
 
-    def of(self, block: Block, weights: Weights, rates: Mapping[str, float]) -> Trainer:
-        """The trainer for a block's kind.
+    def task(self, block: Block, weights: Weights, pairs: Pairs) -> Task:
+        """What training one block takes.
 
         Args:
             block: what is trained.
-            weights: variable name -> float weights to train, shapes only.
-            rates: variable name -> learning rate.
+            weights: variable name -> float weights to train.
+            pairs: inputs and targets of each batch.
         """
+        ranges = {name: _range(self._encodings[row.name]) for name, row in block.weights.items()}
+        others = [v.value for v in _others(block, self._live, weights)]
+        return Task(self._trainer(block, weights), weights, (ranges, others), pairs)
+
+    def _trainer(self, block: Block, weights: Weights) -> Trainer:
         specs = {name: self._encodings[row.name].spec for name, row in block.weights.items()}
-        key = (*_kind(block, self._encodings), tuple(specs.items()), tuple(rates.items()), _shapes(weights))
+        shapes = tuple((name, tuple(w.shape)) for name, w in weights.items())
+        key = (*_kind(block, self._encodings), tuple(specs.items()), shapes)
         if key not in self._known:
-            self._known[key] = Trainer(block, self._live, specs, rates)
+            self._known[key] = Trainer(block, self._live, specs, list(weights))
         return self._known[key]
 
-    def fixed(self, block: Block, trained: Weights) -> tuple[Any, ...]:
-        """What the block's trainer takes beside weights and data: ranges, and the other variables' values."""
-        ranges = {name: _range(self._encodings[row.name]) for name, row in block.weights.items()}
-        return ranges, [v.value for v in _others(block, self._live, trained)]
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One block's training.
+
+    Attributes:
+        trainer: the compiled code of its kind.
+        weights: variable name -> float weights before training.
+        fixed: weight ranges by name, and the values of all other variables of the block's layers.
+        pairs: inputs and targets of each batch.
+    """
+
+    trainer: Trainer
+    weights: Weights
+    fixed: tuple[Any, ...]
+    pairs: Pairs
+
+    def start(self) -> Any:
+        """(weights, first moments, second moments, steps done) before training."""
+        import tensorflow as tf
+
+        given = {name: tf.constant(w) for name, w in self.weights.items()}
+        zeros = {name: tf.zeros_like(w) for name, w in given.items()}
+        return given, zeros, zeros, tf.constant(0.0)
+
+    def epoch(self, state: Any, rates: Weights) -> Any:
+        """The state after one step for each batch.
+
+        Args:
+            state: from `start` or an earlier epoch.
+            rates: weight name -> learning rate, a tensor that broadcasts against the weight.
+        """
+        for x, y in self.pairs:
+            state = self.trainer.run("step", state, rates, self.fixed, x, y)
+        return state
+
+    def error(self, state: Any) -> float:
+        """Mean squared error of the block's output over all samples."""
+        total = samples = 0.0
+        for x, y in self.pairs:
+            total += float(self.trainer.run("error", state[0], self.fixed, x, y)) * len(x)
+            samples += len(x)
+        return total / samples
 
 
 def _kind(block: Block, encodings: Encodings) -> tuple[Any, ...]:
@@ -64,10 +110,6 @@ def _kind(block: Block, encodings: Encodings) -> tuple[Any, ...]:
     calls = [(repr(n.args[1:]), repr(n.kwargs)) for n in block.nodes]
     out = None if block.quantizer is None else encodings[block.quantizer.name].spec
     return tuple(configs), repr(calls), out, block.graph.values[block.nodes[0].inputs[0]].shape
-
-
-def _shapes(weights: Weights) -> tuple[Any, ...]:
-    return tuple((name, tuple(w.shape)) for name, w in weights.items())
 
 
 def _range(params: QParams) -> tuple[Any, Any, Any]:
@@ -92,46 +134,24 @@ class Trainer:
         block: one of that kind.
         live: its live layers.
         specs: weight name -> its quantizer.
-        rates: weight name -> learning rate.
+        names: of the weights to train.
     """
 
     def __init__(self, block: Block, live: Mapping[str, Any], specs: Mapping[str, QuantizerSpec],
-                 rates: Mapping[str, float]) -> None:  # fmt: skip
-        self._graph, self._live, self._specs, self._rates = block.graph, live, specs, rates
+                 names: Sequence[str]) -> None:  # fmt: skip
+        self._graph, self._live, self._specs = block.graph, live, specs
         head = variables(live[block.layer], block.graph.layers[block.layer].weights)
-        self._trained = {name: head[name] for name in rates}
+        self._trained = {name: head[name] for name in names}
         self._others = _others(block, live, dict(self._trained))
         self._compiled: dict[str, Any] = {}
 
-    def error(self, weights: Weights, fixed: Any, pairs: Pairs) -> float:
-        """Mean squared error of the block's output over all samples."""
-        total = samples = 0.0
-        for x, y in pairs:
-            total += float(self._run("error", self._error, weights, fixed, x, y)) * len(x)
-            samples += len(x)
-        return total / samples
-
-    def epoch(self, state: Any, fixed: Any, pairs: Pairs) -> Any:
-        """The state after one step for each batch."""
-        for x, y in pairs:
-            state = self._run("step", self._step, state, fixed, x, y)
-        return state
-
-    @staticmethod
-    def start(weights: Weights) -> Any:
-        """(weights, first moments, second moments, steps done) before training."""
-        import tensorflow as tf
-
-        given = {name: tf.constant(w) for name, w in weights.items()}
-        zeros = {name: tf.zeros_like(w) for name, w in given.items()}
-        return given, zeros, zeros, tf.constant(0.0)
-
-    def _run(self, name: str, function: Any, *args: Any) -> Any:
+    def run(self, name: str, *args: Any) -> Any:
+        """Call "error" or "step", compiled on first use."""
         if name not in self._compiled:
             import tensorflow as tf
 
-            signature = _signature(args)
-            traced = tf.function(function, input_signature=signature, autograph=False)
+            function = {"error": self._error, "step": self._step}[name]
+            traced = tf.function(function, input_signature=_signature(args), autograph=False)
             self._compiled[name] = traced.get_concrete_function()
         return self._compiled[name](*args)
 
@@ -156,14 +176,14 @@ class Trainer:
         f_min, f_max, pos = ranges[name]
         return ops.fake_quantize(weight, self._specs[name], f_min, f_max, pos)
 
-    def _step(self, state: Any, fixed: Any, x: Any, y: Any) -> Any:
+    def _step(self, state: Any, rates: Weights, fixed: Any, x: Any, y: Any) -> Any:
         import tensorflow as tf
 
         weights, *moments = state
         with tf.GradientTape() as tape:
             tape.watch(weights)
             error = self._error(weights, fixed, x, y)
-        return adam(weights, tape.gradient(error, weights), moments, self._rates)
+        return adam(weights, tape.gradient(error, weights), moments, rates)
 
 
 def _signature(args: tuple[Any, ...]) -> Any:
@@ -175,14 +195,14 @@ def _signature(args: tuple[Any, ...]) -> Any:
     return [*tf.nest.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), state), *free]
 
 
-def adam(weights: Weights, gradients: Weights, moments: Sequence[Any], rates: Mapping[str, float]) -> Any:
+def adam(weights: Weights, gradients: Weights, moments: Sequence[Any], rates: Mapping[str, Any]) -> Any:
     """One step of Adam.
 
     Args:
         weights: name -> tensor.
         gradients: name -> tensor, likewise.
         moments: first moments, second moments (name -> tensor), number of steps done.
-        rates: name -> learning rate.
+        rates: name -> learning rate, a number or a tensor that broadcasts.
 
     Returns:
         (weights, first moments, second moments, steps) afterwards.
