@@ -14,6 +14,7 @@ import keras
 from hypothesis import strategies as st
 
 from tests.zoo import randomize
+from vqkit.graph.ir import Graph
 
 L, K = keras.layers, keras.ops
 SIZE = 6
@@ -38,12 +39,14 @@ class Program:
         steps: operations, in order.
         outputs: how many of the last values are outputs.
         seed: of the weights.
+        skipped: bit i keeps node i out of the candidates, as in a partial model.
     """
 
     inputs: tuple[int, ...]
     steps: tuple[Step, ...]
     outputs: int
     seed: int
+    skipped: int = 0
 
 
 class _Builder:
@@ -131,6 +134,12 @@ def build(program: Program) -> keras.Model:
     return model
 
 
+def candidates(program: Program, graph: Graph) -> set[str] | None:
+    """Names of the nodes that passes may change; None for all."""
+    chosen = {n.name for i, n in enumerate(graph.nodes) if not program.skipped >> i & 1}
+    return None if program.skipped == 0 else chosen
+
+
 _SMALL = st.integers(0, 7)
 # The newest value is the likeliest to be read, so that chains arise that passes can fuse.
 _READ = st.sampled_from((0, 0, 0, 0, 1, 2, 3))
@@ -141,4 +150,5 @@ PROGRAMS = st.builds(
     st.lists(_STEP, min_size=2, max_size=9).map(tuple),
     st.integers(1, 2),
     st.integers(0, 99),
+    st.just(0) | st.integers(0, 2**12),
 )

@@ -26,16 +26,16 @@ def remove_dropout(graph: Graph) -> Graph:
     for name in [n.name for n in graph.nodes]:
         node = graph.node(name)
         if graph.kind(node) in DROPOUTS and graph.is_candidate(node) and len(set(node.inputs)) == 1:
-            _pass_on_origin(graph, node)
-            graph.bypass(node)
+            heir = _heir(graph, node)
+            if heir is not None:
+                graph.update(heir, origin=heir.origin + node.origin)
+                graph.bypass(node)
     return graph
 
 
-def _pass_on_origin(graph: Graph, gone: Node) -> None:
-    """The removed layer's name now means its reader, or its producer at the end of the model."""
-    heir = next(iter(graph.consumers()[gone.output]), graph.producers().get(gone.inputs[0]))
-    if heir is not None:
-        graph.update(heir, origin=heir.origin + gone.origin)
+def _heir(graph: Graph, gone: Node) -> Node | None:
+    """What a removed layer's name then means: its reader, or its producer at the end of the model."""
+    return next(iter(graph.consumers()[gone.output]), graph.producers().get(gone.inputs[0]))
 
 
 def separate_activations(graph: Graph) -> Graph:
@@ -46,10 +46,12 @@ def separate_activations(graph: Graph) -> Graph:
     import keras
 
     graph = graph.copy()
+    fixed = _fixed(graph)
     fused = {name: layer for name, layer in graph.layers.items()
-             if layer.kind in WEIGHTED and activation_name(layer) != "linear"}  # fmt: skip
+             if layer.kind in WEIGHTED and activation_name(layer) != "linear"
+             and name not in fixed}  # fmt: skip
     for node in list(graph.nodes):
-        if node.layer in fused and graph.is_candidate(node):
+        if node.layer in fused:
             layer = fused[node.layer]
             name = graph.unique(f"{node.name}_{activation_name(layer)}".replace("@", "_"))
             graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
@@ -61,13 +63,16 @@ def separate_activations(graph: Graph) -> Graph:
     return graph
 
 
+def _fixed(graph: Graph) -> set[str]:
+    """Layers with a call that may not be changed: a shared layer changes at all its calls or at none."""
+    return {n.layer for n in graph.nodes if not graph.is_candidate(n)}
+
+
 def relu6_to_relu(graph: Graph) -> Graph:
     """Replace ReLU6 by ReLU (the strategy's `convert_relu6_to_relu`)."""
     graph = graph.copy()
-    for node in graph.nodes:
-        layer = graph.layer_of(node)
-        if not graph.is_candidate(node):
-            continue
+    for name in graph.layers.keys() - _fixed(graph):
+        layer = graph.layers[name]
         if layer.kind == "ReLU" and layer.config.get("max_value") == 6.0:
             graph.layers[layer.name] = layer.with_(config={"max_value": None})
         if layer.kind == "Activation" and activation_name(layer) == "relu6":
