@@ -13,6 +13,8 @@ import typer
 
 from tests.experiment.pretend import resolved
 from vqkit import __version__, cli
+from vqkit.cli import application, options
+from vqkit.cli.runs import run_told
 from vqkit.errors import SweepError, TrackingError
 from vqkit.experiment.runner import run_sweep
 from vqkit.experiment.store import Store
@@ -86,7 +88,7 @@ def code_of(error: BaseException | None) -> int:
         if error is not None:
             raise error
 
-    return cli._guarded(command, False)
+    return application._guarded(command, False)
 
 
 def test_exit_codes(capsys):
@@ -100,7 +102,7 @@ def test_exit_codes(capsys):
 
 def test_values_are_json_where_they_can_be():
     given = ["a=4", "b=true", "c=True", "d=text", 'e=["x"]', "/f/g=null", "h=a=b"]
-    assert cli._pairs(given) == {
+    assert options.pairs(given) == {
         "a": 4, "b": True, "c": True, "d": "text", "e": ["x"], "/f/g": None, "h": "a=b"
     }  # fmt: skip
 
@@ -122,7 +124,7 @@ def test_compare_and_track_read_what_a_sweep_wrote(tmp_path):
     sweep = resolved({"name": "good"}, {"name": "bad", "do": "fail"})
     from vqkit.experiment.runner import Options
 
-    assert cli._run_told(run_sweep, sweep, runs, Options(), None) == cli.Exit.SOME_FAILED
+    assert run_told(run_sweep, sweep, runs, Options(), None) == cli.Exit.SOME_FAILED
     shown = vqkit("compare", "--runs", str(tmp_path), "--html", str(tmp_path / "report.html"))
     assert shown.returncode == 0, shown.stderr
     assert "good" in shown.stdout

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import AuditError
+from vqkit.flow.data_types import rounded
+from vqkit.flow.instrument import rounding_rows
 from vqkit.flow.plan import Row
 from vqkit.flow.refine import converted_spec
 from vqkit.graph.variables import variables
 from vqkit.primitives import ops
 from vqkit.primitives.spec import QuantizerSpec
 
+Applied = QuantizerSpec | str | None
 _SHOWN = ("bit_width", "method", "round_mode", "per_channel", "symmetry", "narrow_range", "unsigned")
 
 
@@ -20,7 +23,8 @@ def audit(quantized: Any) -> Any:
     """Compare every row of the plan with the finished Keras model.
 
     Activations: the model's fake-quantize layer has the planned quantizer and the decided range.
-    Weights: they lie on the decided grid. Float rows: no fake-quantize layer stands there, and the
+    Weights: they lie on the decided grid. 16-bit rows: weights are rounded, a rounding layer of that type
+    stands behind the value. Float rows: no fake-quantize layer stands there, and the
     weights are the optimized float model's.
 
     Args:
@@ -45,7 +49,7 @@ def audit(quantized: Any) -> Any:
 
 
 def _check(quantized: Any, row: Row) -> dict[str, Any]:
-    wanted = None if row.spec is None else converted_spec(row.spec, quantized.strategy.refine)
+    wanted = _requested(quantized, row)
     applied, problem = _applied_weight(quantized, row) if row.is_weight else _applied_value(quantized, row)
     if not problem and applied != wanted:
         problem = f"requested {_words(wanted)}, applied {_words(applied)}"
@@ -53,10 +57,19 @@ def _check(quantized: Any, row: Row) -> dict[str, Any]:
             "problem": problem}  # fmt: skip
 
 
-def _applied_weight(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str]:
+def _requested(quantized: Any, row: Row) -> Applied:
+    if row.spec is None:
+        return row.data_type or None
+    return converted_spec(row.spec, quantized.strategy.refine)
+
+
+def _applied_weight(quantized: Any, row: Row) -> tuple[Applied, str]:
     live = quantized.model.get_layer(row.layer)
     weights = quantized.corrected.layers[row.layer].weights
     now, was = np.asarray(variables(live, weights)[row.tensor].numpy()), weights[row.tensor]
+    if row.data_type:
+        fits = np.array_equal(now, rounded(was, row))
+        return row.data_type, "" if fits else f"weights are not those of the float model in {row.data_type}"
     if row.spec is None:
         return None, "" if np.array_equal(now, was) else "float weights were changed"
     params = quantized.encodings.get(row.name)
@@ -66,7 +79,10 @@ def _applied_weight(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str
     return params.spec, "" if np.array_equal(now, expected) else "weights do not lie on the decided grid"
 
 
-def _applied_value(quantized: Any, row: Row) -> tuple[QuantizerSpec | None, str]:
+def _applied_value(quantized: Any, row: Row) -> tuple[Applied, str]:
+    if row.data_type:
+        names = [k for k, r in rounding_rows(quantized.graph, quantized.plan).items() if r.name == row.name]
+        return quantized.model.get_layer(names[0]).data_type, ""
     if row.spec is None:
         return None, ""
     name = next((fq for fq, r in quantized.rows.items() if r.name == row.name), None)
@@ -86,15 +102,17 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _stray_quantizers(quantized: Any) -> list[str]:
-    from vqkit.flow.layers import FakeQuantize
+    from vqkit.flow.layers import FakeQuantize, RoundToType
 
-    names = [layer.name for layer in quantized.model.layers if isinstance(layer, FakeQuantize)]
-    known = {*quantized.rows, *quantized.optimized.layers}
+    inserted = (FakeQuantize, RoundToType)
+    names = [layer.name for layer in quantized.model.layers if isinstance(layer, inserted)]
+    rounding = rounding_rows(quantized.graph, quantized.plan)
+    known = {*quantized.rows, *rounding, *quantized.optimized.layers}
     return [f"{n}: a quantizer that the plan does not have" for n in names if n not in known]
 
 
-def _words(spec: QuantizerSpec | None) -> str:
-    if spec is None:
-        return "float"
+def _words(spec: Applied) -> str:
+    if spec is None or isinstance(spec, str):
+        return spec or "float"
     words = {k: getattr(v, "name", v) for k in _SHOWN if (v := getattr(spec, k)) is not None}
     return f"{spec.quantizer_type.value}({', '.join(f'{k}={v}' for k, v in words.items())})"

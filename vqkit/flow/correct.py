@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vqkit.flow.instrument import passing_through
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay
 from vqkit.graph.simplify import WEIGHTED
@@ -72,13 +73,13 @@ def _mean_over_batches(step: Any, batches: Iterable[Any]) -> dict[str, np.ndarra
     return {k: (v / samples).astype(np.float32) for k, v in total.items()}
 
 
-def correct_biases(graph: Graph, rows: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any], *,
+def correct_biases(graph: Graph, inserted: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any], *,
                    weights: Graph | None = None) -> Graph:  # fmt: skip
     """Measure and remove the mean error of every layer that has a bias.
 
     Args:
         graph: float weights, with fake-quantize layers inserted.
-        rows: names of the fake-quantize layers.
+        inserted: names of the layers that the float model has not.
         live: live objects of the quantized model, decisions assigned.
         batches: calibration inputs.
         weights: the graph with the weights that `live` was quantized from, where they are no longer the
@@ -87,13 +88,9 @@ def correct_biases(graph: Graph, rows: Iterable[str], live: Mapping[str, Any], b
     Returns:
         The graph (that of `weights`) with corrected float biases.
     """
-    floats = {**make_all_live(graph), **dict.fromkeys(rows, _identity)}
+    floats = passing_through(make_all_live(graph), inserted)
     shifts = bias_shifts(graph, floats, live, batches, correctable(graph))
     return with_shifted_biases(weights or graph, shifts)
-
-
-def _identity(x: Any) -> Any:
-    return x
 
 
 def correctable(graph: Graph) -> list[str]:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.flow.blocks import Block, find_blocks, walk
+from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.solve import Encodings
 from vqkit.flow.trainer import Task, Trainers, Weights
@@ -119,14 +120,10 @@ def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encod
         result.layers.append(account)
         assign_weights(live[block.layer], on_grid(layer, block, encodings))
 
-    sides = ({**make_all_live(graph), **dict.fromkeys(rows, _identity)}, live)
-    walk(graph, sides, batches, blocks, tune, float_inputs=vitis_compat)
+    floats = passing_through(make_all_live(graph), rows, rounding_rows(graph, plan))
+    walk(graph, (floats, live), batches, blocks, tune, float_inputs=vitis_compat)
     result.traces = trainers.count
     return result
-
-
-def _identity(x: Any) -> Any:
-    return x
 
 
 def _trained(block: Block) -> list[str]:

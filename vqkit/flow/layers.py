@@ -1,4 +1,4 @@
-"""The one layer that a quantized model has and a float model has not."""
+"""The layers that a quantized model has and a float model has not."""
 
 from __future__ import annotations
 
@@ -75,6 +75,33 @@ class FakeQuantize(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """With the quantizer as JSON."""
         return {**super().get_config(), "spec": spec_to_json(self.spec), "grid_shape": list(self.grid_shape)}
+
+
+@keras.saving.register_keras_serializable(package="vqkit")
+class RoundToType(keras.layers.Layer):
+    """Rounds a tensor to a 16-bit floating-point type and back; shape and dtype stay.
+
+    Args:
+        data_type: "float16" or "bfloat16".
+    """
+
+    def __init__(self, data_type: str, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "trainable": False})
+        self.supports_masking = True
+        self.data_type = data_type
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        """The nearest values of the type, ties to even; infinite beyond its range."""
+        return keras.ops.cast(keras.ops.cast(inputs, self.data_type), inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Same as the input's."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """With the type."""
+        return {**super().get_config(), "data_type": self.data_type}
 
 
 def grid_shape(spec: QuantizerSpec, shape: tuple[int | None, ...]) -> tuple[int, ...]:

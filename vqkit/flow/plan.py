@@ -49,6 +49,7 @@ class Row:
         value: graph value that is quantized; None for weights.
         readers: nodes that read the quantized value; None means all.
         quantizer: name of the inserted fake-quantize layer; "" for weights and float tensors.
+        data_type: float16 or bfloat16 where a name rule says so; "" where the tensor is quantized or float32.
     """
 
     layer: str
@@ -63,6 +64,7 @@ class Row:
     value: int | None = None
     readers: frozenset[str] | None = None
     quantizer: str = ""
+    data_type: str = ""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,8 @@ class Row:
         return {
             "layer": self.layer, "tensor": self.tensor, "role": self.role.value, "slot": self.slot.value,
             "kind": self.kind, "spec": None if self.spec is None else spec_to_json(self.spec),
-            "reason": self.reason, "origins": {k: list(v) for k, v in self.origins.items()},
+            "data_type": self.data_type or None, "reason": self.reason,
+            "origins": {k: list(v) for k, v in self.origins.items()},
             "model_layers": list(self.origin),
         }  # fmt: skip
 
@@ -118,6 +121,11 @@ class Plan:
         return tuple(r for r in self.rows if r.spec is not None)
 
     @property
+    def typed(self) -> tuple[Row, ...]:
+        """The rows that are float16 or bfloat16."""
+        return tuple(r for r in self.rows if r.data_type)
+
+    @property
     def float_rows(self) -> tuple[Row, ...]:
         """The rows that stay float."""
         return tuple(r for r in self.rows if r.spec is None)
@@ -148,9 +156,10 @@ class Plan:
 
     def summary(self) -> str:
         """One line: how many tensors are quantized, how many stay float."""
+        typed = f", {len(self.typed)} of them in 16 bits" if self.typed else ""
         return (
             f"plan of {self.model!r} under {self.strategy!r}: "
-            f"{len(self.quantized)} tensors quantized, {len(self.float_rows)} stay float"
+            f"{len(self.quantized)} tensors quantized, {len(self.float_rows)} stay float{typed}"
         )
 
     def _repr_html_(self) -> str:
@@ -162,7 +171,7 @@ class Plan:
 def _flat(row: Row) -> dict[str, Any]:
     base = {"layer": row.layer, "kind": row.kind, "tensor": row.tensor, "role": row.role.value}
     if row.spec is None:
-        shown: dict[str, Any] = {"quantizer": "float", **dict.fromkeys(_SHOWN, "")}
+        shown: dict[str, Any] = {"quantizer": row.data_type or "float", **dict.fromkeys(_SHOWN, "")}
     else:
         shown = {
             "quantizer": _short(row.spec.quantizer_type),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from vqkit.errors import StrategyError
+from vqkit.flow.data_types import named_types, with_data_types
 from vqkit.flow.kinds import (
     ACTIVATIONS,
     KEEPS_GRID,
@@ -42,14 +43,14 @@ def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
         StrategyError: an override reaches no quantizer, or an activation cannot be quantized (compat).
     """
     planner = _Planner(strategy, graph, vitis_compat)
-    rows = planner.rows()
+    rows = with_data_types(planner.rows(), graph, planner.typed)
     if not vitis_compat:
         _refuse_unused(strategy, rows)
     return Plan(tuple(rows), strategy.name, strategy.digest, graph.name)
 
 
 def _refuse_unused(strategy: Any, rows: Iterable[Row]) -> None:
-    used = {(s, p) for r in rows if r.spec is not None for s, p in r.origins.values()}
+    used = {(s, p) for r in rows if r.spec is not None or r.data_type for s, p in r.origins.values()}
     unused = strategy.unused_overrides(used)
     if unused:
         raise StrategyError("; ".join(str(u) for u in unused[:3]))
@@ -61,6 +62,7 @@ class _Planner:
     def __init__(self, strategy: Any, graph: Graph, compat: bool) -> None:
         self.strategy, self.graph, self.compat = strategy, graph, compat
         self.float_scale = not strategy.input_rule().spec.pow2
+        self.typed = named_types(strategy, graph)
         self.chains, self.signs = Chains(graph), Signs(graph)
         self.first = {n.layer: n for n in reversed(graph.nodes)}
         self.producers, self.consumers = graph.producers(), graph.consumers()
@@ -244,7 +246,8 @@ class _Planner:
         producer = self.producers.get(value)
         if value in self.on_grid or producer is None:
             return value in self.on_grid
-        return self.graph.kind(producer) in KEEPS_GRID and all(self._is_on_grid(v) for v in producer.inputs)
+        keeps = self.graph.kind(producer) in KEEPS_GRID and producer.name not in self.typed
+        return keeps and all(self._is_on_grid(v) for v in producer.inputs)
 
     def _compat_wants(self, node: Node, value: int) -> bool:
         if len(set(node.inputs)) != 1:

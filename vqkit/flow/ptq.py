@@ -12,8 +12,9 @@ from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Mode, calibrate
 from vqkit.flow.correct import correct_biases, correctable
 from vqkit.flow.data import batches
+from vqkit.flow.data_types import HALF_BITS
 from vqkit.flow.finetune import finetune
-from vqkit.flow.instrument import instrument
+from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.refine import refine
@@ -78,7 +79,7 @@ class Quantized:
 
     @property
     def size_bytes(self) -> float:
-        """Bytes of the weights at their bit widths; float ones count 4 bytes."""
+        """Bytes of the weights at their bit widths; 16-bit floats count 2, other float ones 4."""
         return sum(self._bits(r) for r in self._weight_rows()) / 8 + self._unplanned_bytes()
 
     @property
@@ -92,7 +93,7 @@ class Quantized:
         return (r for r in self.plan.rows if r.is_weight)
 
     def _bits(self, row: Row) -> float:
-        width = 32 if row.spec is None else row.spec.bit_width
+        width = (HALF_BITS if row.data_type else 32) if row.spec is None else row.spec.bit_width
         return float(self.graph.layers[row.layer].weights[row.tensor].size * width)
 
     def _unplanned_bytes(self) -> float:
@@ -164,8 +165,10 @@ def quantize(
     # Corrections read the data again, and a generator can be read only once.
     correcting = strategy.refine.include_bias_corr and not vitis_compat
     data = list(source) if correcting or strategy.refine.include_fast_ft else source
+    rounding = rounding_rows(graph, prepared.plan)
+    seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
     facts = calibrate(
-        graph, rows, live, _with_progress(data, progress), mode=calibration, vitis_compat=vitis_compat
+        graph, rows, seen, _with_progress(data, progress), mode=calibration, vitis_compat=vitis_compat
     )
     encodings |= solve_activations(facts, prepared.plan, vitis_compat=vitis_compat)
     clock.mark("calibrate")
@@ -178,7 +181,7 @@ def quantize(
                          epochs=strategy.refine.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
         corrected, notes = tuned.graph, tuned.report
     if correcting:
-        corrected = correct_biases(graph, rows, live, data, weights=corrected)
+        corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
         encodings |= solve_weights(corrected, prepared.plan, roles=(Role.BIAS,))
         refined, adjusted = refine(graph, rows, encodings, strategy.refine)
         _apply(live, corrected, refined, prepared.plan, rows)
@@ -204,7 +207,7 @@ def _apply(
 
 
 def _assign(live: Mapping[str, Any], graph: Graph, plan: Plan) -> None:
-    for name in dict.fromkeys(r.layer for r in plan.quantized if r.is_weight):
+    for name in dict.fromkeys(r.layer for r in (*plan.quantized, *plan.typed) if r.is_weight):
         assign_weights(live[name], graph.layers[name].weights)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.flow.data import batches
+from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
@@ -211,13 +212,10 @@ def compared(quantized: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[Any, 
 def float_live(quantized: Any) -> dict[str, Any]:
     """Live float layers, made once; fake-quantize layers pass values through."""
     if "float" not in quantized._cache:
+        rounding = rounding_rows(quantized.graph, quantized.plan)
         live = make_all_live(quantized.graph)
-        quantized._cache["float"] = {k: (_identity if k in quantized.rows else v) for k, v in live.items()}
+        quantized._cache["float"] = passing_through(live, quantized.rows, rounding)
     return dict(quantized._cache["float"])
-
-
-def _identity(x: Any) -> Any:
-    return x
 
 
 def _observe(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Callable[..., Any]],

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vqkit.flow.calibrate import Calibration, Observed
+from vqkit.flow.data_types import rounded
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.graph.ir import Graph
 from vqkit.primitives import ops
@@ -88,7 +89,7 @@ def most_frequent(stacked: np.ndarray) -> np.ndarray:
 
 
 def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan) -> Graph:
-    """The graph with its quantized weights in place of the float ones.
+    """The graph with its quantized and rounded weights in place of the float ones.
 
     Args:
         graph: holds the float weights.
@@ -104,4 +105,9 @@ def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan) -> Graph:
             layer = graph.layers[row.layer]
             quantized = ops.fake_quantize_numpy(layer.weights[row.tensor], encodings[row.name])
             graph.layers[row.layer] = layer.with_(weights={**layer.weights, row.tensor: quantized})
+    for row in plan.typed:
+        if row.is_weight:
+            layer = graph.layers[row.layer]
+            weights = {**layer.weights, row.tensor: rounded(layer.weights[row.tensor], row)}
+            graph.layers[row.layer] = layer.with_(weights=weights)
     return graph

@@ -60,12 +60,13 @@ def _named(book: Book) -> Iterator[tuple[str, Any, str]]:
         )
         for where, value in said.items():
             if _asks_for_a_quantizer(where, value):
-                yield where, value, f"no layer that {pattern!r} matches has a quantizer that takes it"
+                missing = "a float32 tensor" if value in FLOAT_TYPES else "a quantizer"
+                yield where, value, f"no layer that {pattern!r} matches has {missing} that takes it"
 
 
 def _asks_for_a_quantizer(where: str, value: Any) -> bool:
-    """Leaving a layer float shows in no quantizer, so it cannot be missed there."""
-    return value is not None and not where.endswith("/quantize") and value not in FLOAT_TYPES
+    """Leaving a layer float shows in no tensor, so it cannot be missed there."""
+    return value is not None and not where.endswith("/quantize") and value != "float32"
 
 
 def _why(book: Book, key: str, where: str) -> str:

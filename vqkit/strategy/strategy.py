@@ -247,6 +247,10 @@ class Strategy:
         """The name rule that keeps this input float, if there is one."""
         return self._book.left_float(layer_name)[0]
 
+    def named_float(self, layer_name: str) -> tuple[Origin | None, str | None]:
+        """The name rule that keeps a layer or input float, and the floating-point type it names."""
+        return self._book.left_float(layer_name)
+
     def speaks_of(self, layer_name: str) -> bool:
         """Whether some name rule matches this layer."""
         return bool(self._book.matching(layer_name))

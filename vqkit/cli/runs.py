@@ -1,0 +1,171 @@
+"""Commands that run variants: sweep, run; and validate, which says whether they could."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqkit.cli.application import Exit, app
+from vqkit.cli.options import (
+    Base,
+    Compat,
+    DryRun,
+    FailFast,
+    Jobs,
+    NotebookOption,
+    NoTrack,
+    Overrides,
+    RetryFailed,
+    Runs,
+    Timeout,
+    TrackingUri,
+    pairs,
+)
+
+if TYPE_CHECKING:
+    from vqkit.experiment.runner import Options, Outcome
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.sweep import Sweep
+    from vqkit.experiment.validate import Resolved
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(help="Sweep file (JSON or YAML), or 'quickstart'.")],
+    jobs: Jobs = None,
+    dry_run: DryRun = False,
+    fail_fast: FailFast = False,
+    retry_failed: RetryFailed = False,
+    timeout: Timeout = None,
+    runs: Runs = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    no_track: NoTrack = False,
+    notebook: NotebookOption = None,
+) -> None:
+    """Run all variants of a sweep that are not finished."""
+    from vqkit.experiment.console import forecast, step_table
+    from vqkit.experiment.report import conclude
+    from vqkit.experiment.runner import Options, default_jobs, run_sweep, steps
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.validate import resolve
+
+    store = Store.at(runs)
+    resolved = resolve(load_sweep(file), store.cache, notebook=notebook)
+    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout)
+    todo = steps(resolved, store, retry_failed=retry_failed)
+    if dry_run:
+        typer.echo(step_table(todo))
+    typer.echo(forecast(todo, options.jobs))
+    if dry_run:
+        return
+    code = run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
+    typer.echo(f"\n{conclude(store.root, resolved.sweep.name)}")
+    raise typer.Exit(code)
+
+
+def run_told(
+    runner: Callable[..., Outcome], resolved: Resolved, store: Store, options: Options,
+    tracking: tuple[str | None] | None,
+) -> int:  # fmt: skip
+    """Run, show and track; returns the exit code."""
+    from vqkit.experiment.console import Progress
+    from vqkit.experiment.runner import run_sweep, steps
+    from vqkit.experiment.session import Session
+
+    todo = steps(resolved, store, retry_failed=options.retry_failed)
+    listed = resolved.to_json() if runner is run_sweep else None
+    with Progress(sum(s.runs for s in todo), resolved.sweep.name, store) as progress:
+        session = Session(store, tracking[0], listed, progress.say) if tracking else None
+
+        def notify(record: Any) -> None:
+            progress.show(record)
+            if session:
+                session.log(record)
+
+        outcome = runner(resolved, store, options, notify=notify)
+        if session:
+            for record in outcome.skipped:
+                session.log(record)
+            session.close(interrupted=outcome.interrupted)
+    if outcome.interrupted:
+        return Exit.INTERRUPTED
+    if outcome.failed:
+        return Exit.SOME_FAILED
+    return Exit.TRACKING if session and session.problem else Exit.OK
+
+
+def load_sweep(file: str) -> Sweep:
+    """The sweep of a file, or the embedded quickstart."""
+    from vqkit.experiment.sweep import Sweep
+
+    if file != "quickstart":
+        return Sweep.load(file)
+    from vqkit.experiment.quickstart import quickstart_sweep
+
+    return Sweep.from_dict(quickstart_sweep(), source="quickstart")
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Argument(help="Keras model file, or 'quickstart'.")],
+    overrides: Overrides = None,
+    data: Annotated[str, typer.Option(help="'digits', file.npz, file.py:function, or JSON.")] = "digits",
+    strategy: Base = "pof2s",
+    calibration: Annotated[str, typer.Option(help="quantized or float.")] = "quantized",
+    vitis_compat: Compat = False,
+    batch_size: Annotated[int, typer.Option(help="Calibration images per batch.")] = 32,
+    steps: Annotated[int | None, typer.Option(help="Calibration batches; default: all.")] = None,
+    seed: int = 0,
+    timeout: Timeout = None,
+    runs: Runs = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    no_track: NoTrack = False,
+    notebook: NotebookOption = None,
+) -> None:
+    """Run one variant as an executed notebook."""
+    from vqkit.experiment.console import outcome_line
+    from vqkit.experiment.runner import Options, run_single
+    from vqkit.experiment.runner import steps as plan_steps
+    from vqkit.experiment.source import data_from_text
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.sweep import Sweep
+    from vqkit.experiment.validate import resolve
+
+    store = Store.at(runs)
+    value = {
+        "name": "run", "model": model, "data": data_from_text(data), "strategy": strategy, "mode": "list",
+        "variants": [pairs(overrides)], "calibration": calibration, "vitis_compat": vitis_compat,
+        "batch_size": batch_size, "steps": steps, "seed": seed,
+    }  # fmt: skip
+    resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
+    options = Options(retry_failed=True, timeout=timeout)
+    for step in plan_steps(resolved, store, retry_failed=True):
+        if step.record is not None and not step.runs:
+            typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")
+    code = run_told(run_single, resolved, store, options, None if no_track else (tracking_uri,))
+    typer.echo(str(store.variant_dir(resolved.planned[0].variant.key)))
+    raise typer.Exit(code)
+
+
+@app.command()
+def validate(
+    file: Annotated[str, typer.Argument(help="Strategy or sweep file, or 'quickstart'.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Check a strategy or sweep file, run nothing."""
+    from vqkit.experiment.form import read_mapping
+
+    if file != "quickstart" and any(k.endswith("_config") for k in read_mapping(file)):
+        from vqkit.strategy import Strategy
+
+        loaded = Strategy.load(file)
+        typer.echo(f"{file}: a valid strategy, nearest built-in {loaded.base}, digest {loaded.digest}")
+        return
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.validate import resolve
+
+    resolved = resolve(load_sweep(file), Store.at(runs).cache)
+    typer.echo(f"{file}: a valid sweep of {len(resolved.planned)} variants, {len(resolved.to_run)} different")
