@@ -11,7 +11,7 @@ from tests.experiment import records as make
 from vqkit.experiment import notebook
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "compare_runs.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "40_compare_runs.ipynb"
 HERE = {"PYTHONPATH": str(ROOT)}  # the tests also run where vqkit is not installed
 
 

@@ -82,3 +82,8 @@ def test_the_digest_sees_sources_and_not_outputs(tmp_path):
         notebook.source_digest(copy)
     with pytest.raises(NotebookError, match=r"'nothing\.ipynb' is not allowed"):
         notebook.find("nothing.ipynb")
+
+
+@pytest.mark.parametrize("name", ["run_variant.ipynb", "compare_runs.ipynb"])
+def test_the_names_before_the_numbers_are_still_found(name):
+    assert notebook.find(name).name.endswith(f"0_{name}")

@@ -10,7 +10,7 @@ import pytest
 from vqkit.experiment import notebook
 from vqkit.experiment.variant import Settings, Source, Variant
 
-SHIPPED = ("00_start_here.ipynb", "run_variant.ipynb")
+SHIPPED = ("00_start_here.ipynb", "20_run_variant.ipynb")
 LINES = 5
 
 
@@ -38,7 +38,7 @@ def test_the_run_notebook_declares_what_a_variant_hands_over():
     source = Source("m", "d")
     variant = Variant("n", "pof2s", {}, "s", source, source, Settings(), "c")
     given = {*variant.parameters(), "model", "run_dir", "cache"}
-    assert set(notebook.declared_parameters(notebook.find("run_variant.ipynb"))) == given
+    assert set(notebook.declared_parameters(notebook.find("20_run_variant.ipynb"))) == given
 
 
 @pytest.mark.slow

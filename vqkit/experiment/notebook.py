@@ -24,6 +24,8 @@ TAG = "parameters"
 ENGINE = "vqkit"
 # A unix socket's path may hold about 107 bytes, and the kernel adds to ours.
 _SOCKET_PATH = 80
+# Names that scripts from before the notebooks were numbered still ask for.
+_FORMER = {"run_variant.ipynb": "20_run_variant.ipynb", "compare_runs.ipynb": "40_compare_runs.ipynb"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,12 @@ def find(name: str) -> Path:
     """Path of a notebook that vqkit ships, in a checkout or in an installed wheel.
 
     Args:
-        name: file name, e.g. `run_variant.ipynb`.
+        name: file name, e.g. `20_run_variant.ipynb`; the names before the notebooks were numbered are known.
 
     Raises:
         NotebookError: there is none of that name.
     """
-    path = resource_dir("notebooks") / name
+    path = resource_dir("notebooks") / _FORMER.get(name, name)
     if not path.is_file():
         raise NotebookError(not_allowed("notebook", name, [p.name for p in path.parent.glob("*.ipynb")]))
     return path

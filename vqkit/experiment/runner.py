@@ -115,7 +115,7 @@ def run_sweep(
         sweep: a `Sweep`, or a `Resolved` one.
         runs: where records go.
         options: how to run.
-        notebook: runs instead of `run_variant.ipynb`.
+        notebook: runs instead of `20_run_variant.ipynb`.
         notify: called in this thread with each record as it is finished or failed.
 
     Returns:

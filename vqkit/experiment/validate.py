@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vqkit.flow.data import Data
     from vqkit.strategy import Strategy
 
-RUN_NOTEBOOK = "run_variant.ipynb"
+RUN_NOTEBOOK = "20_run_variant.ipynb"
 SHOWN = 5
 
 
@@ -84,7 +84,7 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
     Args:
         sweep: a checked sweep.
         cache: the store's cache folder; a built-in model is kept there.
-        notebook: runs instead of `run_variant.ipynb`; it must declare the same parameters.
+        notebook: runs instead of `20_run_variant.ipynb`; it must declare the same parameters.
 
     Returns:
         The sweep with all that its variants need.
