@@ -3,8 +3,9 @@
     python benchmarks/golden.py DIR [--json] [--part NAME ...]
 
 DIR is any directory laid out like the golden data (its README describes the files); what it holds is checked,
-what it lacks is skipped. Prints checked / exact / listed exceptions / mismatches for each part; with --json
-one JSON object is the last line. Exit code: 0 no mismatch, 1 mismatches, 2 nothing to check.
+what it lacks is skipped. Prints checked / exact / listed exceptions / mismatches for each part, and a line
+for each recorded run of a whole model; with --json one JSON object is the last line. Exit code: 0 no
+mismatch, 1 mismatches, 2 nothing to check.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ def _print(result: PartResult, seconds: float) -> None:
         f"{result.name:10s} checked {result.checked:6d}   exact {result.exact:6d}   listed exceptions "
         f"{len(result.exceptions):4d}   mismatches {len(result.mismatches):4d}   {seconds:6.1f} s"
     )
+    for line in result.lines:
+        print(f"  {line}")
     for title, lines in (("exception", result.exceptions), ("MISMATCH", result.mismatches)):
         for line in lines[:SHOWN]:
             print(f"  {title}: {line}")
@@ -85,6 +88,7 @@ def _summary(directory: Path, results: list[PartResult]) -> dict[str, Any]:
             "exact": r.exact,
             "exceptions": list(r.exceptions),
             "mismatches": list(r.mismatches),
+            "runs": list(r.lines),
         }
         for r in results
     }

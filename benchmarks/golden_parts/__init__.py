@@ -15,6 +15,7 @@ class PartResult:
         exact: how many were equal.
         exceptions: listed cases that are allowed to differ, each with its reason.
         mismatches: cases that differ and should not.
+        lines: a line for each recorded run, where the part has runs.
     """
 
     name: str
@@ -22,3 +23,4 @@ class PartResult:
     exact: int
     exceptions: tuple[str, ...] = ()
     mismatches: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()

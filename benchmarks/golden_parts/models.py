@@ -27,6 +27,7 @@ class Run:
     exact: int = 0
     flips: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)
+    failed: str = ""
 
     def equal(self, what: str, got: Any, want: Any) -> bool:
         """Record one exact comparison."""
@@ -37,6 +38,13 @@ class Run:
         else:
             self.mismatches.append(f"{self.name}: {what}: {got} instead of {want}")
         return same
+
+    def line(self) -> str:
+        """What was found, in one line."""
+        return (
+            f"{self.name:32s} matched {self.exact:4d} of {self.checked:4d}   "
+            f"flips explained {len(self.flips):2d}   mismatches {len(self.mismatches):2d}{self.failed}"
+        )
 
 
 def check(directory: Path) -> PartResult:
@@ -55,6 +63,7 @@ def check(directory: Path) -> PartResult:
         sum(r.exact for r in runs),
         [f for r in runs for f in r.flips],
         [m for r in runs for m in r.mismatches],
+        [r.line() for r in runs],
     )
 
 
@@ -102,6 +111,7 @@ def _check_corrected(run: Run, model: Any, strategy: Any, arrays: Mapping[str, n
     from vqkit.flow import predict, quantize
 
     run.checked += 1
+    run.failed = "   the reference fails, see below"
     try:
         quantized = quantize(model, strategy, arrays["calib"], batch_size=batch_size)
         error_now = float(np.abs(predict(quantized.model, arrays["eval"]) - arrays["float_out"]).max())

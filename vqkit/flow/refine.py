@@ -22,7 +22,7 @@ from vqkit.primitives.spec import QuantizerSpec, QuantizerType
 TRANSPARENT = ("Flatten", "Reshape", "ZeroPadding2D")
 POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "VitisAveragePooling2D",
          "VitisGlobalAveragePooling2D")  # fmt: skip
-MAX_CUT, MAX_BIAS, MAX_READ, SIGMOID_OUTPUT = 16, 16, 15, 7
+MAX_CUT, MAX_BIAS, MAX_READ, SIGMOID_INPUT, SIGMOID_OUTPUT = 16, 16, 15, 15, 7
 
 
 class _StopError(Exception):
@@ -109,10 +109,11 @@ class Refiner:
     # --- the adjustments ---
 
     def sigmoid(self, node: Node) -> None:
-        """Input position at least 0, output position at least 7."""
+        """Input position 0 to 15 (2.5 has no upper limit, 3.5 has), output position at least 7."""
         (key,), out = self.input_keys(node), self.output_key(node)
-        if (pos := self.pos(key)) is not None and pos < 0:
-            self.set_pos(str(key), 0, "adjust_dpu_sigmoid")
+        if (pos := self.pos(key)) is not None:
+            highest = pos if self.compat else SIGMOID_INPUT
+            self.set_pos(str(key), max(min(pos, highest), 0), "adjust_dpu_sigmoid")
         if (pos := self.pos(out)) is not None and pos < SIGMOID_OUTPUT:
             self.set_pos(str(out), SIGMOID_OUTPUT, "adjust_dpu_sigmoid")
 
@@ -144,22 +145,30 @@ class Refiner:
 
     def shift_bias(self, node: Node) -> None:
         """min(0, -(16 - shift_cut)) <= wp + ip - bp <= 16."""
+        self._limit_bias(node, "adjust_dpu_shift_bias", lambda cut: min(0, -(24 - (8 + cut))))
+
+    def shift_bias_leakyrelu(self, node: Node) -> None:
+        """0 <= wp + ip - bp <= 16 in front of a LeakyReLU (3.5)."""
+        if self._reader(node) == "LeakyReLU":
+            self._limit_bias(node, "adjust_dpu_shift_bias_leakyrelu", lambda _: 0)
+
+    def _limit_bias(self, node: Node, step: str, lowest: Callable[[float], float]) -> None:
         weight, bias = self._weight_key(node), f"{node.layer}/bias"
         wp, bp = self.pos(weight), self.pos(bias)
         ip, op = self.pos(self.input_keys(node)[0]), self.pos(self.output_key(node))
         if wp is None or ip is None or op is None or bp is None:
-            return (
-                self.give_up(f"adjust_dpu_shift_bias: {node.name} lacks a per-tensor position")
-                if weight
-                else None
-            )
-        cut, shift = wp + ip - op, wp + ip - bp
-        lowest = min(0, -(24 - (8 + cut)))
-        wanted = min(max(shift, lowest), MAX_BIAS)
-        new = wp + ip - wanted
+            return self.give_up(f"{step}: {node.name} lacks a per-tensor position") if weight else None
+        shift = wp + ip - bp
+        new = wp + ip - min(max(shift, lowest(wp + ip - op)), MAX_BIAS)
         if new > bp and not self.compat:
-            return self.give_up(f"adjust_dpu_shift_bias: {node.layer} would saturate its bias")
-        return self.set_pos(bias, new, "adjust_dpu_shift_bias")
+            return self.give_up(f"{step}: {node.layer} would saturate its bias")
+        return self.set_pos(bias, new, step)
+
+    def _reader(self, node: Node) -> str:
+        """Kind of the layer that first reads a node, behind its quantizer if it has one; "" without."""
+        for reader in self.consumers[node.output][:1]:
+            return self._reader(reader) if reader.layer in self.rows else self.graph.kind(reader)
+        return ""
 
     def shift_write(self, node: Node) -> None:
         """|min(ip) - op| <= 15 for Add and Multiply (3.5)."""
@@ -218,6 +227,7 @@ def refine(graph: Graph, rows: Mapping[str, Row], encodings: Encodings, config: 
         ("adjust_dpu_shift_read", ("Add", "Multiply"), refiner.shift_read),
         ("adjust_dpu_shift_cut", WEIGHTED, refiner.shift_cut),
         ("adjust_dpu_shift_bias", WEIGHTED, refiner.shift_bias),
+        ("adjust_dpu_shift_bias_leakyrelu", WEIGHTED, refiner.shift_bias_leakyrelu),
         ("adjust_dpu_shift_write", ("Add", "Multiply"), refiner.shift_write),
         ("adjust_dpu_shift_swish", ("Multiply",), refiner.shift_swish),
         ("align_concat", ("Concatenate",), refiner.align),
