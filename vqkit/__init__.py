@@ -28,7 +28,9 @@ from vqkit._version import __version__
 _WHERE = {
     "errors": ("VqkitError",),
     "strategy": ("Strategy",),
-    "flow": ("Data", "batches", "evaluate", "inspect", "make_plan", "quantize", "sqnr", "tensor_values"),
+    "flow": (
+        "Bench", "Data", "batches", "evaluate", "inspect", "make_plan", "quantize", "sqnr", "tensor_values",
+    ),
     "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
     "experiment.sweep": ("Sweep",),
@@ -41,6 +43,7 @@ _WHERE = {
 _HOME = {name: f"vqkit.{module}" for module, names in _WHERE.items() for name in names}
 
 __all__ = [
+    "Bench",
     "Data",
     "Settings",
     "Store",

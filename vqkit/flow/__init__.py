@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
+    "Bench": "bench",
     "Calibration": "calibrate",
     "Data": "data",
     "Evaluation": "quality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Applied = QuantizerSpec | str | None
 _SHOWN = ("bit_width", "method", "round_mode", "per_channel", "symmetry", "narrow_range", "unsigned")
 
 
-def audit(quantized: Any) -> Any:
+def audit(quantized: Any, layers: Mapping[str, Any] | None = None) -> Any:
     """Compare every row of the plan with the finished Keras model.
 
     Activations: the model's fake-quantize layer has the planned quantizer and the decided range.
@@ -29,6 +30,7 @@ def audit(quantized: Any) -> Any:
 
     Args:
         quantized: a `Quantized`.
+        layers: name -> live layer that holds the result; those of its model by default.
 
     Returns:
         A pandas table with one row for each tensor: requested, applied, ok, problem.
@@ -38,8 +40,9 @@ def audit(quantized: Any) -> Any:
     """
     import pandas as pd
 
-    checked = [_check(quantized, row) for row in quantized.plan.rows]
-    stray = _stray_quantizers(quantized)
+    layers = {x.name: x for x in quantized.model.layers} if layers is None else layers
+    checked = [_check(quantized, row, layers) for row in quantized.plan.rows]
+    stray = _stray_quantizers(quantized, layers)
     wrong = [f"{c['tensor']}: {c['problem']}" for c in checked if not c["ok"]] + stray
     if wrong:
         raise AuditError(
@@ -48,9 +51,9 @@ def audit(quantized: Any) -> Any:
     return pd.DataFrame(checked)
 
 
-def _check(quantized: Any, row: Row) -> dict[str, Any]:
+def _check(quantized: Any, row: Row, layers: Mapping[str, Any]) -> dict[str, Any]:
     wanted = _requested(quantized, row)
-    applied, problem = _applied_weight(quantized, row) if row.is_weight else _applied_value(quantized, row)
+    applied, problem = (_applied_weight if row.is_weight else _applied_value)(quantized, row, layers)
     if not problem and applied != wanted:
         problem = f"requested {_words(wanted)}, applied {_words(applied)}"
     return {"tensor": row.name, "requested": _words(wanted), "applied": _words(applied), "ok": not problem,
@@ -63,8 +66,8 @@ def _requested(quantized: Any, row: Row) -> Applied:
     return converted_spec(row.spec, quantized.strategy.refine)
 
 
-def _applied_weight(quantized: Any, row: Row) -> tuple[Applied, str]:
-    live = quantized.model.get_layer(row.layer)
+def _applied_weight(quantized: Any, row: Row, layers: Mapping[str, Any]) -> tuple[Applied, str]:
+    live = layers[row.layer]
     weights = quantized.corrected.layers[row.layer].weights
     now, was = np.asarray(variables(live, weights)[row.tensor].numpy()), weights[row.tensor]
     if row.data_type:
@@ -79,16 +82,16 @@ def _applied_weight(quantized: Any, row: Row) -> tuple[Applied, str]:
     return params.spec, "" if np.array_equal(now, expected) else "weights do not lie on the decided grid"
 
 
-def _applied_value(quantized: Any, row: Row) -> tuple[Applied, str]:
+def _applied_value(quantized: Any, row: Row, layers: Mapping[str, Any]) -> tuple[Applied, str]:
     if row.data_type:
         names = [k for k, r in rounding_rows(quantized.graph, quantized.plan).items() if r.name == row.name]
-        return quantized.model.get_layer(names[0]).data_type, ""
+        return layers[names[0]].data_type, ""
     if row.spec is None:
         return None, ""
     name = next((fq for fq, r in quantized.rows.items() if r.name == row.name), None)
     if name is None:
         return None, "no quantizer was inserted"
-    applied, decided = quantized.model.get_layer(name).params, quantized.encodings[row.name]
+    applied, decided = layers[name].params, quantized.encodings[row.name]
     same = all(
         _same(getattr(applied, key), getattr(decided, key)) for key in ("f_min", "f_max", "pos")
     )  # fmt: skip
@@ -101,11 +104,11 @@ def _same(a: Any, b: Any) -> bool:
     return bool(np.array_equal(np.ravel(a), np.ravel(b)))
 
 
-def _stray_quantizers(quantized: Any) -> list[str]:
+def _stray_quantizers(quantized: Any, layers: Mapping[str, Any]) -> list[str]:
     from vqkit.flow.layers import FakeQuantize, RoundToType
 
     inserted = (FakeQuantize, RoundToType)
-    names = [layer.name for layer in quantized.model.layers if isinstance(layer, inserted)]
+    names = [name for name, layer in layers.items() if isinstance(layer, inserted)]
     rounding = rounding_rows(quantized.graph, quantized.plan)
     known = {*quantized.rows, *rounding, *quantized.optimized.layers}
     return [f"{n}: a quantizer that the plan does not have" for n in names if n not in known]

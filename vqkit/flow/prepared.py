@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vqkit.digest import of_json
 from vqkit.errors import StrategyError
 from vqkit.flow.plan import Plan
 from vqkit.flow.planner import resolve
@@ -47,8 +48,42 @@ def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> Prepare
         ModelError: the model cannot be read.
         StrategyError: a layer name is unknown, or an override reaches nothing.
     """
+    return planned(graphs(lower(model), strategy, vitis_compat=vitis_compat), strategy, vitis_compat)
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """What the passes make of a model; the same for all strategies with the same `graphs_key`.
+
+    Attributes:
+        selected: the user's model with the candidates marked.
+        optimized: after the optimize pipeline.
+        device: in the device's form.
+        report: what each pass did.
+    """
+
+    selected: Graph
+    optimized: Graph
+    device: Graph
+    report: tuple[str, ...]
+
+
+def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Graphs:
+    """Select, optimize and convert a model, as a strategy's pipelines say.
+
+    Args:
+        lowered: the user's model.
+        strategy: gives the part of the model and the pipelines.
+        vitis_compat: with the reference's mistakes.
+
+    Returns:
+        The graphs that a plan can be made on.
+
+    Raises:
+        StrategyError: a layer name is unknown.
+    """
     graph = select(
-        lower(model),
+        lowered,
         input_layers=strategy.input_layers,
         output_layers=strategy.output_layers,
         ignore_layers=strategy.ignore_layers,
@@ -56,10 +91,38 @@ def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> Prepare
     )
     optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
     device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
+    return Graphs(graph, optimized.graph, device.graph, optimized.report + device.report)
+
+
+def graphs_key(strategy: Any, vitis_compat: bool) -> str:
+    """Digest of everything that `graphs` reads from a strategy."""
+    parts = {
+        "layers": [strategy.input_layers, strategy.output_layers, strategy.ignore_layers],
+        "optimize": strategy.optimize.model_dump(mode="json"),
+        "quantize": strategy.quantize.model_dump(mode="json"),
+        "vitis_compat": vitis_compat,
+    }
+    return of_json(parts)
+
+
+def planned(made: Graphs, strategy: Any, vitis_compat: bool) -> PreparedModel:
+    """Plan a strategy on its graphs.
+
+    Args:
+        made: from `graphs` with a strategy of the same `graphs_key`.
+        strategy: what is wanted.
+        vitis_compat: with the reference's mistakes.
+
+    Returns:
+        The prepared model.
+
+    Raises:
+        StrategyError: the strategy names what the model has not, or an override reaches nothing.
+    """
     if not vitis_compat:
-        _refuse_unknown(strategy, graph, device.graph)
-    plan = resolve(strategy, device.graph, vitis_compat=vitis_compat)
-    return PreparedModel(optimized.graph, device.graph, plan, optimized.report + device.report)
+        _refuse_unknown(strategy, made.selected, made.device)
+    plan = resolve(strategy, made.device, vitis_compat=vitis_compat)
+    return PreparedModel(made.optimized, made.device, plan, made.report)
 
 
 def _refuse_unknown(strategy: Any, graph: Graph, device: Graph) -> None:

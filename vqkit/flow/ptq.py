@@ -6,17 +6,17 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from vqkit.flow.audit import audit
-from vqkit.flow.calibrate import Mode, calibrate
+from vqkit.flow.calibrate import Calibration, Mode, calibrate
 from vqkit.flow.correct import correct_biases, correctable
 from vqkit.flow.data import batches
 from vqkit.flow.data_types import HALF_BITS
 from vqkit.flow.finetune import finetune
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.plan import Plan, Role, Row
-from vqkit.flow.prepared import as_strategy, prepare
+from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
 from vqkit.graph.ir import Graph
@@ -29,7 +29,6 @@ class Quantized:
     """A quantized model with everything that explains it.
 
     Attributes:
-        model: an ordinary Keras model: predict, evaluate, save, load.
         plan: what was requested for each tensor.
         encodings: plan row name -> the decision that is applied.
         calibrated: the same before refinement.
@@ -38,14 +37,12 @@ class Quantized:
         corrected: the same with weights as refinement corrected them before they were quantized.
         optimized: the float graph after the optimize pipeline, before conversions to device form.
         rows: fake-quantize layer name -> plan row.
-        live: layer name -> live object that `model` is made of.
         report: what passes and refinement did.
         timings: step -> seconds.
         calibration: "quantized" or "float".
         vitis_compat: whether the reference's mistakes were reproduced.
     """
 
-    model: Any
     plan: Plan
     encodings: Encodings
     calibrated: Encodings
@@ -54,12 +51,24 @@ class Quantized:
     corrected: Graph
     optimized: Graph
     rows: Mapping[str, Row]
-    live: Mapping[str, Any]
     report: tuple[str, ...]
     timings: Mapping[str, float]
     calibration: str = "quantized"
     vitis_compat: bool = False
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def live(self) -> Mapping[str, Any]:
+        """Layer name -> live object that `model` is made of."""
+        live = make_all_live(bake(self.corrected, self.encodings, self.plan))
+        for fq, row in self.rows.items():
+            live[fq].assign(self.encodings[row.name])
+        return live
+
+    @cached_property
+    def model(self) -> Any:
+        """An ordinary Keras model: predict, evaluate, save, load. Built when first asked for."""
+        return raise_model(self.graph, self.live)
 
     @cached_property
     def float_model(self) -> Any:
@@ -152,66 +161,145 @@ def quantize(
         DataError: the calibration data are unusable.
         AuditError: what was requested was not applied.
     """
-    strategy, clock = as_strategy(strategy), _Clock()
-    prepared = prepare(model, strategy, vitis_compat=vitis_compat)
-    graph, rows = instrument(prepared.graph, prepared.plan)
-    live = make_all_live(graph)
-    clock.mark("prepare")
-    encodings = solve_weights(graph, prepared.plan, vitis_compat=vitis_compat)
-    if calibration != Mode.FLOAT:
-        _assign(live, bake(graph, encodings, prepared.plan), prepared.plan)
-    clock.mark("weights")
-    source = batches(calib_data, batch_size=batch_size, steps=steps)
-    # Corrections read the data again, and a generator can be read only once.
-    correcting = strategy.refine.include_bias_corr and not vitis_compat
-    data = list(source) if correcting or strategy.refine.include_fast_ft else source
-    rounding = rounding_rows(graph, prepared.plan)
-    seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
-    facts = calibrate(
-        graph, rows, seen, _with_progress(data, progress), mode=calibration, vitis_compat=vitis_compat
-    )
-    encodings |= solve_activations(facts, prepared.plan, vitis_compat=vitis_compat)
-    clock.mark("calibrate")
-    refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
-    _apply(live, graph, refined, prepared.plan, rows)
-    clock.mark("refine")
-    corrected, notes = graph, []
-    if strategy.refine.include_fast_ft:
-        tuned = finetune(graph, rows, prepared.plan, refined, live, data,
-                         epochs=strategy.refine.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
-        corrected, notes = tuned.graph, tuned.report
-    if correcting:
-        corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
-        encodings |= solve_weights(corrected, prepared.plan, roles=(Role.BIAS,))
-        refined, adjusted = refine(graph, rows, encodings, strategy.refine)
-        _apply(live, corrected, refined, prepared.plan, rows)
-        notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
-    clock.mark("correct")
-    raised = raise_model(graph, live)
-    clock.mark("build")
-    result = Quantized(
-        raised, prepared.plan, refined, encodings, strategy, graph, corrected,
-        prepared.optimized, rows, live,
-        (*prepared.report, *adjusted, *notes), clock.seconds, calibration, vitis_compat,
-    )  # fmt: skip
+    work = _Fresh(model, calib_data, batch_size, steps, progress)
+    result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat)
     result.audit()
     return result
 
 
-def _apply(
-    live: Mapping[str, Any], graph: Graph, encodings: Encodings, plan: Plan, rows: Mapping[str, Row]
-) -> None:
-    _assign(live, bake(graph, encodings, plan), plan)
+class Work(Protocol):
+    """What `assemble` leaves to others: to do each time anew, or to remember from other variants."""
+
+    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+        """Lower, optimize and plan."""
+
+    def live(self, graph: Graph) -> dict[str, Any]:
+        """Live layers of an instrumented graph."""
+
+    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
+        """Decide the weights and biases."""
+
+    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
+        """Put quantized weights in place of the float ones."""
+
+    def assign(self, baked: Graph, plan: Plan) -> None:
+        """Give the live layers these weights."""
+
+    def data(self, again: bool) -> Iterable[Any]:
+        """Calibration batches, readable more than once where that is asked for."""
+
+    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
+                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+        """Observe each tensor; `live` holds what the mode wants."""
+
+    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
+        """Called with the result and the live layers that now hold it."""
+
+
+def assemble(work: Work, strategy: Any, *, calibration: str = "quantized",
+             vitis_compat: bool = False) -> Quantized:  # fmt: skip
+    """The steps of `quantize`, in their order.
+
+    Args:
+        work: does the expensive ones.
+        strategy: a `Strategy`, or the name or path of one.
+        calibration: "quantized" or "float".
+        vitis_compat: reproduce the reference's mistakes as well.
+
+    Returns:
+        The quantized model, not audited.
+    """
+    strategy, clock = as_strategy(strategy), _Clock()
+    prepared = work.prepare(strategy, vitis_compat)
+    plan = prepared.plan
+    graph, rows = instrument(prepared.graph, plan)
+    live = work.live(graph)
+    clock.mark("prepare")
+    encodings = work.weights(graph, plan, vitis_compat)
+    if calibration != Mode.FLOAT:
+        work.assign(work.bake(graph, encodings, plan), plan)
+    clock.mark("weights")
+    # Corrections read the data again, and a generator can be read only once.
+    correcting = strategy.refine.include_bias_corr and not vitis_compat
+    data = work.data(correcting or strategy.refine.include_fast_ft)
+    rounding = rounding_rows(graph, plan)
+    seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
+    facts = work.calibrate(graph, rows, seen, data, calibration, vitis_compat)
+    encodings |= solve_activations(facts, plan, vitis_compat=vitis_compat)
+    clock.mark("calibrate")
+    refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
+    _apply(work, graph, refined, plan, rows, live)
+    clock.mark("refine")
+    corrected, notes = graph, []
+    if strategy.refine.include_fast_ft:
+        tuned = finetune(graph, rows, plan, refined, live, data,
+                         epochs=strategy.refine.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
+        corrected, notes = tuned.graph, tuned.report
+    if correcting:
+        corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
+        encodings |= solve_weights(corrected, plan, roles=(Role.BIAS,))
+        refined, adjusted = refine(graph, rows, encodings, strategy.refine)
+        _apply(work, corrected, refined, plan, rows, live)
+        notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
+    clock.mark("correct")
+    result = Quantized(
+        plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
+        (*prepared.report, *adjusted, *notes), clock.seconds, calibration, vitis_compat,
+    )  # fmt: skip
+    work.finish(result, live)
+    clock.mark("build")
+    return result
+
+
+class _Fresh:
+    """Every step anew, for one model and one strategy."""
+
+    def __init__(self, model: Any, data: Any, batch_size: int, steps: int | None, progress: bool) -> None:
+        self._model, self._data, self._progress = model, data, progress
+        self._cut: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
+        self._live: dict[str, Any] = {}
+
+    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+        return prepare(self._model, strategy, vitis_compat=compat)
+
+    def live(self, graph: Graph) -> dict[str, Any]:
+        self._live = make_all_live(graph)
+        return self._live
+
+    def assign(self, baked: Graph, plan: Plan) -> None:
+        for name in dict.fromkeys(r.layer for r in (*plan.quantized, *plan.typed) if r.is_weight):
+            assign_weights(self._live[name], baked.layers[name].weights)
+
+    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
+        return solve_weights(graph, plan, vitis_compat=compat)
+
+    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
+        return bake(graph, encodings, plan)
+
+    def data(self, again: bool) -> Iterable[Any]:
+        source = batches(self._data, **self._cut)
+        return list(source) if again else source
+
+    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
+                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+        shown = with_progress(data, self._progress)
+        return calibrate(graph, rows, live, shown, mode=mode, vitis_compat=compat)
+
+    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
+        # What is assigned already is what `Quantized` would build.
+        result.__dict__["live"] = live
+        assert result.model is not None
+
+
+def _apply(work: Work, graph: Graph, encodings: Encodings, plan: Plan, rows: Mapping[str, Row],
+           live: Mapping[str, Any]) -> None:  # fmt: skip
+    work.assign(work.bake(graph, encodings, plan), plan)
     for fq, row in rows.items():
         live[fq].assign(encodings[row.name])
 
 
-def _assign(live: Mapping[str, Any], graph: Graph, plan: Plan) -> None:
-    for name in dict.fromkeys(r.layer for r in (*plan.quantized, *plan.typed) if r.is_weight):
-        assign_weights(live[name], graph.layers[name].weights)
-
-
-def _with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:
+def with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:
+    """The batches, under a progress bar where one is wanted."""
     if not show:
         return source
     from tqdm.auto import tqdm

@@ -74,7 +74,23 @@ def evaluate(
     Raises:
         DataError: inputs and labels differ in length.
     """
-    predictions = predict(model, x, batch_size=batch_size)
+    return scored(predict(model, x, batch_size=batch_size), y, metrics)
+
+
+def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None) -> Evaluation:
+    """Metrics of given predictions.
+
+    Args:
+        predictions: model outputs, shape (n, …), nested as the model's.
+        y: labels, shape (n,) of class numbers for the default metric.
+        metrics: Keras metrics or their names; top-1 accuracy by default.
+
+    Returns:
+        The metrics with the predictions.
+
+    Raises:
+        DataError: predictions and labels differ in length.
+    """
     y = np.asarray(y)
     first = predictions if isinstance(predictions, np.ndarray) else _leaves(predictions)[0]
     if len(first) != len(y):

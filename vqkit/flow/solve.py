@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,8 @@ Encodings = dict[str, QParams]
 
 
 def solve_weights(graph: Graph, plan: Plan, *, roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS),
-                  vitis_compat: bool = False) -> Encodings:  # fmt: skip
+                  vitis_compat: bool = False,
+                  choose: Callable[..., QParams] = ops.choose) -> Encodings:  # fmt: skip
     """Decide each quantized weight and bias; they need no data.
 
     Args:
@@ -27,12 +28,13 @@ def solve_weights(graph: Graph, plan: Plan, *, roles: Sequence[Role] = (Role.WEI
         plan: says which are quantized and how.
         roles: kernels, biases or both.
         vitis_compat: decide as the reference does.
+        choose: decides one weight, as `ops.choose` does.
 
     Returns:
         Row name -> decision.
     """
     return {
-        row.name: ops.choose(graph.layers[row.layer].weights[row.tensor], row.spec, vitis_compat=vitis_compat)
+        row.name: choose(graph.layers[row.layer].weights[row.tensor], row.spec, vitis_compat=vitis_compat)
         for row in plan.quantized
         if row.role in roles and row.spec is not None
     }
@@ -88,13 +90,15 @@ def most_frequent(stacked: np.ndarray) -> np.ndarray:
     return flat[first, np.arange(flat.shape[1])].reshape(stacked.shape[1:])
 
 
-def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan) -> Graph:
+def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan, *,
+         fake_quantize: Callable[..., np.ndarray] = ops.fake_quantize_numpy) -> Graph:  # fmt: skip
     """The graph with its quantized and rounded weights in place of the float ones.
 
     Args:
         graph: holds the float weights.
         encodings: decisions.
         plan: says which weights are quantized.
+        fake_quantize: puts one weight on its grid, as `ops.fake_quantize_numpy` does.
 
     Returns:
         A new graph; the given one keeps its weights.
@@ -103,7 +107,7 @@ def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan) -> Graph:
     for row in plan.quantized:
         if row.is_weight:
             layer = graph.layers[row.layer]
-            quantized = ops.fake_quantize_numpy(layer.weights[row.tensor], encodings[row.name])
+            quantized = fake_quantize(layer.weights[row.tensor], encodings[row.name])
             graph.layers[row.layer] = layer.with_(weights={**layer.weights, row.tensor: quantized})
     for row in plan.typed:
         if row.is_weight:

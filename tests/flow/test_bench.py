@@ -1,0 +1,109 @@
+"""A bench gives bit for bit what quantizing and evaluating anew gives, and computes what variants share once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import zoo
+from vqkit.flow import Bench, Data, evaluate, quantize
+from vqkit.flow.data import map_inputs
+from vqkit.strategy import Strategy
+
+
+def data_for(model, n_calib=12, n_eval=30):
+    x = zoo.batch(model, n_calib + n_eval)
+    first, rest = (map_inputs(lambda a, _, s=s: a[s], x) for s in (slice(n_calib), slice(n_calib, None)))
+    labels = np.random.default_rng(1).integers(0, 3, n_eval)
+    return Data("random", first, rest, labels)
+
+
+def variants():
+    pof2s, fsx, tqt = (Strategy.builtin(n) for n in ("pof2s", "fsx", "pof2s_tqt"))
+    return {
+        "pof2s": pof2s,
+        "six bits": pof2s.with_kwargs(activation_bit=6, weight_bit=5),
+        "min max": pof2s.with_kwargs(activation_method=0),
+        "no equalization": pof2s.with_kwargs(include_cle=False),
+        "tqt": tqt,
+        "fsx": fsx,
+        "fsx percentile": fsx.with_kwargs(activation_method=3),
+        "fsx range": fsx.with_kwargs(activation_method=0, input_method=0),
+        "fsx mse": fsx.with_kwargs(activation_method=1, input_method=1),
+        "bias correction": pof2s.with_kwargs(include_bias_corr=True),
+        "fine-tuned": pof2s.with_kwargs(include_fast_ft=True, fast_ft_epochs=1),
+        "pof2s again": pof2s,
+    }
+
+
+def assert_same(bench, model, strategy, **settings):
+    data = bench.data
+    fresh = quantize(model, strategy, data.x_calib, batch_size=5, **settings)
+    shared = bench.quantize(strategy, batch_size=5, **settings)
+    assert {k: p.to_json() for k, p in shared.encodings.items()} == {
+        k: p.to_json() for k, p in fresh.encodings.items()
+    }
+    assert shared.report == fresh.report
+    want = evaluate(fresh.model, data.x_eval, data.y_eval)
+    got = bench.evaluate(shared)
+    np.testing.assert_array_equal(got.predictions, want.predictions)
+    assert got.metrics == want.metrics
+    return fresh, shared
+
+
+@pytest.mark.parametrize("calibration", ["quantized", "float"])
+def test_every_variant_is_what_quantizing_anew_gives(calibration):
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    kept = {}
+    for name, strategy in variants().items():
+        kept[name] = assert_same(bench, model, strategy, calibration=calibration)
+    for fresh, shared in kept.values():
+        for a, b in zip(shared.model.weights, fresh.model.weights, strict=True):
+            np.testing.assert_array_equal(a.numpy(), b.numpy())
+        assert shared.audit()["ok"].all()
+    assert set(bench.traces.values()) == {1}
+
+
+@pytest.mark.parametrize("name", ["two_inputs", "two_outputs", "shared_layer", "nested", "activations"])
+def test_any_shape_of_model(name):
+    model = zoo.build(name)
+    bench = Bench(model, data_for(model))
+    for strategy in ("pof2s", "fs"):
+        fresh = quantize(model, strategy, bench.data.x_calib)
+        want = evaluate(fresh.model, bench.data.x_eval, bench.data.y_eval, metrics=[])
+        got = bench.evaluate(bench.quantize(strategy), metrics=[])
+        compare(got.predictions, want.predictions)
+
+
+def compare(got, want):
+    import keras
+
+    for a, b in zip(keras.tree.flatten(got), keras.tree.flatten(want), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["conv_bn_relu", "two_outputs"])
+def test_float_outputs_come_from_disk_in_the_next_process(tmp_path, name):
+    model = zoo.build(name)
+    data = data_for(model)
+    want = evaluate(model, data.x_eval, data.y_eval, metrics=[]).predictions
+    compare(Bench(model, data, cache=tmp_path).float_evaluation(metrics=[]).predictions, want)
+    (path,) = (tmp_path / "float").iterdir()
+    with np.load(path) as file:
+        altered = {k: file[k] + 1 for k in file.files}
+    np.savez(path, **altered)
+    found = Bench(zoo.build(name), data, cache=tmp_path).float_evaluation(metrics=[]).predictions
+    assert type(found) is type(want)
+    compare(found, [a + 1 for a in want] if isinstance(want, list) else want + 1)
+
+
+def test_another_model_has_other_outputs_on_disk(tmp_path):
+    model = zoo.build("conv_bn_relu")
+    data = data_for(model)
+    first = Bench(model, data, cache=tmp_path).float_evaluation()
+    model.get_layer("head").bias.assign_add([0.0, 0.0, 0.5])
+    second = Bench(model, data, cache=tmp_path).float_evaluation()
+    assert len(list((tmp_path / "float").iterdir())) == 2
+    np.testing.assert_allclose(second.predictions - first.predictions, [[0, 0, 0.5]] * 30, atol=1e-6)
+    assert second.metrics == evaluate(model, data.x_eval, data.y_eval).metrics

@@ -1,0 +1,177 @@
+"""One float model, its data, and many strategies: what variants share is computed once.
+
+`Bench.quantize` and `Bench.evaluate` give exactly what `vqkit.quantize` and `vqkit.evaluate` give. The bench
+remembers the graphs that the passes make, decided and rounded weights, live layers and compiled functions
+(one for each structure, whatever the numbers), and the float model's outputs, on disk in a given folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqkit.flow.audit import audit
+from vqkit.flow.calibrate import Calibration, calibrate
+from vqkit.flow.content import Outputs, graph_digest
+from vqkit.flow.data import Data, batches
+from vqkit.flow.plan import Plan, Row
+from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, graphs_key, planned
+from vqkit.flow.ptq import Quantized, assemble, with_progress
+from vqkit.flow.quality import Evaluation, evaluate, scored
+from vqkit.flow.solve import Encodings
+from vqkit.flow.structure import Structure, structure_key
+from vqkit.flow.weights import WeightMemory
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import lower
+
+EVAL_BATCH = 250
+
+
+class Bench:
+    """Quantizes and evaluates many variants of one model on the same data.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        data: calibration and evaluation samples.
+        cache: folder for what is worth keeping between processes; None keeps nothing on disk.
+        memory_limit: bytes that remembered activations may take.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+
+    def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None,
+                 memory_limit: int = 1 << 30) -> None:  # fmt: skip
+        self.model, self.data, self.memory_limit = model, data, memory_limit
+        self._lowered = lower(model)
+        self._weights = WeightMemory()
+        self._graphs: dict[str, Graphs] = {}
+        self._structures: dict[str, Structure] = {}
+        self._outputs = Outputs(cache, graph_digest(self._lowered), data.digest)
+
+    @property
+    def traces(self) -> dict[tuple[Any, ...], int]:
+        """(structure, function) -> how often it was traced; always 1."""
+        found = ((key, s) for key, s in self._structures.items())
+        return {(key, *what): n for key, s in found for what, n in s.traces.items()}
+
+    def quantize(self, strategy: Any, *, batch_size: int = 32, steps: int | None = None,
+                 calibration: str = "quantized", vitis_compat: bool = False,
+                 progress: bool = False) -> Quantized:  # fmt: skip
+        """Quantize the model, as `vqkit.quantize` on the calibration data does.
+
+        Args:
+            strategy: a `Strategy`, or the name or path of one.
+            batch_size: samples in a calibration batch.
+            steps: number of batches; all by default.
+            calibration: "quantized" or "float".
+            vitis_compat: reproduce the reference's mistakes as well.
+            progress: show a progress bar over the calibration batches.
+
+        Returns:
+            The quantized model, audited; later calls do not change it. Its `model` is built when asked for.
+
+        Raises:
+            StrategyError: the strategy does not fit the model.
+            DataError: the calibration data are unusable.
+            AuditError: what was requested was not applied.
+        """
+        work = _Remembered(self, {"batch_size": batch_size, "steps": steps}, progress)
+        try:
+            return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat)
+        finally:
+            work.leave()
+
+    def evaluate(self, quantized: Quantized, *, metrics: Sequence[Any] | None = None) -> Evaluation:
+        """Metrics on the evaluation data, as `vqkit.evaluate` gives them for `quantized.model`.
+
+        Args:
+            quantized: from this bench.
+            metrics: Keras metrics or their names; top-1 accuracy by default.
+
+        Returns:
+            The metrics with the predictions.
+        """
+        baked = self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan)
+        structure = self._structure(quantized.graph)
+        structure.load(baked)
+        structure.apply(quantized.encodings, quantized.rows)
+        return scored(self._predict(structure), self.data.y_eval, metrics)
+
+    def float_evaluation(self, *, metrics: Sequence[Any] | None = None) -> Evaluation:
+        """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.
+
+        Args:
+            metrics: Keras metrics or their names; top-1 accuracy by default.
+
+        Returns:
+            What `vqkit.evaluate(model, x_eval, y_eval)` gives.
+        """
+        found = self._outputs.get(
+            lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
+        )
+        return scored(found, self.data.y_eval, metrics)
+
+    def _predict(self, structure: Structure) -> Any:
+        from keras import tree
+
+        run = structure.evaluator()
+        parts = [run(b) for b in batches(self.data.x_eval, batch_size=EVAL_BATCH)]
+        return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
+
+    def _structure(self, graph: Graph) -> Structure:
+        key = structure_key(graph)
+        if key not in self._structures:
+            self._structures[key] = Structure(graph)
+        return self._structures[key]
+
+
+class _Remembered:
+    """The steps of one quantization on a bench."""
+
+    def __init__(self, bench: Bench, cut: dict[str, Any], progress: bool) -> None:
+        self._bench, self._cut, self._progress = bench, cut, progress
+        self._structure: Structure | None = None
+        self._trained = False
+
+    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+        known, key = self._bench._graphs, graphs_key(strategy, compat)
+        if key not in known:
+            known[key] = graphs(self._bench._lowered, strategy, vitis_compat=compat)
+        return planned(known[key], strategy, compat)
+
+    def live(self, graph: Graph) -> dict[str, Any]:
+        structure = self._structure = self._bench._structure(graph)
+        structure.load(graph)
+        return structure.live
+
+    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
+        return self._bench._weights.solve(graph, plan, compat)
+
+    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
+        return self._bench._weights.bake(graph, encodings, plan)
+
+    def assign(self, graph: Graph, plan: Plan) -> None:
+        del plan
+        assert self._structure is not None
+        self._structure.load(graph)
+
+    def data(self, again: bool) -> Iterable[Any]:
+        self._trained = again
+        return list(batches(self._bench.data.x_calib, **self._cut))
+
+    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
+                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+        shown = with_progress(data, self._progress)
+        return calibrate(graph, rows, live, shown, mode=mode, vitis_compat=compat)
+
+    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
+        audit(result, live)
+
+    def leave(self) -> None:
+        """Fine-tuning has its own way to the variables, so what they hold is then unknown."""
+        if self._trained and self._structure is not None:
+            self._structure.forget()
