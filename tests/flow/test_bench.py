@@ -1,4 +1,4 @@
-"""A bench gives bit for bit what quantizing and evaluating anew gives, and computes what variants share once."""
+"""A bench gives bit for bit what quantizing and evaluating anew gives; what variants share is done once."""
 
 from __future__ import annotations
 
