@@ -42,7 +42,10 @@ def of_arrays(arrays: Mapping[str, Any]) -> str:
 
 
 def of_file(path: str | Path) -> str:
-    """Digest of a file's bytes, read in blocks."""
+    """Digest of a file's bytes, read in blocks; of a folder: of its files and their names."""
+    if Path(path).is_dir():
+        files = sorted(f for f in Path(path).rglob("*") if f.is_file())
+        return of_json({f.relative_to(path).as_posix(): of_file(f) for f in files})
     h = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):

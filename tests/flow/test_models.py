@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -19,12 +16,6 @@ from vqkit.flow import quantize
 from vqkit.flow.models import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def save_h5(model: keras.Model, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*HDF5.*")
-        model.save(path)
 
 
 def test_a_quantized_model_computes_the_same_in_another_process(tmp_path):
@@ -40,37 +31,6 @@ def test_a_quantized_model_computes_the_same_in_another_process(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), quantized(x))
-
-
-def edit_h5(path: Path, change) -> None:
-    """Rewrite the layers of the model's JSON in an .h5 file."""
-    with h5py.File(path, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        for layer in config["config"]["layers"]:
-            change(layer)
-        file.attrs["model_config"] = json.dumps(config)
-
-
-def test_depthwise_convolution_of_keras_2_is_read(tmp_path):
-    image = keras.Input((6, 6, 3))
-    model = keras.Model(image, keras.layers.DepthwiseConv2D(3, name="dw")(image))
-    path = tmp_path / "old.h5"
-    save_h5(model, path)
-    edit_h5(path, lambda layer: layer["config"].update(groups=1) if layer["name"] == "dw" else None)
-    with pytest.raises((TypeError, ValueError), match="groups"):
-        keras.saving.load_model(path)
-    loaded = load_model(path)
-    assert type(loaded.get_layer("dw")) is keras.layers.DepthwiseConv2D
-    x = zoo.batch(model)
-    np.testing.assert_array_equal(loaded(x), model(x))
-
-
-def test_operations_of_keras_2_are_explained(tmp_path):
-    path = tmp_path / "old.h5"
-    save_h5(zoo.build("conv_bn_relu"), path)
-    edit_h5(path, lambda layer: layer.update(class_name="TFOpLambda") if layer["name"] == "relu" else None)
-    with pytest.raises(ModelError, match="TFOpLambda is an operation that only Keras 2 can read"):
-        load_model(path)
 
 
 def test_code_in_a_file_is_not_run(tmp_path):

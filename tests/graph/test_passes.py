@@ -197,3 +197,14 @@ def test_average_pool_factors(pool, shape, factor, compat):
     assert dpu.average_pools(graph, vitis_compat=True).layers[name].config["factor"] == pytest.approx(
         compat, rel=1e-7
     )
+
+
+def test_operations_of_a_model_called_twice_become_layers_at_both_calls():
+    x = keras.Input((4,))
+    inner_in = keras.Input((4,))
+    inner = keras.Model(inner_in, keras.ops.relu(inner_in) + inner_in, name="inner")
+    model = keras.Model(x, inner(inner(x)))
+    graph = simplify.ops_to_layers(lower(model))
+    assert sorted({graph.kind(n) for n in graph.nodes}) == ["Add", "ReLU"]
+    data = np.linspace(-2, 2, 8, dtype="float32").reshape(2, 4)
+    np.testing.assert_array_equal(raise_model(graph)(data), model(data))

@@ -186,12 +186,13 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
     """File of a model named in a sweep file.
 
     Args:
-        ref: `"quickstart"` (built in; trained on first use), or the path of a `.keras` or `.h5` file.
+        ref: `"quickstart"` (built in; trained on first use), or the path of a `.keras` or `.h5` file or of
+            a SavedModel folder.
         base_dir: relative paths start here.
         cache: the built-in model is kept here.
 
     Returns:
-        Absolute path of an existing file.
+        Absolute path of an existing file or SavedModel folder.
 
     Raises:
         ModelError: no such file, or not a Keras file.
@@ -202,25 +203,32 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
 
         return quickstart_model(cache)
     path = Path(base_dir, ref).resolve()
+    if (path / "saved_model.pb").is_file():
+        return path
     if path.suffix not in MODEL_FILES:
-        raise ModelError(not_allowed("model", ref, [QUICKSTART, *(f"*{s}" for s in MODEL_FILES)]))
+        allowed = [QUICKSTART, *(f"*{s}" for s in MODEL_FILES), "a SavedModel folder"]
+        raise ModelError(not_allowed("model", ref, allowed))
     if not path.is_file():
         raise ModelError(f"model: {path}: no such file")
     return path
 
 
-def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> Any:
-    """A Keras model from a `.keras` or `.h5` file, for inference; code inside the file is not run.
+def load_model(
+    path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
+) -> Any:
+    """A Keras model for inference; code inside the file is not run.
 
     Args:
-        path: a float model, or one that vqkit quantized.
+        path: a `.keras` or `.h5` file or a SavedModel folder, of Keras 3 or Keras 2: a float model, or one
+            that vqkit quantized.
         custom_objects: class name -> class, for the model's own layers; registered ones need only be
-            imported.
+            imported. A Lambda layer of Keras 2 gets its function here, by the layer's name.
+        safe_mode: False runs the Lambda functions in a file of Keras 3; only for files that you trust.
 
     Raises:
-        ModelError: Keras cannot read it; the message says what is missing.
+        ModelError: it cannot be read; the message says what is missing, and the way out.
     """
     load_tensorflow()
     from vqkit.flow import models
 
-    return models.load_model(path, custom_objects)
+    return models.load_model(path, custom_objects, safe_mode=safe_mode)

@@ -12,60 +12,62 @@ from vqkit.errors import ModelError
 
 _OWN_LAYERS = ("vqkit.graph.layers", "vqkit.flow.layers")
 _UNKNOWN = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|object): '([^']+)'")
-_KERAS_2_OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod")
+_GIVE = "Give the trained float model as Keras saved it: a .keras or .h5 file, or a SavedModel folder"
+_OTHER_FORMATS = {
+    ".pb": "a graph without layers, of TensorFlow 1 or of a SavedModel (then give its folder)",
+    ".tflite": "a TFLite file is already converted, often already quantized",
+    ".onnx": "an ONNX file holds no Keras layers",
+    ".xmodel": "a model compiled for the DPU",
+    ".pt": "a PyTorch file",
+    ".pth": "a PyTorch file",
+    ".ckpt": "a checkpoint holds weights only",
+}
 
 
-def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> Any:
+def load_model(
+    path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
+) -> Any:
     """A Keras model for inference, float or quantized by vqkit.
 
-    Code inside the file (Lambda layers) is not run.
+    Code inside the file (Lambda layers, graph functions) is not run.
 
     Args:
-        path: a `.keras` or `.h5` file.
+        path: a `.keras` or `.h5` file, or a SavedModel folder; of Keras 3 or Keras 2.
         custom_objects: class name -> class, for the model's own layers; registered ones need only be
-            imported.
+            imported. A Lambda layer of Keras 2 gets its function here, by the layer's name.
+        safe_mode: False runs the Lambda functions in a file of Keras 3; only for files that you trust.
 
     Returns:
         A `keras.Model`, not compiled.
 
     Raises:
-        ModelError: no such file, or Keras cannot read it; the message says what is missing.
+        ModelError: no such file, or it cannot be read; the message says what is missing, and the way out.
     """
     import keras
 
+    from vqkit import keras2
+
     for module in _OWN_LAYERS:
         import_module(module)
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.exists():
         raise ModelError(f"model: {path}: no such file")
-    known = {**_older_layers(Path(path)), **(custom_objects or {})}
+    if path.suffix in _OTHER_FORMATS:
+        raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
+    rebuilt = keras2.load(path, custom_objects or {})
+    if rebuilt is not None:
+        return rebuilt
     try:
-        return keras.saving.load_model(path, custom_objects=known, compile=False)
+        return keras.saving.load_model(
+            path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=safe_mode
+        )
     except Exception as error:
         raise ModelError(_explained(path, error)) from error
-
-
-def _older_layers(path: Path) -> dict[str, Any]:
-    """Keras 2 wrote `groups` for a depthwise convolution, which Keras 3 does not take."""
-    import keras
-
-    class Depthwise:
-        @classmethod
-        def from_config(cls, config: Mapping[str, Any]) -> Any:
-            return keras.layers.DepthwiseConv2D.from_config(
-                {k: v for k, v in config.items() if k != "groups"}
-            )
-
-    return {} if path.suffix == ".keras" else {"DepthwiseConv2D": Depthwise}
 
 
 def _explained(path: str | Path, error: Exception) -> str:
     text, where = str(error), f"{path}: Keras cannot load the model"
     unknown = next((a or b for a, b in _UNKNOWN.findall(text)), None)
-    if unknown in _KERAS_2_OPERATIONS:
-        return (
-            f"{where}: {unknown} is an operation that only Keras 2 can read; build the model anew in Keras 3 "
-            "and load the weights into it"
-        )
     if unknown is not None:
         name = unknown.rpartition(">")[2]
         return (
@@ -75,6 +77,6 @@ def _explained(path: str | Path, error: Exception) -> str:
     if "safe_mode" in text:
         return (
             f"{where}: a Lambda layer holds code, which is not run. If you trust the file, load it with "
-            "keras.saving.load_model(path, safe_mode=False) and pass the model itself"
+            "load_model(path, safe_mode=False)"
         )
     return f"{where}: {type(error).__name__}: {text[:500]}"

@@ -279,6 +279,26 @@ def keeping_mask(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
+def name_operation(outputs: Any, name: str, inputs: Any) -> Any:
+    """Name the operation that made symbolic tensors, in a model that is not built yet.
+
+    Args:
+        outputs: what it gave, nested.
+        name: its new name.
+        inputs: what it read; where it gives one of them back, it made nothing and nothing is named.
+
+    Returns:
+        The outputs.
+    """
+    from keras import KerasTensor, tree
+
+    given = {id(t) for t in tree.flatten(inputs)}
+    made = [t for t in tree.flatten(outputs) if isinstance(t, KerasTensor) and id(t) not in given]
+    if made:
+        made[0]._keras_history.operation.name = name
+    return outputs
+
+
 def _flat(outputs: Any) -> tuple[Any, ...]:
     from keras import tree
 

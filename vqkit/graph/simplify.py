@@ -87,12 +87,13 @@ def ops_to_layers(graph: Graph) -> Graph:
     operand, with broadcasting or without such a layer stays as it is.
     """
     graph = graph.copy()
-    for node in list(graph.nodes):
-        if graph.layer_of(node).is_op and graph.is_candidate(node):
-            new = _as_layer(graph, node)
-            if new is not None:
-                cls, config, args = new
-                graph.layers[node.layer] = Layer(node.layer, cls, config)
+    fixed = _fixed(graph)
+    for name in [n for n, layer in graph.layers.items() if layer.is_op and n not in fixed]:
+        calls = [n for n in graph.nodes if n.layer == name]
+        new = [made for n in calls if (made := _as_layer(graph, n)) is not None]
+        if len(new) == len(calls):  # an operation of a model that is called twice has two calls
+            for node, (cls, config, args) in zip(calls, new, strict=True):
+                graph.layers[name] = Layer(name, cls, config)
                 graph.update(node, args=args, kwargs={})
     return graph
 
