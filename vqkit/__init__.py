@@ -10,7 +10,7 @@ Floors; a module imports only from its own floor and those before it:
     0  errors, digest   the exceptions and the hashes
     1  primitives       arrays in, arrays out: quantize a tensor, choose its range or position
     2  strategy         what the user wants: the 2.5 JSON, loaded, validated, changed, dumped
-    3  graph, keras2    Keras model in, Keras model out, same function: fold, equalize, simplify; files of Keras 2
+    3  graph, keras2    Keras model in, Keras model out, same function; models that Keras 2 saved
     4  flow             plan, calibrate, quantize, audit, evaluate
     5  experiment       variants, sweeps, notebooks, records, tracking, comparison
     6  plots, widgets, cli
