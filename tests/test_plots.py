@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from vqkit import plots
-from vqkit.plots import sweeps, tensors
+from vqkit.plots import points, tensors
+from vqkit.plots.pareto import clusters
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
 
 
@@ -163,7 +164,7 @@ def test_leaderboard_is_sorted_and_names_the_failed() -> None:
 
 def test_pareto_numbers_the_front_and_keeps_float_at_its_place() -> None:
     fig = plots.pareto(runs_frame())
-    (ax,) = fig.axes
+    ax = fig.axes[0]
     star = next(line for line in ax.lines if line.get_marker() == "*")
     np.testing.assert_allclose([star.get_xdata()[0], star.get_ydata()[0]], [32.0, 98.0])
     text = drawn_text(fig)
@@ -173,7 +174,7 @@ def test_pareto_numbers_the_front_and_keeps_float_at_its_place() -> None:
 
 
 def test_close_front_points_share_one_label() -> None:
-    assert sweeps._clusters(np.array([0, 0.01, 5.0]), np.array([0, 0.01, 3.0])) == [(0, 1), (2, 2)]
+    assert clusters(np.array([0, 0.01, 5.0]), np.array([0, 0.01, 3.0])) == [(0, 1), (2, 2)]
 
 
 def test_effects_have_a_panel_for_each_factor_that_varies() -> None:
@@ -181,7 +182,7 @@ def test_effects_have_a_panel_for_each_factor_that_varies() -> None:
     assert [ax.get_title(loc="left") for ax in fig.axes if ax.get_visible()] == ["strategy", "weight_bit"]
     bits = fig.axes[1]
     assert [t.get_text() for t in bits.get_xticklabels()] == ["4", "8"]
-    medians = [sweeps._points(line.get_ydata()[0]) for line in bits.lines if line.get_linewidth() == 2.5]
+    medians = [points.unsquash(line.get_ydata()[0]) for line in bits.lines if line.get_linewidth() == 2.5]
     np.testing.assert_allclose(medians, [-23.0, -0.45], atol=1e-9)
 
 
@@ -189,13 +190,13 @@ def test_a_line_joins_variants_that_differ_in_one_factor_only() -> None:
     bits = plots.marginal_effects(runs_frame()).axes[1]
     joined = [np.rint(line.get_xdata()).tolist() for line in bits.lines if line.get_marker() == "o"]
     assert joined == [[0.0, 1.0], [0.0, 1.0]]
-    drops = [np.diff(sweeps._points(line.get_ydata()))[0] for line in bits.lines if line.get_marker() == "o"]
+    drops = [np.diff(points.unsquash(line.get_ydata()))[0] for line in bits.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(drops, [37.0, 8.1])
 
 
-@pytest.mark.parametrize("points", [-88.0, -1.0, 0.0, 0.3])
-def test_the_squashed_axis_can_be_read_back(points: float) -> None:
-    np.testing.assert_allclose(sweeps._points(sweeps._squash(points)), points, atol=1e-12)
+@pytest.mark.parametrize("loss", [-88.0, -1.0, 0.0, 0.3])
+def test_the_squashed_axis_can_be_read_back(loss: float) -> None:
+    np.testing.assert_allclose(points.unsquash(points.squash(loss)), loss, atol=1e-12)
 
 
 def test_pyplot_is_not_touched() -> None:

@@ -5,17 +5,23 @@ pages; both themes use colours that people with colour-vision deficiencies can t
 repeat what colours say.
 """
 
+from vqkit.plots.pairs import flipped_samples, sqnr_difference
+from vqkit.plots.parallel import parallel_coordinates
+from vqkit.plots.pareto import pareto
 from vqkit.plots.style import DARK, LIGHT, Theme
-from vqkit.plots.sweeps import leaderboard_bars, marginal_effects, pareto
+from vqkit.plots.sweeps import leaderboard_bars, marginal_effects
 from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
 
 __all__ = [
     "DARK",
     "LIGHT",
     "Theme",
+    "flipped_samples",
     "leaderboard_bars",
     "marginal_effects",
+    "parallel_coordinates",
     "pareto",
     "sqnr_by_layer",
+    "sqnr_difference",
     "tensor_histogram",
 ]
