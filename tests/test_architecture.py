@@ -44,6 +44,7 @@ SINGLE_IMPORTERS = {
     "papermill": {"vqkit.experiment.notebook"},
     "mlflow": {"vqkit.experiment.track"},
     "keras.src": {"vqkit.graph.keras_io"},
+    "anywidget": {"vqkit.widgets.picker"},
 }
 MAX_LINES = 400
 

@@ -1,0 +1,77 @@
+"""The picker in JupyterLab: mouse and keyboard choose, headings sort, a redraw keeps the focus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.browser.lab import Lab
+
+pytestmark = pytest.mark.slow
+
+CODE = """
+from vqkit.widgets.picker import picker
+from vqkit.widgets.table import Column, arranged, next_order, table
+import ipywidgets
+columns = (Column("name", "name"), Column("bits", "bits", numeric=True))
+rows = [dict(key=n, name=n, bits=b) for n, b in (("conv", 8), ("head", 4), ("stem", 6))]
+order = ""
+shown = picker(table(rows, columns, label="layers"), label="layers", chosen="conv")
+said = ipywidgets.Label("nothing yet")
+def sort(column):
+    global order
+    order = next_order(order, column)
+    shown.html = table(arranged(rows, columns, sorted_by=order), columns, sorted_by=order, label="layers")
+def tell(change=None):
+    said.value = f"chosen {shown.chosen}"
+shown.on_sort(sort)
+shown.observe(tell, "chosen")
+shown.on_activate(lambda key: setattr(said, "value", f"activated {key}"))
+display(shown, said)
+"""
+
+
+def notebook(path: Path) -> Path:
+    cell = {
+        "cell_type": "code",
+        "metadata": {},
+        "source": CODE.strip(),
+        "outputs": [],
+        "execution_count": None,
+    }
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    value = {
+        "cells": [{**cell, "id": "one"}],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_mouse_and_keyboard_choose_and_headings_sort(lab: Lab, tmp_path: Path) -> None:
+    with lab.open(notebook(tmp_path / "picker.ipynb"), width=900, height=700) as opened:
+        opened.run_all()
+        first = opened.wait(".vq-picker tr[data-key='conv']")
+        names = ".vq-picker tbody tr td:first-child"
+        assert opened.page.locator(names).all_inner_texts() == ["conv", "head", "stem"]
+        opened.wait(".vq-picker tr[data-key='head']").click()
+        opened.wait(".widget-label:has-text('activated head')")
+        opened.page.keyboard.press("ArrowDown")
+        opened.wait(".widget-label:has-text('chosen stem')")
+        opened.page.keyboard.press("Home")
+        opened.wait(".widget-label:has-text('chosen conv')")
+        assert first.get_attribute("aria-selected") == "true"
+        opened.page.keyboard.press("Enter")
+        opened.wait(".widget-label:has-text('activated conv')")
+        opened.wait(".vq-picker [data-sort='bits']").focus()
+        opened.page.keyboard.press("Enter")
+        opened.wait(".vq-picker th[aria-sort='ascending']")
+        assert opened.page.locator(names).all_inner_texts() == ["head", "stem", "conv"]
+        assert opened.page.evaluate("document.activeElement.dataset.sort") == "bits"
+        assert opened.page.locator(".vq-picker [tabindex='0']").count() == 1
+        assert opened.errors == []
+        opened.screenshot("picker")
