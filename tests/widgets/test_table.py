@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vqkit.widgets import style
@@ -39,6 +39,7 @@ def test_sorting_is_announced_and_cycles() -> None:
     assert html.count("aria-sort='none'") == 2
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(st.one_of(st.none(), st.floats(allow_nan=True)), max_size=12),
     st.sampled_from(["sqnr", "-sqnr"]),
