@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from vqkit.errors import SweepError, VqkitError, not_allowed
+from vqkit.strategy.text import MAX_BYTES, plain
 
 Model = TypeVar("Model", bound=BaseModel)
 SHOWN = 3
+LONGEST = 200
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:
@@ -27,24 +31,53 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         SweepError: missing, malformed, a key twice, or not a mapping.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as e:
-        raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
+    text = _text(path)
     try:
         value = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _yaml(text)
+    except RecursionError:
+        raise SweepError(f"{path}: nested too deeply") from None
     except ValueError as e:
         raise SweepError(f"{path}: {e}") from e
-    if not isinstance(value, dict):
-        raise SweepError(f"{path}: expected a mapping of keys to values, found {type(value).__name__}")
-    return value
+    return plain_mapping(value, str(path))
+
+
+def plain_mapping(value: Any, source: str) -> dict[str, Any]:
+    """A private copy of a mapping of plain JSON values.
+
+    Args:
+        value: anything.
+        source: where it is from, for messages.
+
+    Raises:
+        SweepError: no mapping, holds what JSON cannot hold, too deep, or too much.
+    """
+    if not isinstance(value, Mapping):
+        raise SweepError(f"{source}: expected a mapping of keys to values, found {type(value).__name__}")
+    copied: dict[str, Any] = plain(dict(value), source, SweepError)
+    return copied
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as e:
+        raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if len(content) > MAX_BYTES:
+        raise SweepError(f"{path}: larger than {MAX_BYTES} bytes, this is no sweep")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise SweepError(f"{path}: is not UTF-8 text: {e.reason} at byte {e.start}") from None
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    keys = [k for k, _ in pairs]
-    twice = sorted({str(k) for k in keys if keys.count(k) > 1})
-    if twice:
-        raise ValueError(f"key {twice[0]!r} stands twice")
+    for key, _ in pairs:
+        if not isinstance(key, str):
+            raise ValueError(f"key {key!r} is not a word")
+    counts = Counter(k for k, _ in pairs)
+    if len(counts) < len(pairs):
+        raise ValueError(f"key {counts.most_common(1)[0][0]!r} stands twice")
     return dict(pairs)
 
 
@@ -58,7 +91,8 @@ def _yaml(text: str) -> Any:
 
     try:
         return yaml.load(text, Loader)
-    except yaml.YAMLError as e:
+    # PyYAML's constructors fail in all these ways on ill-formed scalars with a tag of their own.
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError) as e:
         raise ValueError(" ".join(str(e).split())) from e
 
 
@@ -96,7 +130,12 @@ def _problem(problem: Any, model: type[BaseModel], source: str) -> str:
         return not_allowed(f"{source} {pointer}", problem["input"], _choices(problem))
     message = problem["msg"].removeprefix("Value error, ")
     at = f"{source} {pointer}" if place else source
-    return f"{at}: {message}" + (f", given {problem['input']!r}" if place else "")
+    return f"{at}: {message}" + (f", given {_shown(problem['input'])}" if place else "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _choices(problem: Any) -> list[str]:

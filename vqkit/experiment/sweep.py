@@ -27,6 +27,7 @@ A sweep file is JSON or YAML:
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,9 +38,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vqkit import digest
 from vqkit.errors import SweepError
-from vqkit.experiment.form import parse, read_mapping
+from vqkit.experiment.form import parse, plain_mapping, read_mapping
 
 Point = dict[str, Any]
+MAX_POINTS = 100_000
+"""A sweep of more variants than this would run for years; listing them only fills the memory."""
 BASE = "strategy"
 LABEL = "name"
 
@@ -84,6 +87,9 @@ class SweepSpec(SettingsSpec):
         for axis, values in self.axes.items():
             if axis == LABEL or not values:
                 raise ValueError(f"axes: {axis!r} " + ("holds no value" if not values else "is not an axis"))
+        combinations = math.prod(len(v) for v in self.axes.values())
+        if combinations > MAX_POINTS:
+            raise ValueError(f"axes: {combinations} combinations, at most {MAX_POINTS} can be listed")
         unknown = {k for e in self.exclude for k in e} - {k for p in _raw_points(self) for k in p}
         if unknown:
             raise ValueError(
@@ -126,7 +132,11 @@ class Sweep:
         Raises:
             SweepError: as `load`.
         """
-        sweep = cls(parse(SweepSpec, dict(value), source, SweepError), Path(base_dir).absolute(), source)
+        sweep = cls(
+            parse(SweepSpec, plain_mapping(value, source), source, SweepError),
+            Path(base_dir).absolute(),
+            source,
+        )
         sweep.points()
         return sweep
 

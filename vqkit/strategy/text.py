@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vqkit.errors import StrategyError
+from vqkit.errors import StrategyError, VqkitError
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 16
@@ -37,7 +37,7 @@ def parse(text: str, source: str) -> Any:
     return plain(value, source)
 
 
-def plain(value: Any, source: str) -> Any:
+def plain(value: Any, source: str, error: type[VqkitError] = StrategyError) -> Any:
     """A private copy made of dict, list, str, int, float, bool and None only.
 
     Tuples become lists and array scalars Python numbers, because people pass both to kwargs.
@@ -45,11 +45,12 @@ def plain(value: Any, source: str) -> Any:
     Args:
         value: anything.
         source: for messages.
+        error: the exception to raise.
 
     Raises:
-        StrategyError: something is no JSON value, too deep, or too much.
+        VqkitError: of type `error`: something is no JSON value, too deep, or too much.
     """
-    return _Copier(source).copy(value, 0)
+    return _Copier(source, error).copy(value, 0)
 
 
 def to_text(value: Any) -> str:
@@ -82,15 +83,13 @@ def _no_constant(word: str) -> Any:
 class _Copier:
     """Copies while counting; a class only to carry the count."""
 
-    def __init__(self, source: str) -> None:
-        self.source, self.nodes = source, 0
+    def __init__(self, source: str, error: type[VqkitError]) -> None:
+        self.source, self.error, self.nodes = source, error, 0
 
     def copy(self, value: Any, depth: int) -> Any:
         self.nodes += 1
         if depth > MAX_DEPTH or self.nodes > MAX_NODES:
-            raise StrategyError(
-                f"{self.source}: nested deeper than {MAX_DEPTH} or more than {MAX_NODES} values"
-            )
+            raise self.error(f"{self.source}: nested deeper than {MAX_DEPTH} or more than {MAX_NODES} values")
         if isinstance(value, dict):
             return {self.key(k): self.copy(v, depth + 1) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -99,7 +98,7 @@ class _Copier:
 
     def key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise StrategyError(f"{self.source}: the key {key!r} is not a string")
+            raise self.error(f"{self.source}: the key {key!r} is not a string")
         return self.scalar(key)
 
     def scalar(self, value: Any) -> Any:
@@ -113,13 +112,11 @@ class _Copier:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)
-        raise StrategyError(f"{self.source}: {value!r} is no JSON value")
+        raise self.error(f"{self.source}: {value!r} is no JSON value")
 
     def string(self, value: str) -> str:
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise StrategyError(
-                f"{self.source}: {value!r} holds half a character (a lone surrogate)"
-            ) from None
+            raise self.error(f"{self.source}: {value!r} holds half a character (a lone surrogate)") from None
         return value
