@@ -26,6 +26,7 @@ FLOORS = {
     "keras2": 3,
     "flow": 4,
     "experiment": 5,
+    "export": 5,
     "widgets": 6,
     "plots": 5,
     "cli": 6,
@@ -45,6 +46,8 @@ SINGLE_IMPORTERS = {
     "mlflow": {"vqkit.experiment.track"},
     "keras.src": {"vqkit.graph.keras_io"},
     "anywidget": {"vqkit.widgets.picker"},
+    "onnx": {"vqkit.export.onnx_builder"},
+    "onnxruntime": {"vqkit.export.onnx_runtime"},
 }
 MAX_LINES = 400
 

@@ -13,6 +13,7 @@ Floors; a module imports only from its own floor and those before it:
     3  graph, keras2    Keras model in, Keras model out, same function; models that Keras 2 saved
     4  flow             plan, calibrate, quantize, audit, evaluate
     5  experiment       variants, sweeps, notebooks, records, tracking, comparison
+    5  export           files for other runtimes, and the proof that they compute the same
     6  plots, widgets, cli
 
 Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow.
@@ -31,6 +32,7 @@ _WHERE = {
     "flow": (
         "Bench", "Data", "batches", "evaluate", "inspect", "make_plan", "quantize", "sqnr", "tensor_values",
     ),
+    "export": ("export",),
     "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
     "experiment.sweep": ("Sweep",),
@@ -40,6 +42,8 @@ _WHERE = {
     ),
     "experiment.runner": ("run_sweep",),
 }  # fmt: skip
+_CALLABLE = ("export",)
+"""Packages that are the function of their name as well."""
 _HOME = {name: f"vqkit.{module}" for module, names in _WHERE.items() for name in names}
 
 __all__ = [
@@ -55,6 +59,7 @@ __all__ = [
     "build_strategy",
     "changes",
     "evaluate",
+    "export",
     "first_samples",
     "inspect",
     "keep_figure",
@@ -77,7 +82,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'vqkit' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    home = import_module(_HOME[name])
+    value = home if name in _CALLABLE else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -9,6 +9,6 @@ from vqkit.cli.application import Exit, app, main
 
 # In the order in which `vqkit --help` lists their commands.
 # isort: off
-from vqkit.cli import runs, strategies, tracked, health
+from vqkit.cli import runs, strategies, tracked, health, export
 
-__all__ = ["Exit", "app", "health", "main", "runs", "strategies", "tracked"]
+__all__ = ["Exit", "app", "export", "health", "main", "runs", "strategies", "tracked"]

@@ -1,0 +1,58 @@
+"""Every format gives, in a fresh process, the outputs of the model it was written from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vqkit
+from tests import zoo
+from tests.export.common import quantized
+from vqkit.flow.quality import predict
+
+FILES = {"onnx": "m.onnx", "keras": "m.keras", "h5": "m.h5", "saved_model": "saved"}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Format -> outputs in a fresh process; "here" -> outputs of this one."""
+    folder = tmp_path_factory.mktemp("exports")
+    q = quantized("residual")
+    x = zoo.batch(zoo.build("residual"), 16, seed=1)
+    np.save(folder / "x.npy", x)
+    for name, file in FILES.items():
+        vqkit.export(q, folder / file, name)
+    script = Path(__file__).with_name("load_exports.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {"here": predict(q.model, x)} | {k: np.load(folder / f"{k}.npy") for k in FILES}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_outputs_are_identical(outputs: dict[str, np.ndarray], name: str) -> None:
+    np.testing.assert_array_equal(outputs[name], outputs["here"])
+
+
+def test_encodings_say_what_was_decided(tmp_path: Path) -> None:
+    q = quantized("residual")
+    written = json.loads(vqkit.export(q, tmp_path / "e.json").read_text("utf-8"))
+    assert set(written["tensors"]) == {r.name for r in q.plan.quantized}
+    assert set(written["float_tensors"]) == {r.name for r in q.plan.float_rows}
+    entry, params = written["tensors"]["conv1/kernel"], q.encodings["conv1/kernel"]
+    assert entry["scale"] == 2.0 ** -entry["quantize_pos"] == float(params.scale)
+    assert (entry["q_min"], entry["q_max"], entry["zero_point"]) == (-128, 127, 0)
+
+
+def test_an_older_file_is_replaced_whole(tmp_path: Path) -> None:
+    q = quantized("residual")
+    for name, file in FILES.items():
+        vqkit.export(q, tmp_path / file, name)
+        vqkit.export(q, tmp_path / file, name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES.values())

@@ -1,0 +1,61 @@
+"""The command that writes files for other runtimes: export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vqkit.cli.application import app
+from vqkit.cli.options import Base, Compat, Overrides, Runs, chosen_strategy
+
+
+@app.command("export")
+def export_(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="Key or name of a run; Keras model file; 'quickstart'."),
+    ],
+    overrides: Overrides = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="onnx, keras, h5, saved_model or encodings.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
+    strategy: Base = "pof2s",
+    data: Annotated[str, typer.Option(help="Calibration data of a MODEL, as for run.")] = "digits",
+    vitis_compat: Compat = False,
+    opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
+    rounding: Annotated[str | None, typer.Option(help="onnx: exact, or qdq.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a quantized model as a file that another runtime executes."""
+    from vqkit.export.files import FORMATS, export, format_of
+
+    name = format_of(format, output)
+    target = output or Path(f"{Path(source).stem}{FORMATS[name].suffix or '_' + name}")
+    options = {k: v for k, v in (("opset", opset), ("rounding", rounding)) if v is not None}
+    quantized = _quantized(source, strategy, overrides, data, vitis_compat, runs)
+    typer.echo(str(export(quantized, target, name, **options)))
+
+
+def _quantized(
+    source: str, strategy: str, overrides: list[str] | None, data: str, vitis_compat: bool, runs: Path
+) -> Any:
+    from vqkit.errors import StrategyError
+    from vqkit.experiment.source import MODEL_FILES, QUICKSTART, data_from_text
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.variant import Settings
+    from vqkit.export.sources import of_model, of_run
+
+    if source == QUICKSTART or Path(source).suffix in MODEL_FILES:
+        settings = Settings(vitis_compat=vitis_compat)
+        chosen = chosen_strategy(strategy, overrides)
+        return of_model(source, chosen, data_from_text(data), cache=Store.at(runs).cache, settings=settings)
+    given = [*(overrides or []), *(w for w, on in ((f"--strategy {strategy}", strategy != "pof2s"),
+             (f"--data {data}", data != "digits"), ("--vitis-compat", vitis_compat)) if on)]  # fmt: skip
+    if given:
+        raise StrategyError(
+            f"{given[0]}: run {source!r} has its own strategy and data; this belongs to a model file"
+        )
+    return of_run(source, runs)

@@ -1,0 +1,195 @@
+"""From a quantized model to plain steps, layer class by layer class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import ModelError
+from vqkit.export.forms import FORMS
+from vqkit.export.steps import Constant, Program, Shape, Step
+from vqkit.flow.solve import bake
+from vqkit.graph.ir import Layer, Node, Ref, refs
+from vqkit.graph.match import activation_name
+from vqkit.graph.simplify import WEIGHTED
+
+
+def lower(quantized: Any) -> Program:
+    """The steps of a quantized model, with its weights on their grids.
+
+    Args:
+        quantized: a `Quantized`.
+
+    Returns:
+        The program.
+
+    Raises:
+        ModelError: a layer has no form in the runtimes; it is named, with what to do.
+    """
+    return _Lowering(quantized).program()
+
+
+class Site:
+    """What a form sees of one call of a layer, and where it puts its steps.
+
+    Attributes:
+        layer: the Keras layer.
+        config: its configuration.
+        node: the call.
+    """
+
+    def __init__(self, lowering: _Lowering, node: Node) -> None:
+        self._lowering, self.node = lowering, node
+        self.layer: Layer = lowering.graph.layer_of(node)
+        self.config: Mapping[str, Any] = self.layer.config
+        given = _flat((node.args, *_tensors(node.kwargs)))
+        self.is_value = [isinstance(a, Ref) for a in given]
+        self.operands = [a.id if isinstance(a, Ref) else a for a in given]
+        self.last: int | Constant = self.operands[0]
+        self._made = 0
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.name
+
+    def shape(self, value: Any = None) -> Shape:
+        """Shape of a value; of the first operand by default."""
+        value = self.last if value is None else value
+        return value.value.shape if isinstance(value, Constant) else self._lowering.shapes[value]
+
+    @property
+    def out_shape(self) -> Shape:
+        """Shape of the node's output."""
+        return self._lowering.shapes[self.node.output]
+
+    def constant(self, tensor: str) -> Constant | None:
+        """One of the layer's weights, None where it has no such weight."""
+        return self._lowering.constant(self.layer, tensor)
+
+    def number(self, role: str, value: Any) -> Constant:
+        """A fixed array of this call that is no weight."""
+        return Constant(f"{self.name}/{role}", np.asarray(value, np.float32))
+
+    def argument(self, name: str, position: int, default: Any = None) -> Any:
+        """An argument of an operation: as called, else as the operation was made, else the default."""
+        if name in self.node.kwargs:
+            return self.node.kwargs[name]
+        if len(self.node.args) > position:
+            return self.node.args[position]
+        return getattr(self.layer.source, name, default)
+
+    def put(
+        self, kind: str, *, inputs: tuple[int | Constant, ...] | None = None, shape: Shape | None = None,
+        constants: Mapping[str, Constant | None] | None = None, **attrs: Any,
+    ) -> None:  # fmt: skip
+        """Append a step that reads the last one; `shape` where it differs from the node's output shape."""
+        self._made += 1
+        given = {k: c for k, c in (constants or {}).items() if c is not None}
+        inputs = (self.last,) if inputs is None else inputs
+        output = self._lowering.value(self.out_shape if shape is None else shape)
+        self._lowering.steps.append(
+            Step(kind, self.name if self._made == 1 else f"{self.name}.{self._made}", inputs, output, attrs,
+                 given, self.layer.name)
+        )  # fmt: skip
+        self.last = output
+
+    def refuse(self, why: str, way_out: str) -> ModelError:
+        """The error for a call that no runtime has."""
+        return ModelError(f"layer {self.name!r} ({self.layer.kind}) cannot be exported: {why}. {way_out}")
+
+
+class _Lowering:
+    def __init__(self, quantized: Any) -> None:
+        self.quantized, self.graph = quantized, quantized.graph
+        self.baked = bake(quantized.corrected, quantized.encodings, quantized.plan)
+        self.known = {r.name: r for r in quantized.plan.quantized if r.is_weight}
+        self.shapes: dict[int, Shape] = {v: tuple(x.shape) for v, x in self.graph.values.items()}
+        self.dtypes = {v: x.dtype for v, x in self.graph.values.items()}
+        self.steps: list[Step] = []
+        self._constants: dict[str, Constant] = {}
+
+    def value(self, shape: Shape) -> int:
+        fresh = max(self.shapes) + 1
+        self.shapes[fresh], self.dtypes[fresh] = tuple(shape), "float32"
+        return fresh
+
+    def constant(self, layer: Layer, tensor: str) -> Constant | None:
+        name = f"{layer.name}/{tensor}"
+        if tensor not in layer.weights:
+            return None
+        if name not in self._constants:
+            weights = self.baked.layers[layer.name].weights
+            params = self.quantized.encodings[name] if name in self.known else None
+            self._constants[name] = Constant(name, np.asarray(weights[tensor], np.float32), params)
+        return self._constants[name]
+
+    def program(self) -> Program:
+        for node in self.graph.nodes:
+            self._visit(node)
+        inputs = dict(self.graph.inputs)
+        return Program(self.graph.name, inputs, self._outputs(), tuple(self.steps), self.shapes, self.dtypes)
+
+    def _visit(self, node: Node) -> None:
+        layer = self.graph.layer_of(node)
+        _refuse_strange(node, layer)
+        if node.layer in self.quantized.rows:
+            row = self.quantized.rows[node.layer]
+            (source,) = node.inputs
+            attrs = {"params": self.quantized.encodings[row.name]}
+            self.steps.append(
+                Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name)
+            )
+            return
+        site, before = Site(self, node), len(self.steps)
+        form: Callable[[Site], None] | None = FORMS.get(layer.kind)
+        if form is None:
+            raise site.refuse(
+                "it has no form in ONNX, TFLite or integers that vqkit knows",
+                "Export format keras, h5 or saved_model instead, or replace the layer; "
+                f"known classes: {', '.join(sorted(FORMS))}",
+            )
+        form(site)
+        if layer.kind in WEIGHTED or layer.kind in _FUSING:
+            _activate(site)
+        if len(self.steps) == before:
+            site.put("identity")
+        last = self.steps[-1]
+        self.steps[-1] = Step(last.kind, last.name, last.inputs, node.output, last.attrs, last.constants,
+                              last.layer, last.row)  # fmt: skip
+
+    def _outputs(self) -> dict[str, int]:
+        ids = self.graph.outputs
+        names = [f"output_{i}" if len(ids) > 1 else "output" for i in range(len(ids))]
+        return dict(zip(names, ids, strict=True))
+
+
+_FUSING = ("Conv1D", "Conv3D", "SeparableConv1D", "SeparableConv2D", "DepthwiseConv1D")
+
+
+def _activate(site: Site) -> None:
+    if activation_name(site.layer) != "linear":
+        FORMS["Activation"](site)
+
+
+def _refuse_strange(node: Node, layer: Layer) -> None:
+    where = f"layer {node.name!r} ({layer.kind}) cannot be exported"
+    if layer.config.get("data_format") == "channels_first":
+        raise ModelError(f"{where}: it is channels_first. Build the model with channels_last; its ONNX file "
+                         "is channels_first inside all the same")  # fmt: skip
+    if len(node.outputs) != 1:
+        raise ModelError(
+            f"{where}: it has {len(node.outputs)} outputs. Export format keras, h5 or saved_model"
+        )
+
+
+def _tensors(kwargs: Mapping[str, Any]) -> list[Any]:
+    return [v for v in kwargs.values() if any(True for _ in refs(v))]
+
+
+def _flat(structure: Any) -> list[Any]:
+    if isinstance(structure, (list, tuple)):
+        return [leaf for item in structure for leaf in _flat(item)]
+    return [structure]

@@ -1,0 +1,172 @@
+"""Collects the nodes of an ONNX graph; the only module that imports `onnx`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import ModelError
+
+OLDEST_OPSET = 11
+_INT4_OPSET = 21
+_PER_CHANNEL_OPSET = 13
+
+
+class Builder:
+    """An ONNX graph in the making.
+
+    Args:
+        opset: version of the operator set.
+
+    Raises:
+        ModelError: `onnx` is missing, or does not know the opset.
+    """
+
+    def __init__(self, opset: int) -> None:
+        try:
+            import onnx
+        except ImportError as error:
+            raise ModelError("ONNX files need the package onnx: install vqkit[onnx]") from error
+        newest = onnx.defs.onnx_opset_version()
+        if not OLDEST_OPSET <= opset <= newest:
+            raise ModelError(
+                f"onnx_opset_version: {opset} is not allowed. Allowed: {OLDEST_OPSET} to {newest}"
+            )
+        self.opset = opset
+        self._onnx, self._nodes = onnx, list[Any]()
+        self._constants: dict[str, Any] = {}
+        self._names: dict[str, int] = {}
+
+    # --- names and constants ---
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing has yet, `name` if possible."""
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return name if count == 0 else self.fresh(f"{name}_{count}")
+
+    def constant(self, array: Any, name: str) -> str:
+        """An initializer; an equal one of that name is used again."""
+        array = np.asarray(array)
+        known = self._constants.get(name)
+        if known is not None:
+            old = self._onnx.numpy_helper.to_array(known)
+            if old.dtype == array.dtype and old.shape == array.shape and np.array_equal(old, array):
+                return name
+        name = self.fresh(name)
+        self._constants[name] = self._onnx.numpy_helper.from_array(
+            np.ascontiguousarray(array).reshape(array.shape), name
+        )
+        return name
+
+    def integers(
+        self, codes: np.ndarray, bits: int, unsigned: bool, name: str, *, packed: bool = False
+    ) -> str:
+        """An initializer of integers in the narrowest type that holds them and that the opset has."""
+        kind = self.integer_type(bits, unsigned, packed=packed)
+        if kind in ("INT4", "UINT4"):
+            name = self.fresh(name)
+            data_type = getattr(self._onnx.TensorProto, kind)
+            self._constants[name] = self._onnx.helper.make_tensor(
+                name, data_type, codes.shape, codes.ravel().tolist()
+            )
+            return name
+        return self.constant(codes.astype(kind.lower()), name)
+
+    def integer_type(self, bits: int, unsigned: bool, *, packed: bool = False) -> str:
+        """Name of the narrowest ONNX type with that many bits; two to a byte only where `packed`.
+
+        Activations are never packed: ONNX Runtime 1.32 refuses a ReLU in front of a QuantizeLinear to int4.
+        """
+        width = (
+            4
+            if packed and bits <= 4 and self.opset >= _INT4_OPSET
+            else next(w for w in (8, 16, 32) if bits <= w)
+        )
+        return f"{'U' if unsigned else ''}INT{width}"
+
+    def quantizes_to(self, bits: int) -> bool:
+        """Whether QuantizeLinear of this opset makes integers of that many bits."""
+        return bits <= 8 or (bits <= 16 and self.opset >= _INT4_OPSET)
+
+    def dequantizes(self, bits: int, unsigned: bool, *, per_channel: bool) -> bool:
+        """Whether DequantizeLinear of this opset reads such integers."""
+        fits = self.quantizes_to(bits) or (bits > 16 and not unsigned)
+        return fits and (not per_channel or self.opset >= _PER_CHANNEL_OPSET)
+
+    # --- nodes ---
+
+    def op(self, kind: str, inputs: Sequence[str], name: str, **attrs: Any) -> str:
+        """Append a node with one output; returns the output's name."""
+        output = self.fresh(name)
+        attrs = {k: v for k, v in attrs.items() if v is not None}
+        self._nodes.append(
+            self._onnx.helper.make_node(kind, list(inputs), [output], name=f"{kind}:{output}", **attrs)
+        )
+        return output
+
+    def with_axes(
+        self, kind: str, x: str, axes: Sequence[int], name: str, *, since: int, **attrs: Any
+    ) -> str:
+        """A node whose axes were an attribute before opset `since` and are an input from then on."""
+        if self.opset < since:
+            return self.op(kind, [x], name, axes=list(axes), **attrs)
+        return self.op(
+            kind,
+            [x, self.constant(np.asarray(axes, np.int64), f"axes_{'_'.join(map(str, axes))}")],
+            name,
+            **attrs,
+        )
+
+    def cast(self, x: str, kind: str, name: str) -> str:
+        """A node that changes the type."""
+        return self.op("Cast", [x], name, to=getattr(self._onnx.TensorProto, kind))
+
+    def rename(self, old: str, name: str) -> str:
+        """The same value under a name of its own."""
+        return self.op("Identity", [old], name)
+
+    # --- the model ---
+
+    def model(
+        self, *, graph_name: str, inputs: Mapping[str, tuple[Sequence[int | None], str]],
+        outputs: Mapping[str, tuple[Sequence[int | None], str]], metadata: Mapping[str, str],
+        values: Sequence[str] = (),
+    ) -> Any:  # fmt: skip
+        """Check the graph and make a model of it.
+
+        Args:
+            graph_name: its name.
+            inputs: name -> shape and dtype.
+            outputs: name -> shape and dtype.
+            metadata: key -> text.
+            values: further values to be outputs, for looking at.
+
+        Returns:
+            The ONNX model.
+        """
+        helper, proto = self._onnx.helper, self._onnx.TensorProto
+
+        def info(name: str, shape: Sequence[int | None], dtype: str) -> Any:
+            kind = getattr(proto, {"float32": "FLOAT"}.get(dtype, dtype.upper()))
+            sizes = ["batch" if i == 0 else f"{name}_{i}" if n is None else n for i, n in enumerate(shape)]
+            return helper.make_tensor_value_info(name, kind, sizes)
+
+        graph = helper.make_graph(
+            self._nodes, graph_name, [info(k, *v) for k, v in inputs.items()],
+            [*(info(k, *v) for k, v in outputs.items()), *map(helper.make_empty_tensor_value_info, values)],
+            list(self._constants.values()),
+        )  # fmt: skip
+        opset = helper.make_opsetid("", self.opset)
+        model = helper.make_model(graph, opset_imports=[opset], producer_name="vqkit",
+                                  ir_version=helper.find_min_ir_version_for([opset]))  # fmt: skip
+        helper.set_model_props(model, dict(metadata))
+        if values:
+            model = self._onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        self._onnx.checker.check_model(model, full_check=True)
+        if model.ByteSize() >= 2**31:
+            size = model.ByteSize() / 2**30
+            raise ModelError(f"an ONNX file holds 2 GiB, the model has {size:.1f} GiB")
+        return model

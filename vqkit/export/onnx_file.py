@@ -1,0 +1,85 @@
+"""A quantized model as an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vqkit.errors import ModelError, not_allowed
+from vqkit.export.encodings import encodings_of
+from vqkit.export.lowering import lower
+from vqkit.export.onnx_builder import Builder
+from vqkit.export.onnx_layout import FIRST, LAST, Writer
+from vqkit.export.steps import Program
+
+DEFAULT_OPSET = 21
+ROUNDINGS = ("exact", "qdq")
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxModel:
+    """An ONNX model with what is needed to compare it.
+
+    Attributes:
+        model: the `onnx.ModelProto`.
+        tensors: plan row name -> (tensor name, whether its channels come first).
+    """
+
+    model: Any
+    tensors: Mapping[str, tuple[str, bool]]
+
+
+def to_onnx(
+    quantized: Any, *, opset: int = DEFAULT_OPSET, rounding: str = "exact", intermediate: bool = False,
+    program: Program | None = None,
+) -> OnnxModel:  # fmt: skip
+    """Write a quantized model as an ONNX graph.
+
+    Args:
+        quantized: a `Quantized`.
+        opset: version of the operator set; 11 and later. int16 and int4 need 21, per-channel pairs 13: older
+            ones get floats with the same values.
+        rounding: "exact" puts the simulation's rounding in front of each QuantizeLinear, so that the graph
+            computes what the simulation computes; "qdq" writes bare pairs, which integer runtimes fuse and
+            which round ties to even: one code apart at ties.
+        intermediate: give every quantized tensor as an output as well.
+        program: the lowered model, if it is at hand.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: a layer has no form in ONNX, or `onnx` is missing.
+    """
+    if rounding not in ROUNDINGS:
+        raise ModelError(not_allowed("rounding", rounding, ROUNDINGS))
+    program = lower(quantized) if program is None else program
+    builder = Builder(opset)
+    writer = Writer(program, builder, exact=rounding == "exact")
+    writer.write()
+    outputs = {}
+    for name, value in program.outputs.items():
+        source = writer.read(value, LAST)
+        outputs[builder.rename(source, name)] = (program.shapes[value], program.dtypes[value])
+    tensors = {
+        s.row: (writer.names[s.output, writer.home[s.output]], writer.home[s.output] == FIRST)
+        for s in program.quantizers
+    }
+    model = builder.model(
+        graph_name=program.name,
+        inputs={k: (program.shapes[v], program.dtypes[v]) for k, v in program.inputs.items()},
+        outputs=outputs,
+        values=[name for name, _ in tensors.values()] if intermediate else (),
+        metadata={"vqkit.encodings": json.dumps(encodings_of(quantized)), "vqkit.rounding": rounding},
+    )
+    return OnnxModel(model, tensors)
+
+
+def write_onnx(quantized: Any, path: Path, **options: Any) -> None:
+    """Write the file; options as `to_onnx`."""
+    from vqkit.experiment.store import write_bytes
+
+    write_bytes(path, to_onnx(quantized, **options).model.SerializeToString(deterministic=True))

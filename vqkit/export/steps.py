@@ -1,0 +1,152 @@
+"""A quantized graph as plain steps: the few dozen operations that every runtime has.
+
+Keras says the same thing in many ways (a fused activation, a ReLU layer, `keras.ops.relu`); here each thing
+is said once, with explicit padding, so that a writer needs one function for each kind of step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vqkit.primitives import grid
+from vqkit.primitives.qparams import QParams
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A weight, bias or fixed number.
+
+    Attributes:
+        name: `<layer>/<tensor>`, unique in the model.
+        value: float32, as the simulation uses it.
+        params: its quantizer; None where it is a float.
+    """
+
+    name: str
+    value: np.ndarray
+    params: QParams | None = None
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """Integers of a quantized constant, int64, zero point included."""
+        assert self.params is not None
+        return codes_of(self.value, self.params)
+
+
+def codes_of(value: np.ndarray, params: QParams) -> np.ndarray:
+    """The integers that stand for values which lie on a grid.
+
+    Args:
+        value: float32, on the grid of `params`.
+        params: the quantizer that put it there.
+
+    Returns:
+        int64, shape of `value`: q of `value = (q - zero_point) * scale`.
+    """
+    step = np.asarray(params.scale, np.float64)
+    steps = np.divide(value, step, out=np.zeros(np.shape(value)), where=step > 0)
+    # Above 24 bits the highest code is no float32; its value is that of the code above it.
+    return np.clip(np.rint(steps) + params.zero_point, params.spec.q_min, params.spec.q_max).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operation on values.
+
+    Attributes:
+        kind: what it does; see `KINDS`.
+        name: of the node it comes from; unique together with `output`.
+        inputs: value ids; a constant operand is a `Constant`.
+        output: value id.
+        attrs: what the kind needs, in Keras' layout (channels last).
+        constants: role -> constant.
+        layer: name of the Keras layer.
+        row: plan row of a quantize step.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[int | Constant, ...]
+    output: int
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    layer: str = ""
+    row: str = ""
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Ids of the values it reads."""
+        return tuple(v for v in self.inputs if isinstance(v, int))
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """All steps of a quantized model.
+
+    Attributes:
+        name: the model's name.
+        inputs: input name -> value id.
+        outputs: output name -> value id.
+        steps: in topological order.
+        shapes: value id -> shape, batch first.
+        dtypes: value id -> dtype.
+        encodings: value id of a quantized value -> its quantizer.
+    """
+
+    name: str
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    steps: tuple[Step, ...]
+    shapes: Mapping[int, Shape]
+    dtypes: Mapping[int, str]
+
+    @cached_property
+    def producers(self) -> dict[int, Step]:
+        """Value id -> the step that makes it."""
+        return {s.output: s for s in self.steps}
+
+    @cached_property
+    def readers(self) -> dict[int, list[Step]]:
+        """Value id -> the steps that read it."""
+        found: dict[int, list[Step]] = {v: [] for v in self.shapes}
+        for step in self.steps:
+            for v in dict.fromkeys(step.values):
+                found[v].append(step)
+        return found
+
+    @cached_property
+    def grids(self) -> dict[int, QParams]:
+        """Value id -> the grid its values lie on, where they lie on one."""
+        found: dict[int, QParams] = {}
+        for step in self.steps:
+            given = [found.get(v) for v in step.values]
+            if step.kind == "quantize":
+                found[step.output] = step.attrs["params"]
+            elif step.kind in KEEPS_GRID and given and given[0] is not None and _per_tensor(given[0]):
+                found[step.output] = given[0]
+        return found
+
+    @property
+    def quantizers(self) -> Iterator[Step]:
+        """The quantize steps, in order."""
+        return (s for s in self.steps if s.kind == "quantize")
+
+
+def _per_tensor(params: QParams) -> bool:
+    return not params.spec.per_channel
+
+
+KEEPS_GRID = ("max_pool", "global_max", "pad", "crop", "reshape", "transpose", "repeat", "identity")
+"""Steps whose outputs are some of their inputs (or zeros): a tensor on a grid stays on it."""
+
+
+def framework(params: QParams) -> bool:
+    """Whether TensorFlow's own fake-quant op computes this quantizer."""
+    return grid.framework_kernel(params.spec)
