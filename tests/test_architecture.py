@@ -25,6 +25,7 @@ FLOORS = {
     "graph": 3,
     "keras2": 3,
     "flow": 4,
+    "train": 4.5,
     "experiment": 5,
     "export": 5,
     "widgets": 6,

@@ -12,6 +12,7 @@ Floors; a module imports only from its own floor and those before it:
     2  strategy         what the user wants: the 2.5 JSON, loaded, validated, changed, dumped
     3  graph, keras2    Keras model in, Keras model out, same function; models that Keras 2 saved
     4  flow             plan, calibrate, quantize, audit, evaluate
+    4½ train            a model that learns with its quantization in place
     5  experiment       variants, sweeps, notebooks, records, tracking, comparison
     5  export           files for other runtimes, and the proof that they compute the same
     6  plots, widgets, cli
@@ -41,6 +42,7 @@ _WHERE = {
         "changes", "first_samples", "keep_figure", "record", "run_inputs", "score", "title", "worst_tensors",
     ),
     "experiment.runner": ("run_sweep",),
+    "train": ("deploy_model", "qat_model"),
 }  # fmt: skip
 _CALLABLE = ("export",)
 """Packages that are the function of their name as well."""
@@ -58,6 +60,7 @@ __all__ = [
     "batches",
     "build_strategy",
     "changes",
+    "deploy_model",
     "evaluate",
     "export",
     "first_samples",
@@ -67,6 +70,7 @@ __all__ = [
     "load_model",
     "make_plan",
     "model_path",
+    "qat_model",
     "quantize",
     "record",
     "run_inputs",

@@ -305,12 +305,15 @@ def _flat(outputs: Any) -> tuple[Any, ...]:
     return tuple(tree.flatten(outputs))
 
 
-def raise_model(graph: Graph, live: Mapping[str, Any] | None = None) -> Any:
+def raise_model(
+    graph: Graph, live: Mapping[str, Any] | None = None, make: Callable[..., Any] | None = None
+) -> Any:
     """An ordinary functional Keras model that computes the graph.
 
     Args:
         graph: what to build.
         live: live objects to build it from; new ones by default.
+        make: called with inputs, outputs and name; `keras.Model` by default.
 
     Returns:
         A `keras.Model` with the graph's input names and nesting.
@@ -326,7 +329,7 @@ def raise_model(graph: Graph, live: Mapping[str, Any] | None = None) -> Any:
     outputs = replay(graph, live, tensors, symbolic=True)
     by_id = {graph.inputs[name]: t for name, t in tensors.items()}
     inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
-    return keras.Model(inputs, outputs, name=graph.name)
+    return (make or keras.Model)(inputs, outputs, name=graph.name)
 
 
 def named_inputs(graph: Graph, batch: Any) -> dict[str, Any]:
