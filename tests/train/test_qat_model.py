@@ -49,8 +49,10 @@ def trained(
     return model
 
 
-@pytest.mark.parametrize("strategy", ["pof2s_tqt", "fsx"])
-@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [*((name, "pof2s_tqt") for name in zoo.NAMES), ("residual", "fsx"), ("concat", "fs")],
+)
 def test_untrained_it_is_the_quantized_model_before_and_after_deployment(name, strategy):
     net = zoo.build(name)
     x = zoo.batch(net, 8)
