@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,11 +18,19 @@ import pytest
 
 from tests.experiment.pretend import diary, resolved
 from vqkit.errors import SweepError
+from vqkit.experiment import runner
 from vqkit.experiment import store as st
-from vqkit.experiment.runner import Options, run_sweep, steps
+from vqkit.experiment.environment import cores
+from vqkit.experiment.runner import steps
 from vqkit.experiment.store import Status, Store
 
 ROOT = Path(__file__).resolve().parents[2]
+# What pretends needs no TensorFlow, which every warm kernel loads; test_warm.py has those.
+Options = partial(runner.Options, warm=None)
+
+
+def run_sweep(sweep, runs, options=None, **more):
+    return runner.run_sweep(sweep, runs, options or Options(), **more)
 
 
 def statuses(outcome) -> dict[str, str]:
@@ -91,7 +100,8 @@ def test_two_workers_run_at_once_and_each_variant_once(runs):
     assert lines[0].startswith("begin")
     assert lines[1].startswith("begin")
     assert len({r.pid for r in outcome.ran}) == 2
-    assert {r.environment["threads"] for r in outcome.ran} == {max(1, (os.cpu_count() or 1) // 2)}
+    assert {r.environment["threads"] for r in outcome.ran} == {max(1, cores() // 2)}
+    assert {r.environment["kernel"] for r in outcome.ran} == {"fresh"}
 
 
 def test_a_dead_worker_costs_its_variant_only(runs):
@@ -145,7 +155,8 @@ def start(runs: Store, *variants: dict, jobs: int = 1) -> subprocess.Popen:
         from tests.experiment.pretend import resolved
         from vqkit.experiment.runner import Options, run_sweep
         from vqkit.experiment.store import Store
-        outcome = run_sweep(resolved(*{variants!r}), Store.at({str(runs.root)!r}), Options(jobs={jobs}))
+        options = Options(jobs={jobs}, warm=None)
+        outcome = run_sweep(resolved(*{variants!r}), Store.at({str(runs.root)!r}), options)
         sys.exit(130 if outcome.interrupted else 0)
     """
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, start_new_session=True)

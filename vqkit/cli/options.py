@@ -28,6 +28,7 @@ Jobs = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate and list the variants, run nothing.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Start nothing after the first failure.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed variants again.")]
+Cold = Annotated[bool, typer.Option("--cold", help="A fresh kernel for each variant.")]
 Pair = Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Keys or names of two runs.")]
 Where = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs with this value.")]
 Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds for one variant.")]

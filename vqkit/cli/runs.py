@@ -11,6 +11,7 @@ import typer
 from vqkit.cli.application import Exit, app
 from vqkit.cli.options import (
     Base,
+    Cold,
     Compat,
     DryRun,
     FailFast,
@@ -40,6 +41,7 @@ def sweep(
     fail_fast: FailFast = False,
     retry_failed: RetryFailed = False,
     timeout: Timeout = None,
+    cold: Cold = False,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_track: NoTrack = False,
@@ -47,18 +49,22 @@ def sweep(
 ) -> None:
     """Run all variants of a sweep that are not finished."""
     from vqkit.experiment.console import forecast, step_table
+    from vqkit.experiment.environment import sharing
     from vqkit.experiment.report import conclude
     from vqkit.experiment.runner import Options, default_jobs, run_sweep, steps
     from vqkit.experiment.store import Store
     from vqkit.experiment.validate import resolve
+    from vqkit.experiment.warm.kernel import Limits
 
     store = Store.at(runs)
     resolved = resolve(load_sweep(file), store.cache, notebook=notebook)
-    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout)
+    warm = None if cold else Limits()
+    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm)
     todo = steps(resolved, store, retry_failed=retry_failed)
     if dry_run:
         typer.echo(step_table(todo))
     typer.echo(forecast(todo, options.jobs))
+    typer.echo(f"{sharing(options.jobs)}; {'a fresh kernel for each variant' if cold else 'warm kernels'}")
     if dry_run:
         return
     code = run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
@@ -141,7 +147,7 @@ def run(
         "batch_size": batch_size, "steps": steps, "seed": seed,
     }  # fmt: skip
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
-    options = Options(retry_failed=True, timeout=timeout)
+    options = Options(retry_failed=True, timeout=timeout, warm=None)
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")

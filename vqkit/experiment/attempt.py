@@ -9,13 +9,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import RecordError
 from vqkit.experiment import environment, notebook, store
 from vqkit.experiment.measure import ATTEMPT
 from vqkit.experiment.notebook import Failure
 from vqkit.experiment.store import RunRecord, Status, Store
+
+if TYPE_CHECKING:
+    from vqkit.experiment.warm.kernel import Kernel
 
 NOTEBOOK = "notebook.ipynb"
 TRACEBACK = "traceback.txt"
@@ -52,11 +55,12 @@ class Job:
         return asdict(self)
 
 
-def run(job: Job) -> RunRecord:
+def run(job: Job, kernel: Kernel | None = None) -> RunRecord:
     """Make one variant's record, unless it is finished by the time its folder is free.
 
     Args:
         job: what to run.
+        kernel: a warm one to run it in; None for a fresh one.
 
     Returns:
         The record, FINISHED or FAILED, as it stands on disk.
@@ -64,7 +68,7 @@ def run(job: Job) -> RunRecord:
     runs = Store(Path(job.runs))
     folder = runs.variant_dir(job.key)
     with store.lock(folder):
-        return _done_before(runs, job.key) or _execute(runs, job, folder)
+        return _done_before(runs, job.key) or _execute(runs, job, folder, kernel)
 
 
 def _done_before(runs: Store, key: str) -> RunRecord | None:
@@ -98,19 +102,19 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
     return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
 
 
-def _execute(runs: Store, job: Job, folder: Path) -> RunRecord:
+def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunRecord:
     _clear(folder)
     store.write_json(folder / ARTIFACTS["strategy"], dict(job.strategy))
     record = RunRecord(
         job.key, job.name, Status.RUNNING, dict(job.inputs), job.sweep, started=store.now(), pid=os.getpid(),
-        attempt=secrets.token_hex(8), environment=environment.describe(),
+        attempt=secrets.token_hex(8), environment={**environment.describe(), "kernel": _kind(kernel)},
     )  # fmt: skip
     runs.write(record)
     began = time.perf_counter()
     parameters = {**job.parameters, "run_dir": str(folder), "cache": str(runs.cache)}
     env = {ATTEMPT: record.attempt}
     try:
-        failure = notebook.execute(job.notebook, folder / NOTEBOOK, parameters, env=env)
+        failure = notebook.execute(job.notebook, folder / NOTEBOOK, parameters, env=env, kernel=kernel)
         metrics = _result(folder, record) if failure is None else {}
     except Exception as e:
         failure, metrics = Failure(type(e).__name__, str(e), None, f"{type(e).__name__}: {e}\n"), {}
@@ -118,6 +122,11 @@ def _execute(runs: Store, job: Job, folder: Path) -> RunRecord:
         return _failed(runs, record, failure)
     metrics["seconds_total"] = time.perf_counter() - began
     return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
+
+
+def _kind(kernel: Kernel | None) -> str:
+    """For the record: in what kernel, and how many variants had been through it before."""
+    return f"warm, {kernel.served} before" if kernel is not None and kernel.served else "fresh"
 
 
 def _clear(folder: Path) -> None:

@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
         "vqkit": __version__,
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "threads": int(os.environ.get(THREADS[0], os.cpu_count() or 1)),
+        "threads": int(os.environ.get(THREADS[0], cores())),
         "switches": {name: os.environ[name] for name in SWITCHES if name in os.environ},
         "git": git_state(Path.cwd()),
     }
@@ -87,15 +87,42 @@ def _stderr_held_back() -> Iterator[None]:
             os.close(saved)
 
 
+def cores() -> int:
+    """Cores that this process may use: of the machine, less what an affinity or a container's quota takes."""
+    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return known
+    return known if quota == "max" else max(1, min(known, round(int(quota) / int(period))))
+
+
 def for_workers(jobs: int) -> dict[str, str]:
     """The whole environment of a worker and its kernels: quiet, cores shared out, this vqkit importable.
 
+    Threads that the user has set already stay as they are.
+
     Args:
-        jobs: how many workers run at once.
+        jobs: how many workers run at once on this machine.
     """
-    share = str(max(1, (os.cpu_count() or 1) // jobs))
-    threads = {name: os.environ.get(name, share) for name in THREADS}
+    threads = {name: os.environ.get(name, str(_share(jobs))) for name in THREADS}
     return {**os.environ, **quiet(), **threads, **import_path()}
+
+
+def _share(jobs: int) -> int:
+    return max(1, cores() // jobs)
+
+
+def sharing(jobs: int) -> str:
+    """How many workers run on how many cores, for people."""
+    workers = f"{jobs} workers at once" if jobs > 1 else "1 worker"
+    own = [f"{name}={os.environ[name]}" for name in THREADS if name in os.environ]
+    if own:
+        return f"{workers} on {cores()} cores; threads as set: {', '.join(own)}"
+    share = _share(jobs)
+    each = f"{share} of {cores()} cores" + (" each" if jobs > 1 else "")
+    crowded = "; more workers than cores" if jobs > cores() else ""
+    return f"{workers}, {each}{crowded}"
 
 
 def import_path() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,17 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import NotebookError, not_allowed
 from vqkit.experiment.environment import import_path
+from vqkit.experiment.warm import kernel as kernels
 from vqkit.resources import resource_dir
+
+if TYPE_CHECKING:
+    from vqkit.experiment.warm.kernel import Kernel
 
 TAG = "parameters"
 ENGINE = "vqkit"
-# A unix socket's path may hold about 107 bytes, and the kernel adds to ours.
-_SOCKET_PATH = 80
 # Names that scripts from before the notebooks were numbered still ask for.
 _FORMER = {"run_variant.ipynb": "20_run_variant.ipynb", "compare_runs.ipynb": "40_compare_runs.ipynb"}
 
@@ -119,8 +120,9 @@ def execute(
     parameters: Mapping[str, Any],
     *,
     env: Mapping[str, str] | None = None,
+    kernel: Kernel | None = None,
 ) -> Failure | None:
-    """Run a notebook in a fresh kernel of this Python and keep the executed copy, also when it fails.
+    """Run a notebook in a kernel of this Python and keep the executed copy, also when it fails.
 
     Neither papermill's metadata nor a missing exception prove success (a dead kernel looks completed), so the
     caller must also see the result that the last cell wrote.
@@ -130,6 +132,7 @@ def execute(
         target: where the executed copy goes; its folder is the kernel's working directory.
         parameters: name -> JSON value.
         env: added to this process's environment in the kernel.
+        kernel: a warm one, which stays alive if it is found clean; None starts a fresh one and ends it.
 
     Returns:
         None, or why it did not reach its end.
@@ -143,17 +146,23 @@ def execute(
     _register()
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    failure: Failure | None = Failure("Interrupted", "")
     try:
         with _quiet():
             papermill.execute_notebook(
                 str(source), str(target), parameters=dict(parameters), engine_name=ENGINE, progress_bar=False,
                 kernel_name="python3", kernel_env=dict(env or {}), kernel_cwd=str(target.parent.resolve()),
+                warm=kernel,
             )  # fmt: skip
+        failure = None
     except KeyboardInterrupt:
         raise
     except BaseException as e:
-        return _failure(e, target)
-    return None
+        failure = _failure(e, target)
+    finally:
+        if kernel is not None:
+            kernel.take_back(failed=failure is not None)
+    return failure
 
 
 def _failure(e: BaseException, target: Path) -> Failure:
@@ -203,41 +212,37 @@ def _register() -> None:
     from papermill.engines import NBClientEngine, papermill_engines
     from papermill.log import logger
 
+    def client(nb_man: Any, manager: Any) -> Any:
+        return PapermillNotebookClient(
+            nb_man, km=manager, kernel_name="python3", timeout=None, startup_timeout=120,
+            shutdown_kernel="immediate", log=logger,
+        )  # fmt: skip
+
     class Engine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(
-            cls, nb_man: Any, kernel_name: str, *, kernel_env: Mapping[str, str], kernel_cwd: str, **_: Any
-        ) -> None:
-            with _kernel_manager() as (manager, private):
-                client = PapermillNotebookClient(
-                    nb_man, km=manager, kernel_name=kernel_name, timeout=None, startup_timeout=120,
-                    shutdown_kernel="immediate", log=logger,
-                )  # fmt: skip
+            cls, nb_man: Any, kernel_name: str, *, kernel_env: Mapping[str, str], kernel_cwd: str,  # noqa: ARG003
+            warm: Kernel | None, **_: Any,
+        ) -> None:  # fmt: skip
+            if warm is not None:
+                manager, connection = warm.lend(kernel_env, kernel_cwd)
+                borrowing = client(nb_man, manager)
+                # A second connection would take the replies that are meant for this one.
+                borrowing.kc = connection
+                borrowing.execute(cleanup_kc=False)
+                return
+            with _fresh() as (manager, private):
                 # A manager from outside is left running unless cleanup is asked for.
                 env = {**os.environ, **import_path(), **private, **kernel_env}
-                client.execute(cwd=kernel_cwd, env=env, cleanup_kc=True)
+                client(nb_man, manager).execute(cwd=kernel_cwd, env=env, cleanup_kc=True)
 
     papermill_engines.register(ENGINE, Engine)
 
 
 @contextmanager
-def _kernel_manager() -> Iterator[tuple[Any, dict[str, str]]]:
-    """A kernel manager for this interpreter, and the environment that keeps the user's home out of it."""
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> Any:  # noqa: ARG002
-            launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=launch, display_name="Python 3", language="python")
-
+def _fresh() -> Iterator[tuple[Any, dict[str, str]]]:
     folder = tempfile.mkdtemp(prefix="vq")
     try:
-        short = os.name == "posix" and len(folder) < _SOCKET_PATH
-        manager = AsyncKernelManager(
-            kernel_name="python3", kernel_spec_manager=ThisPython(), transport="ipc" if short else "tcp",
-            connection_file=str(Path(folder, "k.json")),
-        )  # fmt: skip
-        yield manager, {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        yield kernels.manager(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -37,6 +37,26 @@ def wilson(
     return np.clip(np.minimum(centre - half, p), 0, 1), np.clip(np.maximum(centre + half, p), 0, 1)
 
 
+def clopper_pearson(hits: int, n: int, *, error: float) -> tuple[float, float]:
+    """Exact one-sided bounds of a proportion: each is wrong with a chance of at most `error`.
+
+    Args:
+        hits: samples that count.
+        n: all samples.
+        error: 0..1.
+
+    Returns:
+        Lower and upper bound.
+
+    Source: C. J. Clopper and E. S. Pearson, The Use of Confidence or Fiducial Limits, 1934.
+    """
+    from scipy.special import betaincinv
+
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, error))
+    high = 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - error))
+    return low, high
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided McNemar test: could the samples that one of two models gets right be chance.
 

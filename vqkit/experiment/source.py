@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vqkit import digest
 from vqkit.errors import DataError, ModelError, VqkitError, not_allowed
 from vqkit.experiment.environment import load_tensorflow
+from vqkit.experiment.warm import kept
 from vqkit.flow.data import Data, map_inputs
 
 QUICKSTART = "quickstart"
@@ -58,12 +60,39 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
         base_dir: relative paths start here.
 
     Returns:
-        The data, checked, with their digest.
+        The data, checked, with their digest; the arrays are read-only.
 
     Raises:
         DataError: unknown form or key, missing file or array, or unusable values.
     """
     ref = absolute_data(ref, base_dir)
+    # The digest of what was loaded is checked against the run's before anything is recorded.
+    stamps = [_stamp(ref[k].rpartition(".py:")[0] + ".py" if k == "loader" else ref[k])
+              for k in ("npz", "loader") if k in ref]  # fmt: skip
+    return kept.once("data", (digest.of_json(ref), *stamps), lambda: _read_only(_load(ref)))
+
+
+def _stamp(path: str | Path) -> tuple[Any, ...]:
+    """Changes whenever a file does, or one in a folder."""
+    path = Path(path)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    found = [(str(f), f.stat()) for f in files if f.exists()]
+    return str(path), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in found)
+
+
+def _read_only(data: Data) -> Data:
+    """The same arrays as views that nobody can write through: what is measured must be what was digested."""
+
+    def locked(array: Any, _: str) -> Any:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    parts = {part: map_inputs(locked, getattr(data, part)) for part in ("x_calib", "x_eval", "y_eval")}
+    return replace(data, **parts)
+
+
+def _load(ref: Any) -> Data:
     if isinstance(ref, str):
         from vqkit.experiment.quickstart import quickstart_data
 
@@ -231,4 +260,6 @@ def load_model(
     load_tensorflow()
     from vqkit.flow import models
 
-    return models.load_model(path, custom_objects, safe_mode=safe_mode)
+    if custom_objects or not safe_mode:
+        return models.load_model(path, custom_objects, safe_mode=safe_mode)
+    return kept.once("model", _stamp(path), lambda: models.load_model(path))

@@ -22,6 +22,8 @@ A sweep file is JSON or YAML:
     batch_size: 32
     steps: null
     sqnr_images: 100
+    eval_images: null
+    screen: {images: 1000}             # try all on so many images, finish those that may be the best
 """
 
 from __future__ import annotations
@@ -58,9 +60,28 @@ class SettingsSpec(BaseModel):
     batch_size: int = Field(default=32, ge=1)
     steps: int | None = Field(default=None, ge=1)
     sqnr_images: int = Field(default=100, ge=1)
+    eval_images: int | None = Field(default=None, ge=1)
 
 
 SETTINGS = tuple(SettingsSpec.model_fields)
+
+
+class ScreenSpec(BaseModel):
+    """The form of `screen`.
+
+    Attributes:
+        images: evaluation images for the first look, a fixed random choice, the same for all variants.
+        confidence: that the best variant on all images is not ruled out.
+        calibration: of the first look; one float pass serves all variants.
+        margin: how much accuracy that calibration may add or take from a variant, 0..1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    images: int = Field(ge=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    calibration: Literal["quantized", "float"] = "float"
+    margin: float = Field(default=0.01, ge=0, le=1)
 
 
 class SweepSpec(SettingsSpec):
@@ -75,6 +96,7 @@ class SweepSpec(SettingsSpec):
     variants: list[dict[str, JsonValue]] = Field(default_factory=list)
     exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
     n: int | None = Field(default=None, ge=1)
+    screen: ScreenSpec | None = None
 
     @model_validator(mode="after")
     def _parts_fit_the_mode(self) -> SweepSpec:
@@ -149,6 +171,12 @@ class Sweep:
     def digest(self) -> str:
         """Digest of the file's content."""
         return digest.of_json(self.spec.model_dump(mode="json"))
+
+    def with_screen(self, images: int) -> Sweep:
+        """The same sweep with a first look at so many images; other keys of its `screen` stay."""
+        known = self.spec.screen.model_dump() if self.spec.screen else {}
+        value = {**self.spec.model_dump(), "screen": {**known, "images": images}}
+        return Sweep.from_dict(value, base_dir=self.base_dir, source=self.source)
 
     def points(self) -> list[Point]:
         """What each variant overrides, in a fixed order; see `expand`."""

@@ -32,6 +32,7 @@ class Settings:
         batch_size: calibration samples per batch; positions depend on it.
         steps: calibration batches; None means all.
         sqnr_images: evaluation samples for the signal-to-noise ratios.
+        eval_images: evaluation samples for the accuracy, a fixed random choice; None means all.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class Settings:
     batch_size: int = 32
     steps: int | None = None
     sqnr_images: int = 100
+    eval_images: int | None = None
 
     def set_seeds(self) -> None:
         """Seed Python, numpy and TensorFlow."""
@@ -116,14 +118,17 @@ class Variant:
         }
 
     def parameters(self) -> dict[str, Any]:
-        """The notebook's parameters, but for the run folder's."""
+        """The notebook's parameters, but for the run folder's.
+
+        A notebook that knows nothing of `eval_images` serves all sweeps that do not use it.
+        """
         return {
             "name": self.name,
             "key": self.key,
             "data": self.data.ref,
             "strategy": self.base,
             "overrides": dict(self.overrides),
-            **asdict(self.settings),
+            **{k: v for k, v in asdict(self.settings).items() if k != "eval_images" or v is not None},
         }
 
 

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vqkit.experiment.attempt import Job
+from vqkit.experiment.warm.kernel import Kernel, Limits
 
 
 class WorkerDiedError(Exception):
@@ -30,11 +32,14 @@ class Worker:
     Args:
         log: file that takes what the worker and its kernels print.
         env: the whole environment.
+        warm: keep a kernel from one variant to the next, within these limits; None starts a fresh one each.
     """
 
-    def __init__(self, log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, log: Path, env: Mapping[str, str], warm: Limits | None = None) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "vqkit.experiment.worker"]
+        if warm is not None:
+            command.append(json.dumps(asdict(warm)))
         with open(log, "ab") as f:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends its workers.
             self._process = subprocess.Popen(
@@ -81,8 +86,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
+    kernel = Kernel(Limits(**json.loads(sys.argv[1]))) if len(sys.argv) > 1 else None
     while True:
-        answers.write(json.dumps(_answer(jobs.get())) + "\n")
+        answers.write(json.dumps(_answer(jobs.get(), kernel)) + "\n")
         answers.flush()
 
 
@@ -101,11 +107,11 @@ def _kill_children() -> None:
             child.kill()
 
 
-def _answer(line: str) -> dict[str, Any]:
+def _answer(line: str, kernel: Kernel | None) -> dict[str, Any]:
     from vqkit.experiment import attempt
 
     try:
-        return attempt.run(Job(**json.loads(line))).to_json()
+        return attempt.run(Job(**json.loads(line)), kernel).to_json()
     except Exception as e:
         return {"error": {"type": type(e).__name__, "message": str(e), "cell": None}}
 

@@ -1,0 +1,112 @@
+"""A warm kernel gives the same record as a fresh one, whatever the variants before did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import psutil
+import pytest
+
+from tests.experiment.pretend import resolved
+from vqkit.experiment import attempt, notebook
+from vqkit.experiment.runner import Options, _job, run_sweep
+from vqkit.experiment.store import RunRecord, Status, Store
+from vqkit.experiment.sweep import Sweep
+from vqkit.experiment.validate import resolve
+from vqkit.experiment.warm.kernel import Kernel, Limits
+
+pytestmark = pytest.mark.slow
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+
+
+@pytest.fixture
+def kernel():
+    made = Kernel()
+    yield made
+    made.end("the test is over")
+    assert not any("ipykernel" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+
+
+def spoil(kernel: Kernel, folder: Path, do: str) -> notebook.Failure | None:
+    return notebook.execute(NOTEBOOKS / "spoils.ipynb", folder / f"{do}.ipynb", {"do": do}, kernel=kernel)
+
+
+def numbers(record: RunRecord, root: Path) -> tuple:
+    """Everything that a variant found, to the last bit, without times."""
+    folder = root / "runs" / "variants" / record.key
+    files = [json.loads((folder / f"{name}.json").read_text()) for name in ("plan", "encodings", "sqnr")]
+    with np.load(folder / "predictions.npz") as kept:
+        predictions = {k: kept[k].tolist() for k in kept.files}
+    metrics = {k: v for k, v in record.metrics.items() if not k.startswith("seconds")}
+    assert metrics["accuracy"] > 0.5
+    return metrics, files, predictions
+
+
+def story(record: RunRecord, root: Path) -> list[tuple]:
+    """The executed notebook, cell by cell: number and kinds of output."""
+    nb = nbformat.read(root / "runs" / "variants" / record.key / "notebook.ipynb", as_version=4)
+    cells = [c for c in nb.cells if c.cell_type == "code"]
+    kinds = [[(o.output_type, sorted(o.get("data", {}))) for o in c.outputs] for c in cells]
+    return [(c.execution_count, found) for c, found in zip(cells, kinds, strict=True)]
+
+
+def test_the_same_record_from_a_warm_and_from_a_fresh_kernel(tmp_path, quickstart_model_path, kernel):
+    value = {"name": "s", "model": str(quickstart_model_path), "data": "digits", "strategy": "fsx"}
+
+    def run(where: str, used: Kernel | None) -> RunRecord:
+        runs = Store.at(tmp_path / where / "runs")
+        planned = resolve(Sweep.from_dict(value), runs.cache)
+        record = attempt.run(_job(planned.planned[0], planned, runs, None), used)
+        assert record.status is Status.FINISHED, record.error
+        return record
+
+    fresh = run("fresh", None)
+    assert fresh.environment["kernel"] == "fresh"
+    expected, told = numbers(fresh, tmp_path / "fresh"), story(fresh, tmp_path / "fresh")
+    assert [number for number, _ in told] == list(range(1, len(told) + 1))
+
+    def check(where: str, served: int) -> None:
+        record = run(where, kernel)
+        assert record.environment["kernel"] == (f"warm, {served} before" if served else "fresh")
+        assert numbers(record, tmp_path / where) == expected
+        assert story(record, tmp_path / where) == told
+
+    check("first", 0)
+    check("second", 1)
+    assert spoil(kernel, tmp_path, "settings") is None
+    assert kernel.ended == []
+    check("after settings", 3)
+    assert spoil(kernel, tmp_path, "patch") is None
+    assert kernel.ended == ["changed: keras.src.layers.core.dense.Dense.call"]
+    check("after a patch", 0)
+    assert spoil(kernel, tmp_path, "data").message == "assignment destination is read-only"
+    assert kernel.ended[1:] == ["the variant failed"]
+
+
+def test_a_kernel_is_ended_for_what_it_cannot_put_back(tmp_path):
+    kernel = Kernel(Limits(variants=2, growth=1.3))
+    for do in ("source", "thread"):
+        assert spoil(kernel, tmp_path, do) is None
+    assert kernel.ended[0].startswith("changed: vqkit.")
+    assert kernel.ended[1].startswith("still running: thread Thread-")
+    for do in ("nothing", "memory", "nothing", "nothing"):
+        assert spoil(kernel, tmp_path, do) is None
+    assert kernel.ended[2].startswith("memory grew from ")
+    assert kernel.ended[3:] == ["2 variants"]
+    assert kernel.served == 0
+
+
+def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path):
+    runs = Store.at(tmp_path / "runs")
+    dies, slow = {"name": "dies", "do": "die"}, {"name": "slow", "sleep": 600}
+    outcome = run_sweep(resolved({"name": "a"}, dies, slow, {"name": "b"}), runs, Options(timeout=60))
+    assert {r.name: (str(r.status), (r.error or {}).get("type")) for r in outcome.ran} == {
+        "a": ("FINISHED", None), "dies": ("FAILED", "DeadKernelError"), "slow": ("FAILED", "Timeout"),
+        "b": ("FINISHED", None),
+    }  # fmt: skip
+    assert psutil.Process().children(recursive=True) == []
+    log = (runs.sweep_dir("s") / "worker-0.log").read_text()
+    assert "kernel ended after 2 variants: the variant failed" in log
