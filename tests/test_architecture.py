@@ -45,6 +45,7 @@ LIGHT_MODULES = (
 SINGLE_IMPORTERS = {
     "papermill": {"vqkit.experiment.notebook"},
     "mlflow": {"vqkit.experiment.track"},
+    "distributed": {"vqkit.experiment.cluster"},
     "keras.src": {"vqkit.graph.keras_io"},
     "anywidget": {"vqkit.widgets.picker"},
     "onnx": {"vqkit.export.onnx_builder"},

@@ -39,7 +39,8 @@ _WHERE = {
     "experiment.sweep": ("Sweep",),
     "experiment.variant": ("Settings", "build_strategy"),
     "experiment.measure": (
-        "changes", "first_samples", "keep_figure", "record", "run_inputs", "score", "title", "worst_tensors",
+        "changes", "first_samples", "keep_figure", "record", "run_inputs", "score", "title", "workbench",
+        "worst_tensors",
     ),
     "experiment.runner": ("run_sweep",),
     "train": ("deploy_model", "qat_model"),
@@ -79,6 +80,7 @@ __all__ = [
     "sqnr",
     "tensor_values",
     "title",
+    "workbench",
     "worst_tensors",
 ]
 

@@ -36,7 +36,7 @@ def test_notebooks_are_stored_without_outputs_and_in_short_cells(path):
 
 def test_the_run_notebook_declares_what_a_variant_hands_over():
     source = Source("m", "d")
-    variant = Variant("n", "pof2s", {}, "s", source, source, Settings(), "c")
+    variant = Variant("n", "pof2s", {}, "s", source, source, Settings(eval_images=1), "c")
     given = {*variant.parameters(), "model", "run_dir", "cache"}
     assert set(notebook.declared_parameters(notebook.find("20_run_variant.ipynb"))) == given
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,3 +110,8 @@ def test_readers_never_see_half_a_record(tmp_path):
         p.kill()
         p.wait()
         assert len(st.read_json(path)["text"]) == 100_000
+
+
+def test_an_object_store_is_no_folder_for_runs():
+    with pytest.raises(RecordError, match=r"runs: 's3:/bucket/runs' is an address, not a folder"):
+        Store.at(Path("s3://bucket/runs"))

@@ -29,6 +29,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate and list the v
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Start nothing after the first failure.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed variants again.")]
 Cold = Annotated[bool, typer.Option("--cold", help="A fresh kernel for each variant.")]
+Dask = Annotated[str | None, typer.Option(help="Run on the Dask cluster at tcp://… or of a scheduler file.")]
+Screen = Annotated[int | None, typer.Option(min=1, help="Try all on N images, finish what may be the best.")]
 Pair = Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Keys or names of two runs.")]
 Where = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs with this value.")]
 Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds for one variant.")]

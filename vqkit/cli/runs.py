@@ -13,6 +13,7 @@ from vqkit.cli.options import (
     Base,
     Cold,
     Compat,
+    Dask,
     DryRun,
     FailFast,
     Jobs,
@@ -21,10 +22,12 @@ from vqkit.cli.options import (
     Overrides,
     RetryFailed,
     Runs,
+    Screen,
     Timeout,
     TrackingUri,
     pairs,
 )
+from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
     from vqkit.experiment.runner import Options, Outcome
@@ -42,6 +45,8 @@ def sweep(
     retry_failed: RetryFailed = False,
     timeout: Timeout = None,
     cold: Cold = False,
+    screen: Screen = None,
+    dask: Dask = None,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_track: NoTrack = False,
@@ -49,27 +54,43 @@ def sweep(
 ) -> None:
     """Run all variants of a sweep that are not finished."""
     from vqkit.experiment.console import forecast, step_table
-    from vqkit.experiment.environment import sharing
     from vqkit.experiment.report import conclude
     from vqkit.experiment.runner import Options, default_jobs, run_sweep, steps
+    from vqkit.experiment.screen import first_round
     from vqkit.experiment.store import Store
     from vqkit.experiment.validate import resolve
     from vqkit.experiment.warm.kernel import Limits
 
-    store = Store.at(runs)
-    resolved = resolve(load_sweep(file), store.cache, notebook=notebook)
+    if dask is not None and jobs is not None:
+        raise SweepError("-j and --dask: the cluster decides how many variants run at once")
+    store, wanted = Store.at(runs), load_sweep(file)
+    if screen is not None:
+        wanted = wanted.with_screen(screen)
+    resolved = resolve(wanted, store.cache, notebook=notebook)
     warm = None if cold else Limits()
-    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm)
-    todo = steps(resolved, store, retry_failed=retry_failed)
+    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm, dask)
+    first = resolved if wanted.spec.screen is None else first_round(resolved)
+    todo = steps(first, store, retry_failed=retry_failed)
     if dry_run:
         typer.echo(step_table(todo))
     typer.echo(forecast(todo, options.jobs))
-    typer.echo(f"{sharing(options.jobs)}; {'a fresh kernel for each variant' if cold else 'warm kernels'}")
+    typer.echo(f"{_crew_told(options)}; {'a fresh kernel for each variant' if cold else 'warm kernels'}")
     if dry_run:
         return
     code = run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
     typer.echo(f"\n{conclude(store.root, resolved.sweep.name)}")
     raise typer.Exit(code)
+
+
+def _crew_told(options: Options) -> str:
+    """Who will run the variants, for people."""
+    if options.cluster is None:
+        from vqkit.experiment.environment import sharing
+
+        return sharing(options.jobs)
+    from vqkit.experiment.cluster import size
+
+    return size(options.cluster)
 
 
 def run_told(
@@ -78,20 +99,29 @@ def run_told(
 ) -> int:  # fmt: skip
     """Run, show and track; returns the exit code."""
     from vqkit.experiment.console import Progress
-    from vqkit.experiment.runner import run_sweep, steps
+    from vqkit.experiment.runner import run_sweep
     from vqkit.experiment.session import Session
 
-    todo = steps(resolved, store, retry_failed=options.retry_failed)
-    listed = resolved.to_json() if runner is run_sweep else None
-    with Progress(sum(s.runs for s in todo), resolved.sweep.name, store) as progress:
-        session = Session(store, tracking[0], listed, progress.say) if tracking else None
+    sweeping = runner is run_sweep
+    name = resolved.sweep.name
+    with Progress(name, store) as progress:
+        session: Session | None = None
+
+        def announce(told: str, variants: int) -> None:
+            nonlocal session
+            progress.begin(told, variants)
+            listed = store.sweep(name) if sweeping else None
+            if tracking and session is None:
+                session = Session(store, tracking[0], listed, progress.say)
+            elif session and listed:
+                session.relist(listed)
 
         def notify(record: Any) -> None:
             progress.show(record)
             if session:
                 session.log(record)
 
-        outcome = runner(resolved, store, options, notify=notify)
+        outcome = runner(resolved, store, options, notify=notify, announce=announce)
         if session:
             for record in outcome.skipped:
                 session.log(record)

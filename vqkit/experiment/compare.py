@@ -20,7 +20,16 @@ import numpy as np
 from vqkit.errors import RecordError, not_allowed
 from vqkit.experiment import significance, tables
 from vqkit.experiment.difference import Difference, Flips, difference, flips
-from vqkit.experiment.records import PENDING, find, load_records, rows_of, select, to_frame
+from vqkit.experiment.records import (
+    PENDING,
+    find,
+    load_records,
+    read_sweep,
+    rows_of,
+    select,
+    sentence,
+    to_frame,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +63,8 @@ _ASCENDING = {
     "name": True,
 }
 _GROUP = ("model_digest", "data_digest", "n_eval", "calibration")
+# What was measured on a part of the evaluation images comes behind what was measured on all of them.
+_PART = "eval_images"
 
 
 def sort_keys() -> tuple[str, ...]:
@@ -92,12 +103,12 @@ def leaderboard(frame: pd.DataFrame, sort: str = "accuracy") -> pd.DataFrame:
 
 
 def _groups(table: pd.DataFrame) -> np.ndarray:
-    """Number the groups of comparable runs: those with final calibration first, then the largest."""
-    keys = [tuple(map(str, values)) for values in table[list(_GROUP)].itertuples(index=False)]
+    """Number the groups of comparable runs: all images and final calibration first, then the largest."""
+    keys = [tuple(map(str, values)) for values in table[[_PART, *_GROUP]].itertuples(index=False)]
     counts: dict[tuple[str, ...], int] = {}
     for key in keys:
         counts[key] = counts.get(key, 0) + 1
-    order = sorted(counts, key=lambda k: (k[-1] != "quantized", -counts[k], k))
+    order = sorted(counts, key=lambda k: (k[0] != "None", k[-1] != "quantized", -counts[k], k))
     number = {key: i for i, key in enumerate(order)}
     return np.array([number[key] for key in keys], dtype=int)
 
@@ -320,7 +331,8 @@ def marks(run: Mapping[str, Any]) -> list[str]:
 def heading(members: pd.DataFrame) -> str:
     """What the runs of one group have in common."""
     first = members.iloc[0]
-    samples = f", {first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
+    part = "a random choice of " if first[_PART] is not None else ""
+    samples = f", {part}{first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
     float_accuracy = (
         f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
     )
@@ -381,4 +393,6 @@ def render(
         RecordError: no such folder, sweep or column.
     """
     frame = leaderboard(load_records(runs_dir, sweep, where), sort)
-    return str(Leaderboard(frame, f"Sweep {sweep}" if sweep else f"Runs in {runs_dir}", limit))
+    board = str(Leaderboard(frame, f"Sweep {sweep}" if sweep else f"Runs in {runs_dir}", limit))
+    screened = "" if sweep is None else sentence(read_sweep(runs_dir, sweep) or {})
+    return f"{board}\n\n{_wrapped(screened)}" if screened else board

@@ -69,28 +69,38 @@ class Progress:
     """A bar over the variants that run, with the time left; lines appear above it.
 
     Args:
-        total: variants to run.
         name: of the sweep.
         runs: for the paths of failures.
     """
 
-    def __init__(self, total: int, name: str, runs: Store) -> None:
-        from tqdm import tqdm
-
-        self._runs = runs
+    def __init__(self, name: str, runs: Store) -> None:
+        self._name, self._runs = name, runs
         self._best: float | None = None
-        self._bar: Any = tqdm(total=total, desc=name, unit="variant", disable=None if total else True)
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        self._bar.refresh()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, told: str, variants: int) -> None:
+        """Announce a round of so many variants; its accuracies are measured on the same images."""
+        from tqdm import tqdm
+
+        self.__exit__()
+        if told:
+            self.say(told)
+        self._best = None
+        self._bar = tqdm(total=variants, desc=self._name, unit="variant", disable=None if variants else True)
+        self._bar.refresh()
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(line)
+        from tqdm import tqdm
+
+        tqdm.write(line)
 
     def show(self, record: RunRecord) -> None:
         """Tell one outcome and move the bar."""

@@ -122,8 +122,10 @@ def parse(model: type[Model], value: Any, source: str, error: type[VqkitError]) 
 def _problem(problem: Any, model: type[BaseModel], source: str) -> str:
     place = problem["loc"]
     pointer = "/" + "/".join(str(p).replace("~", "~0").replace("/", "~1") for p in place)
-    if problem["type"] == "extra_forbidden" and len(place) == 1:
-        return not_allowed(source, place[0], model.model_fields, what="key")
+    inner = _inner(model, place[:-1])
+    if problem["type"] == "extra_forbidden" and inner is not None:
+        where = source if len(place) == 1 else f"{source} {pointer.rpartition('/')[0]}"
+        return not_allowed(where, place[-1], inner.model_fields, what="key")
     if problem["type"] == "missing":
         return f"{source}: {pointer[1:]!r} is missing"
     if problem["type"] == "literal_error":
@@ -136,6 +138,20 @@ def _problem(problem: Any, model: type[BaseModel], source: str) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _inner(model: type[BaseModel], place: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The form that stands at a place, where it is a form."""
+    from typing import get_args
+
+    for name in place:
+        field = model.model_fields.get(name)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not found:
+            return None
+        model = found[0]
+    return model
 
 
 def _choices(problem: Any) -> list[str]:

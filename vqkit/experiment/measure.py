@@ -7,20 +7,23 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from vqkit import digest
-from vqkit.errors import RecordError, not_allowed
+from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.experiment import store
 from vqkit.experiment.variant import Settings, deciding, key_of
+from vqkit.experiment.warm import kept
+from vqkit.flow.data import map_inputs
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from vqkit.flow import Bench
     from vqkit.flow.data import Data
     from vqkit.flow.quality import Evaluation
 
@@ -111,27 +114,63 @@ class Scores:
         return str(self.to_frame().to_html(float_format="{:.4f}".format))
 
 
-def score(model: Any, quantized: Any, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Scores:
-    """Evaluate the quantized model, and the float one unless another run has done it.
+def workbench(model: Any, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Bench:
+    """The bench on which a variant is quantized and evaluated; a warm kernel keeps it for the next one.
 
     Args:
         model: the float Keras model.
-        quantized: from `vqkit.quantize`.
-        data: evaluation samples and labels.
-        inputs: from `run_inputs`; model and data digests address the cache.
+        data: calibration and evaluation samples.
+        inputs: from `run_inputs`; digests of model and data, and how many evaluation samples count.
         cache: folder that runs share.
+
+    Returns:
+        A bench on the model, the calibration data and the evaluation samples that count.
+    """
+    from vqkit.flow import Bench
+
+    n = inputs["eval_images"]
+    key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache))
+    return cast("Bench", kept.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache)))
+
+
+def some_of(data: Data, n: int | None) -> Data:
+    """The same data with fewer evaluation samples: a random choice, which the number alone decides.
+
+    The first samples would not do: many data sets are sorted by class.
+
+    Args:
+        data: calibration and evaluation samples.
+        n: how many; None means all.
+
+    Returns:
+        Data whose evaluation part has `n` samples, in their old order.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if n is None:
+        return data
+    if n > data.n_eval:
+        raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
+    chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
+    x, y = (map_inputs(lambda a, _: a[chosen], part) for part in (data.x_eval, data.y_eval))
+    return replace(data, x_eval=x, y_eval=y, digest=digest.of_json([data.digest, "eval_images", n]))
+
+
+def score(bench: Bench, quantized: Any) -> Scores:
+    """Evaluate the quantized model, and the float one unless another run has done it.
+
+    Args:
+        bench: from `workbench`.
+        quantized: from the same bench.
 
     Returns:
         Both results.
     """
-    from vqkit.flow import evaluate
-
-    path = Path(cache, "float", f"{inputs['model']['digest']}-{inputs['data']['digest']}.json")
-    if not path.exists():
-        store.write_json(path, dict(evaluate(model, data.x_eval, data.y_eval).metrics))
+    reference = bench.float_evaluation()
     began = time.perf_counter()
-    result = evaluate(quantized.model, data.x_eval, data.y_eval)
-    return Scores(store.read_json(path), result, data.y_eval, time.perf_counter() - began)
+    result = bench.evaluate(quantized)
+    return Scores(reference.metrics, result, bench.data.y_eval, time.perf_counter() - began)
 
 
 def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
@@ -148,22 +187,36 @@ def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
     return [f"{r.layer}/{r.tensor}" for r in rows.itertuples()]
 
 
-def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Any:
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure that was drawn once and shows what was kept.
+
+    Attributes:
+        figure: the matplotlib figure.
+        png: as it was saved.
+    """
+
+    figure: Any
+    png: bytes = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Picture:
     """Save a figure as `plots/<name>.png` of a run.
 
     Returns:
-        The figure, so that a cell can show it.
+        The picture, so that a cell can show it.
     """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     store.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), buffer.getvalue())
-    return figure
+    return Picture(figure, buffer.getvalue())
 
 
 def first_samples(data: Any, n: int) -> Any:
     """The first `n` samples of single or multi-input data."""
-    from vqkit.flow.data import map_inputs
-
     return map_inputs(lambda a, _: a[:n], data)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 OVERRIDE = "override."
 BROKEN, PENDING = "BROKEN", "PENDING"
+# In `sweep.json`: how a sweep was screened; and, in its variants, which runs are of the screening.
+SCREENING = "screening"
 METRICS = (
     "accuracy",
     "float_accuracy",
@@ -124,6 +126,31 @@ def of_sweep(runs_dir: str | Path, name: str) -> list[Record]:
     return [_entry_record(runs_dir, entry, name) for entry in entries.values()]
 
 
+def sentence(sweep: Mapping[str, Any]) -> str:
+    """What was screened on how much, for people.
+
+    Args:
+        sweep: content of `sweep.json`.
+
+    Returns:
+        A sentence; "" for a sweep without screening.
+    """
+    told = sweep.get(SCREENING)
+    if not told:
+        return ""
+    how = f"{told['images']} of {told['of']} evaluation images, calibration {told['calibration']}"
+    if told["variants"] is None:
+        return f"Screening on {how}; not yet decided."
+    kept = sum(v["kept"] for v in told["variants"])
+    lost = sum(v["accuracy"] is None for v in told["variants"])
+    without = f", {lost} without a result" if lost else ""
+    return (
+        f"Screened {len(told['variants'])} variants on {how}: {kept} may be the best (confidence "
+        f"{told['confidence']}, margin {told['margin']}) and are measured on all; "
+        f"{len(told['variants']) - kept - lost} ruled out{without}."
+    )
+
+
 def _entry_record(runs_dir: str | Path, entry: Mapping[str, Any], sweep: str) -> Record:
     directory = os.path.join(runs_dir, "variants", entry["key"])
     if not os.path.isfile(os.path.join(directory, "record.json")):
@@ -170,7 +197,8 @@ def row(record: Record) -> dict[str, Any]:
         **_source(inputs, "model"),
         **_source(inputs, "data"),
         "n_calib": _mapping(inputs, "data").get("n_calib"),
-        "n_eval": _mapping(inputs, "data").get("n_eval"),
+        "n_eval": inputs.get("eval_images") or _mapping(inputs, "data").get("n_eval"),
+        "eval_images": inputs.get("eval_images"),
         **{name: _number(metrics.get(name)) for name in METRICS},
         "error_type": error.get("type"),
         "error": error.get("message"),

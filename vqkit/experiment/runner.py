@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import RecordError, SweepError
-from vqkit.experiment import environment, store
+from vqkit.experiment import environment, screen, store
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.crew import Crew, Options
+from vqkit.experiment.records import sentence
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.validate import Planned, Resolved, resolve
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Outcome", "Step", "default_jobs", "run_single", "run_sweep", "steps"]
 
 Notify = Callable[[RunRecord], None]
+# What a round is, and how many variants run in it.
+Announce = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ def _step(planned: Planned, runs: Store, retry_failed: bool) -> Step:
 
 def run_sweep(
     sweep: Any, runs: Store, options: Options | None = None, *, notebook: str | Path | None = None,
-    notify: Notify | None = None,
+    notify: Notify | None = None, announce: Announce | None = None,
 ) -> Outcome:  # fmt: skip
-    """Validate a sweep, then run what is not finished.
+    """Validate a sweep, then run what is not finished; with `screen`, in two rounds.
 
     Args:
         sweep: a `Sweep`, or a `Resolved` one.
@@ -101,6 +104,7 @@ def run_sweep(
         options: how to run.
         notebook: runs instead of `20_run_variant.ipynb`.
         notify: called in this thread with each record as it is finished or failed.
+        announce: called in this thread when a round begins.
 
     Returns:
         The records.
@@ -114,13 +118,32 @@ def run_sweep(
     with store.lock(runs.sweep_dir(name), wait=False) as held:
         if not held:
             raise SweepError(f"{name}: another process is running this sweep in {runs.root}")
+        if resolved.sweep.spec.screen is not None:
+            return _run_screened(resolved, name, runs, options, notify, announce)
         runs.write_sweep(resolved.to_json())
-        return _run(resolved, name, runs, options, notify)
+        return _run(resolved, name, runs, options, notify, announce)
+
+
+def _run_screened(
+    resolved: Resolved, sweep: str, runs: Store, options: Options, notify: Notify | None,
+    announce: Announce | None,
+) -> Outcome:  # fmt: skip
+    first = screen.first_round(resolved)
+    runs.write_sweep(screen.to_json(resolved, first, None))
+    looked = _run(first, sweep, runs, options, notify, announce)
+    if looked.interrupted or (options.fail_fast and looked.failed):
+        return looked
+    verdict = screen.decide(resolved, first, runs)
+    runs.write_sweep(screen.to_json(resolved, first, verdict))
+    last = replace(resolved, planned=tuple(verdict.kept))
+    done = _run(last, sweep, runs, options, notify, announce)
+    return Outcome(looked.ran + done.ran, looked.skipped + done.skipped, done.interrupted)
 
 
 def run_single(
-    resolved: Resolved, runs: Store, options: Options | None = None, *, notify: Notify | None = None
-) -> Outcome:
+    resolved: Resolved, runs: Store, options: Options | None = None, *, notify: Notify | None = None,
+    announce: Announce | None = None,
+) -> Outcome:  # fmt: skip
     """Run a variant that belongs to no sweep.
 
     Args:
@@ -128,19 +151,23 @@ def run_single(
         runs: where the record goes.
         options: how to run.
         notify: called with the record.
+        announce: called when it begins.
 
     Returns:
         The record, run or found.
     """
-    return _run(resolved, None, runs, options or Options(warm=None), notify)
+    return _run(resolved, None, runs, options or Options(warm=None), notify, announce)
 
 
 def _run(
-    resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None
-) -> Outcome:
+    resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None,
+    announce: Announce | None = None,
+) -> Outcome:  # fmt: skip
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
     jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
+    if announce is not None:
+        announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
     logs = runs.root / "logs" if sweep is None else runs.sweep_dir(sweep)
     with _crew(runs, logs, options) as crew:
         try:

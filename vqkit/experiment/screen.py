@@ -1,4 +1,4 @@
-"""Successive screening: try every variant on a part of the evaluation data, finish those that may be the best.
+"""Successive screening: try every variant on a part of the evaluation data, finish what may be the best.
 
 A variant is ruled out when the upper confidence bound on what it gains over the best one, from the images on
 which only one of the two is right, lies below `-margin`. The bounds are exact (Clopper and Pearson, 1934) and
@@ -8,7 +8,7 @@ the given confidence, as far as the cheaper calibration of the screening mislead
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,10 @@ import numpy as np
 from vqkit.errors import SweepError
 from vqkit.experiment import significance
 from vqkit.experiment.difference import correct
+from vqkit.experiment.records import SCREENING
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.sweep import ScreenSpec
 from vqkit.experiment.validate import Planned, Resolved
-
-SCREENING = "screening"
 
 
 @dataclass(frozen=True)
@@ -110,15 +109,15 @@ def decide(resolved: Resolved, first: Resolved, runs: Store) -> Verdict:
     """
     keys = [p.variant.key for p in first.planned]
     records = {key: runs.record(key) for key in dict.fromkeys(keys)}
-    known = [r for r in records.values() if _finished(r)]
+    known = [r for r in records.values() if r is not None and _finished(r)]
     best = max(known, key=lambda r: (r.metrics["accuracy"], -r.metrics.get("size_bytes", 0)), default=None)
     each = (1 - _spec(resolved).confidence) / max(1, len(known) - 1)
     pairs = zip(resolved.to_run, keys, strict=True)
     return Verdict(tuple(_judge(p, records[key], key, best, each, runs, _spec(resolved)) for p, key in pairs))
 
 
-def _finished(record: RunRecord | None) -> Any:
-    return record is not None and record.status is Status.FINISHED and "accuracy" in record.metrics
+def _finished(record: RunRecord) -> bool:
+    return record.status is Status.FINISHED and "accuracy" in record.metrics
 
 
 def _judge(
@@ -176,31 +175,6 @@ def to_json(resolved: Resolved, first: Resolved, verdict: Verdict | None) -> dic
     told = {**_spec(resolved).model_dump(), "of": n_eval,
             "variants": [j.to_json() for j in verdict.judged] if verdict else None}  # fmt: skip
     return {**everything, "variants": [{**v, SCREENING: True} for v in screened] + full, SCREENING: told}
-
-
-def sentence(sweep: Mapping[str, Any]) -> str:
-    """What was screened on how much, for people.
-
-    Args:
-        sweep: content of `sweep.json`.
-
-    Returns:
-        A sentence; "" for a sweep without screening.
-    """
-    told = sweep.get(SCREENING)
-    if not told:
-        return ""
-    how = f"{told['images']} of {told['of']} evaluation images, calibration {told['calibration']}"
-    if told["variants"] is None:
-        return f"Screening on {how}; not yet decided."
-    kept = sum(v["kept"] for v in told["variants"])
-    lost = sum(v["accuracy"] is None for v in told["variants"])
-    without = f", {lost} without a result" if lost else ""
-    return (
-        f"Screened {len(told['variants'])} variants on {how}: {kept} may be the best (confidence "
-        f"{told['confidence']}, margin {told['margin']}) and are measured on all; "
-        f"{len(told['variants']) - kept - lost} ruled out{without}."
-    )
 
 
 def _spec(resolved: Resolved) -> ScreenSpec:

@@ -36,6 +36,10 @@ class Session:
         if (folder / "record.json").exists():
             self._try(lambda: self._tracker.log_variant(folder))
 
+    def relist(self, sweep: dict[str, Any]) -> None:
+        """Keep the sweep's file in its parent run as it is now."""
+        self._try(lambda: self._tracker.start_sweep(sweep))
+
     def close(self, *, interrupted: bool = False) -> None:
         """Close the sweep's parent run."""
         self._try(lambda: self._tracker.end_sweep("KILLED" if interrupted else "FINISHED"))

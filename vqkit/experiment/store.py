@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,8 @@ from vqkit.errors import RecordError
 SCHEMA = 1
 RECORD = "record.json"
 RESULT = "result.json"
+# `Path` makes one slash of the two.
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 
 
 class Status(StrEnum):
@@ -98,7 +101,16 @@ class Store:
 
     @classmethod
     def at(cls, path: str | Path = "runs") -> Store:
-        """The store in a folder, whatever the working directory becomes later."""
+        """The store in a folder, whatever the working directory becomes later.
+
+        Raises:
+            RecordError: the address of an object store; locks and atomic renames do not exist there.
+        """
+        if _ADDRESS.match(str(path)):
+            raise RecordError(
+                f"runs: {str(path)!r} is an address, not a folder. Allowed: a folder on a file system, for a "
+                "cluster one that all machines share; copy finished runs with fsspec, see docs/distributed.md"
+            )
         return cls(Path(path).absolute())
 
     @property

@@ -95,6 +95,7 @@ def params(record: Record) -> dict[str, str]:
         "n_calib": data.get("n_calib"),
         "n_eval": data.get("n_eval"),
         **{k: inputs.get(k) for k in ("calibration", "seed", "vitis_compat", "batch_size", "steps")},
+        **({"eval_images": inputs["eval_images"]} if inputs.get("eval_images") else {}),
     }
     overrides = {
         legal_key(f"override.{k}" if k in fixed else k): v for k, v in inputs.get("overrides", {}).items()

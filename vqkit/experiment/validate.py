@@ -156,6 +156,9 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     if settings.steps is not None and settings.steps > available:
         raise SweepError(f"steps={settings.steps}, but {shared.n_calib} images in batches of "
                          f"{settings.batch_size} give {available} steps")  # fmt: skip
+    n_eval = dict(shared.data.sizes)["n_eval"]
+    if settings.eval_images is not None and settings.eval_images > n_eval:
+        raise SweepError(f"eval_images={settings.eval_images}, but there are {n_eval} evaluation images")
     base = base_strategy(str(point.get(BASE, sweep.spec.strategy)), sweep.base_dir)
     overrides = {k: v for k, v in point.items() if k not in (BASE, LABEL, *SETTINGS)}
     strategy = build_strategy(base, overrides)

@@ -17,6 +17,8 @@ _CALLABLE = (
 _PLAIN = (dict, list, set)
 # Modules whose contents are a memory: they grow by design and hold no rule.
 _MEMORIES = ("vqkit.experiment.warm.",)
+# What `%matplotlib inline`, in the first cell of a notebook, makes anew each time.
+_CHANGING = ("matplotlib.pyplot._backend_mod", "matplotlib.pyplot.draw_if_interactive")
 _MISSING = object()
 Slot = tuple[Any, str, Any]
 
@@ -73,6 +75,8 @@ class Guard:
 
     def _watch(self, module: str, space: dict[str, Any], key: str, value: Any) -> None:
         where = f"{module}.{key}"
+        if where in _CHANGING:
+            return
         own = module.split(".")[0] == OWN and not where.startswith(_MEMORIES)
         if isinstance(value, _CALLABLE) or (own and not key.startswith("__")):
             self._slots.append((where, (space, key, value)))

@@ -26,6 +26,8 @@ _PRELOAD = (
     "matplotlib.backends.backend_agg", "sklearn.datasets", "psutil",
 )  # fmt: skip
 _FILES = 64
+# Packages that start threads of their own once there is something to do.
+_MACHINERY = ("zmq", "ipykernel", "IPython", "tqdm")
 
 
 @dataclass
@@ -55,14 +57,27 @@ def prepare() -> None:
                 # A module whose extra is not installed is not there for a variant either.
                 with contextlib.suppress(ImportError):
                     importlib.import_module(module.name)
-    import tensorflow as tf
-
-    tf.config.list_logical_devices()
+    _start_machinery()
     kept.enable()
     _state = _State(Guard(), Switches(), _threads(), _open_files(), _hooks())
     gc.collect()
     # Several hundred thousand objects of TensorFlow need not be looked at in each collection.
     gc.freeze()
+
+
+def _start_machinery() -> None:
+    """What starts once per process and stays: TensorFlow's threads, the way figures reach the notebook."""
+    import tensorflow as tf
+    from IPython import get_ipython
+
+    tf.config.list_logical_devices()
+    shell = get_ipython()
+    if shell is not None:
+        shell.run_line_magic("matplotlib", "inline")
+    from matplotlib import pyplot
+
+    pyplot.figure()
+    pyplot.close("all")
 
 
 def begin(environment: Mapping[str, str], folder: str) -> None:
@@ -108,9 +123,7 @@ def end() -> dict[str, Any]:
     traces = [f"changed: {name}" for name in _state.guard.changes()[:5]]
     traces += [f"cannot be put back: {name}" for name in _state.switches.restore()]
     traces += [f"not what it was: the kept {kind}" for kind in kept.changed()]
-    traces += [
-        f"still running: thread {t.name}" for t in threading.enumerate() if t.ident not in _state.threads
-    ]
+    traces += [f"still running: thread {t.name}" for t in threading.enumerate() if _left_behind(t)]
     traces += [f"still running: process {child.pid}" for child in _process().children()]
     if (files := _open_files()) > _state.files + _FILES:
         traces.append(f"still open: {files - _state.files} files")
@@ -118,6 +131,11 @@ def end() -> dict[str, Any]:
         _state.guard.settle()
     gc.collect()
     return {"traces": traces, "bytes": _process().memory_info().rss}
+
+
+def _left_behind(thread: threading.Thread) -> bool:
+    assert _state is not None
+    return thread.ident not in _state.threads and type(thread).__module__.split(".")[0] not in _MACHINERY
 
 
 def _process() -> Any:
