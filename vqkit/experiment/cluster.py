@@ -175,7 +175,7 @@ def sight(notebook: str, model: str, root: str) -> dict[str, Any]:
     from vqkit.experiment.variant import code_digest
 
     def of(path: Path) -> str | None:
-        return digest.of_file(path) if path.is_file() else None
+        return digest.of_file(path) if path.exists() else None
 
     code = code_digest(source_digest(notebook)) if Path(notebook).is_file() else None
     found = {"the run folder": of(Path(root, _TOKEN)), "the model": of(Path(model)), "the notebook": code}

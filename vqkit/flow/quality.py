@@ -195,7 +195,7 @@ def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, f
         pair = compared(quantized, inputs)
         return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pair.items()}
 
-    float_live(quantized)  # Variables must exist before tracing.
+    float_live(quantized), quantized.live  # Variables must exist before tracing.
     run = compiled(quantized.graph, both)
     total: dict[str, np.ndarray] = {}
     for batch in batches(x, batch_size=batch_size):

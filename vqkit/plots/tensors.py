@@ -124,10 +124,10 @@ def tensor_histogram(
     bins, cells = _edges(np.concatenate([before, after]), step)
     if step.size == 1:
         _draw_grid(ax, float(step[0]), low[0], high[0], bins[[0, -1]], theme)
-    ax.hist(before, list(bins), density=True, color=theme.colours[0], alpha=0.45, label="float")
-    ax.hist(
-        after, list(cells), density=True, histtype="step", color=theme.colours[1], lw=1.5, label="quantized"
-    )
+    # One outline each: a hundred bars take longer to draw than all else.
+    blue, orange = theme.colours[:2]
+    ax.hist(before, list(bins), density=True, histtype="stepfilled", color=blue, alpha=0.45, label="float")
+    ax.hist(after, list(cells), density=True, histtype="step", color=orange, lw=1.5, label="quantized")
     ax.set_yscale("log")
     _draw_limits(ax, low, high, theme)
     ax.set_xlim(*_view(bins, low, high))
