@@ -68,7 +68,10 @@ class Quantized:
     @cached_property
     def model(self) -> Any:
         """An ordinary Keras model: predict, evaluate, save, load. Built when first asked for."""
-        return raise_model(self.graph, self.live)
+        from vqkit.flow.quantized_model import QuantizedModel, carrying
+
+        grids = {(r.layer, r.tensor): self.encodings[r.name] for r in self.plan.quantized if r.is_weight}
+        return carrying(raise_model(self.graph, self.live, QuantizedModel), grids)
 
     @cached_property
     def float_model(self) -> Any:

@@ -1,0 +1,221 @@
+"""The old API's arguments: what each means, what is refused, and that it is a face over the same flow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import vqkit as vq
+from tests.vitis.models import IMAGES, LABELS, mnist_cnn
+from vqkit.errors import DataError, ModelError, StrategyError
+from vqkit.strategy.keys import OLD_NAMES
+from vqkit.vitis import VitisInspector, VitisQuantizer, arguments, vitis_quantize
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "strategy"
+X = IMAGES[..., None].astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mnist_cnn()
+
+
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("strategy", ["pof2s", "pof2s_tqt", "fsx"])
+def test_it_gives_what_the_flow_gives(model, strategy, compat):
+    quantizer = VitisQuantizer(model, strategy, vitis_compat=compat)
+    got = quantizer.quantize_model(X, 5, weight_bit=6)
+    wanted = vq.quantize(
+        model, vq.Strategy.builtin(strategy).with_kwargs(weight_bit=6), X, batch_size=5, vitis_compat=compat
+    )
+    assert quantizer.quantized.encodings == wanted.encodings
+    np.testing.assert_array_equal(got(X), wanted.model(X))
+
+
+def test_the_float_model_is_not_touched(model):
+    before = [w.numpy() for w in model.weights]
+    VitisQuantizer(model).quantize_model(X)
+    for a, b in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_file_is_a_model(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    VitisQuantizer(tmp_path / "m.keras").quantize_model(X)
+
+
+def test_every_old_name_is_taken(model):
+    values = {"balance_method": "avg", "weight_threshold": 0.2}
+    for old, new in OLD_NAMES.items():
+        quantizer = VitisQuantizer(model)
+        quantizer.optimize_model(**{old: values.get(old, False)})
+        dumped = json.loads(quantizer.dump_quantize_strategy(None, verbose=1))
+        assert next(s[new] for s in dumped.values() if new in s) == values.get(old, False), old
+
+
+def test_keyword_arguments_stay_and_configs_are_read(model):
+    """The original throws `configs` away."""
+    quantizer = VitisQuantizer(model)
+    quantizer.optimize_model({"weight_bit": 5}, cle_steps=3)
+    quantizer.quantize_model(X)
+    assert quantizer.quantized.plan["conv1/kernel"].spec.bit_width == 5
+    assert quantizer.strategy.optimize.cle_steps == 3
+
+
+def test_a_second_call_optimizes_anew(model):
+    """The original keeps the optimized model of its first call."""
+    quantizer = VitisQuantizer(model)
+    quantizer.quantize_model(X)
+    quantizer.quantize_model(X, include_cle=False)
+    assert quantizer.quantized.encodings == vq.quantize(
+        model, vq.Strategy.builtin("pof2s").with_kwargs(include_cle=False), X
+    ).encodings  # fmt: skip
+
+
+def test_optimize_model_computes_the_same_without_batch_norm(model):
+    optimized = VitisQuantizer(model).optimize_model()
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in optimized.layers)
+    np.testing.assert_allclose(optimized(X), model(X), atol=1e-5)
+
+
+def test_the_analysed_model_and_what_its_quantizers_saw(model):
+    """The original crashes here."""
+    analysed, info = VitisQuantizer(model).get_analysed_model(X, batch_size=4)
+    np.testing.assert_allclose(analysed(X), model(X), atol=1e-5)
+    assert info["quant_image"]["input"]["type"] == "input"
+    assert info["conv1"]["kernel"]["type"] == "weight"
+    seen = info["quant_image"]["input"]["info"]
+    assert seen["max_var"] <= 1
+    assert seen["quant_pos_var"] == 6
+
+
+def test_dumps_are_those_of_the_original(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for verbose in (0, 1, 2, 3):
+        quantizer = VitisQuantizer(model)
+        told = quantizer.dump_quantize_strategy(verbose=verbose)
+        assert told == (tmp_path / "quantize_strategy.json").read_text()
+        wanted = json.loads((GOLDEN / f"pof2s_v{min(verbose, 2)}_default.json").read_text())
+        assert json.loads(told) == wanted
+
+
+def test_steps_of_a_dataset_without_end():
+    def endless():
+        while True:
+            yield X[:2], LABELS[:2]
+
+    quantizer = VitisQuantizer(mnist_cnn())
+    quantizer.quantize_model(endless(), calib_steps=3)
+    assert quantizer.quantized.encodings == vq.quantize(mnist_cnn(), "pof2s", np.tile(X[:2], (3, 1, 1, 1)),
+                                                        batch_size=2).encodings  # fmt: skip
+
+
+class Images(keras.utils.PyDataset):
+    """A keras Sequence."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return X[index * 4 : index * 4 + 4], LABELS[:4]
+
+
+def test_a_sequence(model):
+    quantizer = VitisQuantizer(model)
+    with pytest.warns(UserWarning, match="calib_steps=9: the data hold 3 batches"):
+        quantizer.quantize_model(calib_dataset=Images(), calib_steps=9, calib_batch_size=77)
+    assert quantizer.quantized.encodings == vq.quantize(model, "pof2s", X, batch_size=4).encodings
+
+
+def test_verbose_says_more(model, capsys):
+    VitisQuantizer(model).quantize_model(X)
+    assert capsys.readouterr().out == ""
+    VitisQuantizer(model).quantize_model(X, verbose=1)
+    brief = capsys.readouterr().out
+    assert "tensors quantized" in brief
+    VitisQuantizer(model).quantize_model(X, verbose=2)
+    assert len(capsys.readouterr().out) > len(brief) + 200
+
+
+@pytest.mark.parametrize(
+    "shape", [[14, 14, 1], (None, 14, 14, 1), "?,14,14,1", {"image": [14, 14, 1]}, [[14, 14, 1]]]
+)
+def test_input_shape_closes_open_sizes(shape):
+    x = keras.Input((None, None, 1), name="image")
+    y = keras.layers.Conv2D(2, 3, name="conv")(x)
+    net = keras.Model(x, keras.layers.GlobalAveragePooling2D(name="pool")(y))
+    fixed = arguments.with_input_shape(net, shape)
+    assert fixed.input_shape == (None, 14, 14, 1)
+    np.testing.assert_array_equal(fixed(X), net(X))
+    got = VitisQuantizer(net).quantize_model(X, input_shape=shape)
+    assert got.input_shape == (None, 14, 14, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ([15, 14, 1], "does not fit the input 'image'"),
+        ([[14, 14, 1], [3]], "2 shapes given"),
+        ({"picture": [14, 14, 1]}, "no input 'picture'"),
+    ],
+)
+def test_an_input_shape_that_does_not_fit(model, shape, message):
+    with pytest.raises(ModelError, match=message):
+        VitisQuantizer(model).quantize_model(X, input_shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda q: q.quantize_model(), DataError, "calib_dataset is needed"),
+        (
+            lambda q: q.quantize_model(X, wieght_bit=4),
+            StrategyError,
+            r"wieght_bit.*did you mean 'weight_bit'",
+        ),
+        (lambda q: q.quantize_model(X, ignore_layers=["conv3"]), StrategyError, "conv3"),
+        (lambda q: q.quantize_model(X, calib_steps=2, calib_step=3), StrategyError, "the same argument"),
+        (lambda q: q.quantize_model(X, configs=[1]), StrategyError, "configs: a dict is expected, got list"),
+        (lambda q: q.set_quantize_strategy("none.json"), StrategyError, r"none\.json: cannot be read"),
+        (lambda q: q.set_quantize_strategy(3), StrategyError, "a dict or the path of a JSON file"),
+        (lambda q: q.dump_model(mnist_cnn(), X), ModelError, "is not quantized"),
+    ],
+)
+def test_what_is_refused_says_why(model, call, error, message):
+    with pytest.raises(error, match=message):
+        call(VitisQuantizer(model))
+
+
+def test_unknown_strategies_are_named(model):
+    with pytest.raises(StrategyError, match="did you mean 'pof2s_tqt'"):
+        VitisQuantizer(model, "pof2_tqt")
+
+
+# --- inspector ---
+
+
+def test_targets(tmp_path):
+    (tmp_path / "arch.json").write_text('{"target": "DPUCZDX8G_ISA1_B4096"}')
+    assert VitisInspector(str(tmp_path / "arch.json")).target == "DPUCZDX8G_ISA1_B4096"
+    assert VitisInspector("0x101000016010407").target == "0x101000016010407"
+    assert VitisInspector().target is None
+    with pytest.raises(StrategyError, match=r"did you mean 'DPUCZDX8G_ISA1_B4096'"):
+        VitisInspector("CZDX8G_ISA1_B4096")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(StrategyError, match=r"an arch\.json of a DPU is expected"):
+        VitisInspector(str(tmp_path / "other.json"))
+
+
+def test_the_inspector_is_a_face_over_inspect(model, capsys):
+    found = VitisInspector().inspect_model(model, verbose=1, fold_conv_bn=False)
+    wanted = vq.inspect(model, vq.Strategy.builtin("pof2s").with_kwargs(fold_conv_bn=False))
+    assert found == wanted
+    assert str(found) in capsys.readouterr().out
+
+
+def test_one_import_line_is_enough():
+    assert vitis_quantize.VitisQuantizer is VitisQuantizer

@@ -1,0 +1,37 @@
+"""The API of the Vitis AI quantizer for TensorFlow 2, over vqkit: an old script changes one import line.
+
+    from tensorflow_model_optimization.quantization.keras import vitis_quantize     # before
+    from vqkit.vitis import vitis_quantize                                          # now
+
+    vitis_quantize  VitisQuantizer, quantize_scope
+    vitis_inspect   VitisInspector
+    arguments       what the old arguments mean in vqkit's words
+
+Every method is a few calls of vqkit's own functions; `docs/vitis.md` maps each argument.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "VitisInspector": "vitis_inspect",
+    "VitisQuantizer": "vitis_quantize",
+    "quantize_scope": "vitis_quantize",
+    "vitis_inspect": "vitis_inspect",
+    "vitis_quantize": "vitis_quantize",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'vqkit.vitis' has no attribute {name!r}")
+    module = import_module(f"vqkit.vitis.{_HOME[name]}")
+    return module if name == _HOME[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,265 @@
+"""`VitisQuantizer` with the original's methods and arguments, each a few calls of vqkit's own functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from vqkit.export import dump
+from vqkit.export.finalize import finalize
+from vqkit.flow import ptq
+from vqkit.flow.layers import FakeQuantize, RoundToType
+from vqkit.flow.prepared import as_strategy, prepare
+from vqkit.flow.quantized_model import QuantizedModel
+from vqkit.graph import layers as graph_layers
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import raise_model
+from vqkit.strategy import Strategy, text
+from vqkit.vitis import arguments
+
+__all__ = ["VitisQuantizer", "quantize_scope"]
+
+_OWN = (
+    FakeQuantize, RoundToType, QuantizedModel, graph_layers.VitisSigmoid, graph_layers.VitisAveragePooling2D,
+    graph_layers.VitisGlobalAveragePooling2D, graph_layers.EqualizedReLU,
+)  # fmt: skip
+
+
+def quantize_scope(*custom_objects: Mapping[str, Any]) -> Any:
+    """A scope in which Keras loads quantized models; needed only for classes that are not registered.
+
+    Args:
+        *custom_objects: class name -> class, also of your own layers.
+
+    Returns:
+        A context manager.
+    """
+    own = {cls.__name__: cls for cls in _OWN}
+    return keras.saving.custom_object_scope(
+        {k: v for some in (own, *custom_objects) for k, v in some.items()}
+    )
+
+
+class VitisQuantizer:
+    """Quantizes one float model.
+
+    Args:
+        float_model: a functional or Sequential Keras model, or the path of its file; it is not changed.
+        quantize_strategy: "pof2s" (or "8bit"), "pof2s_tqt" ("8bit_tqt"), "fs" or "fsx"; a strategy file or a
+            `Strategy` too.
+        custom_quantize_strategy: a part of a strategy on top, as a dict or a JSON file.
+        custom_objects: class name -> class of the model's own layers.
+        vitis_compat: reproduce the original's mistakes as well.
+
+    Attributes:
+        quantized: after `quantize_model`, the plan, the decisions and their report.
+        strategy: what the next call does; every call's keyword arguments stay in it.
+
+    Raises:
+        StrategyError: unknown strategy, or a malformed part.
+        ModelError: the file cannot be read.
+    """
+
+    def __init__(
+        self,
+        float_model: Any,
+        quantize_strategy: str | Path | Strategy = "pof2s",
+        custom_quantize_strategy: Mapping[str, Any] | str | Path | None = None,
+        custom_objects: Mapping[str, Any] | None = None,
+        *,
+        vitis_compat: bool = False,
+    ) -> None:
+        from vqkit.flow.models import load_model
+
+        self._custom = dict(custom_objects or {})
+        is_file = isinstance(float_model, str | Path)
+        self._float_model = load_model(float_model, self._custom) if is_file else float_model
+        self.strategy: Strategy = as_strategy(quantize_strategy)
+        self.quantized: Any = None
+        self.shape_info: dict[str, list[tuple[int | None, ...]]] | None = None
+        self._compat = vitis_compat
+        if custom_quantize_strategy is not None:
+            self._update(custom_quantize_strategy, "custom_quantize_strategy")
+
+    # --- strategy ---
+
+    def set_quantize_strategy(
+        self, new_quantize_strategy: Mapping[str, Any] | str | Path = "quantize_strategy.json"
+    ) -> None:
+        """Put a (partial) strategy on top of the quantizer's.
+
+        Args:
+            new_quantize_strategy: a dict, which is left as it is, or the path of a JSON file.
+
+        Raises:
+            StrategyError: no such file, unknown key, or a value that is not allowed.
+        """
+        self._update(new_quantize_strategy, "new_quantize_strategy")
+
+    def dump_quantize_strategy(
+        self, dump_file: str | Path | None = "quantize_strategy.json", verbose: int = 0
+    ) -> str:
+        """Write the quantizer's strategy.
+
+        Args:
+            dump_file: path of the JSON file; None writes none.
+            verbose: 0 the user's part, 1 also the pipelines, 2 and more everything.
+
+        Returns:
+            The text of the file.
+        """
+        return text.to_text(self.strategy.dump(dump_file, verbose=min(verbose, 2)))
+
+    def _update(self, given: Any, what: str) -> None:
+        self.strategy = self.strategy.update(arguments.strategy_values(given, what))
+
+    def _configure(self, configs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> None:
+        changes = arguments.settings(configs, kwargs)
+        if changes:
+            self.strategy = self.strategy.with_kwargs(**changes)
+
+    # --- models ---
+
+    def optimize_model(self, configs: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """The float model after the optimize pipeline: batch norm folded, channels equalized.
+
+        Args:
+            configs: keyword arguments in a dict.
+            **kwargs: keys of the strategy, such as include_cle=False.
+
+        Returns:
+            A new Keras model that computes the same.
+
+        Raises:
+            StrategyError: unknown key, value or layer name.
+        """
+        self._configure(configs, kwargs)
+        with self._scope():
+            return raise_model(prepare(self._float_model, self.strategy, vitis_compat=self._compat).optimized)
+
+    def get_analysed_model(
+        self, dataset: Any, batch_size: int | None = None, steps: int | None = None
+    ) -> Any:
+        """What each quantizer would see on the float model, and what it would decide; nothing is refined.
+
+        Args:
+            dataset: as `calib_dataset` of `quantize_model`.
+            batch_size: as `calib_batch_size`.
+            steps: as `calib_steps`.
+
+        Returns:
+            (the optimized float model, layer -> quantizer -> {"type", "info"}); info holds min_var, max_var
+            and, for power-of-two scales, quant_pos_var.
+        """
+        data = arguments.Calibration(dataset, batch_size, steps, self._float_model)
+        with self._scope():
+            seen = ptq.quantize(
+                self._float_model, self.strategy, data, calibration="float", vitis_compat=self._compat
+            )
+            return seen.float_model, _info(seen)
+
+    def quantize_model(
+        self,
+        calib_dataset: Any = None,
+        calib_batch_size: int | None = None,
+        calib_steps: int | None = None,
+        verbose: int = 0,
+        add_shape_info: bool = False,
+        input_shape: Any = None,
+        configs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Quantize after training.
+
+        Args:
+            calib_dataset: inputs to calibrate on: a tf.data.Dataset, a keras Sequence, a generator of
+                batches, or arrays of shape (n, …); labels are ignored.
+            calib_batch_size: samples in a batch, for arrays; 32 by default.
+            calib_steps: number of batches; all by default. More than there are is a warning.
+            verbose: 1 shows progress and the report, 2 also the plan.
+            add_shape_info: note the shape of each layer's output in `shape_info`.
+            input_shape: concrete input shapes for a model whose sizes are open.
+            configs: keyword arguments in a dict.
+            **kwargs: keys of the strategy, such as weight_bit=4; 2.0's names too.
+
+        Returns:
+            The quantized Keras model: predict, evaluate, save. What explains it is in `quantized`; the file
+            that `output_format` asks for is in `output_dir`.
+
+        Raises:
+            StrategyError: unknown key, value or layer name.
+            DataError: the calibration data are missing or unusable.
+            ModelError: the model cannot be read.
+        """
+        steps = arguments.take_steps(calib_steps, kwargs)
+        self._configure(configs, kwargs)
+        with self._scope():
+            model = self._float_model
+            if input_shape is not None:
+                model = arguments.with_input_shape(model, input_shape)
+            data = arguments.Calibration(calib_dataset, calib_batch_size, steps, model)
+            self.quantized = ptq.quantize(
+                model, self.strategy, data, vitis_compat=self._compat, progress=verbose > 0
+            )
+            self.shape_info = _shapes(self.quantized.graph) if add_shape_info else None
+            _tell(self.quantized, verbose)
+            finalize(self.quantized)
+            return self.quantized.model
+
+    @staticmethod
+    def dump_model(
+        model: Any,
+        dataset: Any = None,
+        output_dir: str | Path = "./dump_results",
+        dump_float: bool = False,
+        weights_only: bool = False,
+    ) -> Path:
+        """Write the integers of a quantized model for comparison with the device; see `vqkit.export.dump`.
+
+        Args:
+            model: what `quantize_model` gave, or the same loaded from its file.
+            dataset: inputs, batches of one sample for a DPU; each batch is a folder, an array is one batch.
+            output_dir: folder to write to.
+            dump_float: also write floats, of every layer.
+            weights_only: leave the activations out.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ModelError: the model is not quantized.
+            DataError: inputs are needed and missing.
+        """
+        inputs = None if dataset is None else arguments.dump_batches(dataset, model)
+        return dump.dump_model(model, inputs, output_dir, dump_float, weights_only)
+
+    def _scope(self) -> Any:
+        return quantize_scope(self._custom)
+
+
+def _info(quantized: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """Decisions before refinement, in the original's nesting."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in quantized.plan.quantized:
+        grid = quantized.calibrated[row.name]
+        info = {"min_var": grid.f_min, "max_var": grid.f_max}
+        if grid.pos is not None:
+            info["quant_pos_var"] = grid.pos
+        kind = "weight" if row.is_weight else row.slot.value
+        found.setdefault(row.layer, {})[row.tensor] = {"type": kind, "info": info}
+    return found
+
+
+def _shapes(graph: Graph) -> dict[str, list[tuple[int | None, ...]]]:
+    return {node.name: [graph.values[v].shape for v in node.outputs] for node in graph.nodes}
+
+
+def _tell(quantized: Any, verbose: int) -> None:
+    if verbose > 0:
+        print(quantized.plan.summary())
+        print("\n".join(quantized.report))
+    if verbose > 1:
+        print(quantized.plan)
