@@ -28,6 +28,7 @@ FLOORS = {
     "train": 4.5,
     "experiment": 5,
     "export": 5,
+    "vitis": 6,
     "widgets": 6,
     "plots": 5,
     "cli": 6,

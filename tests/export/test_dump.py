@@ -16,7 +16,8 @@ import vqkit as vq
 from benchmarks.golden_parts.ir import build
 from tests import zoo
 from vqkit.errors import DataError, ModelError
-from vqkit.export.dump import activations, codes_of, dump_model, weights
+from vqkit.export.dump import activations, dump_model, weights
+from vqkit.export.steps import codes_of
 from vqkit.flow.layers import FakeQuantize
 
 ROOT = Path(__file__).resolve().parents[2]

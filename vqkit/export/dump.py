@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError, ModelError
+from vqkit.export.steps import codes_of
 from vqkit.flow.layers import FakeQuantize
 from vqkit.graph.keras_io import lower, make_all_live, named_inputs, replay
 from vqkit.primitives.qparams import QParams
@@ -56,13 +57,6 @@ class Tensor:
                 f"{self.name}: its values are not on its grid: they were changed after quantizing"
             )
         return codes.astype(integer_type(self.grid))
-
-
-def codes_of(value: np.ndarray, grid: QParams) -> np.ndarray:
-    """The integers that stand for values on a grid, int64: q of `value = (q - zero_point) * scale`."""
-    step = np.asarray(grid.scale, np.float64)
-    steps = np.divide(value, step, out=np.zeros(np.shape(value)), where=step > 0)
-    return np.clip(np.rint(steps) + grid.zero_point, grid.spec.q_min, grid.spec.q_max).astype(np.int64)
 
 
 def integer_type(grid: QParams) -> np.dtype[Any]:

@@ -23,11 +23,11 @@ def finalize(quantized: Any) -> Path | None:
     Raises:
         ModelError: the format does not have some layer, or the operator set is too old.
     """
-    from vqkit.export.files import FORMATS, export
-
     wanted = quantized.strategy.finalize
     if not wanted.output_format:
         return None
+    from vqkit.export.files import FORMATS, export
+
     name = _FORMATS[wanted.output_format]
     options = {"opset": wanted.onnx_opset_version} if name == "onnx" else {}
     return export(quantized, Path(wanted.output_dir) / f"{NAME}{FORMATS[name].suffix}", name, **options)
