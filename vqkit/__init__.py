@@ -15,7 +15,7 @@ Floors; a module imports only from its own floor and those before it:
     4½ train            a model that learns with its quantization in place
     5  experiment       variants, sweeps, notebooks, records, tracking, comparison
     5  export           files for other runtimes, and the proof that they compute the same
-    6  plots, widgets, cli
+    6  plots, widgets, cli, vitis (the API of the original quantizer)
 
 Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow.
 """

@@ -219,3 +219,41 @@ def test_the_inspector_is_a_face_over_inspect(model, capsys):
 
 def test_one_import_line_is_enough():
     assert vitis_quantize.VitisQuantizer is VitisQuantizer
+
+
+# --- finalize ---
+
+
+@pytest.mark.filterwarnings("ignore:.*HDF5.*")
+@pytest.mark.parametrize(
+    ("output_format", "file"),
+    [("h5", "quantized_model.h5"), ("keras", "quantized_model.keras"), ("tf", "quantized_model")],
+)
+def test_the_strategy_decides_what_is_written(model, output_format, file, tmp_path):
+    quantizer = VitisQuantizer(model)
+    got = quantizer.quantize_model(X, output_format=output_format, output_dir=str(tmp_path / "results"))
+    assert [p.name for p in (tmp_path / "results").iterdir()] == [file]
+    path = tmp_path / "results" / file
+    if output_format == "tf":
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(str(path))  # its variables live as long as it does
+        np.testing.assert_array_equal(loaded.serve(X), got(X))
+    else:
+        np.testing.assert_array_equal(vq.load_model(path)(X), got(X))
+
+
+def test_the_operator_set_is_the_strategys(model, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    quantizer = VitisQuantizer(model)
+    quantizer.set_quantize_strategy({"finalize_pipeline_config": {"output_dir": str(tmp_path)}})
+    for opset in (11, 13):
+        quantizer.quantize_model(X, output_format="onnx", onnx_opset_version=opset)
+        written = onnx.load(tmp_path / "quantized_model.onnx")
+        assert {d.domain: d.version for d in written.opset_import}[""] == opset
+
+
+def test_nothing_is_written_by_default(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    VitisQuantizer(model).quantize_model(X)
+    assert list(tmp_path.iterdir()) == []
