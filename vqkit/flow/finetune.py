@@ -38,6 +38,7 @@ from vqkit.primitives import ops
 STEP_SHARE, ERROR_SHARE = 0.03, 0.05
 REFERENCE_WEIGHT_RATE, REFERENCE_BIAS_RATE = 1e-5, 1e-3
 BIAS = "bias"
+KEY = "include_fast_ft"
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ class Tuned:
         before: mean squared error of its output over the calibration samples.
         after: the same with the weights that were kept; never more.
         epochs: the last epoch that improved them; 0 where none did.
+        key: of the refine pipeline, that asked for it.
     """
 
     layer: str
     before: float
     after: float
     epochs: int
+    key: str = KEY
 
     def __str__(self) -> str:
-        return (
-            f"include_fast_ft: {self.layer} output error {self.before:.4g} -> {self.after:.4g} "
-            f"in {self.epochs} epochs"
-        )
+        how = f" in {self.epochs} epochs" if self.key == KEY else ""
+        return f"{self.key}: {self.layer} output error {self.before:.4g} -> {self.after:.4g}{how}"
 
 
 @dataclass(eq=False)
@@ -72,17 +73,19 @@ class Finetuned:
         layers: what was done to each layer, in graph order.
         left: a line for each layer that could not be tuned.
         traces: how many training steps were compiled, one for each kind of layer.
+        key: of the refine pipeline, that asked for it.
     """
 
     graph: Graph
     layers: list[Tuned] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     traces: int = 0
+    key: str = KEY
 
     @property
     def report(self) -> list[str]:
         """One line for each layer."""
-        return [*map(str, self.layers), *(f"include_fast_ft: {line}" for line in self.left)]
+        return [*map(str, self.layers), *(f"{self.key}: {line}" for line in self.left)]
 
 
 def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from vqkit.flow.adaround import round_adaptively
 from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode, calibrate
 from vqkit.flow.correct import correct_biases, correctable
@@ -18,6 +19,7 @@ from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
 from vqkit.flow.refine import refine
+from vqkit.flow.search import Search
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import make_all_live, raise_model
@@ -140,6 +142,7 @@ def quantize(
     calibration: str = "quantized",
     vitis_compat: bool = False,
     progress: bool = False,
+    calib_labels: Any = None,
 ) -> Quantized:
     """Quantize a Keras model after training.
 
@@ -154,6 +157,8 @@ def quantize(
             way), "float" on the float model (shared by sweeps).
         vitis_compat: reproduce the reference's mistakes as well.
         progress: show a progress bar over the calibration batches.
+        calib_labels: class numbers of the calibration samples, shape (n,); read only by a threshold search
+            with `threshold_search_loss` "labels".
 
     Returns:
         The quantized model with plan, decisions and report; audited.
@@ -165,7 +170,8 @@ def quantize(
         AuditError: what was requested was not applied.
     """
     work = _Fresh(model, calib_data, batch_size, steps, progress)
-    result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat)
+    result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat,
+                      labels=calib_labels)  # fmt: skip
     result.audit()
     return result
 
@@ -199,8 +205,8 @@ class Work(Protocol):
         """Called with the result and the live layers that now hold it."""
 
 
-def assemble(work: Work, strategy: Any, *, calibration: str = "quantized",
-             vitis_compat: bool = False) -> Quantized:  # fmt: skip
+def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis_compat: bool = False,
+             labels: Any = None) -> Quantized:  # fmt: skip
     """The steps of `quantize`, in their order.
 
     Args:
@@ -208,6 +214,7 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized",
         strategy: a `Strategy`, or the name or path of one.
         calibration: "quantized" or "float".
         vitis_compat: reproduce the reference's mistakes as well.
+        labels: of the calibration samples, for a threshold search that wants them.
 
     Returns:
         The quantized model, not audited.
@@ -223,21 +230,32 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized",
         work.assign(work.bake(graph, encodings, plan), plan)
     clock.mark("weights")
     # Corrections read the data again, and a generator can be read only once.
-    correcting = strategy.refine.include_bias_corr and not vitis_compat
-    data = work.data(correcting or strategy.refine.include_fast_ft)
+    config = strategy.refine
+    correcting = config.include_bias_corr and not vitis_compat
+    again = (correcting, config.include_fast_ft, config.include_adaround, config.include_threshold_search)
+    data = work.data(any(again))
     rounding = rounding_rows(graph, plan)
     seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
     facts = work.calibrate(graph, rows, seen, data, calibration, vitis_compat)
     encodings |= solve_activations(facts, plan, vitis_compat=vitis_compat)
     clock.mark("calibrate")
+    notes: list[str] = []
+    if config.include_threshold_search:
+        search = Search(graph, rows, plan, live, data, loss=config.threshold_search_loss, labels=labels)
+        encodings, notes = search.run(encodings)
+        clock.mark("search")
     refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
     _apply(work, graph, refined, plan, rows, live)
     clock.mark("refine")
-    corrected, notes = graph, []
-    if strategy.refine.include_fast_ft:
+    corrected = graph
+    if config.include_fast_ft:
         tuned = finetune(graph, rows, plan, refined, live, data,
-                         epochs=strategy.refine.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
-        corrected, notes = tuned.graph, tuned.report
+                         epochs=config.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
+        corrected, notes = tuned.graph, [*notes, *tuned.report]
+    if config.include_adaround:
+        tuned = round_adaptively(graph, rows, plan, refined, live, data, weights=corrected,
+                                 steps=config.adaround_steps)  # fmt: skip
+        corrected, notes = tuned.graph, [*notes, *tuned.report]
     if correcting:
         corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
         encodings |= solve_weights(corrected, plan, roles=(Role.BIAS,))

@@ -26,10 +26,13 @@ class Trainers:
     Args:
         live: layer name -> live object of the quantized graph.
         encodings: the decisions for weights and values.
+        make: the kind of trainer.
     """
 
-    def __init__(self, live: Mapping[str, Any], encodings: Encodings) -> None:
-        self._live, self._encodings = live, encodings
+    def __init__(
+        self, live: Mapping[str, Any], encodings: Encodings, make: type[Trainer] | None = None
+    ) -> None:
+        self._live, self._encodings, self._make = live, encodings, make or Trainer
         self._known: dict[tuple[Any, ...], Trainer] = {}
 
     @property
@@ -54,7 +57,7 @@ class Trainers:
         shapes = tuple((name, tuple(w.shape)) for name, w in weights.items())
         key = (*_kind(block, self._encodings), tuple(specs.items()), shapes)
         if key not in self._known:
-            self._known[key] = Trainer(block, self._live, specs, list(weights))
+            self._known[key] = self._make(block, self._live, specs, list(weights))
         return self._known[key]
 
 

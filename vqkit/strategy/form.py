@@ -235,7 +235,7 @@ class QuantizePipelineConfig(Form):
 
 
 class RefinePipelineConfig(Form):
-    """Adjustments after calibration; the last five are extensions."""
+    """Adjustments after calibration; those below `convert_to_pof2s_quantize_strategy` are extensions."""
 
     adjust_dpu_sigmoid: bool = False
     adjust_dpu_shift_cut: bool = False
@@ -251,6 +251,10 @@ class RefinePipelineConfig(Form):
     adjust_dpu_shift_bias_leakyrelu: bool = False
     align_concat: bool = False
     align_pool: bool = False
+    include_adaround: bool = False
+    adaround_steps: Annotated[int, Field(ge=1)] = 1000
+    include_threshold_search: bool = False
+    threshold_search_loss: Literal["mse", "kl", "labels"] = "mse"
 
 
 class FinalizePipelineConfig(Form):

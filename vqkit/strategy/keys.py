@@ -37,6 +37,10 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
         "adjust_dpu_shift_bias_leakyrelu",
         "align_concat",
         "align_pool",
+        "include_adaround",
+        "adaround_steps",
+        "include_threshold_search",
+        "threshold_search_loss",
     ),
 }
 

@@ -15,6 +15,7 @@ _WHERE = {
     "QATAdam": "optimizer",
     "QATModel": "model",
     "QuantizedWeights": "wrappers",
+    "ThresholdLog": "log",
     "deploy_model": "deploy",
     "ends_in_softmax": "distill",
     "qat_model": "model",

@@ -49,7 +49,7 @@ def deploy_model(model: Any) -> Quantized:
     trained = _encodings(bare, plan)
     refined, adjusted = refine(graph, rows, trained, strategy.refine, vitis_compat=compat)
     result = Quantized(plan, refined, trained, strategy, graph, graph, bare.graph, rows,
-                       (*recipe["report"], *adjusted), {}, "quantized", compat)  # fmt: skip
+                       (*recipe["report"], *adjusted), {}, recipe["calibration"], compat)  # fmt: skip
     result.audit()
     return result
 

@@ -151,13 +151,30 @@ class LearnedQuantize(keras.layers.Layer):
         Raises:
             ModelError: there is no range yet.
         """
-        if not float(self.known.numpy()):
+        if not self.is_known:
             raise ModelError(
                 f"{self.tensor or self.name} has no range yet: train at least one batch, or let qat_model "
                 "calibrate (init_quant=True)"
             )
         f_min, f_max = (np.array(v) for v in self._range())
         return QParams(self.spec, f_min, f_max, self.position)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a range: assigned, or estimated from a training batch."""
+        return bool(self.known.numpy())
+
+    @property
+    def log2_threshold(self) -> np.ndarray:
+        """log2 of the largest magnitude that the grid reaches now, shape of the range."""
+        if self.log_threshold is not None:
+            return np.array(self.log_threshold.numpy())
+        if self.quantize_pos is not None:
+            return np.float32(self.spec.bit_width - (not self.spec.unsigned)) - np.array(
+                self.quantize_pos.numpy()
+            )
+        ends = [np.abs(np.array(v)) for v in self._range()]
+        return np.array(np.log2(np.maximum(np.maximum(*ends), 1e-30)))
 
     @property
     def position(self) -> np.ndarray | None:

@@ -70,8 +70,10 @@ def qat_model(
     init_quant: bool = True,
     batch_size: int = 32,
     steps: int | None = None,
+    calibration: str = "quantized",
     vitis_compat: bool = False,
     progress: bool = False,
+    calib_labels: Any = None,
 ) -> QATModel:
     """A trainable Keras model that computes what the quantized one will: `compile` and `fit` as usual.
 
@@ -87,8 +89,10 @@ def qat_model(
             and values at that of the first training batch.
         batch_size: samples in a calibration batch, for arrays.
         steps: number of calibration batches; all by default.
+        calibration: "quantized" or "float", as of `quantize`.
         vitis_compat: with the reference's mistakes.
         progress: show a progress bar over the calibration batches.
+        calib_labels: labels of the calibration samples, as of `quantize`.
 
     Returns:
         The model to train; `deploy_model` makes a `Quantized` of it afterwards.
@@ -105,7 +109,8 @@ def qat_model(
         )
     if init_quant:
         start = quantize(model, strategy, calib_data, batch_size=batch_size, steps=steps,
-                         vitis_compat=vitis_compat, progress=progress)  # fmt: skip
+                         calibration=calibration, vitis_compat=vitis_compat, progress=progress,
+                         calib_labels=calib_labels)  # fmt: skip
         graph, rows, plan, encodings = start.corrected, start.rows, start.plan, start.calibrated
         report = start.report
     else:
@@ -113,15 +118,18 @@ def qat_model(
         plan = prepared.plan
         graph, rows = instrument(prepared.graph, plan)
         encodings, report = solve_weights(graph, plan, vitis_compat=vitis_compat), prepared.report
-    make = partial(QATModel, recipe=_recipe(graph, strategy, report, vitis_compat))
+    make = partial(QATModel, recipe=_recipe(graph, strategy, report, calibration, vitis_compat))
     trainable: QATModel = raise_model(graph, _live(graph, rows, plan, encodings), make)
     return trainable
 
 
-def _recipe(graph: Graph, strategy: Any, report: Iterable[str], vitis_compat: bool) -> dict[str, Any]:
+def _recipe(
+    graph: Graph, strategy: Any, report: Iterable[str], calibration: str, vitis_compat: bool
+) -> dict[str, Any]:
     candidates = None if graph.candidates is None else sorted(graph.candidates)
     return {
         "strategy": {"name": strategy.name, **_text(strategy)},
+        "calibration": calibration,
         "vitis_compat": vitis_compat,
         "candidates": candidates,
         "report": list(report),

@@ -1,0 +1,210 @@
+"""What each way to win accuracy back gets on a net that a strategy hurts, and what it costs.
+
+    python benchmarks/recover.py [--case quickstart] [--bits 4 4] [--json]
+    python benchmarks/recover.py --case mobilenet [--epochs 12] [--json]
+
+`quickstart`: the digits net at 4-bit weights and 4-bit activations, from plain post-training quantization
+through each entry of the refine pipeline to training with trained thresholds, on the 200 calibration
+images, no labels but for the one row that says so. `mobilenet`: MobileNetV1-0.25 / ImageNet (needs
+`../shared`), power-of-two scales per tensor at 8 bits, before and after training on the 500 calibration
+images, no labels.
+
+"left" is the accuracy missing to float, "won back" the share of what plain quantization lost. Prints one
+table; with --json, one JSON object as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: accuracy and what is left to float as fractions, cost in seconds."""
+
+    name: str
+    accuracy: float
+    left: float
+    won_back: float | None
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A float net, its samples, and the labels of the calibration samples where there are some."""
+
+    net: Any
+    x_calib: Any
+    x_eval: Any
+    y_eval: Any
+    y_calib: Any = None
+
+
+def quickstart() -> Case:
+    """The digits net; the calibration images are the first training ones, so their labels are known."""
+    from vqkit.experiment.quickstart import N_CALIB, _digits, quickstart_data, quickstart_model
+    from vqkit.flow import load_model
+
+    data = quickstart_data()
+    net = load_model(quickstart_model(Path(tempfile.gettempdir()) / "vqkit-recover"))
+    return Case(net, data.x_calib, data.x_eval, data.y_eval, _digits()[1][:N_CALIB])
+
+
+def mobilenet() -> Case:
+    """MobileNetV1-0.25 at 224 pixels."""
+    from benchmarks.accuracy import load_case
+    from vqkit.flow import load_model
+
+    found = load_case("mobilenet", 500, None)
+    return Case(load_model(found.model_path), found.x_calib, found.x_eval, found.y_eval)
+
+
+def strategy(name: str, bits: tuple[int, int], **changes: Any) -> Any:
+    """A built-in at the bit widths of weights and activations."""
+    from vqkit.strategy import Strategy
+
+    return Strategy.builtin(name).with_kwargs(weight_bit=bits[0], activation_bit=bits[1], **changes)
+
+
+def ptq(case: Case, chosen: Any, *, labels: bool = False, n: int | None = None) -> Any:
+    """Post-training quantization."""
+    from vqkit import quantize
+
+    extra = {"calib_labels": case.y_calib} if labels else {}
+    return quantize(case.net, chosen, case.x_calib[:n], **extra)
+
+
+def qat(case: Case, chosen: Any, *, epochs: int, rate: float, factor: float, batch_size: int,
+        n_calib: int | None = None) -> Any:  # fmt: skip
+    """Training against the float net's outputs."""
+    import keras
+
+    from vqkit import deploy_model, qat_model
+    from vqkit.train import Distillation, DistillationData, QATAdam, ends_in_softmax
+
+    keras.utils.set_random_seed(0)
+    model = qat_model(case.net, chosen, case.x_calib[:n_calib])
+    data = DistillationData(case.net, case.x_calib, batch_size=batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, epochs * len(data))
+    model.compile(QATAdam(schedule, factor), Distillation(from_logits=not ends_in_softmax(case.net)))
+    model.fit(data, epochs=epochs, shuffle=False, verbose=0)
+    return deploy_model(model)
+
+
+Way = Callable[[Case], Any]
+
+
+def quickstart_ways(bits: tuple[int, int], epochs: int) -> dict[str, Way]:
+    """Name -> what it does; the first one is what the others are measured against."""
+    chosen = partial(strategy, "pof2s", bits)
+    train = partial(qat, epochs=epochs, rate=1e-3, factor=30, batch_size=32)
+    search = {"include_threshold_search": True, "threshold_search_loss": "kl"}
+    both = {"include_fast_ft": True, "include_adaround": True}
+    return {
+        "PTQ (pof2s)": partial(ptq, chosen=chosen()),
+        "bias correction": partial(ptq, chosen=chosen(include_bias_corr=True)),
+        "threshold search": partial(ptq, chosen=chosen(**search)),
+        "threshold search, labels": partial(
+            ptq, chosen=chosen(**{**search, "threshold_search_loss": "labels"}), labels=True
+        ),
+        "fast finetuning": partial(ptq, chosen=chosen(include_fast_ft=True)),
+        "AdaRound": partial(ptq, chosen=chosen(include_adaround=True)),
+        "search, finetuning, AdaRound": partial(ptq, chosen=chosen(**search, **both)),
+        "PTQ (pof2s_tqt)": partial(ptq, chosen=strategy("pof2s_tqt", bits)),
+        "QAT, thresholds held": partial(train, chosen=chosen()),
+        "QAT, trained thresholds": partial(train, chosen=strategy("pof2s_tqt", bits)),
+        "QAT, from search": partial(train, chosen=chosen(**search)),
+    }
+
+
+def mobilenet_ways(bits: tuple[int, int], epochs: int) -> dict[str, Way]:
+    """The same for MobileNet: channels equalized across ReLU6 in all of them."""
+    chosen = partial(strategy, "pof2s_tqt", bits, cle_to_relu6=True)
+    train = partial(qat, epochs=epochs, rate=1e-4, factor=50, batch_size=25, n_calib=200)
+    return {
+        "PTQ (pof2s_tqt)": partial(ptq, chosen=chosen(), n=200),
+        "PTQ (pof2s)": partial(ptq, chosen=strategy("pof2s", bits, cle_to_relu6=True), n=200),
+        "QAT, trained thresholds": partial(train, chosen=chosen()),
+    }
+
+
+def lines(case: Case, ways: dict[str, Way], only: list[str] | None) -> Iterator[Line]:
+    """Every row as soon as it is measured."""
+    from vqkit import evaluate
+
+    def accuracy(model: Any) -> float:
+        return float(evaluate(model, case.x_eval, case.y_eval).metrics["accuracy"])
+
+    base, lost = accuracy(case.net), None
+    yield Line(FLOAT, base, 0.0, None, 0.0, 0.0)
+    for name, way in ways.items():
+        if only and name not in only and lost is not None:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+        made = way(case)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        left = base - accuracy(made.model)
+        lost = left if lost is None else lost
+        yield Line(name, base - left, left, 1 - left / lost if lost else None, wall, cpu)
+
+
+def text(line: Line) -> str:
+    """A row for people: per cent and percentage points."""
+    share = "" if line.won_back is None else f"{100 * line.won_back:.0f}"
+    numbers = f"{100 * line.accuracy:9.2f} {100 * line.left:9.2f} {share:>9}"
+    return f"{line.name:<30} {numbers} {line.seconds:9.1f} {line.cpu_seconds:9.1f}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure one case and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--case", choices=["quickstart", "mobilenet"], default="quickstart")
+    parser.add_argument("--bits", type=int, nargs=2, metavar=("WEIGHT", "ACTIVATION"))
+    parser.add_argument("--epochs", type=int, help="of training (default 40, mobilenet 12)")
+    parser.add_argument("--only", nargs="+", help="these rows only, and the first")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    args = parser.parse_args(argv)
+    small = args.case == "quickstart"
+    bits = tuple(args.bits or ((4, 4) if small else (8, 8)))
+    epochs = args.epochs or (40 if small else 12)
+    case = quickstart() if small else mobilenet()
+    ways = (quickstart_ways if small else mobilenet_ways)(bits, epochs)
+    unknown = set(args.only or ()) - set(ways)
+    if unknown:
+        parser.error(f"--only: {sorted(unknown)[0]!r} is no row; there are: {', '.join(ways)}")
+    print(
+        f"{args.case}, {bits[0]}-bit weights, {bits[1]}-bit activations, {len(case.x_eval)} labelled samples"
+    )
+    for words in (("accuracy", "left", "won back", "wall", "CPU"), ("%", "points", "%", "s", "s")):
+        print(f"{'':<30}", *(f"{w:>9}" for w in words))
+    found = []
+    for line in lines(case, ways, args.only):
+        found.append(line)
+        print(text(line), flush=True)
+    if args.json:
+        sizes = {"n_calib": len(case.x_calib), "n_eval": len(np.asarray(case.y_eval))}
+        print(json.dumps({"case": args.case, "bits": bits, **sizes, "results": [asdict(f) for f in found]}))
+
+
+if __name__ == "__main__":
+    main()
