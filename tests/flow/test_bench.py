@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests import zoo
-from vqkit.flow import Bench, Data, evaluate, quantize
+from vqkit.flow import Bench, Data, evaluate, quantize, sqnr
 from vqkit.flow.data import map_inputs
 from vqkit.strategy import Strategy
 
@@ -48,6 +49,8 @@ def assert_same(bench, model, strategy, **settings):
     got = bench.evaluate(shared)
     np.testing.assert_array_equal(got.predictions, want.predictions)
     assert got.metrics == want.metrics
+    few = map_inputs(lambda a, _: a[:7], data.x_eval)
+    pd.testing.assert_frame_equal(bench.sqnr(shared, few), sqnr(fresh, few), check_exact=True)
     return fresh, shared
 
 

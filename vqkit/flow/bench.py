@@ -17,6 +17,7 @@ from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, calibrate
 from vqkit.flow.content import Outputs, graph_digest
 from vqkit.flow.data import Data, batches
+from vqkit.flow.noise import Noise
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, graphs_key, planned
 from vqkit.flow.ptq import Quantized, assemble, with_progress
@@ -48,6 +49,7 @@ class Bench:
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
         self._weights = WeightMemory()
+        self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
         self._structures: dict[str, Structure] = {}
         self._outputs = Outputs(cache, graph_digest(self._lowered), data.digest)
@@ -100,6 +102,22 @@ class Bench:
         structure.load(baked)
         structure.apply(quantized.encodings, quantized.rows)
         return scored(self._predict(structure), self.data.y_eval, metrics)
+
+    def sqnr(self, quantized: Quantized, x: Any, *, batch_size: int = 50) -> Any:
+        """Signal-to-noise ratios, as `vqkit.sqnr` gives them.
+
+        Args:
+            quantized: from this bench.
+            x: inputs, shape (n, …).
+            batch_size: samples at once.
+
+        Returns:
+            A pandas table.
+        """
+        structure = self._structure(quantized.graph)
+        structure.load(self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan))
+        structure.apply(quantized.encodings, quantized.rows)
+        return self._noise.sqnr(structure, quantized, x, batch_size)
 
     def float_evaluation(self, *, metrics: Sequence[Any] | None = None) -> Evaluation:
         """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.

@@ -152,9 +152,18 @@ def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
     Returns:
         A pandas table in graph order: layer, tensor, role, order, sqnr_db. Infinite where nothing changed.
     """
+    return noise_table(quantized, _powers(quantized, x, batch_size))
+
+
+def noise_table(quantized: Any, power: Mapping[str, tuple[float, float]]) -> Any:
+    """The table of `sqnr`.
+
+    Args:
+        quantized: a `Quantized`.
+        power: plan row name of each activation, and "model output i" -> energy of the signal, of the noise.
+    """
     import pandas as pd
 
-    power = _powers(quantized, x, batch_size)
     rows = []
     for order, row in enumerate(quantized.plan.quantized):
         signal, noise = power[row.name] if not row.is_weight else _weight_power(quantized, row)
@@ -189,19 +198,35 @@ def quantized_weight(quantized: Any, row: Row) -> np.ndarray:
 
 
 def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
-    import tensorflow as tf
-
     def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        pair = compared(quantized, inputs)
-        return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pair.items()}
+        return energies(compared(quantized, inputs))
 
     float_live(quantized), quantized.live  # Variables must exist before tracing.
-    run = compiled(quantized.graph, both)
+    return summed(compiled(quantized.graph, both), x, batch_size)
+
+
+def summed(
+    run: Callable[[Any], Mapping[str, Any]], x: Any, batch_size: int
+) -> dict[str, tuple[float, float]]:
+    """Energies of signal and noise over all batches.
+
+    Args:
+        run: gives the two energies of one batch by name.
+        x: inputs, shape (n, …).
+        batch_size: samples at once.
+    """
     total: dict[str, np.ndarray] = {}
     for batch in batches(x, batch_size=batch_size):
         for name, value in run(batch).items():
             total[name] = total.get(name, np.zeros(2)) + np.asarray(value, np.float64)
     return {k: (float(v[0]), float(v[1])) for k, v in total.items()}
+
+
+def energies(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Energy of float values, and of what quantized values add to them, as tensors of shape (2,)."""
+    import tensorflow as tf
+
+    return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pairs.items()}
 
 
 def _energy(x: Any) -> Any:
@@ -220,8 +245,9 @@ def compared(quantized: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[Any, 
     Returns:
         Plan row name (and "model output i") -> (float value, quantized value).
     """
-    floats = _observe(quantized.graph, quantized.rows, float_live(quantized), inputs)
-    fakes = _observe(quantized.graph, quantized.rows, quantized.live, inputs)
+    names = {fq: row.name for fq, row in quantized.rows.items()}
+    floats = observe(quantized.graph, names, float_live(quantized), inputs)
+    fakes = observe(quantized.graph, names, quantized.live, inputs)
     return {k: (floats[k], fakes[k]) for k in floats}
 
 
@@ -234,13 +260,24 @@ def float_live(quantized: Any) -> dict[str, Any]:
     return dict(quantized._cache["float"])
 
 
-def _observe(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Callable[..., Any]],
-             inputs: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[..., Any]],
+            inputs: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+    """What some layers give, and the model.
+
+    Args:
+        graph: to run.
+        names: layer name -> the name to give its value under.
+        live: layer name -> live object.
+        inputs: input name -> tensor.
+
+    Returns:
+        Name -> value; outputs as "model output", or "model output i".
+    """
     seen: dict[str, Any] = {}
 
     def hook(node: Node, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        if node.layer in rows:
-            seen[rows[node.layer].name] = outputs[0]
+        if node.layer in names:
+            seen[names[node.layer]] = outputs[0]
         return outputs
 
     result = replay(graph, live, inputs, hook)
