@@ -27,16 +27,12 @@ class _Watch(Step):
         self.watched, self.seen = watched, []
         super().__init__(*args)
 
-    def _position(self, fq: str, spec: Any, x: Any) -> Any:
-        y = super()._position(fq, spec, x)
+    def visit(self, fq: str, x: Any) -> Any:
+        y = super().visit(fq, x)
         if fq == self.watched:
-            self._stats[fq] = (*self._stats[fq], x)
+            facts = self.observed[self.rows[fq].name]
+            self.seen.append((facts.f_min[-1], facts.f_max[-1], facts.pos[-1], np.asarray(x)))
         return y
-
-    def _keep(self, fq: str, facts: tuple[Any, ...]) -> None:
-        super()._keep(fq, facts)
-        if fq == self.watched:
-            self.seen.append([np.asarray(f) for f in facts])
 
 
 def explain(quantized: Any, row: Row, wanted: float, calib: np.ndarray, batch_size: int) -> str | None:

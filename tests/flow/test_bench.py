@@ -68,6 +68,52 @@ def test_every_variant_is_what_quantizing_anew_gives(calibration):
     assert set(bench.traces.values()) == {1}
 
 
+def partial(*names):
+    pof2s = Strategy.builtin("pof2s")
+    changes = ({}, {"activation_bit": 6})
+    return [pof2s.with_kwargs(input_layers=[name], **more) for name in names for more in changes]
+
+
+@pytest.mark.parametrize("calibration", ["quantized", "float"])
+def test_partial_models_share_their_float_part(calibration):
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    for strategy in partial("conv2", "pool"):
+        assert_same(bench, model, strategy, calibration=calibration)
+    kinds = [key[0] for key in bench._places.kept]
+    assert kinds.count("evaluation") == 2
+    # Before each start, and before the first tensor that six bits change.
+    assert kinds.count("calibration") == 4
+    assert set(bench.traces.values()) == {1}
+    small = Bench(model, bench.data, memory_limit=1000)
+    assert_same(small, model, partial("conv2")[0], calibration=calibration)
+    assert len(small._places) == 0
+
+
+def test_float_facts_are_observed_once_for_each_way():
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    fsx = Strategy.builtin("fsx").with_kwargs(weight_bit=6)
+    for strategy in ("fsx", fsx, fsx.with_kwargs(activation_method=3), fsx.with_kwargs(activation_method=1)):
+        bench.quantize(strategy, calibration="float")
+    assert bench._facts.passes == 1
+    bench.quantize(Strategy.builtin("fsx").with_kwargs(include_cle=False), calibration="float")
+    assert bench._facts.passes == 2
+
+
+def test_equal_beginnings_are_calibrated_once():
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    first = bench.quantize("pof2s", batch_size=5)
+    seen = bench._facts.visits
+    strategy = Strategy.builtin("pof2s").with_overrides(
+        {"/quantize_registry_config/layer_config": {"head": {"activation_bit": 6}}}
+    )
+    assert_same(bench, model, strategy)
+    assert seen == len(first.rows)
+    assert bench._facts.visits == seen + 1
+
+
 @pytest.mark.parametrize("name", ["two_inputs", "two_outputs", "shared_layer", "nested", "activations"])
 def test_any_shape_of_model(name):
     model = zoo.build(name)

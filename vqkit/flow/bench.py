@@ -7,26 +7,32 @@ remembers the graphs that the passes make, decided and rounded weights, live lay
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vqkit.errors import DataError, not_allowed
 from vqkit.flow.audit import audit
-from vqkit.flow.calibrate import Calibration, calibrate
+from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.content import Outputs, graph_digest
 from vqkit.flow.data import Data, batches
+from vqkit.flow.instrument import rounding_rows
 from vqkit.flow.noise import Noise
+from vqkit.flow.places import Places
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, graphs_key, planned
 from vqkit.flow.ptq import Quantized, assemble, with_progress
 from vqkit.flow.quality import Evaluation, evaluate, scored
+from vqkit.flow.shared import Facts, Request, passing
 from vqkit.flow.solve import Encodings
-from vqkit.flow.structure import Structure, structure_key
+from vqkit.flow.structure import Structure, crossing_values, structure_key
+from vqkit.flow.trail import value_digests
 from vqkit.flow.weights import WeightMemory
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import lower
+from vqkit.graph.keras_io import lower, mask_of
 
 EVAL_BATCH = 250
 
@@ -48,7 +54,8 @@ class Bench:
                  memory_limit: int = 1 << 30) -> None:  # fmt: skip
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
-        self._weights = WeightMemory()
+        self._weights, self._places = WeightMemory(), Places(memory_limit)
+        self._facts = Facts(self._places)
         self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
         self._structures: dict[str, Structure] = {}
@@ -101,7 +108,7 @@ class Bench:
         structure = self._structure(quantized.graph)
         structure.load(baked)
         structure.apply(quantized.encodings, quantized.rows)
-        return scored(self._predict(structure), self.data.y_eval, metrics)
+        return scored(self._predict(structure, quantized, baked), self.data.y_eval, metrics)
 
     def sqnr(self, quantized: Quantized, x: Any, *, batch_size: int = 50) -> Any:
         """Signal-to-noise ratios, as `vqkit.sqnr` gives them.
@@ -133,12 +140,41 @@ class Bench:
         )
         return scored(found, self.data.y_eval, metrics)
 
-    def _predict(self, structure: Structure) -> Any:
+    def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree
 
-        run = structure.evaluator()
-        parts = [run(b) for b in batches(self.data.x_eval, batch_size=EVAL_BATCH)]
-        return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
+        begin, source = self._start(structure, quantized, baked)
+        run = structure.evaluator(begin)
+        parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
+        return tree.map_structure(lambda *p: np.concatenate(p), *parts)
+
+    def _start(self, structure: Structure, quantized: Quantized, baked: Graph) -> tuple[int, Iterable[Any]]:
+        """Where to begin an evaluation, and with what: behind a partial model's float part, if that fits."""
+        samples = batches(self.data.x_eval, batch_size=EVAL_BATCH)
+        begin = float_nodes(quantized)
+        values = crossing_values(baked, begin)
+        if not self._worth(baked, begin, values):
+            return 0, samples
+        digests = value_digests(baked, dict.fromkeys(quantized.rows, "quantized"), self._weights.digest)
+        key = ("evaluation", *(digests[v] for v in values))
+        kept = self._places.get(key)
+        if kept is None:
+            run = structure.evaluator(0, begin)
+            made = [run(batch) for batch in samples]
+            if any(mask_of(x) is not None for x in made[0].values()):
+                return 0, batches(self.data.x_eval, batch_size=EVAL_BATCH)
+            kept = [{digests[v]: batch[f"v{v}"] for v in values} for batch in made]
+            self._places.put(key, kept)
+        return begin, [{f"v{v}": batch[digests[v]] for v in values} for batch in kept]
+
+    def _worth(self, graph: Graph, begin: int, values: list[int]) -> bool:
+        """Whether layers with weights lie before a node, and the values there fit into half of the memory."""
+        shapes = [graph.values[v].shape[1:] for v in values]
+        if None in (size for shape in shapes for size in shape):
+            return False
+        bytes_ = 4 * self.data.n_eval * sum(prod(size or 0 for size in shape) for shape in shapes)
+        weighted = any(graph.layers[n.layer].weights for n in graph.nodes[:begin])
+        return weighted and 2 * bytes_ <= self.memory_limit
 
     def _structure(self, graph: Graph) -> Structure:
         key = structure_key(graph)
@@ -147,12 +183,33 @@ class Bench:
         return self._structures[key]
 
 
+def float_nodes(quantized: Quantized) -> int:
+    """How many nodes at the start of a quantized graph compute what the user's model computes."""
+    layers = {r.layer for r in (*quantized.plan.quantized, *quantized.plan.typed) if r.is_weight}
+    inserted = {*quantized.rows, *rounding_rows(quantized.graph, quantized.plan)}
+    changed = layers | inserted
+    return next(
+        (i for i, n in enumerate(quantized.graph.nodes) if n.layer in changed), len(quantized.graph.nodes)
+    )
+
+
+class _Again:
+    """Batches that can be read more than once; nothing is held in between."""
+
+    def __init__(self, data: Any, cut: dict[str, Any]) -> None:
+        self._data, self._cut = data, cut
+
+    def __iter__(self) -> Iterator[Any]:
+        return batches(self._data, **self._cut)
+
+
 class _Remembered:
     """The steps of one quantization on a bench."""
 
     def __init__(self, bench: Bench, cut: dict[str, Any], progress: bool) -> None:
         self._bench, self._cut, self._progress = bench, cut, progress
         self._structure: Structure | None = None
+        self._loaded: Graph
         self._trained = False
 
     def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
@@ -163,7 +220,7 @@ class _Remembered:
 
     def live(self, graph: Graph) -> dict[str, Any]:
         structure = self._structure = self._bench._structure(graph)
-        structure.load(graph)
+        self.assign(graph, None)
         return structure.live
 
     def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
@@ -172,19 +229,29 @@ class _Remembered:
     def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
         return self._bench._weights.bake(graph, encodings, plan)
 
-    def assign(self, graph: Graph, plan: Plan) -> None:
+    def assign(self, graph: Graph, plan: Plan | None) -> None:
         del plan
         assert self._structure is not None
         self._structure.load(graph)
+        self._loaded = graph
 
     def data(self, again: bool) -> Iterable[Any]:
         self._trained = again
-        return list(batches(self._bench.data.x_calib, **self._cut))
+        return _Again(self._bench.data.x_calib, self._cut)
 
     def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
                   mode: str, compat: bool) -> Calibration:  # fmt: skip
-        shown = with_progress(data, self._progress)
-        return calibrate(graph, rows, live, shown, mode=mode, vitis_compat=compat)
+        if mode not in set(Mode):
+            raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
+        assert self._structure is not None
+        passed = [k for k, x in live.items() if x is not self._structure.live[k]]
+        doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items() if r.spec is not None}
+        tokens = {**doing, **dict.fromkeys(passed, "")}
+        digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
+        player = self._structure.player(rows, passed)
+        stream = tuple(self._cut.items())
+        request = Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
+        return self._bench._facts.calibrate(request, with_progress(data, self._progress))
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
         audit(result, live)

@@ -16,8 +16,9 @@ import numpy as np
 
 from vqkit.errors import DataError, not_allowed
 from vqkit.flow.plan import Row
+from vqkit.flow.stretches import Player
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import input_signature, keeping_mask, replay, tensors
+from vqkit.graph.keras_io import tensors
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 
@@ -118,134 +119,158 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
 
 
 class Step:
-    """One compiled pass over a batch; ranges that run over batches are passed in and out."""
+    """Observes batch after batch.
+
+    Args:
+        graph: with fake-quantize layers inserted.
+        rows: fake-quantize layer name -> plan row.
+        live: layer name -> live object.
+        quantized: whether later layers see quantized values.
+        compat: observe as the reference does.
+        player: runs the graph; a new one by default.
+
+    Attributes:
+        observed: plan row name -> facts so far.
+    """
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], quantized: bool,
-                 compat: bool) -> None:  # fmt: skip
-        import tensorflow as tf
-
+                 compat: bool, player: Player | None = None) -> None:  # fmt: skip
         self.graph, self.rows, self.quantized, self.compat = graph, rows, quantized, compat
         self.observed = {row.name: Observed() for row in rows.values()}
-        self._stats: dict[str, tuple[Any, ...]] = {}
-        self._state: dict[str, tuple[Any, Any]] = {}
-        self._incoming: Mapping[str, Any] = {}
-        self._outgoing: dict[str, tuple[Any, Any]] = {}
-        self._seen = 0
-        self._live = {**live, **{name: self._observer(name, row) for name, row in rows.items()}}
-        signature = [input_signature(graph), self._state_signature()]
-        step = tf.function(self._trace, input_signature=signature, autograph=False)
-        self._run = step.get_concrete_function()
-
-    def _state_signature(self) -> dict[str, Any]:
-        import tensorflow as tf
-
-        self._state = {
-            fq: (tf.zeros(self._grid(fq)), tf.zeros(self._grid(fq)))
-            for fq, row in self.rows.items()
-            if _how_of(row, self.compat) is How.RUNNING
-        }
-        return {k: tuple(tf.TensorSpec(t.shape, tf.float32) for t in pair) for k, pair in self._state.items()}
-
-    def _grid(self, fq: str) -> tuple[int, ...]:
-        return tuple(self.graph.layers[fq].config["grid_shape"])
+        self._player = player or Player(graph, live, rows)
 
     def __call__(self, batch: Any) -> int:
         inputs = tensors(self.graph, batch)
-        stats, state = self._run(inputs, self._state)
-        self._state = (
-            state if self._seen or not _averages(self.rows) else _first_average(self.rows, stats, state)
-        )
-        self._seen += 1
-        for fq, facts in stats.items():
-            self._keep(fq, facts)
+        values = {self.graph.inputs[name]: x for name, x in inputs.items()}
+        self._player.run(values, self.visit)
         return int(next(iter(inputs.values())).shape[0])
 
-    def _keep(self, fq: str, facts: tuple[Any, ...]) -> None:
-        row, arrays = self.rows[fq], [np.asarray(f) for f in facts]
-        assert row.spec is not None
-        seen, kind = self.observed[row.name], _how_of(row, self.compat)
-        if kind is How.HISTOGRAM:
-            seen.histogram = seen.histogram or histogram_for(row.spec, vitis_compat=self.compat)
-            seen.histogram.add(arrays[0])
-            return
-        if kind is How.RUNNING:
-            arrays = [np.asarray(s) for s in self._state[fq]]
-        seen.f_min.append(arrays[0])
-        seen.f_max.append(arrays[1])
-        if kind is How.POSITION:
-            seen.pos.append(arrays[2])
-
-    def _trace(self, inputs: Mapping[str, Any], state: Mapping[str, Any]) -> tuple[Any, Any]:
-        self._stats, self._outgoing = {}, {}
-        self._incoming = state
-        replay(self.graph, self._live, inputs)
-        return self._stats, self._outgoing
-
-    def _observer(self, fq: str, row: Row) -> Callable[[Any], Any]:
-        import keras
-
-        assert row.spec is not None
-        spec, kind = row.spec, _how_of(row, self.compat)
-        observe = {How.POSITION: self._position, How.RUNNING: self._running, How.HISTOGRAM: self._values}[
-            kind
-        ]
-        # Half precision, and integers that Keras takes for floats, are observed as FakeQuantize sees them.
-        return keeping_mask(lambda x: observe(fq, spec, keras.ops.cast(x, "float32")))
-
-    def _position(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
-        f_min, f_max, pos, quantized = _positioned(spec, x.shape.rank, self.compat)(x)
-        self._stats[fq] = (f_min, f_max, pos)
-        quantized.set_shape(x.shape)
-        return quantized if self.quantized else x
-
-    def _running(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
+    def visit(self, fq: str, x: Any) -> Any:
+        """Observe the value in front of a fake-quantize layer; gives what later layers see."""
         import tensorflow as tf
 
-        from vqkit.primitives import ops
+        row = self.rows[fq]
+        assert row.spec is not None
+        # Half precision, and integers that Keras takes for floats, are observed as FakeQuantize sees them.
+        return observe(tf.cast(x, tf.float32), row.spec, self.observed[row.name], self.quantized, self.compat)
 
-        f_min, f_max = ops.value_range(x, spec)
-        old_min, old_max = self._incoming[fq]
-        if spec.quantizer_type is QuantizerType.MAFS:
-            new = (_average(old_min, f_min), _average(old_max, f_max))
-        else:
-            new = (tf.minimum(old_min, f_min), tf.maximum(old_max, f_max))
-        self._stats[fq], self._outgoing[fq] = (f_min, f_max), new
-        return ops.fake_quantize(x, spec, *new) if self.quantized else x
 
-    def _values(self, fq: str, spec: QuantizerSpec, x: Any) -> Any:
-        del spec
-        self._stats[fq] = (x,)
+def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool) -> Any:
+    """Add one batch of a tensor to what was seen of it.
+
+    Args:
+        x: float32 tensor, shape (batch, …).
+        spec: its quantizer.
+        seen: facts of the batches before; extended.
+        quantized: whether to give back the quantized values.
+        compat: observe as the reference does.
+
+    Returns:
+        x, or its values on the grid that the batch decided. Where a histogram is needed always x.
+    """
+    kind = how(spec, vitis_compat=compat)
+    if kind is How.HISTOGRAM:
+        seen.histogram = seen.histogram or histogram_for(spec, vitis_compat=compat)
+        seen.histogram.add(x.numpy())
         return x
+    flat = x if spec.per_channel else _flat(x)
+    measure = (
+        _positioned(spec, flat.shape.rank, compat) if kind is How.POSITION else _ranged(spec, flat.shape.rank)
+    )
+    found = used = [np.asarray(v) for v in measure(flat)]
+    if kind is How.RUNNING:
+        found, used = _running(spec, found, seen)
+    for values, value in zip((seen.f_min, seen.f_max, seen.pos), found, strict=False):
+        values.append(value)
+    return _quantized(x, flat, spec, used) if quantized else x
+
+
+def _flat(x: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reshape(x, [-1])
+
+
+def _quantized(x: Any, flat: Any, spec: QuantizerSpec, numbers: list[np.ndarray]) -> Any:
+    import tensorflow as tf
+
+    values = _quantizer(rounding_only(spec), flat.shape.rank)(flat, *(tf.constant(v) for v in numbers))
+    return tf.reshape(values, tf.shape(x))
+
+
+def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any:
+    """A batch on the grid that was decided when it was observed before; not for moving averages.
+
+    Args:
+        x: float32 tensor.
+        spec: its quantizer.
+        seen: facts.
+        number: of the batch, from 0.
+    """
+    facts = (seen.f_min, seen.f_max, seen.pos) if spec.pow2 else (seen.f_min, seen.f_max)
+    return _quantized(x, x if spec.per_channel else _flat(x), spec, [f[number] for f in facts])
+
+
+def _running(spec: QuantizerSpec, batch: list[np.ndarray],
+             seen: Observed) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+    """The range over all batches so far, and the one to quantize this batch with.
+
+    It is the widest, or a moving average, which starts at the first batch.
+    """
+    old = [seen.f_min[-1], seen.f_max[-1]] if seen.f_min else [np.zeros_like(v) for v in batch]
+    if spec.quantizer_type is QuantizerType.MAFS:
+        new = [_average(o, n) for o, n in zip(old, batch, strict=True)]
+        return (new if seen.f_min else batch), new
+    widest = [np.minimum(old[0], batch[0]), np.maximum(old[1], batch[1])]
+    return widest, widest
 
 
 @lru_cache(maxsize=256)
 def _positioned(spec: QuantizerSpec, rank: int, compat: bool) -> Any:
-    """Range, position and fake-quantized values of a tensor; traced once for all tensors of a spec."""
+    """Range and position of a tensor; traced once for all tensors of a spec."""
     import tensorflow as tf
 
     from vqkit.primitives import ops
 
     def run(x: Any) -> tuple[Any, ...]:
         f_min, f_max = ops.value_range(x, spec)
-        pos = ops.position(x, f_min, f_max, spec, vitis_compat=compat)
-        return f_min, f_max, pos, ops.fake_quantize(x, spec, f_min, f_max, pos)
+        return f_min, f_max, ops.position(x, f_min, f_max, spec, vitis_compat=compat)
 
-    return tf.function(run, input_signature=[tf.TensorSpec([None] * rank)], autograph=False)
+    return _traced(run, [tf.TensorSpec([None] * rank)])
 
 
-def _how_of(row: Row, compat: bool) -> How:
-    assert row.spec is not None
-    return how(row.spec, vitis_compat=compat)
+@lru_cache(maxsize=256)
+def _ranged(spec: QuantizerSpec, rank: int) -> Any:
+    """Range of a tensor."""
+    import tensorflow as tf
+
+    from vqkit.primitives import ops
+
+    return _traced(lambda x: ops.value_range(x, spec), [tf.TensorSpec([None] * rank)])
+
+
+@lru_cache(maxsize=256)
+def _quantizer(spec: QuantizerSpec, rank: int) -> Any:
+    """Values on the grid of a range (and position)."""
+    import tensorflow as tf
+
+    from vqkit.primitives import ops
+
+    number = tf.TensorSpec([None] * rank if spec.per_channel else [])
+    signature = [tf.TensorSpec([None] * rank), *[number] * (3 if spec.pow2 else 2)]
+    return _traced(lambda x, *numbers: ops.fake_quantize(x, spec, *numbers), signature)
+
+
+def _traced(function: Callable[..., Any], signature: list[Any]) -> Any:
+    import tensorflow as tf
+
+    return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+
+
+def rounding_only(spec: QuantizerSpec) -> QuantizerSpec:
+    """The part of a quantizer that says how values are rounded, not how its range is chosen."""
+    return spec.with_(method=Method.NON_OVERFLOW, method_percentile=100.0)
 
 
 def _average(old: Any, new: Any) -> Any:
-    return old * EMA_DECAY + new * (1 - EMA_DECAY)
-
-
-def _averages(rows: Mapping[str, Row]) -> list[str]:
-    return [k for k, r in rows.items() if r.spec is not None and r.spec.quantizer_type is QuantizerType.MAFS]
-
-
-def _first_average(rows: Mapping[str, Row], stats: Any, state: Any) -> dict[str, Any]:
-    """A moving average starts at the first batch, not at zero."""
-    return {**state, **{k: tuple(stats[k]) for k in _averages(rows) if k in state}}
+    return old * np.float32(EMA_DECAY) + new * np.float32(1 - EMA_DECAY)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vqkit.flow.calibrate import rounding_only
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.ptq import Quantized
 from vqkit.flow.quality import energies, noise_table, observe, summed
-from vqkit.flow.structure import Structure, numeric
+from vqkit.flow.structure import Structure
 
 
 class Noise:
@@ -37,7 +38,9 @@ class Noise:
             return energies({k: (floats[k], fakes[k]) for k in floats})
 
         rounding = tuple(
-            repr(numeric(layer.spec)) for layer in structure.live.values() if isinstance(layer, FakeQuantize)
+            repr(rounding_only(layer.spec))
+            for layer in structure.live.values()
+            if isinstance(layer, FakeQuantize)
         )
         power = summed(structure.function(("noise", *names, rounding), both), x, batch_size)
         rows = quantized.rows

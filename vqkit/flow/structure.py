@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from vqkit import digest
+from vqkit.flow.calibrate import rounding_only
+from vqkit.flow.instrument import passing_through
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.plan import Row, spec_to_json
 from vqkit.flow.solve import Encodings
-from vqkit.graph.ir import Graph, Layer
+from vqkit.flow.stretches import Player
+from vqkit.graph.ir import Graph, Layer, Ref
 from vqkit.graph.keras_io import compiled, make_all_live, replay
 from vqkit.graph.variables import variables
-from vqkit.primitives.spec import Method, QuantizerSpec
-
-_CHOICE = {"method": Method.NON_OVERFLOW, "method_percentile": 100.0}
-
-
-def numeric(spec: QuantizerSpec) -> QuantizerSpec:
-    """The part of a quantizer that says how values are rounded, not how its range is chosen."""
-    return spec.with_(**_CHOICE)
+from vqkit.primitives.spec import QuantizerSpec
 
 
 def structure_key(graph: Graph) -> str:
@@ -42,7 +38,7 @@ def structure_key(graph: Graph) -> str:
 def _layer_key(layer: Layer) -> tuple[Any, ...]:
     config = {k: v for k, v in layer.config.items() if k != "spec"}
     spec = layer.config.get("spec")
-    rounding = spec_to_json(numeric(spec)) if isinstance(spec, QuantizerSpec) else None
+    rounding = spec_to_json(rounding_only(spec)) if isinstance(spec, QuantizerSpec) else None
     shapes = [(k, w.shape) for k, w in layer.weights.items()]
     return layer.name, layer.kind, repr(sorted(config.items())), repr(rounding), repr(layer.build), shapes
 
@@ -56,12 +52,12 @@ class Structure:
     Attributes:
         graph: the given one.
         live: layer name -> live object; they hold whatever was assigned last.
-        traces: what was traced -> how often.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.live = graph, make_all_live(graph)
-        self.traces: dict[tuple[Any, ...], int] = {}
+        self._traces: dict[tuple[Any, ...], int] = {}
+        self._players: dict[tuple[str, ...], Player] = {}
         self._held: dict[tuple[str, str], np.ndarray] = {}
         self._functions: dict[tuple[Any, ...], Any] = {}
 
@@ -93,20 +89,80 @@ class Structure:
         for name, row in rows.items():
             self.live[name].assign(encodings[row.name])
 
-    def evaluator(self) -> Any:
-        """The compiled model as a function of a batch; traced once for each way of rounding."""
+    @property
+    def traces(self) -> dict[tuple[Any, ...], int]:
+        """What was traced -> how often."""
+        stretches = {
+            ("stretch", *key, i): n for key, player in self._players.items() for i, n in player.traces.items()
+        }
+        return {**self._traces, **stretches}
+
+    def player(self, names: Iterable[str], passing: Iterable[str]) -> Player:
+        """Runs the graph stretch by stretch.
+
+        Args:
+            names: of the fake-quantize layers, which are left to the caller.
+            passing: names of the layers that pass their input on.
+        """
+        key = tuple(sorted(passing))
+        if key not in self._players:
+            self._players[key] = Player(self.graph, passing_through(self.live, key), names)
+        return self._players[key]
+
+    def evaluator(self, begin: int = 0, end: int | None = None) -> Any:
+        """Nodes begin to end as a compiled function; traced once for each way of rounding.
+
+        Args:
+            begin: number of the first node.
+            end: number of the node to stop before; all by default, and then the outputs are the model's.
+
+        Returns:
+            A function of the values by name (`v<id>`, or the model's input names from the start) that gives
+            the model's outputs, or the crossing values by name.
+        """
         rounding = tuple(
-            repr(numeric(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
+            repr(rounding_only(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
         )
-        return self.function(("evaluate", rounding), lambda inputs: replay(self.graph, self.live, inputs))
+        key = ("evaluate", begin, end, rounding)
+        if key not in self._functions:
+            part = part_of(self.graph, begin, end)
+            self._functions[key] = self._compiled(key, part, lambda inputs: replay(part, self.live, inputs))
+        return self._functions[key]
 
     def function(self, key: tuple[Any, ...], body: Any) -> Any:
         """A function of the graph's inputs under a key, traced when first asked for."""
+        if key not in self._functions:
+            self._functions[key] = self._compiled(key, self.graph, body)
+        return self._functions[key]
 
+    def _compiled(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
         def counted(inputs: Mapping[str, Any]) -> Any:
-            self.traces[key] = self.traces.get(key, 0) + 1
+            self._traces[key] = self._traces.get(key, 0) + 1
             return body(inputs)
 
-        if key not in self._functions:
-            self._functions[key] = compiled(self.graph, counted)
-        return self._functions[key]
+        return compiled(part, counted)
+
+
+def part_of(graph: Graph, begin: int, end: int | None) -> Graph:
+    """Some nodes of a graph as a graph of their own.
+
+    Args:
+        graph: the whole.
+        begin: number of the first node; from 0 on the inputs are the model's.
+        end: number of the node to stop before; None for the model's end and outputs.
+
+    Returns:
+        A graph whose values have the whole graph's ids; values that cross the border are named `v<id>`.
+    """
+    inputs = dict(graph.inputs) if begin == 0 else {f"v{v}": v for v in crossing_values(graph, begin)}
+    outputs = graph.output_struct
+    if end is not None:
+        outputs = {f"v{v}": Ref(v) for v in crossing_values(graph, end)}
+    return Graph(graph.name, inputs, graph.input_struct, outputs, graph.nodes[begin:end], {}, graph.values)
+
+
+def crossing_values(graph: Graph, at: int) -> list[int]:
+    """Ids of the values that are made before a node (or given) and read from it on."""
+    made = {*graph.inputs.values(), *(v for n in graph.nodes[:at] for v in n.outputs)}
+    read = [*(v for n in graph.nodes[at:] for v in n.inputs), *graph.outputs]
+    return sorted(made & set(read))

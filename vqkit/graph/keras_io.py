@@ -266,17 +266,20 @@ def _at_inference(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**kwargs, "training": False} if getattr(operation, "_call_has_training_arg", False) else kwargs
 
 
-def keeping_mask(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function of one tensor, with the Keras mask of its argument put on its result."""
-    from keras.src.backend import get_keras_mask, set_keras_mask
+def mask_of(x: Any) -> Any:
+    """The Keras mask that a tensor carries; None without one."""
+    from keras.src.backend import get_keras_mask
 
-    def call(x: Any) -> Any:
-        y, mask = function(x), get_keras_mask(x)
-        if mask is not None:
-            set_keras_mask(y, mask)
-        return y
+    return get_keras_mask(x)
 
-    return call
+
+def masked(x: Any, mask: Any) -> Any:
+    """The tensor, carrying a Keras mask where one is given."""
+    from keras.src.backend import set_keras_mask
+
+    if mask is not None:
+        set_keras_mask(x, mask)
+    return x
 
 
 def name_operation(outputs: Any, name: str, inputs: Any) -> Any:

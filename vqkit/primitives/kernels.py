@@ -119,12 +119,13 @@ def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> T
     Returns:
         float32, shape of x.
     """
-    if _v4_is_exact(spec):
+    if v4_is_exact(spec):
         return _v4(x, spec, pos)
     return codes_and_values(x, spec, f_min, position_scale(pos))[1]
 
 
-def _v4_is_exact(spec: QuantizerSpec) -> bool:
+def v4_is_exact(spec: QuantizerSpec) -> bool:
+    """Whether TensorFlow's quantize-and-dequantize op gives the values of the plain chain."""
     whole = spec.symmetry and not spec.per_channel and spec.round_mode != RoundMode.HALF_AWAY
     return whole and 2 <= spec.bit_width <= _V4_BITS
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from vqkit.primitives import grid, kernels
+from vqkit.primitives import grid, kernels, least
 from vqkit.primitives.choose import checked, choose_by_search, needs_search
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import reduction_axes
@@ -99,16 +99,28 @@ def position(
 
 
 def _min_mse(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
+    rounding = spec if vitis_compat else grid.for_errors(spec)
+    if kernels.v4_is_exact(rounding):
+        best = least.best_offset(
+            x, rounding, start, lambda: _least_error(x, f_min, start, rounding, vitis_compat=vitis_compat)
+        )
+    else:
+        best = _least_error(x, f_min, start, rounding, vitis_compat=vitis_compat)
+    return _clip_position(start + tf.cast(best, tf.float32))
+
+
+def _least_error(
+    x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool
+) -> Tensor:
+    """Index of the first candidate with the least squared error: float64 sums, float32 as the reference."""
     axes = None if vitis_compat else reduction_axes(x.shape.rank, spec)
-    spec = spec if vitis_compat else grid.for_errors(spec)
     candidates = [_clip_position(start + float(i)) for i in range(grid.MSE_OFFSETS)]
-    errors = []
+    sums = []
     for candidate in candidates:
         lost = x - kernels.pow2_values(x, spec, f_min, candidate)
         lost = tf.square(lost if vitis_compat else tf.cast(lost, tf.float64))
-        errors.append(tf.reduce_sum(lost, axis=axes, keepdims=spec.per_channel and not vitis_compat))
-    best = tf.argmin(tf.stack(errors), axis=0)
-    return _clip_position(start + tf.cast(best, tf.float32))
+        sums.append(tf.reduce_sum(lost, axis=axes, keepdims=spec.per_channel and not vitis_compat))
+    return tf.argmin(tf.stack(sums), axis=0)
 
 
 def _clip_position(pos: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""Calibration for many variants: each tensor is observed once for each way of observing it.
+
+Facts are remembered by what the tensor is made of (`trail`) and how it is observed, so a variant pays for
+those tensors only that no variant before it has observed alike. In "float" mode that is next to nothing after
+the first variant of a prepared graph; in "quantized" mode it is the part behind the first tensor that is
+decided differently, and the run begins there where the values at that place are still kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqkit.flow.calibrate import Calibration, How, Mode, Observed, grid_values, how, observe
+from vqkit.flow.data import leaves
+from vqkit.flow.places import Places
+from vqkit.flow.plan import Row
+from vqkit.flow.stretches import Player, Stretch
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import mask_of, tensors
+from vqkit.primitives.spec import QuantizerSpec, QuantizerType
+
+Stream = tuple[Any, ...]
+Key = tuple[Any, ...]
+
+
+def observer(spec: QuantizerSpec, compat: bool) -> tuple[Any, ...]:
+    """What decides which facts are recorded of a tensor: alike for methods that read the same histogram."""
+    kind = how(spec, vitis_compat=compat)
+    if kind is How.HISTOGRAM:
+        channels = (spec.channel_axis,) if spec.per_channel and not compat else ()
+        return (kind, channels, compat)
+    return (kind, spec.with_(method_percentile=100.0), compat)
+
+
+def passing(spec: QuantizerSpec, mode: str, compat: bool) -> str:
+    """What a fake-quantize layer does to its input while calibrating; "" where it passes it on."""
+    if mode == Mode.FLOAT or how(spec, vitis_compat=compat) is How.HISTOGRAM:
+        return ""
+    return repr(observer(spec, compat))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One variant to calibrate.
+
+    Attributes:
+        graph: with fake-quantize layers inserted.
+        rows: fake-quantize layer name -> plan row.
+        digests: value id -> what it is made of while calibrating.
+        player: runs the graph with the right weights.
+        stream: identifies the batches.
+        quantized: whether later layers see quantized values.
+        compat: observe as the reference does.
+    """
+
+    graph: Graph
+    rows: Mapping[str, Row]
+    digests: Mapping[int, str]
+    player: Player
+    stream: Stream
+    quantized: bool
+    compat: bool
+
+
+class Facts:
+    """What was observed so far, by content.
+
+    Args:
+        places: keeps values at the places where variants part.
+
+    Attributes:
+        passes: number of runs over the calibration data; a run that begins in the middle counts as one.
+        visits: number of tensors observed, all batches counted once.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.passes = self.visits = 0
+        self._places = places
+        self._known: dict[tuple[Any, ...], Observed] = {}
+        self._seen: dict[Stream, tuple[int, int]] = {}
+
+    def calibrate(self, request: Request, batches: Iterable[Any]) -> Calibration:
+        """The facts of one variant, observed now as far as they are not known.
+
+        Args:
+            request: what to observe.
+            batches: inputs of the model; read only where something is missing.
+
+        Returns:
+            What `calibrate` gives.
+        """
+        keys = {fq: self._key(request, fq) for fq in request.rows}
+        missing = [fq for fq, key in keys.items() if key not in self._known]
+        if missing:
+            _Run(request, keys, self._known, self._places, set(missing)).over(batches, self._seen)
+            self.passes += 1
+            self.visits += len(missing)
+        count, samples = self._seen[request.stream]
+        found = {row.name: self._known[keys[fq]] for fq, row in request.rows.items()}
+        return Calibration(found, count, samples, Mode.QUANTIZED if request.quantized else Mode.FLOAT)
+
+    def _key(self, request: Request, fq: str) -> tuple[Any, ...]:
+        row = request.rows[fq]
+        assert row.spec is not None
+        node = request.graph.node(fq)
+        # A moving average quantizes its first batch with another range than it keeps, so it is run again.
+        again = request.quantized and row.spec.quantizer_type is QuantizerType.MAFS
+        own = (object(),) if again else ()
+        return (request.digests[node.inputs[0]], observer(row.spec, request.compat), request.stream, *own)
+
+
+class _Run:
+    """One pass over the batches, from the last place where nothing is missing."""
+
+    def __init__(self, request: Request, keys: Mapping[str, Key], known: dict[Key, Observed], places: Places,
+                 missing: set[str]) -> None:  # fmt: skip
+        self._request, self._keys, self._known, self._places = request, keys, known, places
+        self._missing = missing
+        self._fresh = {keys[fq]: Observed() for fq in missing}
+        parts = request.player.parts
+        self._first = {keys[part.chosen]: part.chosen for part in reversed(parts) if part.chosen in missing}
+        stops = [i for i, part in enumerate(parts) if part.chosen in missing]
+        self._part, self._end = stops[0], stops[-1] + 1
+
+    def over(self, batches: Iterable[Any], seen: dict[Stream, tuple[int, int]]) -> None:
+        begin, kept = self._resume()
+        here: list[dict[str, Any] | None] | None = None
+        if begin < self._part and self._worth_keeping():
+            here = []
+        count = samples = 0
+        for number, (n, values) in enumerate(self._starts(batches, kept)):
+            if here is not None:
+                values = self._play(values, number, begin, self._part)
+                here.append(self._named(values))
+            self._play(values, number, begin if here is None else self._part, self._end)
+            count, samples = count + 1, samples + n
+        if kept is None:
+            seen[self._request.stream] = (count, samples)
+        if here is not None and all(x is not None for x in here):
+            self._places.put(self._place(self._part), [x for x in here if x is not None])
+        self._known.update(self._fresh)
+
+    def _starts(self, batches: Iterable[Any], kept: Any) -> Iterable[tuple[int, dict[int, Any]]]:
+        graph = self._request.graph
+        if kept is not None:
+            crossing = self._crossing(kept[0])
+            for values in kept[1]:
+                yield 0, {v: values[self._request.digests[v]] for v in crossing}
+            return
+        for batch in batches:
+            inputs = tensors(graph, batch)
+            yield len(leaves(inputs)[0]), {graph.inputs[name]: x for name, x in inputs.items()}
+
+    def _resume(self) -> tuple[int, Any]:
+        for i in range(self._part, 0, -1):
+            kept = self._places.get(self._place(i))
+            if kept is not None:
+                return i, (i, kept)
+        return 0, None
+
+    def _place(self, i: int) -> tuple[Any, ...]:
+        digests = sorted(self._request.digests[v] for v in self._crossing(i))
+        return ("calibration", self._request.stream, *digests)
+
+    def _crossing(self, i: int) -> list[int]:
+        return crossing(self._request.graph, self._request.player.parts, i)
+
+    def _worth_keeping(self) -> bool:
+        return any(not part.chosen for part in self._request.player.parts[: self._part])
+
+    def _named(self, values: dict[int, Any]) -> dict[str, Any] | None:
+        wanted = {self._request.digests[v]: values[v] for v in self._crossing(self._part)}
+        return None if any(mask_of(x) is not None for x in wanted.values()) else wanted
+
+    def _play(self, values: dict[int, Any], number: int, begin: int, end: int) -> dict[int, Any]:
+        return self._request.player.run(
+            values, lambda fq, x: self._visit(fq, x, number), begin=begin, end=end
+        )
+
+    def _visit(self, fq: str, x: Any, number: int) -> Any:
+        import tensorflow as tf
+
+        request, key = self._request, self._keys[fq]
+        spec = request.rows[fq].spec
+        assert spec is not None
+        x = tf.cast(x, tf.float32)
+        if self._first.get(key) == fq:
+            return observe(x, spec, self._fresh[key], request.quantized, request.compat)
+        seen = self._fresh.get(key) or self._known[key]
+        if not request.quantized or how(spec, vitis_compat=request.compat) is How.HISTOGRAM:
+            return x
+        return grid_values(x, spec, seen, number)
+
+
+def crossing(graph: Graph, parts: list[Stretch], i: int) -> list[int]:
+    """Ids of the values that are made before stretch i (or given) and read from it on."""
+    made = {*graph.inputs.values(), *(v for part in parts[:i] for n in part.nodes for v in n.outputs)}
+    read = [v for part in parts[i:] for v in part.reads]
+    return sorted(v for v in dict.fromkeys(read) if v in made)
