@@ -49,6 +49,7 @@ SINGLE_IMPORTERS = {
     "distributed": {"vqkit.experiment.cluster"},
     "keras.src": {"vqkit.graph.keras_io"},
     "anywidget": {"vqkit.widgets.picker"},
+    "ai_edge_litert": {"vqkit.export.litert"},
     "onnx": {"vqkit.export.onnx_builder"},
     "onnxruntime": {"vqkit.export.onnx_runtime"},
 }

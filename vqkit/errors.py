@@ -5,6 +5,7 @@
     ├── ModelError         a model cannot be read, rewritten or exported
     ├── DataError          calibration or evaluation data are unusable
     ├── AuditError         what was requested is not what was applied
+    ├── CrossCheckError    a runtime computes something else than the simulation
     ├── SweepError         a sweep file is malformed, or its axes do not fit the model
     ├── NotebookError      a notebook was given parameters it does not have, or failed
     ├── RecordError        a run record or the cache is missing, broken or belongs to other inputs
@@ -37,6 +38,18 @@ class DataError(VqkitError, ValueError):
 
 class AuditError(VqkitError, RuntimeError):
     """What the plan requested is not what the quantized model applies."""
+
+
+class CrossCheckError(VqkitError, RuntimeError):
+    """A runtime computes something else than the simulation.
+
+    Attributes:
+        result: the `CrossCheck` with all differences.
+    """
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class SweepError(VqkitError, ValueError):

@@ -24,6 +24,10 @@ def main(folder: Path) -> None:
     session = OnnxSession(folder / "m.onnx")
     np.save(folder / "onnx.npy", session({session.inputs[0]: x})["output"])
 
+    from vqkit.export.litert import LiteRtSession
+
+    np.save(folder / "tflite.npy", LiteRtSession(folder / "m.tflite")({"image": x})["output"])
+
     import tensorflow as tf
 
     import vqkit

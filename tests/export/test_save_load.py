@@ -15,7 +15,7 @@ from tests import zoo
 from tests.export.common import quantized
 from vqkit.flow.quality import predict
 
-FILES = {"onnx": "m.onnx", "keras": "m.keras", "h5": "m.h5", "saved_model": "saved"}
+FILES = {"onnx": "m.onnx", "tflite": "m.tflite", "keras": "m.keras", "h5": "m.h5", "saved_model": "saved"}
 
 
 @pytest.fixture(scope="module")

@@ -19,14 +19,21 @@ def export_(
     ],
     overrides: Overrides = None,
     format: Annotated[
-        str | None, typer.Option("--format", "-f", help="onnx, keras, h5, saved_model or encodings.")
+        str | None, typer.Option("--format", "-f", help="onnx, tflite, keras, h5, saved_model or encodings.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     strategy: Base = "pof2s",
     data: Annotated[str, typer.Option(help="Calibration data of a MODEL, as for run.")] = "digits",
     vitis_compat: Compat = False,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
-    rounding: Annotated[str | None, typer.Option(help="onnx: exact, or qdq.")] = None,
+    rounding: Annotated[str | None, typer.Option(help="onnx: exact or qdq; tflite: exact or fused.")] = None,
+    lowest_weight: Annotated[
+        str | None, typer.Option(help="tflite: keep, clip or error, for weights of -128.")
+    ] = None,
+    check: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Cross-check on x_eval of these data, as for --data.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples of the cross-check at most.")] = 256,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a quantized model as a file that another runtime executes."""
@@ -34,9 +41,30 @@ def export_(
 
     name = format_of(format, output)
     target = output or Path(f"{Path(source).stem}{FORMATS[name].suffix or '_' + name}")
-    options = {k: v for k, v in (("opset", opset), ("rounding", rounding)) if v is not None}
+    given = {"opset": opset, "rounding": rounding, "lowest_weight": lowest_weight}
+    options = {k: v for k, v in given.items() if v is not None}
     quantized = _quantized(source, strategy, overrides, data, vitis_compat, runs)
     typer.echo(str(export(quantized, target, name, **options)))
+    if check is not None:
+        _cross_check(quantized, check, samples, name, options)
+
+
+def _cross_check(quantized: Any, check: str, samples: int, format: str, options: dict[str, Any]) -> None:
+    """The file's runtime beside the simulation, and the integer interpreter where scales allow it."""
+    from vqkit.errors import ModelError
+    from vqkit.experiment.measure import first_samples
+    from vqkit.experiment.source import data_from_text, load_data
+    from vqkit.export.crosscheck import cross_check
+
+    runtime = {"onnx": "onnxruntime", "tflite": "litert"}.get(format)
+    if runtime is None:
+        raise ModelError(f"--check: format {format!r} has no runtime to compare with; onnx and tflite have")
+    pow2 = all(r.spec.pow2 for r in quantized.plan.quantized)
+    x = first_samples(load_data(data_from_text(check)).x_eval, samples)
+    runtimes = [runtime, *(["integer"] if pow2 else [])]
+    onnx, tflite = (options, None) if format == "onnx" else (None, options)
+    result = cross_check(quantized, x, runtimes, onnx=onnx, tflite=tflite)
+    typer.echo(str(result))
 
 
 def _quantized(

@@ -18,9 +18,22 @@ _HOME = {
     "encodings_of": "vqkit.export.encodings",
     "export": "vqkit.export.files",
     "to_onnx": "vqkit.export.onnx_file",
+    "CrossCheck": "vqkit.export.crosscheck",
+    "IntegerModel": "vqkit.export.integer",
+    "cross_check": "vqkit.export.crosscheck",
+    "to_tflite": "vqkit.export.tflite_file",
 }
 
-__all__ = ["FORMATS", "encodings_of", "export", "to_onnx"]
+__all__ = [
+    "FORMATS",
+    "CrossCheck",
+    "IntegerModel",
+    "cross_check",
+    "encodings_of",
+    "export",
+    "to_onnx",
+    "to_tflite",
+]
 
 
 class _Callable(ModuleType):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqkit.errors import ModelError, not_allowed
-from vqkit.export import encodings, keras_files, onnx_file
+from vqkit.export import encodings, keras_files, onnx_file, tflite_file
 
 
 class Format(NamedTuple):
@@ -26,6 +26,7 @@ class Format(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", onnx_file.write_onnx, ("opset", "rounding")),
+    "tflite": Format(".tflite", tflite_file.write_tflite, ("rounding", "lowest_weight")),
     "keras": Format(".keras", keras_files.write_keras),
     "h5": Format(".h5", keras_files.write_keras),
     "saved_model": Format("", keras_files.write_saved_model),
@@ -41,7 +42,8 @@ def export(quantized: Any, path: str | Path, format: str | None = None, **option
         quantized: a `Quantized`, from `vqkit.quantize`.
         path: file to write (a folder for saved_model); the format's suffix is required.
         format: one of `FORMATS`; by the suffix of `path` when None.
-        **options: onnx: `opset` (version of the operator set), `rounding` ("exact" or "qdq").
+        **options: onnx: `opset` (version of the operator set), `rounding` ("exact" or "qdq"); tflite:
+            `rounding` ("exact" or "fused"), `lowest_weight` ("keep", "clip" or "error").
 
     Returns:
         The path.

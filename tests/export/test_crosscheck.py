@@ -1,0 +1,102 @@
+"""The cross-check: what it counts, what it calls an error, and that a broken export does not pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import vqkit
+from tests.export.common import quantized, samples
+from vqkit.errors import CrossCheckError, ModelError
+from vqkit.export import crosscheck, witnesses
+from vqkit.export.crosscheck import Bound, Witness
+
+
+def test_all_runtimes_hold_their_bounds() -> None:
+    q = quantized("residual")
+    found = vqkit.cross_check(q, samples("residual")["image"], batch_size=7)
+    assert found.samples == 16
+    assert found.first == {}
+    assert found.bounds == {"onnxruntime": Bound(0, 1.0), "litert": Bound(1, 0.99), "integer": Bound(0, 1.0)}
+    rows = [r.name for r in q.plan.quantized if not r.is_weight]
+    for runtime, table in found.table.groupby("runtime"):
+        assert set(table.tensor) == {*rows, "output"}
+        if runtime != "litert":
+            assert table.max_codes.max() == 0
+    assert found.metrics["integer_output_max"] == 0
+    assert found.metrics["onnxruntime_top1_agreement"] == 1
+    assert "holds" in str(found)
+    assert "<table" in found._repr_html_()
+
+
+def wrong_at(row: str, codes: int, share: float):
+    """The integer witness with `codes` added to a share of one tensor's elements."""
+
+    def make(q, program, layers, options):
+        good = witnesses.integer(q, program, layers, options)
+
+        def run(inputs):
+            found = dict(good.run(inputs))
+            value = found[row].copy()
+            hit = np.random.default_rng(0).random(value.shape) < share
+            found[row] = value + hit * np.float32(codes * q.encodings[row].scale)
+            return found
+
+        return Witness(run, good.bound)
+
+    return make
+
+
+@pytest.mark.parametrize(("codes", "share"), [(1, 0.01), (5, 0.5)])
+def test_the_first_tensor_that_departs_is_named(
+    monkeypatch: pytest.MonkeyPatch, codes: int, share: float
+) -> None:
+    monkeypatch.setitem(witnesses.MAKERS, "integer", wrong_at("conv1_relu/output", codes, share))
+    q, x = quantized("residual"), samples("residual")["image"]
+    with pytest.raises(
+        CrossCheckError, match=rf"first at conv1_relu/output.*largest difference is {codes} codes"
+    ) as e:
+        vqkit.cross_check(q, x, ["integer"])
+    result = e.value.result
+    row = result.table.set_index("tensor").loc["conv1_relu/output"]
+    assert 0.5 * share < row.different < 1.5 * share
+    assert result.first == {"integer": "conv1_relu/output"}
+    assert vqkit.cross_check(q, x, ["integer"], strict=False).first == result.first
+    generous = vqkit.cross_check(q, x, ["integer"], bounds={"integer": (codes, 1.0)})
+    assert generous.first == {}
+
+
+def test_a_wrong_scale_in_the_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vqkit.export import tflite_file
+
+    honest = tflite_file.signed_grid
+    monkeypatch.setattr(tflite_file, "signed_grid", lambda p: (honest(p)[0] * 1.1, honest(p)[1]))
+    with pytest.raises(CrossCheckError, match="litert departs"):
+        vqkit.cross_check(quantized("depthwise"), samples("depthwise")["image"], ["litert"], layers=False)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ModelError, match="did you mean 'litert'"):
+        vqkit.cross_check(quantized("residual"), samples("residual")["image"], ["litter"])
+    with pytest.raises(ModelError, match="float scale"):
+        vqkit.cross_check(quantized("residual", "fsx"), samples("residual")["image"], ["integer"])
+
+
+def test_outputs_alone() -> None:
+    found = vqkit.cross_check(quantized("two_inputs"), list(samples("two_inputs").values()), layers=False)
+    assert set(found.table.tensor) == {"output"}
+
+
+def test_a_softmax_is_counted_in_256ths() -> None:
+    found = vqkit.cross_check(
+        quantized("fused_activations"), samples("fused_activations")["image"], ["onnxruntime"]
+    )
+    assert found.metrics["onnxruntime_output_max"] < 0.01
+    assert crosscheck.OUTPUT_BITS == 8
+
+
+def test_order_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    q = quantized("residual")
+    found = vqkit.cross_check(q, samples("residual")["image"], ["integer"], progress=True)
+    assert list(found.table.tensor)[:2] == ["quant_image/input", "stem_relu/output"]
+    assert "cross-checking" in capsys.readouterr().err

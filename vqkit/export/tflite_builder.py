@@ -1,0 +1,190 @@
+"""Collects the tensors and operators of a TFLite flatbuffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vqkit.export.litert import schema
+from vqkit.export.steps import Shape
+
+_TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32", "int64": "INT64", "float16": "FLOAT16"}
+# The oldest version of each operator that knows int8 and what is used here.
+_VERSIONS = {
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 5,
+    "ADD": 2,
+    "SUB": 2,
+    "MUL": 2,
+    "MAX_POOL_2D": 2,
+    "CONCATENATION": 2,
+    "PAD": 2,
+    "RELU": 2,
+    "RELU6": 2,
+    "TRANSPOSE": 2,
+    "MINIMUM": 2,
+    "MAXIMUM": 2,
+    "STRIDED_SLICE": 2,
+    "RESIZE_NEAREST_NEIGHBOR": 3,
+    "RESIZE_BILINEAR": 3,
+    "TRANSPOSE_CONV": 3,
+    "DEQUANTIZE": 2,
+    "LEAKY_RELU": 2,
+    "REDUCE_MAX": 2,
+    "MEAN": 2,
+    "QUANTIZE": 2,
+}
+
+
+class TfliteBuilder:
+    """A TFLite graph in the making."""
+
+    def __init__(self) -> None:
+        self.s = schema()
+        self._tensors: list[Any] = []
+        self._operators: list[Any] = []
+        self._codes: dict[str, int] = {}
+        self._buffers: list[Any] = [self.s.BufferT()]
+        self._names: dict[str, int] = {}
+        self._constants: dict[tuple[str, bytes, str], int] = {}
+
+    def tensor(
+        self, name: str, shape: Shape, dtype: str, *, data: np.ndarray | None = None, scale: Any = None,
+        zero_point: Any = 0, axis: int = 0,
+    ) -> int:  # fmt: skip
+        """Append a tensor; returns its index.
+
+        Args:
+            name: made unique.
+            shape: free axes are None.
+            dtype: numpy name.
+            data: of a constant.
+            scale: of its grid, one number or one for each channel; None for none.
+            zero_point: code of 0.
+            axis: of the channels.
+        """
+        t = self.s.TensorT()
+        t.name, t.type = self._unique(name), getattr(self.s.TensorType, _TYPES[dtype])
+        t.shape = [1 if n is None else int(n) for n in shape]
+        if any(n is None for n in shape):
+            t.shapeSignature = [-1 if n is None else int(n) for n in shape]
+        t.buffer = 0
+        if data is not None:
+            buffer = self.s.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            t.buffer = len(self._buffers)
+            self._buffers.append(buffer)
+        if scale is not None:
+            q = self.s.QuantizationParametersT()
+            q.scale = np.asarray(scale, np.float32).reshape(-1)
+            q.zeroPoint = np.broadcast_to(np.asarray(zero_point, np.int64), q.scale.shape).copy()
+            q.quantizedDimension = axis
+            t.quantization = q
+        self._tensors.append(t)
+        return len(self._tensors) - 1
+
+    def constant(self, name: str, data: Any, dtype: str | None = None) -> int:
+        """A constant without a grid; an equal one of that name is used again."""
+        array = np.asarray(data, dtype)
+        key = (name, array.tobytes(), str(array.dtype))
+        if key not in self._constants:
+            self._constants[key] = self.tensor(name, array.shape, str(array.dtype), data=array)
+        return self._constants[key]
+
+    def op(
+        self, kind: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **values: Any
+    ) -> int:  # fmt: skip
+        """Append an operator; returns its first output.
+
+        Args:
+            kind: name of the builtin operator.
+            inputs: tensor indices; -1 for one that is left out.
+            outputs: tensor indices.
+            options: name of its options' class, without the final T.
+            **values: attributes of the options.
+        """
+        if kind not in self._codes:
+            self._codes[kind] = len(self._codes)
+        operator = self.s.OperatorT()
+        operator.opcodeIndex = self._codes[kind]
+        operator.inputs, operator.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
+        if options:
+            operator.builtinOptionsType = getattr(self.s.BuiltinOptions, options)
+            operator.builtinOptions = getattr(self.s, f"{options}T")()
+            for key, value in values.items():
+                setattr(operator.builtinOptions, key, value)
+        self._operators.append(operator)
+        return int(outputs[0])
+
+    def shape(self, tensor: int) -> Shape:
+        """Shape of a tensor, free axes None."""
+        t = self._tensors[tensor]
+        signature = t.shape if t.shapeSignature is None else t.shapeSignature
+        return tuple(None if n < 0 else int(n) for n in signature)
+
+    def activation(self, word: str) -> int:
+        """Number of a fused activation: NONE, RELU, RELU6."""
+        return int(getattr(self.s.ActivationFunctionType, word))
+
+    def padding(self, word: str) -> int:
+        """Number of a padding: same, valid."""
+        return int(getattr(self.s.Padding, word.upper()))
+
+    def finish(
+        self, name: str, inputs: Mapping[str, int], outputs: Mapping[str, int], metadata: Mapping[str, bytes]
+    ) -> bytes:
+        """The file.
+
+        Args:
+            name: of the graph.
+            inputs: signature name -> tensor.
+            outputs: signature name -> tensor.
+            metadata: key -> content.
+        """
+        import flatbuffers
+
+        model, graph = self.s.ModelT(), self.s.SubGraphT()
+        graph.name, graph.tensors, graph.operators = name, self._tensors, self._operators
+        graph.inputs = np.asarray(list(inputs.values()), np.int32)
+        graph.outputs = np.asarray(list(outputs.values()), np.int32)
+        model.version, model.description, model.subgraphs = 3, "vqkit", [graph]
+        model.operatorCodes = [self._code(kind) for kind in self._codes]
+        model.signatureDefs = [self._signature(inputs, outputs)]
+        model.metadata = []
+        for key, content in metadata.items():
+            entry, buffer = self.s.MetadataT(), self.s.BufferT()
+            buffer.data = np.frombuffer(content, np.uint8)
+            entry.name, entry.buffer = key, len(self._buffers)
+            self._buffers.append(buffer)
+            model.metadata.append(entry)
+        model.buffers = self._buffers
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+    def _code(self, kind: str) -> Any:
+        code = self.s.OperatorCodeT()
+        code.builtinCode = getattr(self.s.BuiltinOperator, kind)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        code.version = _VERSIONS.get(kind, 1)
+        return code
+
+    def _signature(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
+        signature = self.s.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+        for attribute, tensors in (("inputs", inputs), ("outputs", outputs)):
+            maps = []
+            for key, tensor in tensors.items():
+                entry = self.s.TensorMapT()
+                entry.name, entry.tensorIndex = key, tensor
+                maps.append(entry)
+            setattr(signature, attribute, maps)
+        return signature
+
+    def _unique(self, name: str) -> str:
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return name if not count else self._unique(f"{name}_{count}")

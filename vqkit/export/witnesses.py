@@ -1,0 +1,132 @@
+"""The runtimes of a cross-check, each as a function from inputs to values by tensor name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vqkit.export.crosscheck import EXACT, NEAR, Values, Witness
+from vqkit.export.steps import Program
+
+Maker = Callable[[Any, Program, bool, Mapping[str, Any]], Witness]
+
+
+def simulation(quantized: Any, layers: bool) -> Callable[[Values], Values]:
+    """The quantized Keras model with its quantized tensors in sight.
+
+    Args:
+        quantized: a `Quantized`.
+        layers: give the quantized tensors as well as the outputs.
+
+    Returns:
+        From input name -> array to plan row name, and "output" or "output_i", -> values.
+    """
+    from vqkit.graph.ir import Node
+    from vqkit.graph.keras_io import compiled, replay
+
+    rows = quantized.rows
+
+    def observe(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        def hook(node: Node, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            if layers and node.layer in rows:
+                seen[rows[node.layer].name] = outputs[0]
+            return outputs
+
+        from keras import tree
+
+        flat = tree.flatten(replay(quantized.graph, quantized.live, inputs, hook))
+        names = ["output"] if len(flat) == 1 else [f"output_{i}" for i in range(len(flat))]
+        return seen | dict(zip(names, flat, strict=True))
+
+    run = compiled(quantized.graph, observe)
+    return lambda inputs: {k: np.asarray(v) for k, v in run(inputs).items()}
+
+
+def onnxruntime(quantized: Any, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
+    """ONNX Runtime: outputs from the file as it is exported, the rest from a copy with more outputs."""
+    from vqkit.export.onnx_file import to_onnx
+    from vqkit.export.onnx_runtime import OnnxSession
+
+    plain = OnnxSession(to_onnx(quantized, program=program, **options).model)
+    seen = to_onnx(quantized, program=program, intermediate=True, **options) if layers else None
+    session = OnnxSession(seen.model) if seen is not None else None
+
+    def run(inputs: Values) -> Values:
+        found = plain(inputs)
+        if seen is not None and session is not None:
+            inner = session(inputs, list(dict.fromkeys(t for t, _ in seen.tensors.values())))
+            found |= {
+                row: np.moveaxis(inner[t], 1, -1) if first else inner[t]
+                for row, (t, first) in seen.tensors.items()
+            }
+        return found
+
+    exact = options.get("rounding", "exact") == "exact"
+    return Witness(run, EXACT if exact and sums_are_exact(quantized, program) else NEAR)
+
+
+def litert(quantized: Any, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
+    """LiteRT with its default kernels, likewise."""
+    from vqkit.export.litert import LiteRtSession
+    from vqkit.export.tflite_file import signed_grid, to_tflite
+
+    made = to_tflite(quantized, program=program, **options)
+    plain = LiteRtSession(made.content)
+    seen = to_tflite(quantized, program=program, intermediate=True, **options) if layers else None
+    session = LiteRtSession(seen.content) if seen is not None else None
+
+    def run(inputs: Values) -> Values:
+        found = plain(inputs)
+        if seen is not None and session is not None:
+            inner = session(inputs)
+            for row, name in seen.tensors.items():
+                scale, zero = signed_grid(quantized.encodings[row])
+                found[row] = (inner[name].astype(np.int32) - zero).astype(np.float32) * np.float32(scale)
+        return found
+
+    notes = []
+    if made.in_float:
+        notes.append(f"in float: {', '.join(made.in_float)}")
+    if made.lowest_weights:
+        notes.append(f"{sum(made.lowest_weights.values())} weights of -128")
+    return Witness(run, NEAR, tuple(notes))
+
+
+def integer(quantized: Any, program: Program, layers: bool, _: Mapping[str, Any]) -> Witness:
+    """The integer interpreter."""
+    from vqkit.export.integer import IntegerModel
+
+    model = IntegerModel(quantized, program=program)
+
+    def run(inputs: Values) -> Values:
+        found = model(inputs)
+        return {**(found.values if layers else {}), **found.outputs}
+
+    return Witness(run, EXACT if sums_are_exact(quantized, program) else NEAR)
+
+
+MAKERS: Mapping[str, Maker] = {"onnxruntime": onnxruntime, "litert": litert, "integer": integer}
+
+
+def sums_are_exact(quantized: Any, program: Program) -> bool:
+    """Whether float32 holds every sum of the simulation, so that runtimes must be equal bit for bit."""
+    from vqkit.export.integer import IntegerModel
+
+    if not all(r.spec.pow2 for r in quantized.plan.quantized):
+        return False
+    if any(s.kind in _APPROXIMATE and _is_quantized_later(program, s.output) for s in program.steps):
+        return False
+    table = IntegerModel(quantized, program=program).exactness()
+    sums = sum(s.kind in ("conv", "dense", "conv_transpose") for s in program.steps)
+    return bool(table.exact_in_float32.all()) and len(table) == sums
+
+
+_APPROXIMATE = ("unary", "softmax", "log_softmax", "affine")
+
+
+def _is_quantized_later(program: Program, value: int) -> bool:
+    return any(s.kind == "quantize" or _is_quantized_later(program, s.output) for s in program.readers[value])
