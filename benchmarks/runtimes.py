@@ -4,7 +4,8 @@
                                   [--layers N] [--json]
 
 Top-1 of each on the same labelled samples; agreement of their answers with the simulation's; elements
-of the last quantized tensor (the logits) within one code; and of all quantized tensors. Needs the models and
+of the last quantized tensor (the logits) within one code; and of all quantized tensors. The rows "litert i32"
+compare LiteRT with a simulation whose biases are multiples of the accumulator's step, as in its file. Needs the models and
 data in `../shared`. With --json, one JSON object as the last line.
 """
 
@@ -82,47 +83,45 @@ def answers(run: Any, x: np.ndarray, name: str, batch: int) -> tuple[np.ndarray,
 def lines(case: Any, strategy: str, n_layers: int, batch: int) -> Iterator[Line]:
     """The simulation's row, then one for each runtime, as soon as it is measured."""
     import vqkit
-    from vqkit.export.crosscheck import cross_check
+    from vqkit.export.accumulator import with_int32_biases
     from vqkit.export.lowering import lower
-    from vqkit.export.witnesses import MAKERS, simulation
 
     quantized = vqkit.quantize(vqkit.load_model(case.model_path), strategy, case.x_calib)
-    program, name = lower(quantized), next(iter(quantized.graph.inputs))
-    y, few = case.y_eval, case.x_eval[:n_layers]
-    truth, seconds = answers(simulation(quantized, False), case.x_eval, name, batch)
-    common = (case.name, strategy)
-    yield Line(
-        *common, "simulation", len(y), float(np.mean(truth == y)), 1.0, 1.0, 1.0, 1.0, "", 0, seconds, True
-    )
-    runtimes = ["onnxruntime", "litert", *(["integer"] if strategy == "pof2s" else [])]
-    checked = cross_check(quantized, few, runtimes, batch_size=batch, strict=False)
+    program = lower(quantized)
+    if strategy == "pof2s":
+        yield from compared(case, quantized, program, ["onnxruntime", "litert", "integer"], n_layers, batch)
+        return
+    yield from compared(case, quantized, program, ["onnxruntime", "litert"], n_layers, batch)
+    yield from compared(case, quantized, with_int32_biases(program), ["litert"], n_layers, batch, " i32")
+
+
+def compared(
+    case: Any, quantized: Any, program: Any, runtimes: list[str], n_layers: int, batch: int, suffix: str = ""
+) -> Iterator[Line]:
+    """The rows of one simulation and the runtimes beside it."""
+    from vqkit.export.crosscheck import cross_check
+    from vqkit.export.witnesses import MAKERS, simulation
+
+    name, y, few = next(iter(program.inputs)), case.y_eval, case.x_eval[:n_layers]
+    truth, seconds = answers(simulation(quantized, False, program), case.x_eval, name, batch)
+    common = (case.name, quantized.strategy.name)
+    right = float(np.mean(truth == y))
+    yield Line(*common, f"simulation{suffix}", len(y), right, 1, 1, 1, 1, "", 0, seconds, True)
+    checked = cross_check(quantized, few, runtimes, batch_size=batch, strict=False, int32_biases=bool(suffix))
     logits = list(program.quantizers)[-1].row
     for runtime in runtimes:
-        table = checked.table[checked.table.runtime == runtime].set_index("tensor")
-        inner = table.drop(index="output")
+        table = checked.table[checked.table.runtime == runtime].set_index("tensor").drop(index="output")
         x = case.x_eval if runtime != "integer" else few
         found, seconds = answers(MAKERS[runtime](quantized, program, False, {}).run, x, name, batch)
-        near = 1 - table.beyond_1
-        agreement = float(np.mean(found == truth[: len(found)]))
-        equal = 1 - float(table.different[logits])
-        passes = inner.different.max() == 0 if runtime == "integer" else (
-            agreement >= AGREEMENT and near[logits] >= WITHIN and near["output"] >= WITHIN)  # fmt: skip
-        worst = near[inner.index].idxmin()
+        near, same = 1 - table.beyond_1, float(np.mean(found == truth[: len(found)]))
+        holds = same >= AGREEMENT and near[logits] >= WITHIN
+        passes = table.different.max() == 0 if runtime == "integer" else holds
+        worst, right = near.idxmin(), float(np.mean(found == y[: len(x)]))
+        equal, notes = 1 - float(table.different[logits]), tuple(checked.notes.get(runtime, ()))
         yield Line(
-            *common,
-            runtime,
-            len(x),
-            float(np.mean(found == y[: len(x)])),
-            agreement,
-            float(near[logits]),
-            equal,
-            float(near[worst]),
-            "" if near[worst] == 1 else str(worst),
-            len(few),
-            seconds,
-            bool(passes),
-            tuple(checked.notes.get(runtime, ())),
-        )
+            *common, f"{runtime}{suffix}", len(x), right, same, float(near[logits]), equal, float(near[worst]),
+            "" if near[worst] == 1 else str(worst), len(few), seconds, bool(passes), notes,
+        )  # fmt: skip
 
 
 def text(line: Line) -> str:

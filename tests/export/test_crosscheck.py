@@ -100,3 +100,24 @@ def test_order_and_progress(capsys: pytest.CaptureFixture[str]) -> None:
     found = vqkit.cross_check(q, samples("residual")["image"], ["integer"], progress=True)
     assert list(found.table.tensor)[:2] == ["quant_image/input", "stem_relu/output"]
     assert "cross-checking" in capsys.readouterr().err
+
+
+def test_int32_biases_explain_float_scales() -> None:
+    q, x = quantized("residual", "fsx"), samples("residual")["image"]
+    before = [np.asarray(w) for w in q.model.get_weights()]
+    plain = vqkit.cross_check(q, x, ["litert"], strict=False).table
+    aligned = vqkit.cross_check(q, x, ["litert", "onnxruntime"], strict=False, int32_biases=True).table
+    there = aligned[aligned.runtime == "litert"]
+    assert 0 <= there.different.sum() < 0.5 * plain.different.sum()
+    assert aligned[aligned.runtime == "onnxruntime"].max_codes.max() <= 1
+    for old, new in zip(before, q.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_result_is_json() -> None:
+    import json
+
+    found = vqkit.cross_check(quantized("residual"), samples("residual")["image"], ["integer"])
+    value = json.loads(json.dumps(found.to_json()))
+    assert value["metrics"]["integer_output_max"] == 0
+    assert value["table"][0]["tensor"] == "quant_image/input"

@@ -56,3 +56,13 @@ def test_an_older_file_is_replaced_whole(tmp_path: Path) -> None:
         vqkit.export(q, tmp_path / file, name)
         vqkit.export(q, tmp_path / file, name)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES.values())
+
+
+def test_integers_are_written(tmp_path: Path) -> None:
+    q = quantized("residual")
+    folder = vqkit.export(q, tmp_path / "ints", "ints", dataset=[zoo.batch(zoo.build("residual"), 1)])
+    stored = np.fromfile(folder / "dump_results_weights" / "quant_conv1_kernel.bin", np.int8)
+    from vqkit.export.lowering import lower
+
+    kernel = next(s.constants["kernel"] for s in lower(q).steps if s.layer == "conv1")
+    np.testing.assert_array_equal(stored, kernel.codes.ravel())

@@ -19,7 +19,8 @@ def export_(
     ],
     overrides: Overrides = None,
     format: Annotated[
-        str | None, typer.Option("--format", "-f", help="onnx, tflite, keras, h5, saved_model or encodings.")
+        str | None,
+        typer.Option("--format", "-f", help="onnx, tflite, keras, h5, saved_model, ints or encodings."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     strategy: Base = "pof2s",

@@ -228,6 +228,7 @@ def record(
     quantized: Any,
     scores: Scores,
     sqnr: pd.DataFrame,
+    cross_check: Any = None,
 ) -> dict[str, float]:
     """Write what a run found; the last thing a run notebook does.
 
@@ -238,6 +239,8 @@ def record(
         quantized: from `vqkit.quantize`.
         scores: from `score`.
         sqnr: from `vqkit.sqnr`.
+        cross_check: from `vqkit.cross_check`, if the run has one: its metrics join the run's, its table is
+            kept in `cross_check.json`.
 
     Returns:
         The metrics as recorded.
@@ -249,6 +252,9 @@ def record(
     expected = store.read_json(folder / store.RECORD)
     _check_is_expected(expected, key, inputs)
     found = summarize(quantized, scores, sqnr)
+    if cross_check is not None:
+        found |= {k: float(v) for k, v in cross_check.metrics.items()}
+        store.write_json(folder / "cross_check.json", cross_check.to_json())
     store.write_json(folder / "plan.json", quantized.plan.to_json())
     store.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
     rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]

@@ -80,6 +80,15 @@ class CrossCheck:
         ]
         return ", ".join(words)
 
+    def to_json(self) -> dict[str, Any]:
+        """Bounds, metrics, first departures and the table as JSON values."""
+        return {
+            "samples": self.samples, "bounds": {k: list(v) for k, v in self.bounds.items()},
+            "metrics": dict(self.metrics), "first": dict(self.first),
+            "notes": {k: list(v) for k, v in self.notes.items()},
+            "table": [{str(k): v for k, v in row.items()} for row in self.table.to_dict("records")],
+        }  # fmt: skip
+
     def _repr_html_(self) -> str:
         lines = "".join(f"<div>{line}</div>" for line in self.summary())
         return lines + str(self.table.to_html(index=False, float_format="{:.6g}".format))
@@ -102,7 +111,7 @@ class Witness:
 
 def cross_check(
     quantized: Any, inputs: Any, runtimes: Sequence[str] = RUNTIMES, *, batch_size: int = 32,
-    bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True, layers: bool = True,
+    bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True, int32_biases: bool = False, layers: bool = True,
     onnx: Mapping[str, Any] | None = None, tflite: Mapping[str, Any] | None = None, progress: bool = False,
 ) -> CrossCheck:  # fmt: skip
     """Run the exports of a quantized model beside its simulation.
@@ -116,6 +125,9 @@ def cross_check(
             element equal for the integer interpreter and for exact ONNX of power-of-two grids whose sums
             float32 holds, else at most one code in 99 % of each tensor's elements.
         strict: raise where a bound does not hold.
+        int32_biases: compare with biases at the nearest multiple of the accumulator's step, as an integer
+            runtime has them, in the simulation and in all files. On float scales the simulation has others,
+            and that is most of what LiteRT departs by.
         layers: compare every quantized tensor; outputs alone when False.
         onnx: options of `to_onnx`.
         tflite: options of `to_tflite`.
@@ -129,6 +141,7 @@ def cross_check(
         CrossCheckError: a bound does not hold; the first layer that departs is named, `result` has the table.
         ModelError: unknown runtime, or a layer that a runtime does not have.
     """
+    from vqkit.export.accumulator import with_int32_biases
     from vqkit.export.witnesses import MAKERS, simulation
     from vqkit.flow.data import batches
     from vqkit.graph.keras_io import named_inputs
@@ -136,12 +149,12 @@ def cross_check(
     unknown = [r for r in runtimes if r not in RUNTIMES]
     if unknown:
         raise ModelError(not_allowed("runtimes", unknown[0], RUNTIMES, what="runtime"))
-    program = lower(quantized)
+    program = with_int32_biases(lower(quantized)) if int32_biases else lower(quantized)
     options = {"onnxruntime": dict(onnx or {}), "litert": dict(tflite or {}), "integer": {}}
     witnesses = {r: MAKERS[r](quantized, program, layers, options[r]) for r in runtimes}
     held = {r: Bound(*(bounds or {}).get(r, w.bound)) for r, w in witnesses.items()}
     tally = _Tally(quantized, program, held)
-    simulate = simulation(quantized, layers)
+    simulate = simulation(quantized, layers, program if int32_biases else None)
     for batch in _shown(batches(inputs, batch_size=batch_size), progress):
         given = {k: np.asarray(v) for k, v in named_inputs(quantized.graph, batch).items()}
         truth = simulate(given)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqkit.errors import ModelError, not_allowed
-from vqkit.export import encodings, keras_files, onnx_file, tflite_file
+from vqkit.export import dump, encodings, keras_files, onnx_file, tflite_file
 
 
 class Format(NamedTuple):
@@ -24,12 +24,17 @@ class Format(NamedTuple):
     options: tuple[str, ...] = ()
 
 
+def _write_integers(quantized: Any, path: Path, dataset: Any = None) -> None:
+    dump.dump_model(quantized.model, dataset, path, weights_only=dataset is None)
+
+
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", onnx_file.write_onnx, ("opset", "rounding")),
     "tflite": Format(".tflite", tflite_file.write_tflite, ("rounding", "lowest_weight")),
     "keras": Format(".keras", keras_files.write_keras),
     "h5": Format(".h5", keras_files.write_keras),
     "saved_model": Format("", keras_files.write_saved_model),
+    "ints": Format("", _write_integers, ("dataset",)),
     "encodings": Format(".json", encodings.write_encodings),
 }
 """Format -> what writes it."""
@@ -40,10 +45,11 @@ def export(quantized: Any, path: str | Path, format: str | None = None, **option
 
     Args:
         quantized: a `Quantized`, from `vqkit.quantize`.
-        path: file to write (a folder for saved_model); the format's suffix is required.
+        path: file to write (a folder for saved_model and ints); the format's suffix is required.
         format: one of `FORMATS`; by the suffix of `path` when None.
         **options: onnx: `opset` (version of the operator set), `rounding` ("exact" or "qdq"); tflite:
-            `rounding` ("exact" or "fused"), `lowest_weight` ("keep", "clip" or "error").
+            `rounding` ("exact" or "fused"), `lowest_weight` ("keep", "clip" or "error"); ints: `dataset` (batches
+            of inputs whose activations are written too; weights alone without it).
 
     Returns:
         The path.

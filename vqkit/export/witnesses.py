@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from vqkit.export.accumulator import live_with_biases
 from vqkit.export.crosscheck import EXACT, NEAR, Values, Witness
 from vqkit.export.steps import Program
 
 Maker = Callable[[Any, Program, bool, Mapping[str, Any]], Witness]
 
 
-def simulation(quantized: Any, layers: bool) -> Callable[[Values], Values]:
+def simulation(quantized: Any, layers: bool, program: Program | None = None) -> Callable[[Values], Values]:
     """The quantized Keras model with its quantized tensors in sight.
 
     Args:
         quantized: a `Quantized`.
         layers: give the quantized tensors as well as the outputs.
+        program: take the biases from this program.
 
     Returns:
         From input name -> array to plan row name, and "output" or "output_i", -> values.
@@ -27,6 +29,7 @@ def simulation(quantized: Any, layers: bool) -> Callable[[Values], Values]:
     from vqkit.graph.keras_io import compiled, replay
 
     rows = quantized.rows
+    live = quantized.live if program is None else live_with_biases(quantized, program)
 
     def observe(inputs: Mapping[str, Any]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -38,7 +41,7 @@ def simulation(quantized: Any, layers: bool) -> Callable[[Values], Values]:
 
         from keras import tree
 
-        flat = tree.flatten(replay(quantized.graph, quantized.live, inputs, hook))
+        flat = tree.flatten(replay(quantized.graph, live, inputs, hook))
         names = ["output"] if len(flat) == 1 else [f"output_{i}" for i in range(len(flat))]
         return seen | dict(zip(names, flat, strict=True))
 
