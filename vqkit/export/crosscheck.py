@@ -111,7 +111,8 @@ class Witness:
 
 def cross_check(
     quantized: Any, inputs: Any, runtimes: Sequence[str] = RUNTIMES, *, batch_size: int = 32,
-    bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True, int32_biases: bool = False, layers: bool = True,
+    bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True,
+    int32_biases: bool = False, layers: bool = True,
     onnx: Mapping[str, Any] | None = None, tflite: Mapping[str, Any] | None = None, progress: bool = False,
 ) -> CrossCheck:  # fmt: skip
     """Run the exports of a quantized model beside its simulation.

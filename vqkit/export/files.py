@@ -48,8 +48,8 @@ def export(quantized: Any, path: str | Path, format: str | None = None, **option
         path: file to write (a folder for saved_model and ints); the format's suffix is required.
         format: one of `FORMATS`; by the suffix of `path` when None.
         **options: onnx: `opset` (version of the operator set), `rounding` ("exact" or "qdq"); tflite:
-            `rounding` ("exact" or "fused"), `lowest_weight` ("keep", "clip" or "error"); ints: `dataset` (batches
-            of inputs whose activations are written too; weights alone without it).
+            `rounding` ("exact" or "fused"), `lowest_weight` ("keep", "clip" or "error"); ints: `dataset`
+            (batches of inputs whose activations are written too; weights alone without it).
 
     Returns:
         The path.
