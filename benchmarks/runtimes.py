@@ -5,8 +5,8 @@
 
 Top-1 of each on the same labelled samples; agreement of their answers with the simulation's; elements
 of the last quantized tensor (the logits) within one code; and of all quantized tensors. The rows "litert i32"
-compare LiteRT with a simulation whose biases are multiples of the accumulator's step, as in its file. Needs the
-models and data in `../shared`. With --json, one JSON object as the last line.
+compare LiteRT with a simulation whose biases are multiples of the accumulator's step, as in its file. Needs
+the models and data in `../shared`. With --json, one JSON object as the last line.
 """
 
 from __future__ import annotations
@@ -118,10 +118,9 @@ def compared(
         passes = table.different.max() == 0 if runtime == "integer" else holds
         worst, right = near.idxmin(), float(np.mean(found == y[: len(x)]))
         equal, notes = 1 - float(table.different[logits]), tuple(checked.notes.get(runtime, ()))
-        yield Line(
-            *common, f"{runtime}{suffix}", len(x), right, same, float(near[logits]), equal,
-            float(near[worst]), "" if near[worst] == 1 else str(worst), len(few), seconds, bool(passes), notes,
-        )  # fmt: skip
+        who = (*common, f"{runtime}{suffix}", len(x))
+        inner = (float(near[logits]), equal, float(near[worst]), "" if near[worst] == 1 else str(worst))
+        yield Line(*who, right, same, *inner, len(few), seconds, bool(passes), notes)
 
 
 def text(line: Line) -> str:
