@@ -18,7 +18,11 @@ import vqkit as vq
 from tests.vitis.models import IMAGES, LABELS, MyCustomLayer, mnist_cnn, with_custom_layer
 from vqkit.vitis import vitis_inspect, vitis_quantize
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*HDF5.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*HDF5.*"),
+    # Keras 3 warns of its own default where a dataset is fitted, as the guide does.
+    pytest.mark.filterwarnings("ignore:.*shuffle=True.*"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -332,3 +336,40 @@ def test_the_custom_layer_script():
         )
         quantized_model.evaluate(IMAGES, LABELS, verbose=0)
     vitis_quantize.VitisQuantizer.dump_model(quant_model, IMAGES[0:1], "./dump_results", dump_float=True)
+
+
+# --- quantization-aware training ---
+
+
+def test_quick_start_training(here):
+    model = tf.keras.models.load_model("float_model.h5")
+    quantizer = vitis_quantize.VitisQuantizer(model)
+    qat_model = quantizer.get_qat_model()
+    compiled(qat_model)
+    qat_model.fit(train_dataset, verbose=0)
+    vitis_quantize.VitisQuantizer.get_deploy_model(qat_model).save(here / "quantized_model.h5")
+    tf.keras.models.load_model("quantized_model.h5")
+
+
+def test_training_with_thresholds_saving_and_deploying(here):
+    """The guide's checkpoint folder gets the suffix that Keras 3 asks for."""
+    model = tf.keras.models.load_model("float_model.h5")
+    quantizer = vitis_quantize.VitisQuantizer(model, quantize_strategy="pof2s_tqt")
+    model = quantizer.get_qat_model(init_quant=True, calib_dataset=calib_dataset)
+    compiled(model)
+    checkpoint = keras.callbacks.ModelCheckpoint(
+        filepath="./quantize_train.keras", save_best_only=True, monitor="sparse_top_k_categorical_accuracy"
+    )
+    model.fit(train_dataset, callbacks=[checkpoint], verbose=0)
+    model.save("qat_model.h5")
+    with vitis_quantize.quantize_scope():
+        trained = tf.keras.models.load_model("qat_model.h5", compile=False)
+    quantized_model = vitis_quantize.VitisQuantizer.get_deploy_model(trained)
+    quantized_model.save("quantized_model.h5")
+    compiled(quantized_model)
+    assert np.isfinite(quantized_model.evaluate(eval_dataset, verbose=0)[0])
+    assert (here / "quantize_train.keras").is_file()
+    x = IMAGES[..., None].astype("float32")
+    wanted = vq.deploy_model(model).model
+    np.testing.assert_array_equal(quantized_model(x), wanted(x))
+    vitis_quantize.VitisQuantizer.dump_model(quantized_model, IMAGES[:1])

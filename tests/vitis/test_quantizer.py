@@ -257,3 +257,72 @@ def test_nothing_is_written_by_default(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     VitisQuantizer(model).quantize_model(X)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- training, and what judges ---
+
+
+def test_what_training_does_not_do_is_refused(model):
+    for key, value in {"train_with_bn": True, "freeze_bn_delay": 100}.items():
+        with pytest.raises(StrategyError, match=f"{key}: batch norm is folded before training"):
+            VitisQuantizer(model).get_qat_model(**{key: value})
+    with pytest.raises(DataError, match="calib_dataset is needed"):
+        VitisQuantizer(model).get_qat_model(init_quant=True)
+    with pytest.raises(ModelError, match="expected a model from qat_model"):
+        VitisQuantizer.get_deploy_model(model)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_a_loss_searches_on_the_evaluation_set(model, one_hot):
+    """The original crashes with a TypeError."""
+    labels = keras.utils.to_categorical(LABELS, 10) if one_hot else LABELS
+    loss = keras.losses.CategoricalCrossentropy() if one_hot else "sparse_categorical_crossentropy"
+    quantizer = VitisQuantizer(model)
+    metric = "categorical_accuracy" if one_hot else "sparse_categorical_accuracy"
+    quantizer.quantize_model(
+        X[:6], 6, loss=loss, metrics=[metric], eval_dataset=(X, labels), activation_bit=3
+    )
+    wanted = vq.quantize(
+        model,
+        vq.Strategy.builtin("pof2s").with_kwargs(
+            activation_bit=3, include_threshold_search=True, threshold_search_loss="labels"
+        ),
+        X[:6], batch_size=6, search_data=X, calib_labels=LABELS,
+    )  # fmt: skip
+    assert quantizer.quantized.encodings == wanted.encodings
+    assert any("threshold_search" in line for line in quantizer.quantized.report)
+    assert quantizer.evaluation["float"].keys() == quantizer.evaluation["quantized"].keys() != set()
+
+
+@pytest.mark.parametrize("loss", [keras.losses.mean_squared_error, keras.losses.KLDivergence(), "kl", "mse"])
+def test_losses_against_the_float_model_need_no_labels_to_agree(loss):
+    from vqkit.vitis.judging import search_loss
+
+    assert search_loss(loss) in ("mse", "kl")
+
+
+def test_evaluation_sets_of_every_kind_are_read_alike():
+    import tensorflow as tf
+
+    from vqkit.vitis.judging import read_labelled
+
+    dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(5)
+    for given in (dataset, (X, LABELS), [(X[:5], LABELS[:5]), (X[5:], LABELS[5:])].__iter__()):
+        read = read_labelled(given, 5)
+        np.testing.assert_array_equal(read.x, X)
+        np.testing.assert_array_equal(read.classes, LABELS)
+    assert len(read_labelled(Images(), 5).x) == 12
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"loss": "mse"}, DataError, "need eval_dataset"),
+        ({"eval_dataset": (X, LABELS)}, DataError, "used with loss or metrics only"),
+        ({"loss": "mse", "eval_dataset": X}, DataError, "labels are missing"),
+        ({"loss": "hinge", "eval_dataset": (X, LABELS)}, StrategyError, "'hinge' is not allowed"),
+    ],
+)
+def test_a_loss_that_cannot_judge_says_why(model, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        VitisQuantizer(model).quantize_model(X, **kwargs)

@@ -143,6 +143,7 @@ def quantize(
     vitis_compat: bool = False,
     progress: bool = False,
     calib_labels: Any = None,
+    search_data: Any = None,
 ) -> Quantized:
     """Quantize a Keras model after training.
 
@@ -159,6 +160,8 @@ def quantize(
         progress: show a progress bar over the calibration batches.
         calib_labels: class numbers of the calibration samples, shape (n,); read only by a threshold search
             with `threshold_search_loss` "labels".
+        search_data: inputs that a threshold search judges by, to which the labels then belong; those of the
+            calibration by default.
 
     Returns:
         The quantized model with plan, decisions and report; audited.
@@ -170,8 +173,9 @@ def quantize(
         AuditError: what was requested was not applied.
     """
     work = _Fresh(model, calib_data, batch_size, steps, progress)
+    judged = None if search_data is None else list(batches(search_data, batch_size=batch_size))
     result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat,
-                      labels=calib_labels)  # fmt: skip
+                      labels=calib_labels, judged=judged)  # fmt: skip
     result.audit()
     return result
 
@@ -206,7 +210,7 @@ class Work(Protocol):
 
 
 def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis_compat: bool = False,
-             labels: Any = None) -> Quantized:  # fmt: skip
+             labels: Any = None, judged: list[Any] | None = None) -> Quantized:  # fmt: skip
     """The steps of `quantize`, in their order.
 
     Args:
@@ -214,7 +218,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         strategy: a `Strategy`, or the name or path of one.
         calibration: "quantized" or "float".
         vitis_compat: reproduce the reference's mistakes as well.
-        labels: of the calibration samples, for a threshold search that wants them.
+        labels: of the samples that a threshold search judges by, where it wants them.
+        judged: their batches; those of the calibration by default.
 
     Returns:
         The quantized model, not audited.
@@ -241,7 +246,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
     clock.mark("calibrate")
     notes: list[str] = []
     if config.include_threshold_search:
-        search = Search(graph, rows, plan, live, data, loss=config.threshold_search_loss, labels=labels)
+        search = Search(graph, rows, plan, live, data if judged is None else judged,
+                        loss=config.threshold_search_loss, labels=labels)  # fmt: skip
         encodings, notes = search.run(encodings)
         clock.mark("search")
     refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from vqkit.errors import DataError
 from vqkit.export import dump
 from vqkit.export.finalize import finalize
 from vqkit.flow import ptq
 from vqkit.flow.layers import FakeQuantize, RoundToType
 from vqkit.flow.prepared import as_strategy, prepare
+from vqkit.flow.quality import evaluate
 from vqkit.flow.quantized_model import QuantizedModel
 from vqkit.graph import layers as graph_layers
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import raise_model
 from vqkit.strategy import Strategy, text
-from vqkit.vitis import arguments
+from vqkit.train.learned import LearnedQuantize
+from vqkit.train.model import QATModel
+from vqkit.train.wrappers import QuantizedWeights
+from vqkit.vitis import arguments, judging
 
 __all__ = ["VitisQuantizer", "quantize_scope"]
 
 _OWN = (
     FakeQuantize, RoundToType, QuantizedModel, graph_layers.VitisSigmoid, graph_layers.VitisAveragePooling2D,
-    graph_layers.VitisGlobalAveragePooling2D, graph_layers.EqualizedReLU,
+    graph_layers.VitisGlobalAveragePooling2D, graph_layers.EqualizedReLU, QATModel, LearnedQuantize,
+    QuantizedWeights,
 )  # fmt: skip
 
 
@@ -56,6 +62,8 @@ class VitisQuantizer:
 
     Attributes:
         quantized: after `quantize_model`, the plan, the decisions and their report.
+        evaluation: after `quantize_model` with `metrics`, "float" and "quantized" -> metric -> value.
+        shape_info: after `quantize_model` with `add_shape_info`, layer -> shapes of its outputs.
         strategy: what the next call does; every call's keyword arguments stay in it.
 
     Raises:
@@ -79,6 +87,7 @@ class VitisQuantizer:
         self._float_model = load_model(float_model, self._custom) if is_file else float_model
         self.strategy: Strategy = as_strategy(quantize_strategy)
         self.quantized: Any = None
+        self.evaluation: dict[str, dict[str, float]] | None = None
         self.shape_info: dict[str, list[tuple[int | None, ...]]] | None = None
         self._compat = vitis_compat
         if custom_quantize_strategy is not None:
@@ -170,6 +179,9 @@ class VitisQuantizer:
         add_shape_info: bool = False,
         input_shape: Any = None,
         configs: Mapping[str, Any] | None = None,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        eval_dataset: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Quantize after training.
@@ -183,6 +195,11 @@ class VitisQuantizer:
             add_shape_info: note the shape of each layer's output in `shape_info`.
             input_shape: concrete input shapes for a model whose sizes are open.
             configs: keyword arguments in a dict.
+            loss: move each range by this loss on `eval_dataset`: a cross entropy by its labels, "mse" or "kl"
+                against the float model (the strategy's `include_threshold_search`).
+            metrics: Keras metrics or their names: measured on `eval_dataset`, before and after, into
+                `evaluation`.
+            eval_dataset: batches (x, y), or a tuple of arrays (x, y); only with `loss` or `metrics`.
             **kwargs: keys of the strategy, such as weight_bit=4; 2.0's names too.
 
         Returns:
@@ -195,19 +212,86 @@ class VitisQuantizer:
             ModelError: the model cannot be read.
         """
         steps = arguments.take_steps(calib_steps, kwargs)
+        judged = _judged(loss, metrics, eval_dataset, calib_batch_size or arguments.DEFAULT_BATCH)
+        if loss is not None:
+            kwargs = {**kwargs, "include_threshold_search": True,
+                      "threshold_search_loss": judging.search_loss(loss)}  # fmt: skip
         self._configure(configs, kwargs)
         with self._scope():
             model = self._float_model
             if input_shape is not None:
                 model = arguments.with_input_shape(model, input_shape)
             data = arguments.Calibration(calib_dataset, calib_batch_size, steps, model)
+            search: dict[str, Any] = {}
+            if judged is not None and loss is not None:
+                inputs = arguments.Calibration(judged.x, calib_batch_size, None, model)
+                search = {"search_data": inputs, "calib_labels": judged.classes}
             self.quantized = ptq.quantize(
-                model, self.strategy, data, vitis_compat=self._compat, progress=verbose > 0
+                model, self.strategy, data, vitis_compat=self._compat, progress=verbose > 0, **search
             )
+            self.evaluation = None
+            if judged is not None and metrics is not None:
+                self.evaluation = _measured(model, self.quantized.model, judged, metrics)
             self.shape_info = _shapes(self.quantized.graph) if add_shape_info else None
             _tell(self.quantized, verbose)
             finalize(self.quantized)
             return self.quantized.model
+
+    def get_qat_model(
+        self,
+        init_quant: bool = False,
+        calib_dataset: Any = None,
+        calib_batch_size: int | None = None,
+        calib_steps: int | None = None,
+        configs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """A model that is trained with its quantization in place: compile and fit as usual.
+
+        Args:
+            init_quant: start from a calibration; with trained thresholds (`pof2s_tqt`) always advisable.
+            calib_dataset: inputs to calibrate on; needed with `init_quant`.
+            calib_batch_size: as of `quantize_model`.
+            calib_steps: as of `quantize_model`.
+            configs: keyword arguments in a dict.
+            **kwargs: keys of the strategy.
+
+        Returns:
+            The Keras model to train; `get_deploy_model` makes the quantized one of it.
+
+        Raises:
+            StrategyError: unknown key or value, or batch norm shall be kept, which training does not do here.
+            DataError: calibration data are needed and missing.
+        """
+        from vqkit.train import qat_model
+
+        steps = arguments.take_steps(calib_steps, kwargs)
+        self._configure(configs, kwargs)
+        arguments.refuse_kept_batch_norm(self.strategy)
+        with self._scope():
+            data = None
+            if init_quant:
+                data = arguments.Calibration(calib_dataset, calib_batch_size, steps, self._float_model)
+            return qat_model(
+                self._float_model, self.strategy, data, init_quant=init_quant, vitis_compat=self._compat
+            )
+
+    @staticmethod
+    def get_deploy_model(model: Any) -> Any:
+        """The quantized model of a trained one: weights on their grids, device adjustments made.
+
+        Args:
+            model: from `get_qat_model`, trained, also after it was saved and loaded; it is not changed.
+
+        Returns:
+            The quantized Keras model. `vqkit.deploy_model` gives the plan and the decisions as well.
+
+        Raises:
+            ModelError: it is no such model.
+        """
+        from vqkit.train import deploy_model
+
+        return deploy_model(model).model
 
     @staticmethod
     def dump_model(
@@ -238,6 +322,23 @@ class VitisQuantizer:
 
     def _scope(self) -> Any:
         return quantize_scope(self._custom)
+
+
+def _judged(loss: Any, metrics: Any, eval_dataset: Any, batch_size: int) -> judging.Labelled | None:
+    """The evaluation set, where it is used."""
+    wanted = loss is not None or metrics is not None
+    if wanted and eval_dataset is None:
+        raise DataError("loss and metrics need eval_dataset: batches (x, y), or a tuple of arrays (x, y)")
+    if eval_dataset is not None and not wanted:
+        raise DataError("eval_dataset is used with loss or metrics only; give one of them, or leave it out")
+    return judging.read_labelled(eval_dataset, batch_size) if wanted else None
+
+
+def _measured(model: Any, quantized: Any, judged: judging.Labelled, metrics: Sequence[Any]) -> Any:
+    models = {"float": model, "quantized": quantized}
+    return {
+        name: dict(evaluate(net, judged.x, judged.y, metrics=metrics).metrics) for name, net in models.items()
+    }
 
 
 def _info(quantized: Any) -> dict[str, dict[str, dict[str, Any]]]:
