@@ -272,6 +272,17 @@ def test_what_training_does_not_do_is_refused(model):
         VitisQuantizer.get_deploy_model(model)
 
 
+@pytest.mark.parametrize("strategy", ["pof2s", "fsx"])
+def test_training_starts_from_a_calibration_under_every_strategy(model, strategy):
+    """Untrained, the model computes what the calibrated one computes before refinement."""
+    quantizer = VitisQuantizer(model, strategy)
+    trainable = quantizer.get_qat_model(init_quant=True, calib_dataset=X, calib_batch_size=4)
+    deployed = vq.deploy_model(trainable)
+    wanted = vq.quantize(model, strategy, X, batch_size=4)
+    assert deployed.encodings == wanted.encodings
+    np.testing.assert_array_equal(VitisQuantizer.get_deploy_model(trainable)(X), wanted.model(X))
+
+
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_a_loss_searches_on_the_evaluation_set(model, one_hot):
     """The original crashes with a TypeError."""
