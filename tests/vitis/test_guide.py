@@ -361,7 +361,7 @@ def test_training_with_thresholds_saving_and_deploying(here):
         filepath="./quantize_train.keras", save_best_only=True, monitor="sparse_top_k_categorical_accuracy"
     )
     model.fit(train_dataset, callbacks=[checkpoint], verbose=0)
-    model.save("qat_model.h5")
+    model.save("qat_model.h5", include_optimizer=False)
     with vitis_quantize.quantize_scope():
         trained = tf.keras.models.load_model("qat_model.h5", compile=False)
     quantized_model = vitis_quantize.VitisQuantizer.get_deploy_model(trained)

@@ -262,10 +262,7 @@ def test_nothing_is_written_by_default(model, tmp_path, monkeypatch):
 # --- training, and what judges ---
 
 
-def test_what_training_does_not_do_is_refused(model):
-    for key, value in {"train_with_bn": True, "freeze_bn_delay": 100}.items():
-        with pytest.raises(StrategyError, match=f"{key}: batch norm is folded before training"):
-            VitisQuantizer(model).get_qat_model(**{key: value})
+def test_what_training_cannot_start_from_says_why(model):
     with pytest.raises(DataError, match="calib_dataset is needed"):
         VitisQuantizer(model).get_qat_model(init_quant=True)
     with pytest.raises(ModelError, match="expected a model from qat_model"):

@@ -190,8 +190,6 @@ def _only_observed(row: Row) -> bool:
 def _of_weight(layer: Layer, row: Row, encodings: Encodings) -> LearnedQuantize:
     assert row.spec is not None
     shape = grid_shape(row.spec, layer.weights[row.tensor].shape)
-    learned = LearnedQuantize(
-        row.spec, shape, row.name, name=f"{layer.name}_{row.tensor}_quantizer".replace("/", "_")
-    )
+    learned = LearnedQuantize(row.spec, shape, row.name, name=f"{row.tensor}_quantizer".replace("/", "_"))
     learned.assign(encodings[row.name])
     return learned

@@ -136,21 +136,6 @@ def _ranked(batch: Any, shapes: list[tuple[Any, ...]]) -> Any:
     return map_inputs(fit, batch)
 
 
-def refuse_kept_batch_norm(strategy: Any) -> None:
-    """Raise where a strategy keeps batch norm during training: it is folded before.
-
-    Raises:
-        StrategyError: `train_with_bn` or `freeze_bn_delay` is set.
-    """
-    kept = {"train_with_bn": strategy.optimize.train_with_bn,
-            "freeze_bn_delay": strategy.quantize.freeze_bn_delay != -1}  # fmt: skip
-    for key in (k for k, wanted in kept.items() if wanted):
-        raise StrategyError(
-            f"{key}: batch norm is folded before training here, there is none to keep or to freeze. "
-            f"Leave {key} out"
-        )
-
-
 def dump_batches(dataset: Any, model: Any) -> Iterable[Any]:
     """Batches to dump: those of a dataset; an array is one batch, as it was.
 

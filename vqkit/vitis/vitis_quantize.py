@@ -260,14 +260,13 @@ class VitisQuantizer:
             The Keras model to train; `get_deploy_model` makes the quantized one of it.
 
         Raises:
-            StrategyError: unknown key or value, or batch norm shall be kept, which training does not do here.
+            StrategyError: unknown key or value.
             DataError: calibration data are needed and missing.
         """
         from vqkit.train import qat_model
 
         steps = arguments.take_steps(calib_steps, kwargs)
         self._configure(configs, kwargs)
-        arguments.refuse_kept_batch_norm(self.strategy)
         with self._scope():
             data = None
             if init_quant:
