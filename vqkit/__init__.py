@@ -44,6 +44,7 @@ _WHERE = {
         "worst_tensors",
     ),
     "experiment.runner": ("run_sweep",),
+    "experiment.training": ("make_quantized",),
     "train": ("deploy_model", "qat_model"),
 }  # fmt: skip
 _CALLABLE = ("export",)
@@ -72,6 +73,7 @@ __all__ = [
     "load_data",
     "load_model",
     "make_plan",
+    "make_quantized",
     "model_path",
     "qat_model",
     "quantize",

@@ -10,7 +10,7 @@ import pytest
 from vqkit.experiment import notebook
 from vqkit.experiment.variant import Settings, Source, Variant
 
-SHIPPED = ("00_start_here.ipynb", "20_run_variant.ipynb")
+SHIPPED = ("00_start_here.ipynb", "20_run_variant.ipynb", "70_finetune.ipynb")
 LINES = 5
 
 
@@ -52,4 +52,17 @@ def test_start_here_runs(tmp_path):
     accuracy = {line.split()[0]: float(line.split()[1]) for line in printed.splitlines() if line[:1] in "fq"}
     assert accuracy["float"] > 0.95
     assert accuracy["quantized"] > accuracy["float"] - 0.05
+    assert any("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))
+
+
+@pytest.mark.slow
+def test_finetune_runs_and_wins_accuracy_back(tmp_path):
+    parameters = {"cache": str(tmp_path / "cache"), "epochs": 6}
+    failure = notebook.execute(notebook.find("70_finetune.ipynb"), tmp_path / "out.ipynb", parameters)
+    assert failure is None, failure
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    printed = "".join(o.get("text", "") for c in cells for o in c.get("outputs", []))
+    found = dict(line.split() for line in printed.splitlines() if line[:5] in ("float", "plain", "train"))
+    at = {name: float(value) for name, value in found.items()}
+    assert at["trained"] > at["plain"] + (at["float"] - at["plain"]) / 2
     assert any("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))

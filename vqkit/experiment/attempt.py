@@ -16,6 +16,7 @@ from vqkit.experiment import environment, notebook, store
 from vqkit.experiment.measure import ATTEMPT
 from vqkit.experiment.notebook import Failure
 from vqkit.experiment.store import RunRecord, Status, Store
+from vqkit.experiment.training import THRESHOLDS
 
 if TYPE_CHECKING:
     from vqkit.experiment.warm.kernel import Kernel
@@ -25,6 +26,7 @@ TRACEBACK = "traceback.txt"
 ARTIFACTS = {
     "strategy": "strategy.json", "plan": "plan.json", "encodings": "encodings.json", "sqnr": "sqnr.json",
     "predictions": "predictions.npz", "notebook": NOTEBOOK, "traceback": TRACEBACK,
+    "thresholds": THRESHOLDS,
 }  # fmt: skip
 
 

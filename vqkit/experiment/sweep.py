@@ -23,6 +23,7 @@ A sweep file is JSON or YAML:
     steps: null
     sqnr_images: 100
     eval_images: null
+    qat: {epochs: 10}                  # train each variant, or, as an axis, some: [null, {epochs: 10}]
     screen: {images: 1000}             # try all on so many images, finish those that may be the best
 """
 
@@ -41,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from vqkit import digest
 from vqkit.errors import SweepError
 from vqkit.experiment.form import parse, plain_mapping, read_mapping
+from vqkit.experiment.training import QatSpec
 
 Point = dict[str, Any]
 MAX_POINTS = 100_000
@@ -61,6 +63,7 @@ class SettingsSpec(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     sqnr_images: int = Field(default=100, ge=1)
     eval_images: int | None = Field(default=None, ge=1)
+    qat: QatSpec | None = None
 
 
 SETTINGS = tuple(SettingsSpec.model_fields)
@@ -261,4 +264,6 @@ def title(point: Point, base: str) -> str:
 def _word(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "[]"
+    if isinstance(value, dict):
+        return ",".join(f"{k}:{_word(v)}" for k, v in value.items()) or "{}"
     return str(value).lower() if isinstance(value, bool) else str(value)

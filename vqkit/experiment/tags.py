@@ -15,6 +15,7 @@ from typing import Any
 
 from vqkit import digest
 from vqkit.experiment.records import Record, short_ref
+from vqkit.experiment.training import BY_STEP
 
 # mlflow's own limits; it refuses or silently cuts what is longer.
 KEY_LIMIT, PARAM_LIMIT, TAG_LIMIT = 250, 6000, 8000
@@ -96,6 +97,7 @@ def params(record: Record) -> dict[str, str]:
         "n_eval": data.get("n_eval"),
         **{k: inputs.get(k) for k in ("calibration", "seed", "vitis_compat", "batch_size", "steps")},
         **({"eval_images": inputs["eval_images"]} if inputs.get("eval_images") else {}),
+        **{f"qat.{k}": v for k, v in (inputs.get("qat") or {}).items()},
     }
     overrides = {
         legal_key(f"override.{k}" if k in fixed else k): v for k, v in inputs.get("overrides", {}).items()
@@ -190,7 +192,8 @@ def record_of(
         A record without artifacts and directory.
     """
     # The store keeps infinity as the largest float.
-    values = {k: math.inf if v > 1.79e308 else v for k, v in found_metrics.items()}
+    values = {k: math.inf if v > 1.79e308 else v for k, v in found_metrics.items()
+              if not k.startswith(BY_STEP)}  # fmt: skip
     return {
         "key": found_tags.get(Tag.KEY, ""),
         "name": name,

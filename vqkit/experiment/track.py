@@ -23,6 +23,7 @@ from vqkit.experiment import tags as words
 from vqkit.experiment.addresses import default_uri, environment, ui_command
 from vqkit.experiment.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
 from vqkit.experiment.tags import Tag
+from vqkit.experiment.training import threshold_metrics
 
 __all__ = ["EXPERIMENT", "Rebuilt", "Tracker", "default_uri", "environment", "rebuild", "ui_command"]
 
@@ -271,10 +272,10 @@ class Tracker:
         stamp = ended or words.milliseconds(record.get("started")) or 0
         pairs = [Param(k, v) for k, v in words.params(record).items()]
         values = [Metric(k, v, stamp, 0) for k, v in words.metrics(record).items()]
-        for start in range(0, max(len(pairs), 1), _BATCH):
-            self._client.log_batch(
-                run_id, params=pairs[start : start + _BATCH], metrics=() if start else values
-            )
+        values += [Metric(k, v, stamp, step) for k, v, step in threshold_metrics(record["directory"])]
+        for start in range(0, max(len(pairs), len(values), 1), _BATCH):
+            now = slice(start, start + _BATCH)
+            self._client.log_batch(run_id, params=pairs[now], metrics=values[now])
         self._client.log_inputs(run_id, datasets=_datasets(record))
         missing = self._artifacts(run_id, record)
         if record["status"] != "RUNNING":

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vqkit.strategy import Strategy
 
 # What can change a number: these parts of the package, and these distributions.
-NUMERIC_PARTS = ("primitives", "strategy", "graph", "flow", "experiment/measure.py")
+NUMERIC_PARTS = ("primitives", "strategy", "graph", "flow", "train", "experiment/measure.py",
+                 "experiment/training.py")  # fmt: skip
 NUMERIC_DISTRIBUTIONS = ("tensorflow", "keras", "numpy")
 
 
@@ -33,6 +34,7 @@ class Settings:
         steps: calibration batches; None means all.
         sqnr_images: evaluation samples for the signal-to-noise ratios.
         eval_images: evaluation samples for the accuracy, a fixed random choice; None means all.
+        qat: how the variant is trained, the values of a `QatSpec`; None for post-training quantization.
     """
 
     seed: int = 0
@@ -42,6 +44,7 @@ class Settings:
     steps: int | None = None
     sqnr_images: int = 100
     eval_images: int | None = None
+    qat: Mapping[str, Any] | None = None
 
     def set_seeds(self) -> None:
         """Seed Python, numpy and TensorFlow."""

@@ -10,6 +10,7 @@ from vqkit import digest
 from vqkit.errors import RecordError
 from vqkit.experiment import records, store
 from vqkit.experiment.source import load_data, load_model, model_path
+from vqkit.experiment.training import quantized_by
 from vqkit.experiment.variant import Settings
 
 
@@ -28,12 +29,10 @@ def of_model(
     Returns:
         A `Quantized`.
     """
-    from vqkit.flow import quantize
-
     settings = settings or Settings()
     settings.set_seeds()
     net = load_model(model_path(model, ".", cache))
-    return quantize(net, strategy, load_data(data).x_calib, **settings.for_quantize)
+    return quantized_by(settings, net, strategy, load_data(data).x_calib)
 
 
 def of_run(run: str, runs: Path) -> Any:
@@ -49,7 +48,6 @@ def of_run(run: str, runs: Path) -> Any:
     Raises:
         RecordError: no such run, its model or data have changed, or other encodings came out.
     """
-    from vqkit.flow import quantize
     from vqkit.strategy import Strategy
 
     folder = records.find(runs, run)
@@ -57,7 +55,7 @@ def of_run(run: str, runs: Path) -> Any:
     inputs: Mapping[str, Any] = record["inputs"]
     if record["status"] != "FINISHED":
         raise RecordError(f"run {run}: it is {record['status']}; a finished run is needed")
-    settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__})
+    settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
     settings.set_seeds()
     path = model_path(inputs["model"]["ref"], ".", store.Store.at(runs).cache)
     data = load_data(inputs["data"]["ref"])
@@ -66,7 +64,7 @@ def of_run(run: str, runs: Path) -> Any:
             raise RecordError(f"run {run}: its {what} has changed since: digest {found}, the run used "
                               f"{inputs[what]['digest']}")  # fmt: skip
     strategy = Strategy.load(Path(folder, "strategy.json"))
-    quantized = quantize(load_model(path), strategy, data.x_calib, **settings.for_quantize)
+    quantized = quantized_by(settings, load_model(path), strategy, data.x_calib)
     _check_encodings(run, quantized, store.read_json(Path(folder, "encodings.json")))
     return quantized
 

@@ -11,6 +11,7 @@ from vqkit.plots.pareto import pareto
 from vqkit.plots.style import DARK, LIGHT, Theme
 from vqkit.plots.sweeps import leaderboard_bars, marginal_effects
 from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
+from vqkit.plots.training import thresholds
 
 __all__ = [
     "DARK",
@@ -24,4 +25,5 @@ __all__ = [
     "sqnr_by_layer",
     "sqnr_difference",
     "tensor_histogram",
+    "thresholds",
 ]

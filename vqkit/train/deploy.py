@@ -13,10 +13,11 @@ from vqkit.flow.planner import resolve
 from vqkit.flow.ptq import Quantized
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings
-from vqkit.graph.ir import Graph
+from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.keras_io import lower, read_layer
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import value_range
+from vqkit.train.batch_norm import FoldedBatchNorm
 from vqkit.train.learned import LearnedQuantize
 from vqkit.train.model import QATModel, strategy_of
 from vqkit.train.wrappers import QuantizedWeights
@@ -74,7 +75,7 @@ def _unwrap(model: QATModel, recipe: Mapping[str, Any]) -> _Bare:
     of_weights: dict[str, LearnedQuantize] = {}
     for name, layer in list(graph.layers.items()):
         if isinstance(layer.source, QuantizedWeights):
-            graph.layers[name] = read_layer(layer.source.layer, name)
+            graph.layers[name] = _inner(layer.source, name)
             of_weights |= {q.tensor: q for q in layer.source.quantizers}
     of_values: dict[int, list[LearnedQuantize]] = {}
     for node in [n for n in graph.nodes if isinstance(graph.layer_of(n).source, LearnedQuantize)]:
@@ -86,6 +87,14 @@ def _unwrap(model: QATModel, recipe: Mapping[str, Any]) -> _Bare:
     graph.nodes = [replace(n, origin=tuple(recipe["origins"].get(n.name, n.origin))) for n in graph.nodes]
     graph.candidates = None if recipe["candidates"] is None else set(recipe["candidates"])
     return _Bare(graph, of_weights, of_values)
+
+
+def _inner(wrapper: QuantizedWeights, name: str) -> Layer:
+    """The layer inside, with the batch norm that trained with it folded in."""
+    layer = read_layer(wrapper.layer, name)
+    if not isinstance(wrapper, FoldedBatchNorm):
+        return layer
+    return layer.with_(config={"use_bias": True}, weights=wrapper.folded_weights())
 
 
 def _first_names(graph: Graph, of_values: Mapping[int, list[LearnedQuantize]]) -> dict[str, str]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import keras
 
 import vqkit.graph.layers  # noqa: F401  Registers what a saved model may hold.
-from vqkit.errors import DataError
+from vqkit.errors import DataError, StrategyError
+from vqkit.flow.data import batches
 from vqkit.flow.instrument import instrument
-from vqkit.flow.layers import FakeQuantize, grid_shape
+from vqkit.flow.layers import grid_shape
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.ptq import quantize
 from vqkit.flow.solve import Encodings, solve_weights
+from vqkit.graph.fold import KERNEL
 from vqkit.graph.ir import Graph, Layer
-from vqkit.graph.keras_io import make_live, raise_model
+from vqkit.graph.keras_io import lower, make_live, raise_model
+from vqkit.graph.simplify import WEIGHTED
 from vqkit.primitives.spec import QuantizerType
 from vqkit.strategy import Strategy
+from vqkit.train.batch_norm import FoldedBatchNorm, Statistics, measured
 from vqkit.train.learned import Estimate, LearnedQuantize
 from vqkit.train.wrappers import QuantizedWeights
 
@@ -77,6 +82,9 @@ def qat_model(
 ) -> QATModel:
     """A trainable Keras model that computes what the quantized one will: `compile` and `fit` as usual.
 
+    With `train_with_bn` batch norm stays alive while it trains: it is folded anew at every step, with the
+    statistics of the batch until `freeze_bn_delay` steps are done (-1: to the end).
+
     The float model is first taken through the strategy's optimize pipeline (batch norm folded, channels
     equalized) on copies of its layers. Every tensor of the plan then gets a quantizer that learns.
 
@@ -107,19 +115,29 @@ def qat_model(
         raise DataError(
             "qat_model: init_quant=True calibrates and needs calib_data; pass it, or init_quant=False"
         )
+    with_norm = strategy.optimize.train_with_bn
+    if with_norm and not init_quant:
+        raise StrategyError(
+            "train_with_bn: batch norm starts from measured statistics; it needs init_quant=True"
+        )
+    norms: dict[str, Statistics] = {}
     if init_quant:
-        start = quantize(model, strategy, calib_data, batch_size=batch_size, steps=steps,
-                         calibration=calibration, vitis_compat=vitis_compat, progress=progress,
+        folding = strategy.with_kwargs(train_with_bn=False) if with_norm else strategy
+        data = list(batches(calib_data, batch_size=batch_size, steps=steps)) if with_norm else calib_data
+        start = quantize(model, folding, iter(data) if with_norm else data, batch_size=batch_size,
+                         steps=steps, calibration=calibration, vitis_compat=vitis_compat, progress=progress,
                          calib_labels=calib_labels)  # fmt: skip
         graph, rows, plan, encodings = start.corrected, start.rows, start.plan, start.calibrated
         report = start.report
+        norms = measured(graph, start.live, data, _folded_norms(model, graph)) if with_norm else {}
     else:
         prepared = prepare(model, strategy, vitis_compat=vitis_compat)
         plan = prepared.plan
         graph, rows = instrument(prepared.graph, plan)
         encodings, report = solve_weights(graph, plan, vitis_compat=vitis_compat), prepared.report
+    maker = _Maker(graph, rows, plan, encodings, norms, strategy.quantize.freeze_bn_delay)
     make = partial(QATModel, recipe=_recipe(graph, strategy, report, calibration, vitis_compat))
-    trainable: QATModel = raise_model(graph, _live(graph, rows, plan, encodings), make)
+    trainable: QATModel = raise_model(graph, maker.live(), make)
     return trainable
 
 
@@ -150,46 +168,69 @@ def strategy_of(saved: Mapping[str, Any]) -> Any:
     return Strategy.builtin(saved["base"]).with_overrides(saved["overrides"])
 
 
-def _live(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings) -> dict[str, Any]:
-    """Live layers of the trainable model."""
-    weights: dict[str, list[Row]] = {}
-    for row in plan.quantized:
-        if row.is_weight:
-            weights.setdefault(row.layer, []).append(row)
-    return {name: _live_layer(layer, rows, weights, encodings) for name, layer in graph.layers.items()}
+def _folded_norms(model: Any, graph: Graph) -> dict[str, Mapping[str, Any]]:
+    """Layer name -> configuration of the batch norm that was folded into it."""
+    layers = lower(model).layers
+    found = {}
+    for node in graph.nodes:
+        for name in node.origin[1:]:
+            if name in layers and layers[name].kind == "BatchNormalization" and graph.kind(node) in WEIGHTED:
+                found[node.layer] = layers[name].config
+    return found
 
 
-def _live_layer(layer: Layer, rows: Mapping[str, Row], weights: Mapping[str, list[Row]],
-                encodings: Encodings) -> Any:  # fmt: skip
-    if layer.name in rows:
-        return _of_value(layer, rows[layer.name], encodings)
-    inner = make_live(layer)
-    if layer.name not in weights:
-        return inner
-    quantizers = {row.tensor: _of_weight(layer, row, encodings) for row in weights[layer.name]}
-    return QuantizedWeights(inner, quantizers, name=layer.name)
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """Makes the live layers of the trainable model."""
 
+    graph: Graph
+    rows: Mapping[str, Row]
+    plan: Plan
+    encodings: Encodings
+    norms: Mapping[str, Statistics]
+    freeze_delay: int
 
-def _of_value(layer: Layer, row: Row, encodings: Encodings) -> LearnedQuantize:
-    assert layer.cls is FakeQuantize
-    assert row.spec is not None
-    shape, known = layer.config["grid_shape"], row.name in encodings
-    estimate = Estimate.NEVER if known else Estimate.ALWAYS if _only_observed(row) else Estimate.FIRST
-    learned = LearnedQuantize(row.spec, shape, row.name, estimate, name=layer.name)
-    if known:
-        learned.assign(encodings[row.name])
-    return learned
+    def live(self) -> dict[str, Any]:
+        weights: dict[str, list[Row]] = {}
+        for row in self.plan.quantized:
+            if row.is_weight:
+                weights.setdefault(row.layer, []).append(row)
+        return {name: self._layer(layer, weights.get(name, ())) for name, layer in self.graph.layers.items()}
 
+    def _layer(self, layer: Layer, weights: Sequence[Row]) -> Any:
+        if layer.name in self.rows:
+            return self._of_value(layer, self.rows[layer.name])
+        if not weights:
+            return make_live(layer)
+        quantizers = {row.tensor: self._of_weight(layer, row) for row in weights}
+        if layer.name in self.norms:
+            return self._with_norm(layer, quantizers, self.norms[layer.name])
+        return QuantizedWeights(make_live(layer), quantizers, name=layer.name)
 
-def _only_observed(row: Row) -> bool:
-    """A Pof2S position does not learn; without calibration it follows the data, as in the reference."""
-    assert row.spec is not None
-    return row.spec.quantizer_type is QuantizerType.POF2S
+    def _with_norm(self, layer: Layer, quantizers: Mapping[str, Any], seen: Statistics) -> FoldedBatchNorm:
+        bare = layer.with_(config={"use_bias": False}, weights={KERNEL: layer.weights[KERNEL]})
+        made = FoldedBatchNorm(
+            make_live(bare), quantizers, len(seen.mean), seen.config["epsilon"], seen.config["momentum"],
+            self.freeze_delay, name=layer.name,
+        )  # fmt: skip
+        made.assign(seen, layer.weights["bias"])
+        return made
 
+    def _of_value(self, layer: Layer, row: Row) -> LearnedQuantize:
+        assert row.spec is not None
+        shape, known = layer.config["grid_shape"], row.name in self.encodings
+        # A Pof2S position does not learn; without calibration it follows the data, as in the reference.
+        follows = row.spec.quantizer_type is QuantizerType.POF2S
+        estimate = Estimate.NEVER if known else Estimate.ALWAYS if follows else Estimate.FIRST
+        learned = LearnedQuantize(row.spec, shape, row.name, estimate, name=layer.name)
+        if known:
+            learned.assign(self.encodings[row.name])
+        return learned
 
-def _of_weight(layer: Layer, row: Row, encodings: Encodings) -> LearnedQuantize:
-    assert row.spec is not None
-    shape = grid_shape(row.spec, layer.weights[row.tensor].shape)
-    learned = LearnedQuantize(row.spec, shape, row.name, name=f"{row.tensor}_quantizer".replace("/", "_"))
-    learned.assign(encodings[row.name])
-    return learned
+    def _of_weight(self, layer: Layer, row: Row) -> LearnedQuantize:
+        assert row.spec is not None
+        shape = grid_shape(row.spec, layer.weights[row.tensor].shape)
+        name = f"{row.tensor}_quantizer".replace("/", "_")
+        learned = LearnedQuantize(row.spec, shape, row.name, name=name)
+        learned.assign(self.encodings[row.name])
+        return learned

@@ -1,0 +1,127 @@
+"""The section `qat` of a sweep: a variant is trained with its quantization in place."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from vqkit.experiment.variant import Settings
+    from vqkit.flow.bench import Bench
+
+THRESHOLDS = "thresholds.csv"
+BY_STEP = ("log2_threshold/", "position/")
+"""How the names of metrics begin that change by step; they are no outcome of a run."""
+
+
+class QatSpec(BaseModel):
+    """How a variant is trained, on the calibration samples, against the float model's outputs.
+
+    Attributes:
+        epochs: so many passes over the calibration samples.
+        learning_rate: of the weights; it falls to zero along a cosine.
+        threshold_factor: what it is multiplied by for thresholds and range factors.
+        batch_size: samples in a training batch.
+        loss: "distillation", the divergence of class probabilities, or "mse" of the outputs.
+        temperature: of the distillation.
+        log_every: steps between two records of the thresholds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    epochs: int = Field(default=10, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    threshold_factor: float = Field(default=100.0, ge=0, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    loss: Literal["distillation", "mse"] = "distillation"
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    log_every: int = Field(default=10, ge=1)
+
+
+def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str | Path = ".") -> Any:
+    """The quantized model of a variant: calibrated on the bench, and trained where its settings say so.
+
+    Args:
+        bench: from `workbench`.
+        strategy: what to quantize with.
+        settings: of the variant.
+        run_dir: where the history of trained thresholds goes.
+
+    Returns:
+        A `Quantized`.
+    """
+    if settings.qat is None:
+        return bench.quantize(strategy, **settings.for_quantize)
+    return quantized_by(settings, bench.model, strategy, bench.data.x_calib, Path(run_dir, THRESHOLDS))
+
+
+def quantized_by(
+    settings: Settings, model: Any, strategy: Any, x_calib: Any, log_file: Path | None = None
+) -> Any:
+    """The same without a bench.
+
+    Args:
+        settings: of the variant.
+        model: the float Keras model.
+        strategy: what to quantize with.
+        x_calib: calibration samples, which are also what is trained on.
+        log_file: where the history of trained thresholds goes.
+
+    Returns:
+        A `Quantized`.
+    """
+    from vqkit.flow import quantize
+
+    if settings.qat is None:
+        return quantize(model, strategy, x_calib, **settings.for_quantize)
+    return _trained(settings, model, strategy, x_calib, log_file)
+
+
+def _trained(settings: Settings, model: Any, strategy: Any, x_calib: Any, log_file: Path | None) -> Any:
+    import keras
+
+    from vqkit import train
+
+    spec = QatSpec(**(settings.qat or {}))
+    trained = train.qat_model(model, strategy, x_calib, **settings.for_quantize)
+    data = train.DistillationData(model, x_calib, batch_size=spec.batch_size, seed=settings.seed)
+    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, spec.epochs * len(data))
+    divergence = train.Distillation(
+        from_logits=not train.ends_in_softmax(model), temperature=spec.temperature
+    )
+    loss = divergence if spec.loss == "distillation" else "mse"
+    trained.compile(train.QATAdam(schedule, spec.threshold_factor), loss)
+    log = train.ThresholdLog(spec.log_every)
+    trained.fit(data, epochs=spec.epochs, shuffle=False, verbose=0, callbacks=[log])
+    if log_file is not None:
+        log.to_csv(log_file)
+    return train.deploy_model(trained)
+
+
+def threshold_metrics(run_dir: str | Path) -> Iterator[tuple[str, float, int]]:
+    """The thresholds of a trained run as metrics that change by step.
+
+    Args:
+        run_dir: of the run.
+
+    Yields:
+        Name (`log2_threshold/<tensor>` or `position/<tensor>`), value, step. Nothing for a run that was not
+        trained.
+    """
+    path = Path(run_dir, THRESHOLDS)
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", newline="") as f:
+        for row in csv.DictReader(f):
+            yield from _row_metrics(row)
+
+
+def _row_metrics(row: Mapping[str, str]) -> Iterator[tuple[str, float, int]]:
+    for what in ("log2_threshold", "position"):
+        if row[what]:
+            # mlflow allows no "@" (the second call of a shared layer) in a name.
+            yield f"{what}/{row['tensor'].replace('@', '.')}", float(row[what]), int(row["step"])
