@@ -17,7 +17,8 @@ from vqkit.train.batch_norm import FoldedBatchNorm
 
 
 def chosen(delay: int = -1, **kwargs: Any) -> Strategy:
-    off = dict.fromkeys(("adjust_dpu_shift_cut", "adjust_dpu_shift_bias", "adjust_dpu_shift_read"), False)
+    names = ("sigmoid", "shift_cut", "shift_bias", "shift_read")
+    off = {f"adjust_dpu_{name}": False for name in names}
     return Strategy.builtin("pof2s_tqt").with_kwargs(
         train_with_bn=True, freeze_bn_delay=delay, **off, **kwargs
     )
