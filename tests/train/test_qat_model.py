@@ -124,6 +124,24 @@ def test_training_can_be_cut_in_two_and_gives_the_same(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+def test_a_mixed_precision_model_trains_in_it_with_its_quantizers_in_float32(tmp_path):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        net = zoo.build("conv_bn_relu")
+    finally:
+        keras.config.set_dtype_policy(before)
+    x = zoo.batch(net, 16)
+    model = qat_model(net, chosen("pof2s_tqt"), x)
+    assert model.get_layer("conv").layer.compute_dtype == "bfloat16"
+    assert {q.compute_dtype for q in model.quantizers.values()} == {"float32"}
+    trained(model, net, x, epochs=1)
+    assert_same_outputs(deploy_model(model).model, model, x)
+    assert deploy_model(model).audit()["ok"].all()
+    model.save(tmp_path / "m.keras")
+    assert_same_outputs(keras.saving.load_model(tmp_path / "m.keras"), model, x)
+
+
 def test_without_calibration_ranges_come_from_training():
     net = zoo.build("conv_bn_relu")
     x = zoo.batch(net, 16)
