@@ -33,7 +33,6 @@ def counted(*stack, shape=(8, 8, 3)):
         (layers.Conv2DTranspose(4, 3, strides=2, padding="same"), 3 * 3 * 3 * 4 * 64),
         (layers.Dense(7), 3 * 7 * 64),
         (layers.EinsumDense("...c,cd->...d", output_shape=5), 3 * 5 * 64),
-        (layers.EinsumDense("...c,cd->...d", output_shape=5), 3 * 5 * 64),
     ],
 )
 def test_each_kind_of_layer(layer, by_hand):

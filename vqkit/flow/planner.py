@@ -45,13 +45,13 @@ def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
     planner = _Planner(strategy, graph, vitis_compat)
     rows = with_data_types(planner.rows(), graph, planner.typed)
     if not vitis_compat:
-        _refuse_unused(strategy, rows)
+        _refuse_unused(strategy, rows, planner.silenced())
     return Plan(tuple(rows), strategy.name, strategy.digest, graph.name)
 
 
-def _refuse_unused(strategy: Any, rows: Iterable[Row]) -> None:
+def _refuse_unused(strategy: Any, rows: Iterable[Row], silenced: set[tuple[str, str]]) -> None:
     used = {(s, p) for r in rows if r.spec is not None or r.data_type for s, p in r.origins.values()}
-    unused = strategy.unused_overrides(used)
+    unused = strategy.unused_overrides(used | silenced)
     if unused:
         raise StrategyError("; ".join(str(u) for u in unused[:3]))
 
@@ -119,6 +119,12 @@ class _Planner:
         for node in self.graph.nodes:
             if self.graph.kind(node) in ACTIVATIONS and node.name not in tails:
                 self.rules.pop(node.name, None)
+
+    def silenced(self) -> set[tuple[str, str]]:
+        """Origins of what a name rule's word leaves float; they are heard, if only to be overruled."""
+        found = {(o.source, o.pointer) for rule in self.rules.values() for o in rule.silenced}
+        inputs = [n for n in self.graph.inputs if self.strategy.gives_float(n)]
+        return found | {o for name in inputs for o in _origins(self.strategy.input_rule(name)).values()}
 
     # --- rows, in graph order ---
 
@@ -195,16 +201,33 @@ class _Planner:
             return []
         if node.name not in self.rules and not started:
             return []
+        if node.name in self.rules and self.rules[node.name].only:
+            return []
         rows = []
         stated = self._stated_inputs(node)
         for value in dict.fromkeys(node.inputs):
             left_float = value in stated and stated[value] is None
+            left_float = left_float or self._given_float(value)
             if not left_float and self._wants_quantizer(node, value, bool(started)):
                 fresh, reason = value not in self.inserted, f"{node.name} reads a float tensor"
                 producer, reader = self._producer_name(value), frozenset([node.name])
                 row = self._insert(value, producer, reader, reason, stated.get(value))
                 rows += [row] if fresh else []
         return rows
+
+    def _given_float(self, value: int) -> bool:
+        """Whether a name rule's word leaves a value float for every reader."""
+        producer = self.producers.get(value)
+        if producer is None:
+            names = [k for k, v in self.graph.inputs.items() if v == value]
+            return any(self.strategy.gives_float(name) for name in names)
+        rule = self._stated(producer)
+        if rule is not None and (rule.gives_float or not rule.transparent):
+            return bool(rule.gives_float)
+        if self.strategy.gives_float(producer.layer):
+            return True
+        keeps = self.graph.kind(producer) in KEEPS_GRID
+        return keeps and bool(producer.inputs) and all(self._given_float(v) for v in producer.inputs)
 
     def _stated_inputs(self, node: Node) -> dict[int, Any]:
         """The quantizers that the layer's own entry names for what it reads."""

@@ -17,6 +17,7 @@ from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 LAYER_TYPE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 INTEGER_TYPES = {"int4": 4, "int8": 8, "int16": 16, "int32": 32}
 FLOAT_TYPES = ("float16", "bfloat16", "float32")
+WEIGHTS_ONLY, ACTIVATIONS_ONLY, NOTHING = QUANTIZE_WORDS = ("weights", "activations", "nothing")
 
 
 def _choice(given: Any, allowed: list[Any]) -> PydanticCustomError:
@@ -53,6 +54,13 @@ def _name_rule(value: Any) -> Any:
     return {"data_type": value} if isinstance(value, str) else value
 
 
+def _quantize(value: Any) -> Any:
+    if value is None or isinstance(value, bool) or value in QUANTIZE_WORDS:
+        return value
+    raise _choice(value, [True, False, *QUANTIZE_WORDS])
+
+
+_QUANTIZE_SCHEMA = WithJsonSchema({"enum": [None, True, False, *QUANTIZE_WORDS]})
 MethodField = Annotated[Method, BeforeValidator(lambda v: _member(Method, v)), _word_schema(Method)]
 RoundField = Annotated[RoundMode, BeforeValidator(lambda v: _member(RoundMode, v)), _word_schema(RoundMode)]
 TypeField = Annotated[
@@ -181,10 +189,15 @@ class UserQuantizeConfig(Overrides):
 
 
 class NameRule(Overrides):
-    """Overrides of the layers whose name matches (extension)."""
+    """Overrides of the layers whose name matches (extension).
+
+    `quantize: false` leaves a layer float, as a device would: what a quantized layer reads from it is
+    quantized in front of that. The words say which tensors are quantized, and nothing else is: "weights"
+    (with biases), "activations" (what the layer gives), "nothing"; what they leave float stays so for all.
+    """
 
     data_type: Literal["int4", "int8", "int16", "int32", "float16", "bfloat16", "float32"] | None = None
-    quantize: bool | None = None
+    quantize: Annotated[bool | str | None, BeforeValidator(_quantize), _QUANTIZE_SCHEMA] = None
 
 
 class InputQuantizeConfig(Form):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from vqkit.strategy import builtins, keys, normal, pointer
-from vqkit.strategy.form import FLOAT_TYPES, INTEGER_TYPES
+from vqkit.strategy.form import ACTIVATIONS_ONLY, FLOAT_TYPES, INTEGER_TYPES, NOTHING, WEIGHTS_ONLY
 from vqkit.strategy.keys import Role
 from vqkit.strategy.resolve import Ask, Origin, ResolvedQuantizer, Said, Step, Voice, quantizer
 
+# What the words of a name rule's `quantize` leave float.
+_SILENCED = {
+    WEIGHTS_ONLY: (Role.ACTIVATION, Role.OUTPUT, Role.INPUT),
+    ACTIVATIONS_ONLY: (Role.WEIGHT, Role.BIAS, Role.INPUT),
+    NOTHING: tuple(Role),
+}
 Tensors = tuple[tuple[str, ResolvedQuantizer | None], ...]
 
 
@@ -26,6 +32,9 @@ class LayerRule:
             its quantizer, None where it stays float.
         left_float: the rule that keeps the whole layer float, if one does.
         data_type: the floating-point type that rule names, if any.
+        only: the word of the name rule that says which tensors are quantized, None for all; nothing is then
+            quantized in front of the layer.
+        silenced: origins of what other rules say about the tensors that this word leaves float.
     """
 
     layer_type: str
@@ -37,6 +46,13 @@ class LayerRule:
     inputs: Tensors = ()
     left_float: Origin | None = None
     data_type: str | None = None
+    only: str | None = None
+    silenced: frozenset[Origin] = frozenset()
+
+    @property
+    def gives_float(self) -> bool:
+        """Whether what the layer gives stays float for every reader."""
+        return self.only in (WEIGHTS_ONLY, NOTHING)
 
     @property
     def transparent(self) -> bool:
@@ -85,9 +101,13 @@ class Book:
         ask = None if left_float else Ask(self._voices(layer_name, vitis_compat), vitis_compat, relu_like)
         entry = self.doc[keys.REGISTRY][keys.LAYERS][index]
         parts = {role: self._tensors(entry, role, where, ask) for role in Role}
+        only, pattern = self.only(layer_name)
+        off = _SILENCED[only] if only else ()
+        silenced = _origins(parts[role] for role in off) - self._own_words(pattern)
+        parts |= {role: tuple((name, None) for name, _ in parts[role]) for role in off}
         return LayerRule(
             keys.short_type(layer_type), where, parts[Role.WEIGHT], parts[Role.BIAS], parts[Role.ACTIVATION],
-            parts[Role.OUTPUT], parts[Role.INPUT], left_float, data_type,
+            parts[Role.OUTPUT], parts[Role.INPUT], left_float, data_type, only, silenced,
         )  # fmt: skip
 
     def entry_index(self, layer_type: str) -> int | None:
@@ -183,3 +203,24 @@ class Book:
             if rule.get("quantize") is not None:
                 decided = (None, None) if rule["quantize"] else (self.origin(f"{where}/quantize"), None)
         return decided
+
+    def only(self, layer_name: str | None) -> tuple[str | None, str]:
+        """The word that says which tensors of a layer are quantized, and the name rule that says it."""
+        decided: tuple[str | None, str] = (None, "")
+        for pattern in self.matching(layer_name):
+            said = self._named(pattern)[0].get("quantize")
+            if said is not None:
+                decided = (said, pattern) if isinstance(said, str) else (None, "")
+        return decided
+
+    def _own_words(self, pattern: str) -> frozenset[Origin]:
+        """What the rule itself says beside its word: a rule that silences itself says something in vain."""
+        if not pattern:
+            return frozenset()
+        rule, where = self._named(pattern)
+        return frozenset(self._key_origins(rule, where).values())
+
+
+def _origins(parts: Iterable[Tensors]) -> frozenset[Origin]:
+    """Everything that was said about these tensors."""
+    return frozenset(o for part in parts for _, q in part if q is not None for o in q.origins.values())

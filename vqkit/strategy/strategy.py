@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, reach, text, unknown
+from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, pointer, reach, text, unknown
 from vqkit.strategy.edit import Edited
 from vqkit.strategy.form import (
+    NOTHING,
+    WEIGHTS_ONLY,
     FinalizePipelineConfig,
     OptimizePipelineConfig,
     QuantizePipelineConfig,
@@ -245,7 +247,14 @@ class Strategy:
 
     def input_left_float(self, layer_name: str) -> Origin | None:
         """The name rule that keeps this input float, if there is one."""
+        only, pattern = self._book.only(layer_name)
+        if only in (WEIGHTS_ONLY, NOTHING):
+            return self._book.origin(pointer.join([keys.REGISTRY, keys.NAMED, pattern, "quantize"]))
         return self._book.left_float(layer_name)[0]
+
+    def gives_float(self, layer_name: str) -> bool:
+        """Whether a name rule's word leaves what this layer or input gives float for every reader."""
+        return self._book.only(layer_name)[0] in (WEIGHTS_ONLY, NOTHING)
 
     def named_float(self, layer_name: str) -> tuple[Origin | None, str | None]:
         """The name rule that keeps a layer or input float, and the floating-point type it names."""
@@ -290,9 +299,9 @@ class Strategy:
         """The overrides that reached no quantizer.
 
         Args:
-            used: origins (source, pointer) of everything that was applied.
+            used: origins (source, where) of everything that was applied.
         """
-        return reach.unused(self._book, {pointer for _, pointer in used})
+        return reach.unused(self._book, {where for _, where in used})
 
     def unknown_names(self, layer_names: Iterable[str]) -> list[str]:
         """One message for each layer name or glob that a model with these layers does not have."""
