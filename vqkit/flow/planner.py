@@ -18,6 +18,7 @@ from vqkit.flow.kinds import (
     linear_weighted,
 )
 from vqkit.flow.plan import Plan, Role, Row, Slot
+from vqkit.flow.rows import constant, float_constant, origins_of, tensor_name
 from vqkit.graph.custom import is_custom
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
@@ -124,7 +125,7 @@ class _Planner:
         """Origins of what a name rule's word leaves float; they are heard, if only to be overruled."""
         found = {(o.source, o.pointer) for rule in self.rules.values() for o in rule.silenced}
         inputs = [n for n in self.graph.inputs if self.strategy.gives_float(n)]
-        return found | {o for name in inputs for o in _origins(self.strategy.input_rule(name)).values()}
+        return found | {o for name in inputs for o in origins_of(self.strategy.input_rule(name)).values()}
 
     # --- rows, in graph order ---
 
@@ -186,7 +187,7 @@ class _Planner:
         else:
             origin = (producer,) if node is None else node.origin
             name = self.graph.unique(f"quant_{producer}")
-            row = Row(name, "input", Role.INPUT, Slot.INPUT, rule.spec, reason, _origins(rule),
+            row = Row(name, "input", Role.INPUT, Slot.INPUT, rule.spec, reason, origins_of(rule),
                       "FakeQuantize", origin, value, readers, name)  # fmt: skip
         self.inserted[value] = row
         if readers is None:
@@ -305,7 +306,7 @@ class _Planner:
             rows += self._constants(layer, rule.biases, Role.BIAS)
             named = {r.tensor for r in rows}
             rows += [
-                _float_constant(layer, w, "the strategy does not name it")
+                float_constant(layer, w, "the strategy does not name it")
                 for w in layer.weights
                 if w not in named
             ]
@@ -329,7 +330,7 @@ class _Planner:
         for stated, q in quantizers:
             name = stated if stated in layer.weights else _VARIABLES.get(stated, stated)
             if name in layer.weights:
-                rows.append(_constant(layer, name, role, q))
+                rows.append(constant(layer, name, role, q))
         return rows
 
     def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:
@@ -348,11 +349,11 @@ class _Planner:
             return self._float(node, f"quantized after {self.merged[node.name]}", index)
         if quantizer is None:
             return self._float(node, "left float by the strategy", index)
-        value, tensor = node.outputs[index], _tensor(index)
+        value, tensor = node.outputs[index], tensor_name(index)
         if "float" not in self.graph.values[value].dtype:
             return self._float(node, f"{self.graph.values[value].dtype} output", index)
         self.on_grid[value] = f"{node.name}/{tensor}"
-        return Row(node.name, tensor, Role.ACTIVATION, slot, quantizer.spec, "", _origins(quantizer),
+        return Row(node.name, tensor, Role.ACTIVATION, slot, quantizer.spec, "", origins_of(quantizer),
                    self.graph.kind(node), node.origin, value, None, f"quant_{node.name}")  # fmt: skip
 
     def _before(self, node: Node, quantizer: Any) -> Row:
@@ -364,20 +365,20 @@ class _Planner:
         if not self.compat and (covered or self._is_on_grid(value)):
             return self._float(node, f"its input is quantized already; {reason}")
         return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec, reason,
-                   _origins(quantizer), self.graph.kind(node), node.origin, value, frozenset([node.name]),
+                   origins_of(quantizer), self.graph.kind(node), node.origin, value, frozenset([node.name]),
                    f"quant_{node.name}")  # fmt: skip
 
     # --- what stays float ---
 
     def _float(self, node: Node, reason: str, index: int = 0) -> Row:
         kind, slot = self.graph.kind(node), Slot.OUTPUT
-        return Row(node.name, _tensor(index), Role.ACTIVATION, slot, None, reason, {}, kind, node.origin)
+        return Row(node.name, tensor_name(index), Role.ACTIVATION, slot, None, reason, {}, kind, node.origin)
 
     def _left_float(self, node: Node) -> list[Row]:
         reason = self._why_float(node)
         layer = self.graph.layer_of(node)
         constants = (
-            [_float_constant(layer, name, reason) for name in layer.weights] if self._is_first(node) else []
+            [float_constant(layer, name, reason) for name in layer.weights] if self._is_first(node) else []
         )
         return [*constants, *(self._float(node, reason, i) for i in range(len(node.outputs)))]
 
@@ -400,22 +401,3 @@ class _Planner:
         reason = f"the strategy has no entry for {layer.kind}"
         hint = "; a layer_quantize_config entry with this layer_type quantizes it"
         return reason + hint if is_custom(layer.cls) and not layer.is_op else reason
-
-
-def _float_constant(layer: Layer, name: str, reason: str) -> Row:
-    return Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, (layer.name,))
-
-
-def _constant(layer: Layer, name: str, role: Role, quantizer: Any) -> Row:
-    spec, origins, reason = None, {}, "left float by the strategy"
-    if quantizer is not None:
-        spec, origins, reason = quantizer.spec, _origins(quantizer), ""
-    return Row(layer.name, name, role, Slot(role.value), spec, reason, origins, layer.kind, (layer.name,))
-
-
-def _tensor(index: int) -> str:
-    return "output" if index == 0 else f"output_{index}"
-
-
-def _origins(resolved: Any) -> dict[str, tuple[str, str]]:
-    return {k: (o.source, o.pointer) for k, o in resolved.origins.items()}
