@@ -18,7 +18,7 @@ from vqkit.flow.kinds import (
     linear_weighted,
 )
 from vqkit.flow.plan import Plan, Role, Row, Slot
-from vqkit.flow.rows import constant, float_constant, origins_of, tensor_name
+from vqkit.flow.rows import constant, float_constant, float_input, origins_of, tensor_name
 from vqkit.graph.custom import is_custom
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
@@ -150,11 +150,7 @@ class _Planner:
             if reason is None:
                 rows.append(self._insert(value, name, None, "model input"))
             else:
-                rows.append(
-                    Row(
-                        name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,)
-                    )
-                )
+                rows.append(float_input(name, reason))
         return rows
 
     def _input_stays_float(self, name: str, value: int) -> str | None:

@@ -13,6 +13,11 @@ def float_constant(layer: Layer, name: str, reason: str) -> Row:
     return Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, (layer.name,))
 
 
+def float_input(name: str, reason: str) -> Row:
+    """The row of a model input that stays float."""
+    return Row(name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,))
+
+
 def constant(layer: Layer, name: str, role: Role, quantizer: Any) -> Row:
     """The row of a weight or bias that the strategy names."""
     spec, origins, reason = None, {}, "left float by the strategy"
