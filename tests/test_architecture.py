@@ -29,11 +29,23 @@ FLOORS = {
     "experiment": 5,
     "export": 5,
     "vitis": 6,
+    "search": 5,
     "widgets": 6,
     "plots": 5,
     "cli": 6,
 }
-HEAVY = ("tensorflow", "keras", "mlflow", "papermill", "matplotlib", "pandas", "sklearn", "IPython", "scipy")
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "mlflow",
+    "papermill",
+    "matplotlib",
+    "pandas",
+    "sklearn",
+    "IPython",
+    "scipy",
+    "optuna",
+)
 LIGHT_MODULES = (
     "vqkit.primitives.spec",
     "vqkit.strategy",
@@ -52,6 +64,7 @@ SINGLE_IMPORTERS = {
     "ai_edge_litert": {"vqkit.export.litert"},
     "onnx": {"vqkit.export.onnx_builder"},
     "onnxruntime": {"vqkit.export.onnx_runtime"},
+    "optuna": {"vqkit.search.study"},
 }
 MAX_LINES = 400
 

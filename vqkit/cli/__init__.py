@@ -10,5 +10,6 @@ from vqkit.cli.application import Exit, app, main
 # In the order in which `vqkit --help` lists their commands.
 # isort: off
 from vqkit.cli import runs, strategies, tracked, health, export
+from vqkit.cli import search
 
-__all__ = ["Exit", "app", "export", "health", "main", "runs", "strategies", "tracked"]
+__all__ = ["Exit", "app", "export", "health", "main", "runs", "search", "strategies", "tracked"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,16 +22,18 @@ def compare(
     sort: Annotated[str, typer.Option(help="Column that orders the leaderboard.")] = "accuracy",
     where: Where = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows of a group.")] = None,
+    why: Annotated[bool, typer.Option("--explain", help="Which strategy keys make the difference.")] = False,
+    patch: Annotated[bool, typer.Option("--patch", help="The strategies' difference as JSON Patch.")] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Print the leaderboard, or how two runs differ."""
     if pair:
         if len(pair) != 2:
             raise typer.BadParameter(f"two runs are compared, {len(pair)} given")
-        from vqkit.experiment.difference import difference
-
-        typer.echo(str(difference(pair[0], pair[1], runs_dir=runs)))
+        _compare_pair(pair[0], pair[1], runs, why, patch)
         return
+    if why or patch:
+        raise typer.BadParameter("--explain and --patch compare two runs; give both")
     from vqkit.experiment import compare as comparison
 
     wanted = pairs(where)
@@ -39,6 +42,18 @@ def compare(
         from vqkit.experiment import report
 
         typer.echo(str(report.write(runs, html, sweep, where=wanted)))
+
+
+def _compare_pair(run_a: str, run_b: str, runs: Path, why: bool, patch: bool) -> None:
+    from vqkit.experiment.difference import difference
+    from vqkit.search.attribution import explain, patch_between
+
+    if patch:
+        typer.echo(json.dumps(patch_between(run_a, run_b, runs=runs), indent=1))
+        return
+    typer.echo(str(difference(run_a, run_b, runs_dir=runs)))
+    if why:
+        typer.echo(f"\n{explain(run_a, run_b, runs=runs)}")
 
 
 @app.command()

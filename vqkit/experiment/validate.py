@@ -93,6 +93,20 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
         SweepError: one or more variants cannot run; the message lists them.
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
+    return opened(sweep, cache, notebook=notebook).resolved(sweep)
+
+
+def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> Opened:
+    """Load what all variants share, once for as many sweeps over it as are wanted.
+
+    Args:
+        sweep: names model and data.
+        cache: the store's cache folder; a built-in model is kept there.
+        notebook: runs instead of `20_run_variant.ipynb`.
+
+    Raises:
+        ModelError, DataError, NotebookError: what all variants share is unusable.
+    """
     file = Path(notebook).resolve() if notebook else notebooks.find(RUN_NOTEBOOK)
     code = code_digest(notebooks.source_digest(file))
     path = model_path(sweep.spec.model, sweep.base_dir, cache)
@@ -106,11 +120,7 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
         data.n_calib,
         code,
     )
-    resolved = Resolved(sweep, _without_repeats(_plan_all(sweep, shared)), path, file)
-    notebooks.check_parameters(
-        file, {**resolved.planned[0].variant.parameters(), "model": "", "run_dir": "", "cache": ""}
-    )
-    return resolved
+    return Opened(shared, data, path, file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +132,34 @@ class Shared:
     data: Source
     n_calib: int
     code: str
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Model, data and notebook, loaded.
+
+    Attributes:
+        shared: what variants are planned with.
+        data: the arrays.
+        model_file: absolute path of the model.
+        notebook: absolute path of the notebook that runs each variant.
+    """
+
+    shared: Shared
+    data: Data
+    model_file: Path
+    notebook: Path
+
+    def resolved(self, sweep: Sweep) -> Resolved:
+        """Plan every variant of a sweep over this model and data.
+
+        Raises:
+            SweepError: one or more variants cannot run; the message lists them.
+        """
+        planned = _without_repeats(_plan_all(sweep, self.shared))
+        parameters = planned[0].variant.parameters()
+        notebooks.check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
+        return Resolved(sweep, planned, self.model_file, self.notebook)
 
 
 def _data(sweep: Sweep, net: Any) -> Data:

@@ -198,8 +198,6 @@ class _Planner:
             return []
         if node.name not in self.rules and not started:
             return []
-        if node.name in self.rules and self.rules[node.name].only:
-            return []
         rows = []
         stated = self._stated_inputs(node)
         for value in dict.fromkeys(node.inputs):
@@ -358,6 +356,8 @@ class _Planner:
             return self._float(node, "left float by the strategy")
         covered = value in self.inserted and node.name in (self.inserted[value].readers or ())
         reason = f"{activation_name(self.graph.layer_of(node))} is computed in float"
+        if self._given_float(value):
+            return self._float(node, "a name rule leaves its input float")
         if not self.compat and (covered or self._is_on_grid(value)):
             return self._float(node, f"its input is quantized already; {reason}")
         return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec, reason,

@@ -14,8 +14,8 @@ from vqkit.strategy.resolve import Ask, Origin, ResolvedQuantizer, Said, Step, V
 
 # What the words of a name rule's `quantize` leave float.
 _SILENCED = {
-    WEIGHTS_ONLY: (Role.ACTIVATION, Role.OUTPUT, Role.INPUT),
-    ACTIVATIONS_ONLY: (Role.WEIGHT, Role.BIAS, Role.INPUT),
+    WEIGHTS_ONLY: (Role.ACTIVATION, Role.OUTPUT),
+    ACTIVATIONS_ONLY: (Role.WEIGHT, Role.BIAS),
     NOTHING: tuple(Role),
 }
 Tensors = tuple[tuple[str, ResolvedQuantizer | None], ...]
@@ -32,8 +32,7 @@ class LayerRule:
             its quantizer, None where it stays float.
         left_float: the rule that keeps the whole layer float, if one does.
         data_type: the floating-point type that rule names, if any.
-        only: the word of the name rule that says which tensors are quantized, None for all; nothing is then
-            quantized in front of the layer.
+        only: the word of the name rule that says which tensors are quantized, None for all.
         silenced: origins of what other rules say about the tensors that this word leaves float.
     """
 

@@ -1,0 +1,107 @@
+"""Sensitivities are the numbers of quantize and evaluate, and are not sought twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests import zoo
+from vqkit.errors import DataError, RecordError
+from vqkit.experiment.variant import Settings
+from vqkit.flow import Data, evaluate, prepare, quantize
+from vqkit.flow.quality import decibel
+from vqkit.search import Sensitivity, sensitivity
+from vqkit.search.questions import questions, strategy_for, units
+from vqkit.search.sensitive import COLUMNS
+from vqkit.search.tally import Tally, kl
+from vqkit.strategy import Strategy
+
+SETTINGS = Settings(batch_size=8)
+
+
+def data_for(model, n=40):
+    x = zoo.batch(model, n)
+    y = np.arange(n) % 3
+    return Data("random", zoo.batch(model, 16, seed=1), x, y)
+
+
+def one_by_one(model, data, base, question):
+    """The answer as a user would get it."""
+    made = quantize(model, strategy_for(base, question), data.x_calib, **SETTINGS.for_quantize)
+    result = evaluate(made.model, data.x_eval, data.y_eval)
+    reference = evaluate(model, data.x_eval, data.y_eval)
+    tally = Tally()
+    tally.add(result.predictions, reference.predictions, data.y_eval)
+    assert tally.numbers()["accuracy"] == result.metrics["accuracy"]
+    return tally.numbers()
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "modes"),
+    [
+        ("residual", "fsx", ("only", "all_but")),
+        ("fused_activations", "pof2s", ("only",)),
+        ("depthwise", "pof2s_tqt", ("only",)),
+    ],
+)
+def test_same_numbers_as_asking_one_by_one(tiny, name, base, modes):
+    model, strategy = tiny(name), Strategy.builtin(base)
+    data = data_for(model)
+    found = sensitivity(model, data, strategy, bits=(3,), modes=modes, settings=SETTINGS)
+    asked = questions(units(prepare(model, strategy)), (3,), ("weights", "activations", "both"), modes)
+    assert [(r["layer"], r["kind"], r["bits"], r["mode"]) for r in found.rows] == [
+        (q.unit.layer, q.kind, q.bits, q.mode) for q in asked
+    ]
+    for i in range(0, len(asked), 4):
+        assert {k: found.rows[i][k] for k in ("accuracy", "sqnr_db", "kl")} == one_by_one(
+            model, data, strategy, asked[i]
+        )
+
+
+def test_table_ranking_and_file(tiny, tmp_path):
+    model = tiny("conv_bn_relu")
+    found = sensitivity(model, data_for(model), "fsx", bits=(8, 2), kinds=("weights",), cache=tmp_path)
+    assert tuple(found.table.columns) == COLUMNS
+    assert set(found.table["bits"]) == {8, 2}
+    ranked = found.ranked("kl")
+    assert list(ranked["kl"]) == sorted(ranked["kl"], reverse=True)
+    assert set(ranked["bits"]) == {2}
+    assert Sensitivity.from_json(found.to_json()).rows == found.rows
+    with pytest.raises(RecordError, match="measure"):
+        found.ranked("kll")
+    assert "conv" in str(found)
+
+
+def test_kept_answers_are_not_sought_again(tiny, tmp_path, monkeypatch):
+    model = tiny("conv_bn_relu")
+    first = sensitivity(model, data_for(model), "fsx", bits=(4,), kinds=("weights",), cache=tmp_path)
+    (kept,) = tmp_path.glob("sensitivity/*.json")
+    assert first.context == kept.stem
+
+    def never(*_args, **_kwargs):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("vqkit.search.sensitive._probed", never)
+    again = sensitivity(model, data_for(model), "fsx", bits=(4,), kinds=("weights",), cache=tmp_path)
+    assert again.rows == first.rows
+
+
+def test_unknown_kinds_and_modes_are_errors(tiny):
+    model = tiny("conv_bn_relu")
+    for wrong in ({"kinds": ("weight",)}, {"modes": ("all",)}, {"bits": ()}, {"bits": (0,)}):
+        with pytest.raises(DataError):
+            sensitivity(model, data_for(model), "fsx", **wrong)
+
+
+def test_kl_of_logits_and_of_probabilities():
+    logits = np.array([[1.0, 2.0, 0.0]])
+    p = np.exp(logits) / np.exp(logits).sum()
+    other = np.array([[0.0, 2.5, 0.5]])
+    q = np.exp(other) / np.exp(other).sum()
+    by_hand = float(np.sum(p * np.log(p / q)))
+    assert kl(logits, other)[0] == pytest.approx(by_hand, rel=1e-12)
+    assert kl(p, q)[0] == pytest.approx(by_hand, rel=1e-12)
+    assert kl(np.array([[0.25]]), np.array([[0.5]]))[0] == pytest.approx(
+        0.25 * np.log(0.5) + 0.75 * np.log(1.5)
+    )
+    assert decibel(1.0, 0.0) == float("inf")

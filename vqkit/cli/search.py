@@ -1,0 +1,243 @@
+"""Commands that find a strategy: sensitivity, mixed, search, recommend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vqkit.cli.application import Exit, app
+from vqkit.cli.options import Base, Jobs, NotebookOption, NoTrack, Overrides, Runs, Timeout, TrackingUri
+from vqkit.errors import SweepError
+
+if TYPE_CHECKING:
+    from vqkit.search.engine import Engine
+    from vqkit.search.loop import Found
+    from vqkit.search.study import Trial
+
+Model = Annotated[str, typer.Argument(help="Keras model file, or 'quickstart'.")]
+Data = Annotated[str, typer.Option(help="'digits', file.npz, file.py:function, or JSON.")]
+Bits = Annotated[str, typer.Option(help="Widths, separated by commas.")]
+Images = Annotated[int, typer.Option(min=1, help="Evaluation samples that sensitivities are asked on.")]
+Calibration = Annotated[str, typer.Option(help="quantized or float.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File or folder to write to.")]
+By = Annotated[str, typer.Option(help="kl, sqnr_db (both label-free) or accuracy.")]
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    overrides: Overrides = None,
+    data: Data = "digits",
+    strategy: Base = "pof2s",
+    bits: Bits = "8,6,4",
+    kinds: Annotated[str, typer.Option(help="Of weights, activations, both.")] = "weights,activations",
+    modes: Annotated[str, typer.Option(help="Of only, all_but.")] = "only",
+    by: By = "kl",
+    images: Images = 1000,
+    calibration: Calibration = "quantized",
+    seed: int = 0,
+    output: Output = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show how much each layer suffers from few bits, most sensitive first."""
+    from vqkit.cli.options import chosen_strategy
+    from vqkit.experiment.store import write_json
+    from vqkit.search import sensitivity as ask
+
+    engine = _engine(model, data, runs, images, calibration=calibration, seed=seed)
+    found = ask(
+        engine.model, engine.data, chosen_strategy(strategy, overrides), bits=_numbers(bits),
+        kinds=_words(kinds), modes=_words(modes), engine=engine, progress=not as_json,
+    )  # fmt: skip
+    if output is not None:
+        write_json(output, found.to_json())
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+        return
+    typer.echo(str(found))
+    for mode in _words(modes):
+        worst = found.ranked(by, mode=mode).head(5)
+        names = ", ".join(f"{r.layer} {r.kind} ({getattr(r, by):.3g})" for r in worst.itertuples())
+        typer.echo(f"\nMost sensitive at {int(worst['bits'].iloc[0])} bits ({mode}) by {by}: {names}")
+
+
+@app.command()
+def mixed(
+    model: Model,
+    overrides: Overrides = None,
+    data: Data = "digits",
+    strategy: Base = "fsx",
+    bits: Bits = "8,7,6,5,4,3,2",
+    kinds: Annotated[str, typer.Option(help="Of weights, activations.")] = "weights",
+    by: By = "kl",
+    points: Annotated[int, typer.Option(min=1, help="Sizes at which a strategy is sought.")] = 12,
+    max_size: Annotated[str | None, typer.Option(help="E.g. 100KB, or 60% of the base strategy's.")] = None,
+    max_bit_operations: Annotated[float | None, typer.Option(help="For one sample.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
+    uniform: Annotated[str, typer.Option(help="Widths of uniform strategies to compare with.")] = "8,6,4",
+    leave_float: Annotated[bool, typer.Option("--leave-float", help="A layer may also stay float.")] = False,
+    images: Images = 1000,
+    calibration: Calibration = "quantized",
+    seed: int = 0,
+    output: Output = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Choose bits for each layer, verify the front, and write its strategies."""
+    from vqkit.cli.options import chosen_strategy
+    from vqkit.search import mixed as choose
+    from vqkit.search.advice import parse_size
+
+    engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
+    base = chosen_strategy(strategy, overrides)
+    whole = engine.measure(base).size_bytes if max_size and max_size.endswith("%") else None
+    front = choose(
+        engine, base, bits=_numbers(bits), kinds=_words(kinds), by=by, points=points,
+        max_size=None if max_size is None else parse_size(max_size, whole),
+        max_bit_operations=max_bit_operations, max_drop=None if max_drop is None else max_drop / 100,
+        sensitivity_engine=_engine(model, data, runs, images, calibration=calibration, seed=seed),
+        uniform=_numbers(uniform) if uniform else (), leave_float=leave_float, progress=True,
+    )  # fmt: skip
+    typer.echo(str(front))
+    folder = output or runs / "mixed" / Path(model).stem
+    front.save(folder)
+    typer.echo(f"\n{len(front.points)} strategies: {folder}")
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(help="Search file (JSON or YAML).")],
+    trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's number.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Instead of the file's time.")] = None,
+    jobs: Jobs = None,
+    timeout: Timeout = None,
+    runs: Runs = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    no_track: NoTrack = False,
+    notebook: NotebookOption = None,
+) -> None:
+    """Search the axes of a file under a budget; go on where an earlier call stopped."""
+    from vqkit.experiment.form import read_mapping
+    from vqkit.experiment.runner import Options
+    from vqkit.experiment.session import Session
+    from vqkit.experiment.store import Store
+    from vqkit.search import Search
+    from vqkit.search import search as look
+
+    given = {k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None}
+    value = {"name": file.stem, **read_mapping(file), **given}
+    what = Search.from_dict(value, base_dir=file.parent, source=file.name)
+    store = Store.at(runs)
+    listed = {"name": what.name, "variants": []}
+    session = None if no_track else Session(store, tracking_uri, listed, typer.echo)
+    options = Options(jobs=min(jobs or 1, what.spec.batch), timeout=timeout)
+    found = look(what, store, options=options, notebook=notebook, tell=lambda t: typer.echo(_line(t, what)),
+                 notify=session.log if session else None)  # fmt: skip
+    if session:
+        session.close(interrupted=found.interrupted)
+    typer.echo(_search_summary(found))
+    if found.interrupted:
+        raise typer.Exit(Exit.INTERRUPTED)
+    raise typer.Exit(Exit.OK if found.best else Exit.SOME_FAILED)
+
+
+def _line(trial: Trial, what: Any) -> str:
+    from vqkit.search.loop import trial_title
+
+    name = trial_title(trial, what.spec.strategy)
+    if trial.values is None:
+        return f"{trial.number:4} {name}: {trial.reason}"
+    shown = ", ".join(f"{m} {trial.metrics[m]:.6g}" for m in what.spec.objectives)
+    note = (
+        f" (screened: {trial.reason})"
+        if trial.screened
+        else ""
+        if trial.fits
+        else " (outside the constraints)"
+    )
+    return f"{trial.number:4} {name}: {shown}{note}"
+
+
+def _search_summary(found: Found) -> str:
+    from vqkit.experiment import tables
+    from vqkit.search.loop import trial_title
+    from vqkit.search.study import Study
+
+    spec = found.search.spec
+    cells = [[str(t.number), trial_title(t, spec.strategy), *(f"{t.metrics[m]:.6g}" for m in spec.objectives),
+              "best" if found.best and t.number == found.best.number else ""]
+             for t in found.front]  # fmt: skip
+    parts = ["\nFront:", tables.text_table(("#", "trial", *spec.objectives, ""), cells, left=(1,), widest=60)]
+    if found.best is None:
+        parts = ["\nNo trial fits the constraints."]
+    shares = Study(found.search, found.folder / "study.db").importances()
+    for metric, by_axis in shares.items():
+        text = ", ".join(f"{k} {v:.2f}" for k, v in by_axis.items())
+        parts.append(f"Importance for {metric}: {text}")
+    return "\n".join([*parts, f"{found.folder}"])
+
+
+@app.command()
+def recommend(
+    model: Model,
+    data: Data = "digits",
+    max_size: Annotated[str | None, typer.Option(help="E.g. 100KB.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
+    minutes: Annotated[float, typer.Option(help="Time to look for a strategy.")] = 20.0,
+    images: Images = 1000,
+    calibration: Calibration = "quantized",
+    seed: int = 0,
+    output: Output = None,
+    runs: Runs = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    no_track: NoTrack = False,
+) -> None:
+    """Find the strategy for a size, a drop and a time; write strategy, model and report."""
+    from vqkit.experiment.source import data_from_text
+    from vqkit.experiment.store import Store
+    from vqkit.search import advice
+
+    store = Store.at(runs)
+    engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
+    asker = _engine(model, data, runs, images, calibration=calibration, seed=seed)
+    bounds = advice.Bounds(
+        None if max_size is None else advice.parse_size(max_size),
+        None if max_drop is None else max_drop / 100, minutes,
+    )  # fmt: skip
+    found = advice.advise(engine, asker, bounds, say=typer.echo)
+    typer.echo(f"\n{found}")
+    if found.chosen is None:
+        raise typer.Exit(Exit.SOME_FAILED)
+    folder = output or runs / "recommended" / Path(model).stem
+    done = advice.deliver(found, engine, folder, title=Path(model).name)
+    tracking = None if no_track else (tracking_uri,)
+    key = advice.record(done, model, data_from_text(data), store, engine.settings, tracking=tracking)
+    typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
+
+
+def _engine(model: str, data: str, runs: Path, images: int | None, *, calibration: str, seed: int) -> Engine:
+    from vqkit.experiment.source import data_from_text, load_data, load_model, model_path
+    from vqkit.experiment.store import Store
+    from vqkit.experiment.sweep import SettingsSpec
+    from vqkit.experiment.variant import Settings
+    from vqkit.search.engine import Engine
+
+    cache = Store.at(runs).cache
+    parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration})
+    settings = Settings(**parsed.model_dump())
+    net, loaded = load_model(model_path(model, ".", cache)), load_data(data_from_text(data))
+    return Engine(net, loaded, settings=settings, cache=cache, images=images)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(w.strip() for w in text.split(",") if w.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(w) for w in _words(text))
+    except ValueError:
+        raise SweepError(f"{text!r}: expected whole numbers separated by commas, such as 8,6,4") from None

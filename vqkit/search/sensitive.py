@@ -1,0 +1,266 @@
+"""How much each layer suffers from few bits, tensor kind by tensor kind.
+
+Two modes. "only": one unit's tensors are quantized and all else is float. "all_but": all is quantized to so
+many bits, and one unit's tensors are left float. Each question is a real strategy (`questions.strategy_for`),
+and its answer is what `quantize` and `evaluate` give for it. Source: the layer-wise analyses of M. Nagel et
+al., A White Paper on Neural Network Quantization, 2021, section 5; label-free by KL divergence as in Y. Cai
+et al., ZeroQ, 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqkit.errors import DataError, RecordError, not_allowed
+from vqkit.experiment import store, tables
+from vqkit.experiment.variant import Settings
+from vqkit.search.engine import Engine
+from vqkit.search.questions import KINDS, MODES, Question, questions, strategy_for, units
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.flow.data import Data
+    from vqkit.strategy import Strategy
+
+# Measure -> what makes a layer the more sensitive.
+MEASURES = {"accuracy": -1.0, "sqnr_db": -1.0, "kl": 1.0}
+COLUMNS = ("layer", "kind", "bits", "mode", "accuracy", "sqnr_db", "kl")
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Answers to questions about layers.
+
+    Attributes:
+        rows: one mapping for each question, keys as in `COLUMNS`, in graph order.
+        float_accuracy: of the float model on the same samples, fraction.
+        n: evaluated samples.
+        strategy: name of the base strategy.
+        context: digest of model, data, base strategy, settings and code.
+    """
+
+    rows: tuple[Mapping[str, Any], ...]
+    float_accuracy: float
+    n: int
+    strategy: str
+    context: str
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The answers, columns layer, kind, bits, mode (only/all_but), accuracy, sqnr_db, kl."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows), columns=list(COLUMNS))
+
+    def ranked(self, by: str = "kl", *, mode: str = "only", bits: int | None = None) -> pd.DataFrame:
+        """The answers of one mode and width, most sensitive layer first.
+
+        Args:
+            by: "accuracy", "sqnr_db" or "kl"; the last two need no labels.
+            mode: "only" or "all_but"; there the layer that helps most when it is float comes first.
+            bits: width; the smallest asked by default.
+
+        Raises:
+            RecordError: no such measure, mode or width.
+        """
+        if by not in MEASURES:
+            raise RecordError(not_allowed("by", by, MEASURES, what="measure"))
+        table = self.table
+        table = table[table["mode"] == mode]
+        width = bits if bits is not None or table.empty else int(table["bits"].min())
+        chosen = table[table["bits"] == width]
+        if chosen.empty:
+            asked = sorted({f"{r['mode']} {r['bits']}" for r in self.rows})
+            raise RecordError(not_allowed("sensitivity", f"{mode} {width}", asked, what="mode and bits"))
+        worse = MEASURES[by] > 0
+        return chosen.sort_values(by, ascending=not worse if mode == "only" else worse, kind="stable")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what is not finite as text."""
+        rows = [{k: _plain(v) for k, v in r.items()} for r in self.rows]
+        rest = {k: v for k, v in self.__dict__.items() if k != "rows"}
+        return {"schema": SCHEMA, **rest, "rows": rows}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Sensitivity:
+        """Read what `to_json` wrote.
+
+        Raises:
+            RecordError: another schema.
+        """
+        if value.get("schema") != SCHEMA:
+            raise RecordError(not_allowed("sensitivity", value.get("schema"), [SCHEMA], what="schema"))
+        rows = tuple({**r, **{k: float(r[k]) for k in MEASURES}} for r in value["rows"])
+        return cls(rows, **{k: value[k] for k in ("float_accuracy", "n", "strategy", "context")})
+
+    def __str__(self) -> str:
+        head = (f"Sensitivity around {self.strategy}: float {tables.percent(self.float_accuracy)} % "
+                f"on {self.n} samples")  # fmt: skip
+        return f"{head}\n{tables.text_table(_HEADER, self._cells(), left=(0, 1, 3))}"
+
+    def _repr_html_(self) -> str:
+        return tables.html_table(_HEADER, self._cells(), left=(0, 1, 3))
+
+    def _cells(self) -> list[list[str]]:
+        return [
+            [r["layer"], r["kind"], str(r["bits"]), r["mode"], tables.percent(r["accuracy"]),
+             tables.signed_points(r["accuracy"] - self.float_accuracy), tables.number(r["sqnr_db"]),
+             tables.number(r["kl"], 4)]
+            for r in self.rows
+        ]  # fmt: skip
+
+
+_HEADER = ("layer", "kind", "bits", "mode", "accuracy %", "Δ float", "SQNR dB", "KL nats")
+
+
+def _plain(value: Any) -> Any:
+    finite = not isinstance(value, float) or value - value == 0
+    return value if finite else str(value)
+
+
+def sensitivity(
+    model: Any,
+    data: Data,
+    strategy: Strategy | str = "pof2s",
+    *,
+    bits: Sequence[int] = (8, 6, 4),
+    kinds: Sequence[str] = KINDS,
+    modes: Sequence[str] = ("only",),
+    images: int | None = 1000,
+    settings: Settings | None = None,
+    cache: str | Path | None = None,
+    engine: Engine | None = None,
+    progress: bool = False,
+) -> Sensitivity:
+    """Ask of every layer what few bits do to the model, in a fraction of the time of asking one by one.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        data: calibration samples and labelled ones; labels count only for the accuracy.
+        strategy: the quantizers and passes around which is asked.
+        bits: widths, 1 to 32.
+        kinds: of "weights" (with biases, which keep their own bits), "activations", "both".
+        modes: of "only", "all_but".
+        images: evaluation samples, from the first; None means all.
+        settings: as for a sweep.
+        cache: folder where answers are kept by content; an answer that is there is not sought again.
+        engine: measures instead of a new one; `images`, `settings` and `cache` are then its own.
+        progress: show a progress bar.
+
+    Returns:
+        A typed table.
+
+    Raises:
+        DataError: an unknown kind or mode, or no bits.
+        StrategyError: the strategy does not fit the model.
+    """
+    from vqkit.flow.prepared import as_strategy, prepare
+
+    _check(bits, kinds, modes)
+    engine = engine or Engine(model, data, settings=settings, cache=cache, images=images)
+    base = as_strategy(strategy)
+    prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
+    asked = questions(units(prepared), bits, kinds, modes)
+    kept = answered(engine, base, prepared, asked, progress=progress)
+    accuracy = float(engine.float_right().mean())
+    return Sensitivity(kept.rows(asked), accuracy, engine.data.n_eval, base.name, kept.context)
+
+
+def answered(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question], *,
+             progress: bool = False) -> Answers:  # fmt: skip
+    """The answers to questions, sought where they are not known.
+
+    Args:
+        engine: measures, and keeps.
+        base: the strategy around which is asked.
+        prepared: the model prepared under it.
+        asked: questions about its units.
+        progress: show a progress bar.
+    """
+    kept = Answers(engine, base)
+    missing = [q for q in asked if q not in kept]
+    alone = [q for q in missing if q.mode == "only"]
+    if alone:
+        kept.add(_probed(engine, base, prepared, alone))
+    _one_by_one(engine, base, [q for q in missing if q not in kept], kept, progress)
+    return kept
+
+
+def _check(bits: Sequence[int], kinds: Sequence[str], modes: Sequence[str]) -> None:
+    for name, given, allowed in (("kinds", kinds, KINDS), ("modes", modes, MODES)):
+        for value in given:
+            if value not in allowed:
+                raise DataError(not_allowed(name, value, allowed))
+    if not bits or not kinds or not modes:
+        raise DataError("sensitivity: bits, kinds and modes need at least one value each")
+    for width in bits:
+        if not 1 <= width <= 32:
+            raise DataError(not_allowed("bits", width, ["1 to 32"]))
+
+
+def _probed(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question]) -> dict[Question, Any]:
+    from vqkit.search.probe import Probes, can_probe, plan_of, with_bits
+
+    if not can_probe(base):
+        return {}
+    plans: dict[Question, Any] = {}
+    known: dict[Question, Any] = {}
+    for q in asked:
+        # One strategy is resolved for all widths: they differ in nothing but the number.
+        same = replace(q, bits=asked[0].bits)
+        if same not in known:
+            known[same] = plan_of(prepared, strategy_for(base, same), engine.settings.vitis_compat)
+        plans[q] = with_bits(known[same], q.bits)
+    return Probes(engine, base, plans, prepared.graph).answers()
+
+
+def _one_by_one(engine: Engine, base: Any, asked: Sequence[Question], kept: Answers, progress: bool) -> None:
+    from tqdm.auto import tqdm
+
+    for question in tqdm(asked, desc="sensitivity", unit="question", disable=not (progress and asked)):
+        found = engine.measure(strategy_for(base, question))
+        kept.add({question: {name: getattr(found, name) for name in MEASURES}})
+
+
+class Answers:
+    """Answers by question, on disk where the engine has a cache."""
+
+    def __init__(self, engine: Engine, base: Any) -> None:
+        from vqkit import digest
+
+        self.context = digest.of_json({"engine": engine.context, "strategy": base.digest})
+        folder = engine.cache
+        self._path = None if folder is None else folder / "sensitivity" / f"{self.context}.json"
+        self._found: dict[str, dict[str, float]] = {}
+        if self._path is not None and self._path.is_file():
+            kept = store.read_json(self._path)["answers"]
+            self._found = {k: {m: float(v[m]) for m in MEASURES} for k, v in kept.items()}
+
+    def __contains__(self, question: Question) -> bool:
+        return _key(question) in self._found
+
+    def add(self, answers: Mapping[Question, Mapping[str, float]]) -> None:
+        self._found |= {_key(q): dict(a) for q, a in answers.items()}
+        if self._path is not None and answers:
+            plain = {k: {m: _plain(v) for m, v in a.items()} for k, a in self._found.items()}
+            store.write_json(self._path, {"schema": SCHEMA, "context": self.context, "answers": plain})
+
+    def __getitem__(self, question: Question) -> dict[str, float]:
+        return self._found[_key(question)]
+
+    def rows(self, asked: Sequence[Question]) -> tuple[dict[str, Any], ...]:
+        return tuple(
+            {"layer": q.unit.layer, "kind": q.kind, "bits": q.bits, "mode": q.mode, **self._found[_key(q)]}
+            for q in asked
+        )
+
+
+def _key(question: Question) -> str:
+    q = asdict(question)
+    channels = "" if q["per_channel"] is None else f" per_channel={q['per_channel']}"
+    return f"{q['unit']['layer']} {q['kind']} {q['bits']} {q['mode']}{channels}"
