@@ -356,7 +356,7 @@ class _Planner:
             return self._float(node, "left float by the strategy")
         covered = value in self.inserted and node.name in (self.inserted[value].readers or ())
         reason = f"{activation_name(self.graph.layer_of(node))} is computed in float"
-        if self._given_float(value):
+        if self._given_float(value) and not self.rules[node.name].only:
             return self._float(node, "a name rule leaves its input float")
         if not self.compat and (covered or self._is_on_grid(value)):
             return self._float(node, f"its input is quantized already; {reason}")

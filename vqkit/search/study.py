@@ -8,7 +8,7 @@ not been interrupted.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ POINT, KEY, REASON, VIOLATIONS, SCREENED, METRICS = (
     "metrics",
 )
 READY, DIGEST = "ready", "digest"
+# How far a trial without the metric is outside a constraint on it.
+HOPELESS = 1e30
 
 
 @dataclass(frozen=True)
@@ -141,19 +143,21 @@ class Study:
         """
         import optuna
 
-        spec, storage = self.search.spec, self._study._storage
-        number = self._study.get_trials(deepcopy=False)[trial.number]._trial_id
+        spec = self.search.spec
+        live = optuna.trial.Trial(self._study, self._study.get_trials(deepcopy=False)[trial.number]._trial_id)
         said: dict[str, Any] = {KEY: key, REASON: reason, SCREENED: screened}
-        values = None
+        values, violations = None, dict.fromkeys(spec.constraints, HOPELESS)
         if metrics is not None:
             missing = [m for m in spec.objectives if m not in metrics]
             said |= {METRICS: dict(metrics), REASON: reason or (f"no {missing[0]}" if missing else "")}
-            bounds = spec.constraints.items()
-            said[VIOLATIONS] = [bound.violation(metrics.get(m, float("inf"))) for m, bound in bounds]
+            known = {m: b.violation(metrics[m]) for m, b in spec.constraints.items() if m in metrics}
+            violations |= known
             values = None if missing else [float(metrics[m]) for m in spec.objectives]
         with _quiet():
-            for name, value in said.items():
-                storage.set_trial_user_attr(number, name, value)
+            for name, value in {**said, VIOLATIONS: list(violations.values())}.items():
+                live.set_user_attr(name, value)
+            for metric, violation in violations.items():
+                live.set_constraint(metric, violation)
             self._study.sampler = self._sampler(trial.number)
             state = None if values is not None else optuna.trial.TrialState.FAIL
             self._study.tell(trial.number, values, state=state)
@@ -184,10 +188,9 @@ class Study:
         seed = int(digest.of_json([spec.seed, number])[:8], 16)
         if spec.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        bounds: dict[str, Any] = {"constraints_func": _violations} if spec.constraints else {}
         if spec.sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20, **bounds)
-        return optuna.samplers.TPESampler(seed=seed, **bounds)
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+        return optuna.samplers.TPESampler(seed=seed)
 
     def _distributions(self) -> dict[str, Any]:
         return {axis: _distribution(values) for axis, values in self.search.spec.axes.items()}
@@ -195,11 +198,6 @@ class Study:
 
 def _value_at(i: int) -> Callable[[Any], float]:
     return lambda trial: float(trial.values[i])
-
-
-def _violations(trial: Any) -> Sequence[float]:
-    # A failed trial violates everything.
-    return tuple(trial.user_attrs.get(VIOLATIONS) or (float("inf"),))
 
 
 def _distribution(values: Any) -> Any:
@@ -222,6 +220,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Told once more after a kill in the middle of telling.
+            warnings.filterwarnings("ignore", message=".*is already set")
             yield
     finally:
         optuna.logging.set_verbosity(before)
