@@ -1,0 +1,317 @@
+"""Does it find the strategy: mixed precision on real models, against random search, killed and taken up.
+
+    python benchmarks/search.py [--json] [--only resnet8 mobilenet random kill sensitivity] [--eval N]
+
+`resnet8` and `mobilenet` (bits by layer), `random` (hypervolume of the search against random search) and
+`sensitivity` (time against asking one by one, same numbers) need the models and data in `../shared`; `kill`
+needs nothing. With --json, one JSON object as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.accuracy import load_case  # noqa: E402
+
+BITS = (8, 7, 6, 5, 4, 3)
+# The quantizers of `fsx`, weights clipped where that lowers their error, biases corrected.
+CHANGES = {"weight_method": "MIN_MSE", "include_bias_corr": True}
+SEEDS, CHECKPOINTS = 5, (10, 15, 20, 25, 30)
+PICTURE = ROOT / "docs" / "img" / "search-hypervolume.png"
+
+
+def engines(name: str, n_calib: int, n_eval: int | None) -> tuple[Any, Any, Any]:
+    """Engine on all labelled samples, one on 1,000 for sensitivities, and the model."""
+    import keras
+
+    from vqkit.flow.data import Data
+    from vqkit.search import Engine
+
+    case = load_case(name, n_calib, n_eval)
+    model = keras.saving.load_model(case.model_path, compile=False)
+    data = Data(name, case.x_calib, case.x_eval, case.y_eval)
+    return Engine(model, data), Engine(model, data, images=1000), model
+
+
+def front(name: str, n_calib: int, n_eval: int | None, points: int, share: float | None) -> dict[str, Any]:
+    """Mixed strategies by size against uniform ones, from one call; with `share`, none above that size."""
+    from vqkit.search import mixed
+    from vqkit.strategy import Strategy
+
+    engine, asker, _ = engines(name, n_calib, n_eval)
+    base = Strategy.builtin("fsx").with_kwargs(**CHANGES)
+    began = time.perf_counter()
+    largest = None if share is None else share * engine.measure(base).size_bytes
+    found = mixed(engine, base, bits=BITS, points=points, max_size=largest, sensitivity_engine=asker,
+                  uniform=(8, 6, 4) if share is None else (8,), progress=True)  # fmt: skip
+    seconds = time.perf_counter() - began
+    print(f"{found}\n{seconds:.0f} s", flush=True)
+    rows = [{k: v for k, v in r.items() if k != "bits"} for r in found.table.to_dict("records")]
+    eight = found.uniform[0].measured.size_bytes
+    best = found.best(max_size=0.6 * eight)
+    return {
+        "rows": rows, "seconds": seconds, "float_accuracy": found.float_accuracy,
+        "on_front": len(found.pareto()), "dominates": dominated(found),
+        "share_of_8_bit": None if best is None else best.measured.size_bytes / eight,
+        "drop_at_60_percent": None if best is None else best.measured.drop,
+        "bits": None if best is None else best.bits,
+    }  # fmt: skip
+
+
+def dominated(found: Any) -> dict[str, bool]:
+    """Uniform strategy -> whether a mixed one is no larger and at least as accurate, and better in one."""
+
+    def beaten(u: Any) -> bool:
+        return any(
+            p.measured.size_bytes <= u.measured.size_bytes and p.measured.accuracy >= u.measured.accuracy
+            and (p.measured.size_bytes, p.measured.accuracy) != (u.measured.size_bytes, u.measured.accuracy)
+            for p in found.points
+        )  # fmt: skip
+
+    return {u.name: beaten(u) for u in found.uniform}
+
+
+def resnet8(n_eval: int | None) -> dict[str, Any]:
+    """Weights at most 60 % of the 8-bit size, within one point of float."""
+    return front("resnet8", 200, n_eval, 6, 0.6)
+
+
+def mobilenet(n_eval: int | None) -> dict[str, Any]:
+    """At least 8 points that dominate uniform 8, 6 and 4 bits at every size."""
+    return front("mobilenet", 64, n_eval, 12, None)
+
+
+# --- against random search ---
+
+
+class Measured:
+    """Points of a search, measured in this process; shared by all searches."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.known: dict[str, Any] = {}
+
+    def answers(self, points: list[dict[str, Any]]) -> list[Any]:
+        """One answer for each point."""
+        return [self.answer(p) for p in points]
+
+    def answer(self, point: dict[str, Any]) -> Any:
+        """Bits of each layer's weights to accuracy and size."""
+        from vqkit.search.loop import Answer
+        from vqkit.search.questions import with_rules
+        from vqkit.strategy import Strategy
+
+        rules = {pointer.split("/")[-2]: {"weight_bit": bits} for pointer, bits in point.items()}
+        found = self.engine.measure(with_rules(Strategy.builtin("fsx"), rules))
+        metrics = {"accuracy": found.accuracy, "size_bytes": found.size_bytes, "n_eval": len(found.right)}
+        return Answer(metrics, found.digest)
+
+    def strategy(self, trial: Any) -> None:
+        """Not kept here."""
+
+
+def hypervolume(points: list[tuple[float, float]], worst: float) -> float:
+    """Area that points dominate: accuracy above 0, size below `worst`, as a share of the whole."""
+    area, best = 0.0, 0.0
+    left = sorted(points)
+    for i, (size, accuracy) in enumerate(left):
+        best = max(best, accuracy)
+        until = left[i + 1][0] if i + 1 < len(left) else worst
+        area += best * max(0.0, min(until, worst) - min(size, worst))
+    return area / worst
+
+
+def random(n_eval: int | None) -> dict[str, Any]:
+    """Hypervolume by number of trials, five seeds each: the search, and random search on the same axes.
+
+    The search begins with points that integer programming gives from sensitivities; the time these take is
+    taken off its budget as trials that find nothing.
+    """
+    from vqkit.flow import prepare
+    from vqkit.search import allocation
+    from vqkit.search.precision import _Options
+    from vqkit.search.questions import units
+    from vqkit.strategy import Strategy
+
+    engine, asker, model = engines("resnet8", 100, n_eval or 1000)
+    base = Strategy.builtin("fsx")
+    prepared = prepare(model, base)
+    evaluator = Measured(engine)
+    names = [u.weights for u in units(prepared) if u.weights]
+    pointers = {n: f"/quantize_registry_config/layer_config/{n}/weight_bit" for n in names}
+    began = time.perf_counter()
+    largest = evaluator.answer(dict.fromkeys(pointers.values(), 8)).metrics["size_bytes"]
+    per_trial = time.perf_counter() - began
+    began = time.perf_counter()
+    options = _Options(asker, base, prepared, (8, 6, 4, 3, 2), "kl", (), False, False)
+    problem = options.problem(("weights",), largest)
+    chosen = allocation.front(problem, 8)
+    lost = int(np.ceil((time.perf_counter() - began) / per_trial))
+    starts = [{pointers[s.layer]: o.bits for s, o in c.items()} for c in chosen]
+    curves: dict[str, list[list[float]]] = {"search": [], "random": []}
+    for seed in range(SEEDS):
+        for kind, start, skip in (("search", starts, lost), ("random", [], 0)):
+            sizes = trials_of(evaluator, list(pointers.values()), kind, seed, start, CHECKPOINTS[-1] - skip)
+            before = [0.0] * skip
+            curves[kind].append(before + [hypervolume(sizes[: n + 1], largest) for n in range(len(sizes))])
+            line = curves[kind][-1]
+            print(kind, seed, [round(line[min(c, len(line)) - 1], 3) for c in CHECKPOINTS], flush=True)
+    draw(curves, PICTURE)
+    at = {str(c): {k: [v[min(c, len(v)) - 1] for v in vs] for k, vs in curves.items()} for c in CHECKPOINTS}
+    better = all(min(v["search"]) > max(v["random"]) for v in at.values())
+    mean = {c: {k: float(np.mean(v)) for k, v in kinds.items()} for c, kinds in at.items()}
+    return {"trials_for_sensitivities": lost, "mean": mean, "every_seed_better_everywhere": better,
+            "better_in_the_mean": all(m["search"] > m["random"] for m in mean.values())}  # fmt: skip
+
+
+def trials_of(evaluator: Measured, axes: list[str], kind: str, seed: int, start: list[dict[str, Any]],
+              trials: int) -> list[tuple[float, float]]:  # fmt: skip
+    """(size, accuracy) of each trial in order."""
+    from vqkit.search.loop import run
+    from vqkit.search.space import Search
+
+    value = {
+        "name": f"{kind}-{seed}", "model": "resnet8.keras", "data": "digits", "strategy": "fsx",
+        "trials": trials, "axes": {a: {"low": 2, "high": 8} for a in axes}, "seed": seed, "start": start,
+        "sampler": "tpe" if kind == "search" else "random",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(Search.from_dict(value), Path(folder), evaluator)
+    return [(t.values[1], t.values[0]) for t in found.trials if t.values is not None]
+
+
+def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
+    """Mean and range of the curves."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(7, 4), layout="constrained")
+    ax = fig.subplots()
+    for (kind, lines), colour in zip(curves.items(), ("#0072B2", "#E69F00"), strict=True):
+        n = min(map(len, lines))
+        values = np.array([line[:n] for line in lines])
+        x = np.arange(1, n + 1)
+        ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.25, lw=0)
+        ax.plot(x, values.mean(0), color=colour, label=f"{kind}: mean and range of {len(lines)} seeds")
+    ax.set(xlabel="trials", ylabel="hypervolume, share of accuracy x size", ylim=(0, None))
+    ax.legend(frameon=False, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=110)
+
+
+# --- killed, and taken up ---
+
+
+def kill(n_eval: int | None) -> dict[str, Any]:
+    """The same study whether or not the search was killed with SIGKILL, at several moments."""
+    del n_eval
+    from tests.search.counting import Counting, searched
+
+    def numbers(found: Any) -> list[Any]:
+        return [(t.number, dict(t.point), t.values, t.reason, t.violations) for t in found.trials]
+
+    kills = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = numbers(searched(Path(scratch, "whole"), 24, Counting()))
+        for moment in (1.0, 2.5, 4.0):
+            folder = Path(scratch, f"killed-{moment}")
+            command = [sys.executable, "-m", "tests.search.counting", str(folder), "24", "0.3"]
+            child = subprocess.Popen(command, cwd=ROOT)
+            while not (folder / "best.json").exists():
+                time.sleep(0.05)
+            time.sleep(moment)
+            if child.poll() is None:
+                os.kill(child.pid, signal.SIGKILL)
+                kills += 1
+            child.wait()
+            same = numbers(searched(folder, 24, Counting())) == whole
+            print(f"killed {moment} s after the first trial: same study {same}", flush=True)
+            if not same:
+                return {"kills": kills, "same": False}
+    return {"kills": kills, "same": True}
+
+
+# --- sensitivities ---
+
+
+def sensitivity(n_eval: int | None) -> dict[str, Any]:
+    """Weights and activations of all layers at three widths: at once, and a sample one by one."""
+    from vqkit.flow import evaluate, prepare, quantize
+    from vqkit.search import sensitivity as ask
+    from vqkit.search.questions import questions, strategy_for, units
+    from vqkit.strategy import Strategy
+
+    images = n_eval or 1000
+    results = {}
+    for base in ("pof2s", "fsx"):
+        engine, _, model = engines("resnet8", 200, images)
+        strategy = Strategy.builtin(base)
+        asked = questions(units(prepare(model, strategy)), (8, 6, 4), ("weights", "activations"), ("only",))
+        each = max(1, len(asked) // 10)
+        began = time.perf_counter()
+        found = ask(
+            model, engine.data, strategy, bits=(8, 6, 4), kinds=("weights", "activations"), engine=engine
+        )
+        at_once = time.perf_counter() - began
+        began, same = time.perf_counter(), 0
+        sample = range(0, len(asked), each)
+        for i in sample:
+            made = quantize(model, strategy_for(strategy, asked[i]), engine.data.x_calib)
+            accuracy = evaluate(made.model, engine.data.x_eval, engine.data.y_eval).metrics["accuracy"]
+            same += accuracy == found.rows[i]["accuracy"]
+        one_by_one = (time.perf_counter() - began) / len(sample) * len(asked)
+        ratio = one_by_one / at_once
+        results[base] = {
+            "questions": len(asked), "images": images, "seconds": at_once, "ratio": ratio,
+            "one_by_one_seconds": one_by_one, "compared": len(sample), "same": same,
+        }  # fmt: skip
+        line = f"{len(asked)} questions on {images} images in {at_once:.0f} s, one by one {one_by_one:.0f} s"
+        print(
+            f"{base}: {line} ({ratio:.1f} x, from {len(sample)} of them), same accuracy in {same}", flush=True
+        )
+    return results
+
+
+PARTS = {
+    "resnet8": resnet8,
+    "mobilenet": mobilenet,
+    "random": random,
+    "kill": kill,
+    "sensitivity": sensitivity,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=list(PARTS))
+    parser.add_argument(
+        "--eval", type=int, default=None, help="labelled images (default all; random, sensitivity: 1000)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    args = parser.parse_args(argv)
+    results = {}
+    for name in args.only or PARTS:
+        print(f"--- {name}", flush=True)
+        results[name] = PARTS[name](args.eval)
+    if args.json:
+        print(json.dumps({"results": results}))
+
+
+if __name__ == "__main__":
+    main()
