@@ -39,7 +39,9 @@ class Counting:
         if p["activation_bit"] == 3:
             return Answer(None, key, "three is refused")
         noise = 2.0 ** -p["weight_bit"] + 2.0 ** -p["activation_bit"] - 0.01 * p["weight_method"]
-        return Answer({"accuracy": 1 - noise, "size_bytes": 1000.0 * p["weight_bit"], "n_eval": 1000.0}, key)
+        return Answer(
+            {"accuracy": max(0.0, 1 - noise), "size_bytes": 1000.0 * p["weight_bit"], "n_eval": 1000.0}, key
+        )
 
     def strategy(self, trial):
         return {"of": trial.key}

@@ -64,7 +64,7 @@ def test_additive_changes_get_what_they_bring():
 
 
 def _changed():
-    """Six changes, so that not all orders are tried; all of weights, so that compiled functions are shared."""
+    """Six changes, so that two orders are tried; all of weights, so that compiled functions are shared."""
     return Strategy.builtin("fsx").with_kwargs(
         weight_bit=3,
         weight_method=1,

@@ -196,7 +196,8 @@ class _Planner:
         started = self.strategy.input_layers and node in input_nodes(self.graph, self.strategy.input_layers)
         if started and self.compat and node.name not in self.rules:
             return []
-        if node.name not in self.rules and not started:
+        rule = self.rules.get(node.name)
+        if (rule is None and not started) or (rule is not None and rule.quantizes_nothing):
             return []
         rows = []
         stated = self._stated_inputs(node)

@@ -54,6 +54,11 @@ class LayerRule:
         return self.only in (WEIGHTS_ONLY, NOTHING)
 
     @property
+    def quantizes_nothing(self) -> bool:
+        """Whether a name rule's word leaves everything of the layer float."""
+        return self.only == NOTHING
+
+    @property
     def transparent(self) -> bool:
         """Whether the entry names nothing to quantize: such a layer only moves values."""
         return not (self.weights or self.biases or self.activations or self.outputs or self.inputs)
