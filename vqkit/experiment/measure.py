@@ -290,6 +290,8 @@ def summarize(quantized: Any, scores: Scores, sqnr: pd.DataFrame) -> dict[str, f
     Returns:
         Name -> number; what is not finite is left out.
     """
+    from vqkit.flow.macs import totals
+
     own, reference = scores.quantized.metrics, scores.float_metrics
     compared = {f"float_{k}": reference[k] for k in own} | {f"{k}_delta": own[k] - reference[k] for k in own}
     outputs, inside = sqnr[sqnr.role == "output"], sqnr[sqnr.role != "output"]
@@ -300,6 +302,7 @@ def summarize(quantized: Any, scores: Scores, sqnr: pd.DataFrame) -> dict[str, f
         "float_size_bytes": quantized.float_size_bytes,
         "sqnr_output_db": outputs.sqnr_db.min(),
         "sqnr_min_db": inside.sqnr_db.min(),
+        **totals(quantized),
         "quantized_tensors": len(quantized.plan.quantized),
         "float_tensors": len(quantized.plan.float_rows),
         "seconds_quantize": sum(quantized.timings.values()),

@@ -24,6 +24,8 @@ METRICS = (
     "accuracy_delta",
     "size_bytes",
     "float_size_bytes",
+    "macs",
+    "bit_operations",
     "sqnr_output_db",
     "sqnr_min_db",
     "quantized_tensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,7 @@ def _step(planned: Planned, runs: Store, retry_failed: bool) -> Step:
 def run_sweep(
     sweep: Any, runs: Store, options: Options | None = None, *, notebook: str | Path | None = None,
     notify: Notify | None = None, announce: Announce | None = None,
+    hands: Crew | ClusterCrew | None = None,
 ) -> Outcome:  # fmt: skip
     """Validate a sweep, then run what is not finished; with `screen`, in two rounds.
 
@@ -105,6 +107,7 @@ def run_sweep(
         notebook: runs instead of `20_run_variant.ipynb`.
         notify: called in this thread with each record as it is finished or failed.
         announce: called in this thread when a round begins.
+        hands: workers from `crew` that stay for the next call; new ones by default.
 
     Returns:
         The records.
@@ -121,7 +124,7 @@ def run_sweep(
         if resolved.sweep.spec.screen is not None:
             return _run_screened(resolved, name, runs, options, notify, announce)
         runs.write_sweep(resolved.to_json())
-        return _run(resolved, name, runs, options, notify, announce)
+        return _run(resolved, name, runs, options, notify, announce, hands)
 
 
 def _run_screened(
@@ -161,17 +164,16 @@ def run_single(
 
 def _run(
     resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None,
-    announce: Announce | None = None,
+    announce: Announce | None = None, hands: Crew | ClusterCrew | None = None,
 ) -> Outcome:  # fmt: skip
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
     jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
     if announce is not None:
         announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
-    logs = runs.root / "logs" if sweep is None else runs.sweep_dir(sweep)
-    with _crew(runs, logs, options) as crew:
+    with contextlib.nullcontext(hands) if hands else crew(runs, sweep, options) as workers:
         try:
-            for record in crew.work(jobs):
+            for record in workers.work(jobs):
                 outcome.ran.append(record)
                 if notify is not None:
                     notify(record)
@@ -180,7 +182,15 @@ def _run(
     return outcome
 
 
-def _crew(runs: Store, logs: Path, options: Options) -> Crew | ClusterCrew:
+def crew(runs: Store, sweep: str | None, options: Options) -> Crew | ClusterCrew:
+    """The workers of a sweep, as a context; a caller that runs it in parts keeps them warm in between.
+
+    Args:
+        runs: where records go.
+        sweep: the sweep's name, None for a single run.
+        options: how to run.
+    """
+    logs = runs.root / "logs" if sweep is None else runs.sweep_dir(sweep)
     if options.cluster is None:
         return Crew(runs, logs, options)
     from vqkit.experiment.cluster import ClusterCrew

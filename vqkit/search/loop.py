@@ -204,6 +204,7 @@ class Runs:
 
         self._search, self._runs, self._options, self._notify = search, runs, options, notify
         self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
+        self._hands: Any = None
         self._variants: dict[str, dict[str, Any]] = {}
         self._screen = Screen(search, self._opened, runs) if search.spec.screen else None
 
@@ -227,6 +228,12 @@ class Runs:
                 self._screen.learn(found[i])
         return [found[i] for i in range(len(points))]
 
+    def close(self) -> None:
+        """End the workers; they stay warm between batches."""
+        if self._hands is not None:
+            self._hands.__exit__(None, None, None)
+            self._hands = None
+
     def _done(self, resolved: Any) -> bool:
         record = self._runs.record(resolved.planned[0].variant.key)
         return record is not None and record.status is Status.FINISHED
@@ -234,7 +241,7 @@ class Runs:
     def _run(self, resolved: Mapping[int, Any]) -> dict[int, RunRecord]:
         from dataclasses import replace
 
-        from vqkit.experiment.runner import Options, run_sweep
+        from vqkit.experiment.runner import Options, crew, run_sweep
 
         if not resolved:
             return {}
@@ -243,8 +250,13 @@ class Runs:
                 self._variants.setdefault(entry["key"], entry)
         planned = {r.planned[0].variant.key: r.planned[0] for r in resolved.values()}
         first = next(iter(resolved.values()))
-        outcome = run_sweep(replace(first, planned=tuple(planned.values())), self._runs,
-                            self._options or Options(), notify=self._notify)  # fmt: skip
+        options = self._options or Options()
+        if self._hands is None:
+            self._hands = crew(self._runs, self._search.name, options).__enter__()
+        outcome = run_sweep(
+            replace(first, planned=tuple(planned.values())), self._runs, options,
+            notify=self._notify, hands=self._hands,
+        )  # fmt: skip
         if outcome.interrupted:
             raise KeyboardInterrupt
         self._list_all()
@@ -372,7 +384,10 @@ def search(what: Search, runs: Store, *, options: Any = None, notebook: str | Pa
         SweepError: the search does not fit its model or data, or it is running already.
     """
     evaluator = Runs(what, runs, options, notebook=notebook, notify=notify)
-    return run(what, runs.root / "searches" / what.name, evaluator, notify=tell)
+    try:
+        return run(what, runs.root / "searches" / what.name, evaluator, notify=tell)
+    finally:
+        evaluator.close()
 
 
 def trial_title(trial: Trial, base: str) -> str:
