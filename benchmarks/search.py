@@ -34,7 +34,7 @@ BITS = (10, 8, 7, 6, 5, 4)
 # The quantizers of `fsx`, weights clipped where that lowers their error, biases corrected.
 CHANGES = {"weight_method": "MIN_MSE", "include_bias_corr": True}
 SEEDS, CHECKPOINTS = 5, (10, 15, 20, 25, 30)
-PICTURE = ROOT / "docs" / "img" / "search-hypervolume.png"
+PICTURE = ROOT / "docs" / "search-hypervolume.png"
 
 
 def engines(name: str, n_calib: int, n_eval: int | None, asked: int = 1000) -> tuple[Any, Any, Any]:
@@ -147,7 +147,7 @@ def random(n_eval: int | None) -> dict[str, Any]:
     """
     from vqkit.flow import prepare
     from vqkit.search import allocation
-    from vqkit.search.precision import _Options
+    from vqkit.search.precision import Options
     from vqkit.search.questions import units
     from vqkit.strategy import Strategy
 
@@ -161,7 +161,7 @@ def random(n_eval: int | None) -> dict[str, Any]:
     largest = evaluator.answer(dict.fromkeys(pointers.values(), 8)).metrics["size_bytes"]
     per_trial = time.perf_counter() - began
     began = time.perf_counter()
-    options = _Options(asker, base, prepared, (8, 6, 4, 3, 2), "kl", (), False, False)
+    options = Options(asker, base, prepared, (8, 6, 4, 3, 2), "kl", (), False, False)
     problem = options.problem(("weights",), largest)
     chosen = allocation.front(problem, 8)
     lost = int(np.ceil((time.perf_counter() - began) / per_trial))

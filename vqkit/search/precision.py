@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqkit.errors import StrategyError
+from vqkit.errors import ModelError, StrategyError
 from vqkit.experiment import significance, tables
 from vqkit.flow.kinds import KEEPS_GRID
 from vqkit.flow.macs import macs
@@ -180,7 +180,7 @@ def mixed(
     base = as_strategy(strategy)
     prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
     asker = sensitivity_engine or engine
-    options = _Options(
+    options = Options(
         asker, _uncorrected(base), prepared, tuple(bits), by, tuple(per_channel), leave_float, progress
     )
     problem = options.problem(tuple(kinds), _size_of(engine, base))
@@ -215,7 +215,7 @@ def _size_of(engine: Engine, base: Strategy) -> float:
     return engine.measure(base).size_bytes
 
 
-class _Options:
+class Options:
     """Sensitivities as options of slots."""
 
     def __init__(self, asker: Engine, base: Strategy, prepared: PreparedModel, bits: tuple[int, ...], by: str,
@@ -261,7 +261,7 @@ class _Options:
         by_name = {(s.layer, s.kind): s for s in slots}
         try:
             counts = macs(graph)
-        except Exception:
+        except ModelError:
             return []
         found = []
         for layer, count in counts.items():
