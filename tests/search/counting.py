@@ -40,7 +40,12 @@ class Counting:
             return Answer(None, key, "three is refused")
         noise = 2.0 ** -p["weight_bit"] + 2.0 ** -p["activation_bit"] - 0.01 * p["weight_method"]
         return Answer(
-            {"accuracy": max(0.0, 1 - noise), "size_bytes": 1000.0 * p["weight_bit"], "n_eval": 1000.0}, key
+            {
+                "accuracy": min(1.0, max(0.0, 1 - noise)),
+                "size_bytes": 1000.0 * p["weight_bit"],
+                "n_eval": 1000.0,
+            },
+            key,
         )
 
     def strategy(self, trial):

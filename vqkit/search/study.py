@@ -26,7 +26,7 @@ POINT, KEY, REASON, VIOLATIONS, SCREENED, METRICS = (
     "screened",
     "metrics",
 )
-READY, DIGEST = "ready", "digest"
+DIGEST = "digest"
 # How far a trial without the metric is outside a constraint on it.
 HOPELESS = 1e30
 
@@ -86,15 +86,8 @@ class Study:
         directions = ["maximize" if MORE_IS_BETTER[m] else "minimize" for m in self.search.spec.objectives]
         make: dict[str, Any] = {"study_name": self.search.name, "storage": url, "directions": directions}
         study = optuna.create_study(**make, load_if_exists=True)
-        if not study.user_attrs.get(READY) and study.trials:
-            # Killed while it was being made: nothing has run yet.
-            optuna.delete_study(study_name=self.search.name, storage=url)
-            study = optuna.create_study(**make)
-        if not study.user_attrs.get(READY):
-            for point in self.search.spec.start:
-                study.enqueue_trial(params_of(self.search.spec, point))
+        if DIGEST not in study.user_attrs:
             study.set_user_attr(DIGEST, self.search.digest)
-            study.set_user_attr(READY, True)
         if study.user_attrs[DIGEST] != self.search.digest:
             raise SweepError(
                 f"{self.search.source}: another search was begun as {self.search.name!r}; only trials and "
@@ -104,10 +97,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """All trials that were asked for, by number."""
-        import optuna
-
-        waiting = optuna.trial.TrialState.WAITING
-        return [self._trial(t) for t in self._study.get_trials(deepcopy=False) if t.state != waiting]
+        return [self._trial(t) for t in self._study.get_trials(deepcopy=False)]
 
     def _trial(self, t: Any) -> Trial:
         import optuna
@@ -126,9 +116,24 @@ class Study:
             known = self.trials()
             first = min((t.number for t in known if not t.done), default=len(known)) // size * size
             for number in range(len(known), first + size):
-                self._study.sampler = self._sampler(number)
-                self._study.ask(self._distributions())
+                self._ask(number)
         return [t for t in self.trials() if not t.done]
+
+    def _ask(self, number: int) -> None:
+        """Draw a trial in a copy, then add it at once: asked in place, a kill could leave half of it."""
+        import optuna
+
+        spec, directions = self.search.spec, self._study.directions
+        copy = optuna.create_study(directions=directions, sampler=self._sampler(number))
+        copy.add_trials(self._study.get_trials(deepcopy=False))
+        if number < len(spec.start):
+            copy.enqueue_trial(params_of(spec, spec.start[number]))
+        copy.ask(self._distributions())
+        drawn = copy.get_trials(deepcopy=False)[number]
+        self._study.add_trial(optuna.trial.create_trial(
+            state=drawn.state, params=drawn.params, distributions=drawn.distributions,
+            system_attrs=drawn.system_attrs,
+        ))  # fmt: skip
 
     def tell(self, trial: Trial, metrics: Mapping[str, float] | None, *, key: str = "", reason: str = "",
              screened: bool = False) -> None:  # fmt: skip
