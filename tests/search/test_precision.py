@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.search.test_sensitivity import SETTINGS, data_for
@@ -41,7 +41,7 @@ def every(problem):
         yield dict(zip(problem.slots, options, strict=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problems(), st.floats(0, 1), st.floats(0, 1))
 def test_the_programme_is_exact(problem, share, share_operations):
     low, high = problem.extremes()
@@ -61,7 +61,7 @@ def test_the_programme_is_exact(problem, share, share_operations):
         assert problem.cost(found) == pytest.approx(min(problem.cost(c) for c in fits))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(problems(), st.integers(0, 150))
 def test_smallest_within_a_cost(problem, bound):
     fits = [c for c in every(problem) if problem.cost(c) <= bound]
