@@ -131,7 +131,8 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tu
 
 def _files(then: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
     if then.is_file() != now.is_file():
-        yield then.name, *("there" if p.is_file() else "missing" for p in (then, now))
+        words = {True: "there", False: "missing"}
+        yield then.name, words[then.is_file()], words[now.is_file()]
     elif then.is_file():
         yield from ((f"{then.name} {name}", a, b) for name, a, b in _differences(_flat(then), _flat(now)))
 
