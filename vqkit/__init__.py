@@ -46,6 +46,8 @@ _WHERE = {
     "experiment.runner": ("run_sweep",),
     "experiment.training": ("make_quantized",),
     "train": ("deploy_model", "qat_model"),
+    "widgets.explorer": ("explore",),
+    "widgets.part": ("pick_part",),
 }  # fmt: skip
 _CALLABLE = ("export",)
 """Packages that are the function of their name as well."""
@@ -66,6 +68,7 @@ __all__ = [
     "cross_check",
     "deploy_model",
     "evaluate",
+    "explore",
     "export",
     "first_samples",
     "inspect",
@@ -75,6 +78,7 @@ __all__ = [
     "make_plan",
     "make_quantized",
     "model_path",
+    "pick_part",
     "qat_model",
     "quantize",
     "record",

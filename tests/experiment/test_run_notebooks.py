@@ -10,7 +10,13 @@ import pytest
 from vqkit.experiment import notebook
 from vqkit.experiment.variant import Settings, Source, Variant
 
-SHIPPED = ("00_start_here.ipynb", "20_run_variant.ipynb", "70_finetune.ipynb")
+SHIPPED = (
+    "00_start_here.ipynb",
+    "10_explore_a_model.ipynb",
+    "20_run_variant.ipynb",
+    "50_partial_model.ipynb",
+    "70_finetune.ipynb",
+)
 LINES = 5
 
 

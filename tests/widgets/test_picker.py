@@ -18,4 +18,6 @@ def test_state_is_json_and_events_reach_the_listeners() -> None:
     for kind in ("activate", "sort", "unheard of"):
         shown._handle_custom_msg({"kind": kind, "key": kind[:1]}, [])
     assert heard == [("activate", "a"), ("sort", "s")]
+    shown._handle_custom_msg({"kind": "choose", "key": "b"}, [])
+    assert shown.chosen == "b"
     shown.close()

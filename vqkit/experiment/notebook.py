@@ -216,6 +216,7 @@ def _register() -> None:
         return PapermillNotebookClient(
             nb_man, km=manager, kernel_name="python3", timeout=None, startup_timeout=120,
             shutdown_kernel="immediate", log=logger,
+            store_widget_state=False,  # without it, exports show what widgets give as plain HTML
         )  # fmt: skip
 
     class Engine(NBClientEngine):

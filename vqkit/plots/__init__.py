@@ -5,6 +5,8 @@ pages; both themes use colours that people with colour-vision deficiencies can t
 repeat what colours say.
 """
 
+from vqkit.plots.choices import channel_ranges, error_by_scale, tensor_panels
+from vqkit.plots.graphs import model_graph
 from vqkit.plots.pairs import flipped_samples, sqnr_difference
 from vqkit.plots.parallel import parallel_coordinates
 from vqkit.plots.pareto import pareto
@@ -17,13 +19,17 @@ __all__ = [
     "DARK",
     "LIGHT",
     "Theme",
+    "channel_ranges",
+    "error_by_scale",
     "flipped_samples",
     "leaderboard_bars",
     "marginal_effects",
+    "model_graph",
     "parallel_coordinates",
     "pareto",
     "sqnr_by_layer",
     "sqnr_difference",
     "tensor_histogram",
+    "tensor_panels",
     "thresholds",
 ]

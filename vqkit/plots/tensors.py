@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vqkit.plots.style import LIGHT, Theme, dress, figure, legend, note, outer_legend
 
@@ -113,27 +114,45 @@ def tensor_histogram(
     Returns:
         A figure with density on a log axis: values piled up at a limit show as a spike there.
     """
-    before, after = (np.asarray(v, np.float64).ravel() for v in (float_values, quantized_values))
     fig = figure(3.6, theme)
-    ax = fig.add_subplot()
+    draw_histogram(fig.add_subplot(), float_values, quantized_values, qparams, title, theme=theme)
+    return fig
+
+
+def draw_histogram(ax: Axes, float_values: np.ndarray, quantized_values: np.ndarray, qparams: QParams,
+                   title: str = "", *, theme: Theme = LIGHT) -> None:  # fmt: skip
+    """`tensor_histogram` on given axes."""
+    before, after = (np.asarray(v, np.float64).ravel() for v in (float_values, quantized_values))
     dress(ax, theme, title=title, x="value", y="density (log)", grid="y")
     if not before.size or not np.isfinite(before).all():
         note(ax, "no values" if not before.size else "the tensor holds NaN or Inf", theme)
-        return fig
+        return
     step, low, high = _limits(qparams)
     bins, cells = _edges(np.concatenate([before, after]), step)
     if step.size == 1:
         _draw_grid(ax, float(step[0]), low[0], high[0], bins[[0, -1]], theme)
-    # One outline each: a hundred bars take longer to draw than all else.
-    blue, orange = theme.colours[:2]
-    ax.hist(before, list(bins), density=True, histtype="stepfilled", color=blue, alpha=0.45, label="float")
-    ax.hist(after, list(cells), density=True, histtype="step", color=orange, lw=1.5, label="quantized")
-    ax.set_yscale("log")
+    # One outline for each instead of a patch for each bin: ten times faster to draw.
+    below = _density(before, bins), _density(after, cells)
+    ax.stairs(below[0], bins, fill=True, color=theme.colours[0], alpha=0.45, label="float")
+    ax.stairs(below[1], cells, color=theme.colours[1], lw=1.5, label="quantized")
+    log_axis(ax)
+    ax.set_ylim(bottom=0.5 * min(d[d > 0].min() for d in below))
     _draw_limits(ax, low, high, theme)
     ax.set_xlim(*_view(bins, low, high))
     ax.set_title(_facts(before, qparams, step, low, high), loc="right", fontsize=9, color=theme.ink)
     legend(ax, theme, loc="upper right")
-    return fig
+
+
+def log_axis(ax: Axes) -> None:
+    """A log y axis with few, plain labels; the usual ones are typeset as formulas, which is slow."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(numticks=6))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+
+
+def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    return np.histogram(values, edges, density=True)[0]
 
 
 def _limits(qparams: QParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,8 +185,9 @@ def _draw_grid(ax: Axes, step: float, low: float, high: float, view: np.ndarray,
     first, last = max(low, float(view[0])), min(high, float(view[1]))
     count = int((last - first) / step) + 1
     if 0 < count <= _MAX_GRID_LINES:
-        for value in low + step * np.arange(np.ceil((first - low) / step), (last - low) / step + 0.5):
-            ax.axvline(value, color=theme.faint, lw=0.8, zorder=0)
+        values = low + step * np.arange(np.ceil((first - low) / step), (last - low) / step + 0.5)
+        across = ax.get_xaxis_transform()
+        ax.vlines(values, 0, 1, transform=across, color=theme.faint, lw=0.8, zorder=0)
 
 
 def _draw_limits(ax: Axes, low: np.ndarray, high: np.ndarray, theme: Theme) -> None:

@@ -59,7 +59,8 @@ function render({ model, el }) {
     item.scrollIntoView({ block: "nearest" });
     if (model.get("chosen") === item.dataset.key) return;
     model.set("chosen", item.dataset.key);
-    model.save_changes();
+    // A message of its own is never held back, so what is done next is done to this part.
+    model.send({ kind: "choose", key: item.dataset.key });
     mark();
   }
   const activate = (item) => model.send({ kind: "activate", key: item.dataset.key });

@@ -63,6 +63,8 @@ def _picker_class() -> type:
             self._heard["sort"].append(heard)
 
         def _tell(self, _: Any, content: dict[str, Any], __: Any) -> None:
+            if content.get("kind") == "choose":
+                self.set_state({"chosen": str(content["key"])})  # without an echo: the page may be further
             for heard in self._heard.get(content.get("kind", ""), []):
                 heard(str(content["key"]))
 

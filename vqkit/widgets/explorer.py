@@ -1,0 +1,305 @@
+"""`vq.explore`: the bench. A plan as a table, one tensor in pictures, controls that change the strategy."""
+
+from __future__ import annotations
+
+import json
+import threading
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+
+from vqkit.errors import StrategyError, VqkitError, not_allowed
+from vqkit.experiment.variant import Settings
+from vqkit.flow.plan import Row
+from vqkit.strategy.scope import Scope
+from vqkit.widgets import style
+from vqkit.widgets.controls import Controls
+from vqkit.widgets.exploration import Exploration
+from vqkit.widgets.job import Job
+from vqkit.widgets.picker import picker
+from vqkit.widgets.pictures import tensor_picture
+from vqkit.widgets.plan_rows import measured_ratios, plan_columns, plan_rows, provenance, told
+from vqkit.widgets.table import arranged, next_order, table
+
+
+def explore(model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
+            samples: int = 32, runs: str = "runs", tracking_uri: str | None = None,
+            file: str = "explored.json") -> Explorer:  # fmt: skip
+    """Open the bench: see what a strategy does to each tensor, change it, and see what the change costs.
+
+    Args:
+        model: a built functional or Sequential Keras model, or the path of one; it is not changed.
+        data: a `Data`, a description that `load_data` takes, or calibration inputs of shape (n, …) alone.
+        strategy: a `Strategy`, or the name or path of one, to start from.
+        settings: how *Evaluate* calibrates; `vqkit.Settings()` by default.
+        samples: how many calibration samples the preview keeps values of.
+        runs: the folder that *Track* writes runs to.
+        tracking_uri: the mlflow store that *Track* logs to; by default the one in `runs`.
+        file: the file that *Save strategy* proposes.
+
+    Returns:
+        The bench; show it by ending a cell with it. `bench.strategy` is the strategy in use.
+
+    Raises:
+        ModelError, StrategyError, DataError: model, strategy and data do not fit.
+    """
+    bench = Exploration(model, data, strategy, settings=settings, samples=samples)
+    return Explorer(bench, runs=runs, tracking_uri=tracking_uri, file=file)
+
+
+class Explorer:
+    """The view of a `Exploration`; made by `explore`."""
+
+    def __init__(self, work: Exploration, *, runs: str, tracking_uri: str | None, file: str) -> None:
+        self.work, self._runs, self._uri = work, runs, tracking_uri
+        self._order, self._drawn = "", ""
+        self._lock = threading.RLock()
+        self._controls = Controls(self._moved)
+        self._message, self._summary = w.HTML(), w.HTML()
+        self._picture, self._why, self._json = w.HTML(), w.HTML(), w.HTML()
+        self._table = picker(label="plan of the model, one tensor a row", chosen=self._worst())
+        self._build(file)
+        self._refresh()
+
+    # --- for code beside the mouse ---
+
+    @property
+    def strategy(self) -> Any:
+        """The strategy in use; set it to put another one on the bench."""
+        return self.work.strategy
+
+    @strategy.setter
+    def strategy(self, strategy: Any) -> None:
+        from vqkit.flow.prepared import as_strategy
+
+        with self._lock:
+            self.work.use(as_strategy(strategy))
+            self._refresh()
+
+    @property
+    def plan(self) -> Any:
+        """What the strategy in use does to each tensor."""
+        return self.work.plan
+
+    @property
+    def chosen(self) -> Row | None:
+        """The row that is looked at."""
+        return next((r for r in self.plan.rows if r.name == self._table.chosen), None)
+
+    @chosen.setter
+    def chosen(self, name: str) -> None:
+        self._table.chosen = self.plan[name].name
+
+    def look(self, name: str) -> Any:
+        """What the pictures of a tensor are drawn from.
+
+        Args:
+            name: `<layer>/<tensor>`, a row of the plan.
+
+        Returns:
+            Values, grid, error curve; None where the tensor stays float.
+
+        Raises:
+            StrategyError: the plan has no such row.
+        """
+        row = next((r for r in self.plan.rows if r.name == name), None)
+        if row is None:
+            names = [r.name for r in self.plan.rows]
+            raise StrategyError(not_allowed("look", name, names, what="tensor"))
+        return self.work.look(row)
+
+    # --- the page ---
+
+    def _build(self, file: str) -> None:
+        self._filter = w.Text(
+            description="Filter", placeholder="words in any column", continuous_update=True,
+            layout=w.Layout(width="330px"), tooltip="rows that hold all these words",
+        )  # fmt: skip
+        self._undo = _button("Undo", "undo", "take the last change back", self._step(self.work.undo))
+        self._redo = _button("Redo", "repeat", "take the undone change again", self._step(self.work.redo))
+        self._job = Job(self._run, self._ran)
+        self._file = w.Text(value=file, description="File", layout=w.Layout(width="330px"),
+                            tooltip="where Save strategy writes")  # fmt: skip
+        save = _button("Save strategy", "save", "write the JSON that is shown", self._guarded(self._save))
+        track = _button(
+            "Track", "database", "keep the evaluated strategy as a run", self._guarded(self._track)
+        )
+        self._filter.observe(lambda _: self._draw_table(), "value")
+        self._table.observe(lambda _: self._look(), "chosen")
+        self._table.observe(lambda _: self._look(), "dark")
+        self._table.on_sort(self._sort)
+        tabs = w.Tab([self._picture, self._why, self._json],
+                     titles=["Pictures", "Who decided", "Strategy JSON"])  # fmt: skip
+        left = w.VBox([w.HBox([self._filter, self._undo, self._redo], layout=_wrap()), self._table],
+                      layout=w.Layout(flex="1 1 560px", min_width="0"))  # fmt: skip
+        right = w.VBox([self._controls.box, tabs], layout=w.Layout(flex="1 1 520px", min_width="0"))
+        below = w.HBox([self._job.box, self._file, save, track], layout=_wrap())
+        self.box = w.VBox([self._summary, w.HBox([left, right], layout=_wrap()), self._message, below])
+        self.box.add_class("vq-bench")
+
+    def _refresh(self) -> None:
+        """Show the present state; each part is sent only where it differs from what is shown."""
+        work = self.work
+        self._summary.value = self._summary_html()
+        self._draw_table()
+        self._undo.disabled, self._redo.disabled = not work.can_undo, not work.can_redo
+        self._json.value = _json_html(work.state)
+        self._look()
+
+    def _draw_table(self) -> None:
+        with self._lock:
+            self._table.html = self._table_html()
+
+    def _table_html(self) -> str:
+        measured = measured_ratios(self.work.trial)
+        columns = plan_columns(bool(measured))
+        rows = plan_rows(self.plan, self.work.state.costs, measured)
+        shown = arranged(rows, columns, sorted_by=self._order, words=self._filter.value)
+        return table(shown, columns, sorted_by=self._order, label="plan")
+
+    def _look(self) -> None:
+        # JupyterLab may deliver messages of different widgets on different threads of the kernel.
+        with self._lock:
+            row = self.chosen
+            self._controls.show(row)
+            self._why.value = _why_html(row)
+            self._picture.value = tensor_picture(self.work, row, dark=self._table.dark)
+
+    def _summary_html(self) -> str:
+        changes = self.work.state.changes
+        count = f"{len(changes)} change{'s' if len(changes) > 1 else ''}"
+        words = f"{count} to {self.work.strategy.base}" if changes else "as built in"
+        result = told(self.work.trial)
+        line = f"{self.plan.summary()}, {words}. {'Evaluated: ' + result if result else 'Not evaluated.'}"
+        return f"<div class='vq' role='status'>{escape(line)}</div>"
+
+    # --- what a person does ---
+
+    def _moved(self, param: str, value: Any) -> None:
+        row = self.chosen
+        if row is None:
+            return
+        with self._lock:
+            try:
+                scope = self._controls.scope.value
+                changed = self.work.set(row, param, value, scope)
+            except VqkitError as e:
+                self._say(str(e), "error")
+                self._controls.show(row)
+                return
+            self._say(_said(changed, self.work, row, param, value, scope))
+            self._refresh()
+
+    def _step(self, step: Any) -> Any:
+        def do(_: Any) -> None:
+            with self._lock:
+                if step():
+                    self._say("")
+                    self._refresh()
+
+        return do
+
+    def _sort(self, column: str) -> None:
+        self._order = next_order(self._order, column)
+        self._draw_table()
+
+    def _guarded(self, action: Any) -> Any:
+        def do(_: Any) -> None:
+            try:
+                self._say(action(), "done")
+            except VqkitError as e:
+                self._say(str(e), "error")
+
+        return do
+
+    def _save(self) -> str:
+        return f"strategy written to {self.work.save(self._file.value)}"
+
+    def _track(self) -> str:
+        key = self.work.track(self._runs, tracking_uri=self._uri)
+        return f"run {key} kept in {self._runs} and logged"
+
+    def _run(self, tell: Any, cancelled: threading.Event) -> str:
+        return told(self.work.evaluate(tell, cancelled))
+
+    def _ran(self, text: str, kind: str) -> None:
+        with self._lock:
+            self._say(text, kind)
+            self._refresh()
+
+    def _say(self, text: str, kind: str = "") -> None:
+        self._message.value = style.message_html(text, kind)
+
+    def _worst(self) -> str:
+        """What to look at first: the tensor with the lowest ratio."""
+        costs = self.work.state.costs
+        first = self.plan.rows[0].name if self.plan.rows else ""
+        return min(costs, key=lambda name: costs[name].sqnr_db, default=first)
+
+    # --- where no kernel is ---
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return style.mimebundle(self.box, self._repr_html_(), self.plan.summary())
+
+    def _repr_html_(self) -> str:
+        """The same as a page without controls: table, pictures of the chosen tensor, JSON."""
+        json_part = f"<details><summary>Strategy JSON</summary>{_json_html(self.work.state)}</details>"
+        picture = tensor_picture(self.work, self.chosen, dark=False)
+        return style.page(self._summary_html(), self._table_html(), picture, json_part)
+
+
+def _button(words: str, icon: str, tip: str, click: Any) -> Any:
+    button = w.Button(description=words, icon=icon, tooltip=tip)
+    button.on_click(click)
+    return button
+
+
+def _wrap() -> Any:
+    return w.Layout(flex_flow="row wrap", align_items="flex-start")
+
+
+def _json_html(state: Any) -> str:
+    strategy = state.strategy
+    text = json.dumps(strategy.dump(), indent=1, ensure_ascii=False)
+    changes = "".join(f"<li>{escape(k)} = {escape(repr(v))}</li>" for k, v in state.changes.items())
+    said = f"<p>Changed from {escape(strategy.base)}:</p><ul>{changes}</ul>" if changes else ""
+    return (
+        f"<div class='vq'>{said}<div class='vq-scroll'><pre class='vq-json'>{escape(text)}</pre></div></div>"
+    )
+
+
+def _why_html(row: Row | None) -> str:
+    if row is None:
+        return style.message_html("choose a row")
+    _, words, _ = provenance(row)
+    lines = [
+        "".join(f"<td>{escape(str(cell))}</td>" for cell in (p, _value(row, p), source, pointer))
+        for p, (source, pointer) in row.origins.items()
+    ]
+    lines = [f"<tr>{cells}</tr>" for cells in lines]
+    head = "<tr><th>parameter</th><th>value</th><th>said by</th><th>at</th></tr>"
+    rules = f"<div class='vq-scroll'><table>{head}{''.join(lines)}</table></div>" if lines else ""
+    behind = f"The user's layers behind it: {', '.join(row.origin)}." if row.origin else ""
+    reason = f"{row.reason}. " if row.reason else ""
+    return f"<div class='vq'><p>{escape(f'{row.name}: {words}. {reason}{behind}')}</p>{rules}</div>"
+
+
+def _said(changed: list[Row], work: Exploration, row: Row, param: str, value: Any, scope: Scope) -> str:
+    """What a change reached, and what it did not."""
+    if not changed:
+        return f"nothing changed: {row.name} already is so, or a narrower rule decides"
+    words = f"{len(changed)} tensors changed" if len(changed) > 1 else f"{changed[0].name} changed"
+    if scope is Scope.TENSOR or param == "left_float":
+        return words
+    same = [
+        r for r in work.plan.quantized if r.role is row.role and (scope is Scope.MODEL or r.kind == row.kind)
+    ]
+    kept = [r for r in same if _value(r, param) != value]
+    narrower = f"; {len(kept)} keep what a narrower rule says, such as {kept[0].name}" if kept else ""
+    return words + narrower
+
+
+def _value(row: Row, param: str) -> Any:
+    value = getattr(row.spec, param, "")
+    return getattr(value, "name", value)

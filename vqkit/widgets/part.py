@@ -1,0 +1,205 @@
+"""`vq.pick_part`: which part of a model is quantized, chosen by clicking, shown before anything runs."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from typing import Any
+
+import ipywidgets as w
+
+from vqkit.errors import StrategyError, VqkitError
+from vqkit.flow.boxes import Box, boxes
+from vqkit.flow.prepared import PreparedModel, as_strategy, graphs, planned
+from vqkit.flow.preview import Preview
+from vqkit.graph.keras_io import lower
+from vqkit.plots.graphs import COLOURS
+from vqkit.widgets import style
+from vqkit.widgets.graph_svg import graph_svg
+from vqkit.widgets.picker import picker
+from vqkit.widgets.plan_rows import plan_columns, plan_rows
+from vqkit.widgets.table import arranged, next_order, table
+
+MODES = {"start here": "input_layers", "stop here": "output_layers", "leave float": "ignore_layers"}
+
+
+def pick_part(
+    model: Any, strategy: Any = "pof2s", data: Any = None, *, file: str = "partial.json"
+) -> PartPicker:
+    """Choose where quantization starts, where it stops and what is left out, on a picture of the model.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        strategy: a `Strategy`, or the name or path of one, to start from.
+        data: calibration inputs of shape (n, …), or a `Data`; without them there are no noise figures.
+        file: the file that *Save strategy* proposes.
+
+    Returns:
+        The picker; show it by ending a cell with it. `picker.strategy` is the strategy with the choice made.
+
+    Raises:
+        ModelError, StrategyError: model and strategy do not fit.
+    """
+    return PartPicker(model, as_strategy(strategy), data, file)
+
+
+class PartPicker:
+    """The view made by `pick_part`."""
+
+    def __init__(self, model: Any, strategy: Any, data: Any, file: str) -> None:
+        self._graph, self._data = lower(model), data
+        self._strategy, self._prepared = strategy, self._planned(strategy)
+        self._ratios: dict[str, dict[str, float]] = {}
+        self._order = ""
+        self._picture = picker(label="layers of the model; press Enter to apply the choice above")
+        self._table = picker(label="what becomes quantized, one tensor a row")
+        self._message, self._summary, self._json = w.HTML(), w.HTML(), w.HTML()
+        self._build(file)
+        self._refresh()
+
+    # --- for code beside the mouse ---
+
+    @property
+    def strategy(self) -> Any:
+        """The strategy with the part that is chosen."""
+        return self._strategy
+
+    @property
+    def plan(self) -> Any:
+        """What the strategy does to each tensor."""
+        return self._prepared.plan
+
+    @property
+    def boxes(self) -> list[Box]:
+        """What becomes of each layer of the model, for `plots.model_graph`."""
+        ratios = self._noise() if self._colour.value == "sqnr" else {}
+        return boxes(self._graph, self.plan, self._strategy, ratios)
+
+    def toggle(self, key: str, layer: str) -> None:
+        """Put a layer into one of the lists, or take it out.
+
+        Args:
+            key: "input_layers", "output_layers" or "ignore_layers".
+            layer: name of a layer of the model.
+
+        Raises:
+            StrategyError: the choice leaves nothing that the strategy's other rules reach.
+        """
+        names = list(getattr(self._strategy, key))
+        names = [n for n in names if n != layer] if layer in names else [*names, layer]
+        self._use(self._strategy.with_kwargs(**{key: names}))
+
+    def clear(self) -> None:
+        """Quantize the whole model again."""
+        self._use(self._strategy.with_kwargs(**{key: [] for key in MODES.values()}))
+
+    def _use(self, strategy: Any) -> None:
+        prepared = self._planned(strategy)
+        self._strategy, self._prepared = strategy, prepared
+        self._refresh()
+
+    def _planned(self, strategy: Any) -> PreparedModel:
+        return planned(graphs(self._graph, strategy), strategy, False)
+
+    def _noise(self) -> dict[str, float]:
+        """Own noise of each tensor; the model runs once for each part that is looked at."""
+        if self._data is None:
+            raise StrategyError("noise needs calibration inputs: pick_part(model, strategy, data)")
+        key = self._strategy.digest
+        if key not in self._ratios:
+            preview = Preview.of(self._prepared.graph, getattr(self._data, "x_calib", self._data))
+            costs = preview.costs(self.plan.rows)
+            self._ratios[key] = {name: cost.sqnr_db for name, cost in costs.items()}
+        return self._ratios[key]
+
+    # --- the page ---
+
+    def _build(self, file: str) -> None:
+        wide = {"description_width": "60px", "button_width": "100px"}
+        self._mode = w.ToggleButtons(
+            options=list(MODES.items()), description="Click to", style=wide,
+            tooltips=["quantization starts here", "quantization stops here", "this layer stays float"],
+        )  # fmt: skip
+        self._colour = w.ToggleButtons(
+            options=COLOURS, description="Colour", style=wide,
+            tooltips=["what is quantized", "bits of the weights", "own SQNR, dB"],
+        )  # fmt: skip
+        clear = w.Button(description="Whole model", icon="eraser", tooltip="forget the choice")
+        save = w.Button(description="Save strategy", icon="save", tooltip="write the JSON that is shown")
+        self._file = w.Text(value=file, description="File", layout=w.Layout(width="330px"),
+                            tooltip="where Save strategy writes")  # fmt: skip
+        clear.on_click(lambda _: self._guard(self.clear))
+        save.on_click(lambda _: self._guard(self._save))
+        self._colour.observe(lambda change: self._recolour(change["old"]), "value")
+        self._picture.on_activate(lambda name: self._guard(lambda: self.toggle(self._mode.value, name)))
+        self._picture.observe(lambda _: self._draw(), "dark")
+        self._table.on_sort(self._sort)
+        row = w.Layout(flex_flow="row wrap", align_items="flex-start")
+        tabs = w.Tab([self._table, self._json], titles=["What becomes quantized", "Strategy JSON"])
+        above = w.HBox([self._mode, self._colour, clear], layout=row)
+        below = w.HBox([self._file, save], layout=row)
+        self.box = w.VBox([above, self._summary, self._picture, self._message, tabs, below])
+        self.box.add_class("vq-part")
+
+    def _refresh(self) -> None:
+        self._summary.value = self._summary_html()
+        self._draw()
+        self._table.html = self._table_html()
+        self._json.value = self._json_html()
+
+    def _draw(self) -> None:
+        self._picture.html = graph_svg(self.boxes, colour=self._colour.value, dark=self._picture.dark)
+
+    def _recolour(self, before: str) -> None:
+        try:
+            self._draw()
+            self._say("")
+        except VqkitError as e:
+            self._colour.value = before
+            self._say(str(e), "error")
+
+    def _sort(self, column: str) -> None:
+        self._order = next_order(self._order, column)
+        self._table.html = self._table_html()
+
+    def _guard(self, action: Any) -> None:
+        try:
+            said = action()
+            self._say(said or "", "done" if said else "")
+        except VqkitError as e:
+            self._say(str(e), "error")
+
+    def _save(self) -> str:
+        from vqkit.widgets.exploration import write_strategy
+
+        return f"strategy written to {write_strategy(self._strategy, self._file.value)}"
+
+    def _say(self, text: str, kind: str = "") -> None:
+        self._message.value = style.message_html(text, kind)
+
+    def _summary_html(self) -> str:
+        chosen = {words: getattr(self._strategy, key) for words, key in MODES.items()}
+        said = "; ".join(f"{words}: {', '.join(names)}" for words, names in chosen.items() if names)
+        line = f"{self.plan.summary()}. {said or 'The whole model is chosen.'}"
+        return f"<div class='vq' role='status'>{escape(line)}</div>"
+
+    def _table_html(self) -> str:
+        columns = plan_columns(False)
+        rows = [r for r in plan_rows(self.plan, {}, {}) if not r["quiet"]]
+        shown = arranged(rows, columns, sorted_by=self._order)
+        kept = [c for c in columns if c.key != "sqnr"]
+        return table(shown, kept, sorted_by=self._order, label="what becomes quantized")
+
+    def _json_html(self) -> str:
+        text = json.dumps(self._strategy.dump(), indent=1, ensure_ascii=False)
+        return f"<div class='vq'><div class='vq-scroll'><pre class='vq-json'>{escape(text)}</pre></div></div>"
+
+    # --- where no kernel is ---
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return style.mimebundle(self.box, self._repr_html_(), self.plan.summary())
+
+    def _repr_html_(self) -> str:
+        """The same as a page without controls."""
+        picture = graph_svg(self.boxes, colour=self._colour.value)
+        return style.page(self._summary_html(), picture, self._table_html())
