@@ -1,11 +1,19 @@
-"""Seconds of what users wait for, as medians of interleaved repeats.
+"""How much computing vqkit takes: each figure as a ratio, measured in turns in one run.
 
-    python benchmarks/speed.py [--json] [--only NAME ...] [--repeats N]
+    python benchmarks/speed.py [--json] [--only NAME ...] [--repeats N] [--write]
 
-    kl_2048, kl_16k     the KL search for a clipping threshold on a histogram of so many bins, on one core
-    ptq_pof2s, ptq_fsx  quantizing MobileNetV2-96 on 200 images, relative to one float predict over them
+    ptq_*          one quantization in a fresh process, CPU seconds from call to model, against the original
+    calibrate_*    calibration in float passes over the same images
+    inference_*    simulated quantized inference in float passes
+    marginal_*     one more variant of ResNet-8 on a bench, in float evaluations of 10,000 images
+    partial        variants that quantize the last layers only: without shared float prefix / with
+    memory         peak memory of calibrating on a stream, long over short
+    scale          cost over variants, images and layers; draws docs/speed-scale.png
+    kl_*           the search for a clipping threshold on a histogram
 
-Prints one table; with --json, one JSON object as the last line.
+The unit is the BN-folded float model in one compiled function. Times are CPU seconds of the process, which
+other work on the machine disturbs less than it disturbs wall time. Prints one table; with --json, one JSON
+object as the last line; --write puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,14 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import statistics
+import re
 import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 # The KL figure is one of a single core; TensorFlow keeps its own threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,109 +35,82 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-IMAGES = 200
-BATCH = 32
-Result = dict[str, Any]
+from benchmarks.speed_parts import many, memory, single
+from benchmarks.speed_parts.common import ROOT, Result, interleaved, machine
 
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    packages = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), **packages}
-
-
-def cpu_name() -> str:
-    """The processor as Linux names it, else as Python does."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns, so that a slow minute hits all alike.
-
-    Each work is called once before, unmeasured.
-    """
-    for work in works.values():
-        work()
-    rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(repeats)]
-    return {name: statistics.median(r[name] for r in rounds) for name in works}
-
-
-def histogram_counts(bins: int) -> np.ndarray:
-    """Counts of |x| of a heavy-tailed tensor, a million values, int64 (bins,)."""
-    values = np.abs(np.random.default_rng(0).standard_t(3, 1_000_000)).astype(np.float32)
-    return np.histogram(values, bins)[0]
+INFERENCE = {"resnet8": 1.25, "resnet50": 1.25, "mobilenetv2_96": 1.25, "mobilenetv2_224": 1.5}
+DOCS, PICTURE = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "speed-scale.png"
+BEGIN, END = "<!-- speed: written by benchmarks/speed.py -->", "<!-- /speed -->"
 
 
 def kl(bins: int, repeats: int) -> Result:
-    """Time of one KL search at 8 bits."""
+    """CPU time of one KL search at 8 bits on a heavy-tailed histogram of a million values."""
     from vqkit.primitives.divergence import best_width
 
-    counts = histogram_counts(bins)
-    taken = interleaved({"search": lambda: best_width(counts, 128)}, repeats)["search"]
-    return {"seconds": taken, "bins": bins}
+    values = np.abs(np.random.default_rng(0).standard_t(3, 1_000_000)).astype(np.float32)
+    counts = np.histogram(values, bins)[0]
+    return {"seconds": interleaved({"search": lambda: best_width(counts, 128)}, repeats)["search"]}
 
 
-def ptq(strategy: str, repeats: int) -> Result:
-    """Time to quantize MobileNetV2-96 with random weights, in float predicts over the same images."""
-    import keras
-
-    from vqkit.flow import quantize
-
-    keras.utils.set_random_seed(0)
-    model = keras.applications.MobileNetV2(input_shape=(96, 96, 3), weights=None)
-    images = np.random.default_rng(0).uniform(-1, 1, (IMAGES, 96, 96, 3)).astype(np.float32)
-    works = {
-        "predict": lambda: model.predict(images, batch_size=BATCH, verbose=0),
-        "quantize": lambda: quantize(model, strategy, images, batch_size=BATCH),
-    }
-    taken = interleaved(works, repeats)
-    ratio = taken["quantize"] / taken["predict"]
-    return {"seconds": taken["quantize"], "seconds_predict": taken["predict"], "predicts": ratio}
-
-
-CASES: dict[str, tuple[Callable[[int], Result], int]] = {
-    "kl_2048": (lambda repeats: kl(2048, repeats), 15),
-    "kl_16k": (lambda repeats: kl(16384, repeats), 5),
-    "ptq_pof2s": (lambda repeats: ptq("pof2s", repeats), 3),
-    "ptq_fsx": (lambda repeats: ptq("fsx", repeats), 3),
-}
+CASES: dict[str, Callable[[int], Result]] = {
+    **{f"ptq_{m}_{s}": (lambda _, m=m, s=s: single.ptq(m, s)) for m, s in single.REFERENCE},
+    **{f"calibrate_minmax_{m}": (lambda r, m=m: single.calibration(m, 0, 1.4, r))
+       for m in ("resnet8", "mobilenetv2_96")},
+    **{f"calibrate_mse_{m}": (lambda r, m=m: single.calibration(m, 1, 4, r))
+       for m in ("resnet8", "mobilenetv2_96")},
+    **{f"inference_{m}": (lambda r, m=m, w=w: single.inference(m, w, r)) for m, w in INFERENCE.items()},
+    "marginal_float": lambda _: many.marginal("float", 1.3),
+    "marginal_quantized": lambda _: many.marginal("quantized", 1.7),
+    "partial": lambda _: many.partial(2),
+    "memory": lambda _: memory.stream(1.2),
+    "scale": lambda _: many.scale(PICTURE),
+    "kl_2048": lambda r: kl(2048, max(r, 15)),
+    "kl_16k": lambda r: kl(16384, r),
+}  # fmt: skip
 
 
-def text(name: str, found: Result) -> str:
-    """A row for people."""
-    beside = (
-        f"{found['predicts']:.1f} float predicts of {found['seconds_predict']:.2f} s"
-        if "predicts" in found
-        else ""
+def row(name: str, found: Result) -> str:
+    """A line of the table."""
+    goal = "" if "wanted" not in found else f"{'≥' if found['more'] else '≤'} {found['wanted']:g}"
+    ratio = f"{found['ratio']:.2f}" if "ratio" in found else ""
+    shown = ("reference", "unit", "predict", "traces", "start", "growth", "megabytes")
+    beside = ", ".join(f"{k} {_short(found[k])}" for k in shown if k in found)
+    return f"| `{name}` | {found['seconds']:.3g} | {ratio} | {goal} | {beside} |"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{k} {_short(v)}" for k, v in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write(lines: list[str]) -> None:
+    """Put the table between its marks in docs/benchmarks.md."""
+    text = DOCS.read_text("utf-8")
+    block = "\n".join([BEGIN, *lines, END])
+    DOCS.write_text(
+        re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.S), "utf-8"
     )
-    return f"{name:<12} {found['seconds']:>10.4f} s   {beside}".rstrip()
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=list(CASES), help="these cases only")
-    parser.add_argument("--repeats", type=int, default=None, help="measured calls of each (default by case)")
+    parser.add_argument("--repeats", type=int, default=3, help="measured passes of each")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     args = parser.parse_args(argv)
     described = machine()
-    print(", ".join(f"{k} {v}" for k, v in described.items()))
+    lines = ["| figure | CPU s | ratio | goal | beside |", "|---|---:|---:|---:|---|"]
+    print(", ".join(f"{k} {v}" for k, v in described.items()), *lines, sep="\n")
     results = {}
     for name in args.only or CASES:
-        measure, repeats = CASES[name]
-        results[name] = {**measure(args.repeats or repeats), "repeats": args.repeats or repeats}
-        print(text(name, results[name]), flush=True)
+        results[name] = CASES[name](args.repeats)
+        lines.append(row(name, results[name]))
+        print(lines[-1], flush=True)
+    if args.write:
+        write([", ".join(f"{k} {v}" for k, v in described.items()) + ".", "", *lines])
     if args.json:
         print(json.dumps({"machine": described, "results": results}))
 

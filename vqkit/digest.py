@@ -32,7 +32,8 @@ def of_array(array: Any) -> str:
     """Digest of an array: dtype, shape and bytes."""
     a = np.ascontiguousarray(array)
     h = hashlib.sha256(f"{a.dtype.str}{a.shape}".encode())
-    h.update(a.tobytes())
+    # An object array has no bytes of its own; the others are read where they lie, also in a file.
+    h.update(a.reshape(-1).view(np.uint8).data if a.size and a.dtype.kind != "O" else a.tobytes())
     return h.hexdigest()[:LENGTH]
 
 

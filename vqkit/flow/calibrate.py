@@ -152,7 +152,8 @@ class Step:
         row = self.rows[fq]
         assert row.spec is not None
         # Half precision, and integers that Keras takes for floats, are observed as FakeQuantize sees them.
-        return observe(tf.cast(x, tf.float32), row.spec, self.observed[row.name], self.quantized, self.compat)
+        x = x if x.dtype == tf.float32 else tf.cast(x, tf.float32)
+        return observe(x, row.spec, self.observed[row.name], self.quantized, self.compat)
 
 
 def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool) -> Any:
@@ -168,20 +169,22 @@ def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat
     Returns:
         x, or its values on the grid that the batch decided. Where a histogram is needed always x.
     """
+    import tensorflow as tf
+
     kind = how(spec, vitis_compat=compat)
     if kind is How.HISTOGRAM:
         seen.histogram = seen.histogram or histogram_for(spec, vitis_compat=compat)
         seen.histogram.add(x.numpy())
         return x
     flat = x if spec.per_channel else _flat(x)
-    measure = (
-        _positioned(spec, flat.shape.rank, compat) if kind is How.POSITION else _ranged(spec, flat.shape.rank)
-    )
-    found = used = [np.asarray(v) for v in measure(flat)]
-    if kind is How.RUNNING:
-        found, used = _running(spec, found, seen)
-    for values, value in zip((seen.f_min, seen.f_max, seen.pos), found, strict=False):
-        values.append(value)
+    if kind is How.POSITION:
+        f_min, f_max, pos, values = _positioned(spec, flat.shape.rank, compat, quantized)(flat)
+        for kept, found in zip((seen.f_min, seen.f_max, seen.pos), (f_min, f_max, pos), strict=True):
+            kept.append(found.numpy())
+        return tf.reshape(values, tf.shape(x)) if quantized else x
+    batch, used = _running(spec, [v.numpy() for v in _ranged(spec, flat.shape.rank)(flat)], seen)
+    seen.f_min.append(batch[0])
+    seen.f_max.append(batch[1])
     return _quantized(x, flat, spec, used) if quantized else x
 
 
@@ -226,15 +229,16 @@ def _running(spec: QuantizerSpec, batch: list[np.ndarray],
 
 
 @lru_cache(maxsize=256)
-def _positioned(spec: QuantizerSpec, rank: int, compat: bool) -> Any:
-    """Range and position of a tensor; traced once for all tensors of a spec."""
+def _positioned(spec: QuantizerSpec, rank: int, compat: bool, quantized: bool) -> Any:
+    """Range, position and (where wanted) fake-quantized values; traced once for all tensors of a spec."""
     import tensorflow as tf
 
     from vqkit.primitives import ops
 
     def run(x: Any) -> tuple[Any, ...]:
         f_min, f_max = ops.value_range(x, spec)
-        return f_min, f_max, ops.position(x, f_min, f_max, spec, vitis_compat=compat)
+        pos = ops.position(x, f_min, f_max, spec, vitis_compat=compat)
+        return f_min, f_max, pos, ops.fake_quantize(x, spec, f_min, f_max, pos) if quantized else pos
 
     return _traced(run, [tf.TensorSpec([None] * rank)])
 

@@ -12,7 +12,7 @@ from typing import Any
 from vqkit.errors import ModelError
 from vqkit.graph.custom import is_custom, objects_within
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
-from vqkit.graph.variables import assign_weights, weights_of
+from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
@@ -191,7 +191,7 @@ def make_live(layer: Layer, *, name: str | None = None) -> Any:
     if layer.called is not None and not live.built:
         _build_by_call(live, layer.called)
     elif layer.build is not None and not live.built:
-        live.build_from_config(dict(layer.build))
+        build_without_drawing(live, dict(layer.build))
     if layer.weights:
         assign_weights(live, layer.weights)
     return live

@@ -58,3 +58,20 @@ def variables(live: Any, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if [tuple(v.shape) for v in live.weights] == [w.shape for w in weights.values()]:
         return dict(zip(weights, live.weights, strict=True))
     raise ModelError(f"layer {live.name!r} has variables {sorted(names)}, the graph has {sorted(weights)}")
+
+
+def build_without_drawing(live: Any, build: dict[str, Any]) -> None:
+    """Build a layer whose weights are assigned next: random starting values would be drawn for nothing.
+
+    Args:
+        live: a Keras layer, not built.
+        build: its build config.
+    """
+    from keras.initializers import Initializer, Zeros
+
+    drawn = {k: v for k, v in vars(live).items() if isinstance(v, Initializer) and hasattr(v, "seed")}
+    try:
+        vars(live).update(dict.fromkeys(drawn, Zeros()))
+        live.build_from_config(build)
+    finally:
+        vars(live).update(drawn)

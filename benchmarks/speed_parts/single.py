@@ -1,0 +1,132 @@
+"""One quantization: CPU seconds from the call to the ready model, and ratios to a float pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.speed_parts.common import (
+    ROOT,
+    Result,
+    cpu_seconds,
+    float_function,
+    interleaved,
+    model_and_images,
+)
+
+# CPU seconds of the reference (Vitis AI 2.5 on TensorFlow 2.8, two cores) and how many times less is wanted.
+REFERENCE: dict[tuple[str, str], tuple[float, float, int, int]] = {
+    ("mobilenetv2_224", "pof2s"): (113, 15, 100, 10),
+    ("mobilenetv2_224", "fsx"): (255, 30, 100, 10),
+    ("resnet50", "pof2s"): (102, 8, 100, 10),
+    ("resnet50", "fsx"): (331, 20, 100, 10),
+    ("resnet8", "pof2s"): (9.2, 10, 200, 32),
+    ("resnet8", "fsx"): (47, 10, 200, 32),
+    ("mobilenet", "pof2s"): (22.9, 10, 200, 32),
+}
+
+
+def ptq(name: str, strategy: str) -> Result:
+    """CPU seconds of one `quantize` in a fresh process, tracing included.
+
+    Args:
+        name: of the model.
+        strategy: built-in.
+
+    Returns:
+        seconds, the reference's, how many times less that is, and what is wanted.
+    """
+    code = f"from benchmarks.speed_parts import single; single.alone({name!r}, {strategy!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    seconds = float(json.loads(done.stdout.splitlines()[-1]))
+    reference, wanted, *_ = REFERENCE[name, strategy]
+    return {
+        "seconds": seconds,
+        "reference": reference,
+        "ratio": reference / seconds,
+        "wanted": wanted,
+        "more": True,
+    }
+
+
+def alone(name: str, strategy: str) -> None:
+    """Quantize once and print the CPU seconds; what `ptq` starts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from vqkit.flow import quantize
+
+    _, _, n, batch = REFERENCE[name, strategy]
+    model, images = model_and_images(name, n)
+    print(json.dumps(cpu_seconds(lambda: quantize(model, strategy, images, batch_size=batch))))
+
+
+def calibration(name: str, method: int, wanted: float, repeats: int) -> Result:
+    """Calibration in "quantized" mode, compiled already, in float passes over the same images.
+
+    Args:
+        name: of the model.
+        method: 0 min/max, 1 min-MSE.
+        wanted: the goal.
+        repeats: measured passes.
+    """
+    from vqkit.flow.calibrate import Step
+    from vqkit.flow.instrument import instrument
+    from vqkit.flow.prepared import prepare
+    from vqkit.flow.stretches import Player
+    from vqkit.graph.keras_io import make_all_live
+    from vqkit.strategy import Strategy
+
+    n, batch = (64, 8) if name == "mobilenetv2_224" else (256, 32)
+    model, images = model_and_images(name, n)
+    strategy = Strategy.builtin("pof2s").with_kwargs(activation_method=method, input_method=method)
+    prepared = prepare(model, strategy)
+    graph, rows = instrument(prepared.graph, prepared.plan)
+    player = Player(graph, make_all_live(graph), rows)
+    run = float_function(model)
+    cut = [images[i : i + batch] for i in range(0, n, batch)]
+
+    def calibrate() -> None:
+        step = Step(graph, rows, {}, True, False, player)
+        for x in cut:
+            step(x)
+
+    taken = interleaved({"float": lambda: [run(x) for x in cut], "calibrate": calibrate}, repeats)
+    return _ratio(taken["calibrate"], taken["float"], wanted)
+
+
+def inference(name: str, wanted: float, repeats: int) -> Result:
+    """The quantized model in one compiled function, in passes of the float one.
+
+    Args:
+        name: of the model.
+        wanted: the goal.
+        repeats: measured passes.
+
+    Returns:
+        The ratio; `predict` is the ratio to `predict` of the user's own float model.
+    """
+    import tensorflow as tf
+
+    from vqkit.flow import quantize
+
+    batch = {"resnet8": 250, "resnet50": 8, "mobilenetv2_96": 32}.get(name, 16)
+    model, images = model_and_images(name, 2 * batch if batch < 100 else 1000)
+    quantized = quantize(model, "pof2s", images[:batch], batch_size=batch).model
+    free = [tf.TensorSpec((None, *images.shape[1:]))]
+    fake = tf.function(lambda x: quantized(x, training=False), input_signature=free, autograph=False)
+    run, cut = float_function(model), [images[i : i + batch] for i in range(0, len(images), batch)]
+    works: dict[str, Any] = {
+        "float": lambda: [run(x) for x in cut],
+        "fake": lambda: [fake(tf.constant(x)) for x in cut],
+        "predict": lambda: model.predict(images, batch_size=batch, verbose=0),
+    }
+    taken = interleaved(works, repeats)
+    return {**_ratio(taken["fake"], taken["float"], wanted), "predict": taken["fake"] / taken["predict"]}
+
+
+def _ratio(seconds: float, unit: float, wanted: float) -> Result:
+    return {"seconds": seconds, "unit": unit, "ratio": seconds / unit, "wanted": wanted, "more": False}
