@@ -48,6 +48,11 @@ _WHERE = {
     "train": ("deploy_model", "qat_model"),
     "widgets.explorer": ("explore",),
     "widgets.part": ("pick_part",),
+    "experiment.background": ("start_sweep",),
+    "experiment.calibration": ("calibration_study",),
+    "widgets.compare": ("compare",),
+    "widgets.sensitivity": ("sensitivity",),
+    "widgets.watch": ("watch",),
 }  # fmt: skip
 _CALLABLE = ("export",)
 """Packages that are the function of their name as well."""
@@ -64,7 +69,9 @@ __all__ = [
     "__version__",
     "batches",
     "build_strategy",
+    "calibration_study",
     "changes",
+    "compare",
     "cross_check",
     "deploy_model",
     "evaluate",
@@ -85,9 +92,12 @@ __all__ = [
     "run_inputs",
     "run_sweep",
     "score",
+    "sensitivity",
     "sqnr",
+    "start_sweep",
     "tensor_values",
     "title",
+    "watch",
     "workbench",
     "worst_tensors",
 ]

@@ -14,8 +14,11 @@ SHIPPED = (
     "00_start_here.ipynb",
     "10_explore_a_model.ipynb",
     "20_run_variant.ipynb",
+    "30_sweep.ipynb",
+    "40_compare_runs.ipynb",
     "50_partial_model.ipynb",
     "70_finetune.ipynb",
+    "dashboard.ipynb",
 )
 LINES = 5
 

@@ -225,16 +225,17 @@ def _known(value: float) -> bool:
     return bool(value == value)
 
 
-def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "") -> tuple[str, str]:
+def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "", *, by: str = "directory") -> tuple[str, str]:
     """The two runs worth putting side by side, for `difference`.
 
     Args:
         frame: a leaderboard.
         run_a: key, start of a key, name or folder; empty for the most accurate run.
         run_b: likewise; empty for the recommended run, or the last one where that is the first run itself.
+        by: the column that names a run in the result, "directory" or "key".
 
     Returns:
-        What was given, or run directories.
+        What was given, or values of that column.
 
     Raises:
         RecordError: fewer than two runs have finished, and not both were given.
@@ -245,9 +246,9 @@ def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "") -> tuple[str, st
     group = finished[finished["group"] == finished["group"].min()].sort_values("rank")
     if len(group) < 2:
         raise RecordError(f"a comparison needs two finished runs; there are {len(group)}")
-    first = run_a or str(group[group["best"]]["directory"].iloc[0])
+    first = run_a or str(group[group["best"]][by].iloc[0])
     recommended, _ = recommend(frame)
-    others = [recommended["directory"], *group["directory"][::-1]]
+    others = [recommended[by], *group[by][::-1]]
     return first, run_b or str(next(other for other in others if str(other) != first))
 
 

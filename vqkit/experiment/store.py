@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ RECORD = "record.json"
 RESULT = "result.json"
 # `Path` makes one slash of the two.
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
+LOCK = ".lock"
 
 
 class Status(StrEnum):
@@ -244,13 +246,43 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+b") as f:
+    with open(folder / LOCK, "a+b") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
+        f.truncate(0)
+        f.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        f.flush()
         yield True
+
+
+def holder(folder: Path) -> tuple[int, str] | None:
+    """Process and machine that took a folder's lock last; whether they still hold it, `locked` tells.
+
+    Args:
+        folder: what `lock` was given.
+    """
+    try:
+        pid, _, host = (folder / LOCK).read_text("utf-8").partition(" ")
+        return int(pid), host
+    except (OSError, ValueError):
+        return None
+
+
+def locked(folder: Path) -> bool:
+    """Whether somebody holds a folder's lock at this moment."""
+    import fcntl
+
+    try:
+        with open(folder / LOCK, "rb") as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def process_alive(pid: int) -> bool:

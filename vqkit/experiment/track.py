@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vqkit.errors import RecordError, TrackingError
 from vqkit.experiment import addresses, store
@@ -84,7 +84,7 @@ class Tracker:
     @classmethod
     def open(
         cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str = EXPERIMENT
-    ) -> Tracker:
+    ) -> Self:
         """Connect to a store, creating database and experiment where they are missing.
 
         Do it in the parent before workers start. It is safe to do in several processes at once.

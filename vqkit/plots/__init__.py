@@ -5,11 +5,13 @@ pages; both themes use colours that people with colour-vision deficiencies can t
 repeat what colours say.
 """
 
+from vqkit.plots.calibration import calibration_curve
 from vqkit.plots.choices import channel_ranges, error_by_scale, tensor_panels
 from vqkit.plots.graphs import model_graph
 from vqkit.plots.pairs import flipped_samples, sqnr_difference
 from vqkit.plots.parallel import parallel_coordinates
 from vqkit.plots.pareto import pareto
+from vqkit.plots.sensitivity import recovery_curve, sensitivity_ranked
 from vqkit.plots.style import DARK, LIGHT, Theme
 from vqkit.plots.sweeps import leaderboard_bars, marginal_effects
 from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
@@ -19,6 +21,7 @@ __all__ = [
     "DARK",
     "LIGHT",
     "Theme",
+    "calibration_curve",
     "channel_ranges",
     "error_by_scale",
     "flipped_samples",
@@ -27,6 +30,8 @@ __all__ = [
     "model_graph",
     "parallel_coordinates",
     "pareto",
+    "recovery_curve",
+    "sensitivity_ranked",
     "sqnr_by_layer",
     "sqnr_difference",
     "tensor_histogram",

@@ -87,7 +87,7 @@ def flipped_samples(
     """
     count = len(table)
     rows = max(1, -(-count // _COLUMNS))
-    fig = figure(0.5 + 1.75 * rows, theme)
+    fig = figure(0.3 + 1.6 * rows, theme)
     if not count:
         ax = fig.add_subplot()
         ax.set_axis_off()

@@ -114,6 +114,8 @@ def places(fig: Figure) -> dict[str, tuple[float, float]]:
         point.
     """
     fig.draw_without_rendering()
+    # The places are those of this layout; another one at saving would also cost as much again.
+    fig.set_layout_engine("none")
     width, height = fig.bbox.width, fig.bbox.height
     found = {}
     for line in fig.findobj(Line2D):

@@ -17,6 +17,7 @@ _WHERE = {
     "Measured": "engine",
     "Search": "space",
     "Sensitivity": "sensitive",
+    "recovery": "restore",
     "advise": "advice",
     "deliver": "advice",
     "explain": "attribution",

@@ -124,7 +124,7 @@ def strategy_for(base: Strategy, question: Question) -> Strategy:
         if question.per_channel is not None:
             rules[unit.weights]["weight_per_channel"] = question.per_channel
         return with_rules(base, {"*": {"quantize": "nothing"}, **rules})
-    return with_rules(base, {**_left_float(unit, kind)}, everything=bits)
+    return with_rules(base, {**left_float(unit, kind)}, everything=bits)
 
 
 def _quantized(unit: Unit, kind: str, bits: int) -> Rules:
@@ -139,7 +139,8 @@ def _quantized(unit: Unit, kind: str, bits: int) -> Rules:
     return rules
 
 
-def _left_float(unit: Unit, kind: str) -> Rules:
+def left_float(unit: Unit, kind: str) -> Rules:
+    """Name rules that leave a unit's tensors of one kind float."""
     weights = {} if kind == "activations" else {unit.weights: {"quantize": "activations"}}
     if kind == "weights":
         return dict(weights)

@@ -1,0 +1,129 @@
+"""Which layers suffer from few bits, and how accuracy comes back when the worst ones are left float."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vqkit.errors import RecordError, not_allowed
+from vqkit.plots.points import loss_axis, short, squash
+from vqkit.plots.style import LIGHT, Theme, dress, figure, note, outer_legend
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MAX_LAYERS = 40
+_KINDS = {"weights": ("s", 0), "activations": ("o", 1), "both": ("D", 2)}
+_MEASURES = {"kl": ("KL divergence from float (nats)", False), "sqnr_db": ("SQNR of the output (dB)", True),
+             "accuracy": ("", True)}  # fmt: skip
+_WORDS = {"only": "only this layer quantized", "all_but": "all quantized but this layer"}
+
+
+def sensitivity_ranked(
+    table: pd.DataFrame, float_accuracy: float, *, mode: str = "only", bits: int | None = None,
+    by: str = "kl", theme: Theme = LIGHT,
+) -> Figure:  # fmt: skip
+    """Layers from the most to the least sensitive: accuracy on the left, noise on the right.
+
+    Args:
+        table: columns layer, kind ("weights", "activations", "both"), bits, mode ("only", "all_but"),
+            accuracy (fraction), sqnr_db, kl (nats), as `vqkit.search.Sensitivity.table`.
+        float_accuracy: of the float model on the same samples, fraction.
+        mode: "only" this layer quantized, or "all_but" this layer.
+        bits: width; the smallest by default.
+        by: "kl", "sqnr_db" or "accuracy"; what ranks, and for the first two what the right side shows.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure with a row per layer (the 40 most sensitive); marks by kind of tensor.
+
+    Raises:
+        RecordError: an unknown measure or mode.
+    """
+    for name, given, allowed in (("by", by, _MEASURES), ("mode", mode, _WORDS)):
+        if given not in allowed:
+            raise RecordError(not_allowed(name, given, allowed))
+    rows = table[table["mode"] == mode]
+    width = bits if bits is not None or rows.empty else int(rows["bits"].min())
+    rows = rows[rows["bits"] == width]
+    layers = _ranked(rows, by, mode)[:_MAX_LAYERS]
+    fig = figure(1.7 + 0.21 * max(6, len(layers)), theme)
+    if not layers:
+        ax = fig.add_subplot()
+        dress(ax, theme, title="Sensitivity")
+        note(ax, f"nothing was asked with {_WORDS[mode]}", theme)
+        return fig
+    left, right = fig.subplots(1, 2, sharey=True)
+    shown = "sqnr_db" if by == "accuracy" else by
+    dress(left, theme, title=f"{_WORDS[mode]}, {width} bits", x="accuracy against float (percentage points)")
+    dress(right, theme, x=_MEASURES[shown][0])
+    rows = rows[rows["layer"].isin(layers)]
+    points = 100 * (rows["accuracy"].to_numpy(float) - float_accuracy)
+    _draw(left, rows, squash(points), layers, theme)
+    _draw(right, rows, rows[shown].to_numpy(float), layers, theme)
+    left.axvline(0, color=theme.ink, lw=1)
+    loss_axis(left.xaxis, max(1.0, float(-points.min()), float(points.max())))
+    left.set_yticks(range(len(layers)), [short(name, 34) for name in layers], fontsize=8)
+    left.set_ylim(len(layers) - 0.4, -0.6)
+    outer_legend(fig, left, theme, loc="outside upper right", ncols=3)
+    return fig
+
+
+def _ranked(rows: pd.DataFrame, by: str, mode: str) -> list[str]:
+    """Most sensitive first; a layer counts by the kind of tensor that says most.
+
+    Quantized alone it does most harm; left float it helps most.
+    """
+    harm = rows[by] * (-1.0 if _MEASURES[by][1] else 1.0)
+    found = harm.groupby(rows["layer"], sort=False)
+    order = -found.max() if mode == "only" else found.min()
+    return [str(name) for name in order.sort_values(kind="stable").index]
+
+
+def _draw(ax: Axes, rows: pd.DataFrame, x: np.ndarray, layers: list[str], theme: Theme) -> None:
+    finite = x[np.isfinite(x)]
+    edge = float(finite.max()) if finite.size else 0.0
+    for kind, (marker, i) in _KINDS.items():
+        mine = (rows["kind"] == kind).to_numpy()
+        if mine.any():
+            y = [layers.index(name) for name in rows["layer"][mine]]
+            look: dict[str, Any] = {"ls": "", "marker": marker, "ms": 6, "color": theme.colours[i]}
+            # What has no noise at all stands at the edge.
+            ax.plot(np.where(np.isfinite(x[mine]), x[mine], edge), y, label=kind, **look)
+
+
+def recovery_curve(table: pd.DataFrame, float_accuracy: float, *, theme: Theme = LIGHT) -> Figure:
+    """How accuracy comes back as the most sensitive layers are left float, one after another.
+
+    Args:
+        table: columns left_float (number of layers left float), layer (the last of them), accuracy
+            (fraction), as `vqkit.search.recovery` returns it.
+        float_accuracy: of the float model on the same samples, fraction.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure; where the line is steep a few layers cost the accuracy.
+    """
+    fig = figure(3.8, theme)
+    ax = fig.add_subplot()
+    dress(ax, theme, title="Recovery", x="most sensitive layers left float (count)", y="accuracy (%)")
+    if table.empty:
+        note(ax, "no recovery was asked for", theme)
+        return fig
+    x, y = table["left_float"].to_numpy(float), 100 * table["accuracy"].to_numpy(float)
+    ax.plot(x, y, marker="o", ms=5, lw=1.5, color=theme.colours[0], label="quantized")
+    ax.axhline(100 * float_accuracy, color=theme.alarm, ls="--", lw=1.2, label="float")
+    up = y > (y.min() + y.max()) / 2
+    for at, (name, height, high) in enumerate(zip(table["layer"], y, up, strict=True)):
+        if name:
+            ax.annotate(f"+ {short(name, 24)}", (x[at], height), xytext=(4, -8 if high else 6), fontsize=8,
+                        textcoords="offset points", va="top" if high else "bottom", color=theme.ink,
+                        rotation=-30 if high else 30)  # fmt: skip
+    ax.margins(x=0.12, y=0.2)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    outer_legend(fig, ax, theme, loc="outside right upper")
+    return fig

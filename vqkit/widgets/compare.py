@@ -1,0 +1,273 @@
+"""`vq.compare(...)`: recorded runs side by side, to look at and to choose from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vqkit import plots
+from vqkit.errors import RecordError, VqkitError
+from vqkit.experiment import compare as comparison
+from vqkit.experiment.runset import Run, RunSet
+from vqkit.plots.pareto import COSTS
+from vqkit.widgets.compare_view import View
+from vqkit.widgets.picker import picker
+from vqkit.widgets.style import css, message_html, mimebundle, page
+from vqkit.widgets.table import next_order
+
+_TABS = ("Accuracy", "Choices", "Effects", "Two runs")
+
+
+def compare(runs: str | Path = "runs", sweep: str = "", *, where: Mapping[str, Any] | None = None) -> Compare:
+    """Compare recorded runs in a notebook: leaderboard, pictures that can be clicked, two runs side by side.
+
+    Args:
+        runs: a folder of runs, or the address of an mlflow store (`sqlite:///…`, `http://…`).
+        sweep: only this sweep's runs.
+        where: column -> wanted value or list of values, e.g. {"weight_bit": [4, 8]}.
+
+    Returns:
+        A widget; in an executed or exported notebook it is a static page.
+
+    Raises:
+        RecordError: no such folder, sweep or column.
+        TrackingError: the store cannot be read.
+    """
+    found = RunSet(str(runs), sweep, dict(where or {}))
+    found.reload()
+    return Compare(found)
+
+
+class Compare:
+    """Runs side by side; a thin widget over `View`.
+
+    Args:
+        runs: what is compared.
+
+    Attributes:
+        view: what is shown; change it and call `show`.
+    """
+
+    def __init__(self, runs: RunSet) -> None:
+        self.view = View(runs)
+        best, _ = comparison.recommend(runs.frame)
+        self.view.chosen = "" if best is None else str(best["key"])
+        with contextlib.suppress(RecordError):  # fewer than two runs have finished
+            self.view.pair = comparison.pair(runs.frame, by="key")
+
+    @property
+    def run(self) -> Run:
+        """The chosen run: `.row`, `.folder`, `.notebook`, `.strategy`.
+
+        Raises:
+            RecordError: nothing is chosen.
+        """
+        return self.view.runs.run(self.view.chosen)
+
+    def html(self) -> str:
+        """Everything as one static page."""
+        view = self.view
+        parts = [view.summary(), view.board()]
+        parts += [_section(_TABS[0], view.pareto()), _section(_TABS[1], view.parallel())]
+        parts += [_section(_TABS[2], view.effects()), _section("The chosen run", view.details())]
+        return page(*parts, _section(_TABS[3], view.two()))
+
+    def __str__(self) -> str:
+        return str(comparison.Leaderboard(self.view.runs.frame, self.view.runs.title))
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return mimebundle(self.widget, self.html(), str(self))
+
+    def pair(self, a: str = "", b: str = "") -> tuple[Run, Run]:
+        """Two runs worth putting side by side.
+
+        Args:
+            a: key or name; empty for the most accurate run.
+            b: likewise; empty for the recommended one, or the last one where that is `a` itself.
+
+        Returns:
+            The two runs with their files.
+
+        Raises:
+            RecordError: there is no such run, or fewer than two have finished.
+        """
+        chosen = (a or self.view.pair[0], b or self.view.pair[1])
+        if not all(chosen):
+            raise RecordError(f"{self.view.runs.title}: a comparison needs two finished runs")
+        return self.view.runs.run(chosen[0]), self.view.runs.run(chosen[1])
+
+    def choose(self, key: str) -> None:
+        """Make a run the chosen one.
+
+        Args:
+            key: its key or name.
+        """
+        self.view.chosen = self.view.runs.run(key).key
+        self.show()
+
+    @cached_property
+    def widget(self) -> Any:
+        """The ipywidget; made on first use."""
+        self._build()
+        self.show()
+        return self._box
+
+    def show(self) -> None:
+        """Draw again what is visible."""
+        view = self.view
+        self._summary.value = _styled(view.summary())
+        self._board.html = view.board()
+        self._details.value = _styled(view.details())
+        self._show_tab()
+        self._links()
+        for shown in (self._board, self._pareto, self._parallel):
+            shown.chosen = view.chosen
+
+    def _build(self) -> None:
+        import ipywidgets as w
+
+        # Each its own: a shared layout would hide all three with one.
+        wide = [w.Layout(width="36em", max_width="100%") for _ in range(3)]
+        label = {"description_width": "initial"}
+        self._summary, self._details = w.HTML(), w.HTML()
+        self._board = picker(label="Leaderboard")
+        self._pareto = picker(label="Accuracy against cost")
+        self._parallel = picker(label="Choices and accuracy")
+        self._effects, self._two = w.HTML(), w.HTML()
+        self._words = w.Text(description="Filter", placeholder="words, e.g. fs 4", continuous_update=False)
+        self._front = w.Checkbox(description="Pareto front only", indent=False)
+        self._cost = w.Dropdown(description="Cost", options=[("size", "size_bytes"),
+                                ("bit-operations", "bit_operations")], value=self.view.cost)  # fmt: skip
+        assert {v for _, v in self._cost.options} == set(COSTS)
+        self._group = w.Dropdown(description="Comparable runs", style=label, layout=wide[0])
+        self._reload = w.Button(description="Read again", tooltip="Read the records again")
+        self._a = w.Dropdown(description="Run A", layout=wide[1])
+        self._b = w.Dropdown(description="Run B", layout=wide[2])
+        self._as_a = w.Button(description="Chosen run as A", tooltip="Put the chosen run on side A")
+        self._as_b = w.Button(description="Chosen run as B", tooltip="Put the chosen run on side B")
+        self._link = w.Output()
+        self._fill_options()
+        two = w.VBox([w.HBox([self._a, self._as_a]), w.HBox([self._b, self._as_b]), self._two])
+        self._tab = w.Tab([w.VBox([self._cost, self._pareto]), self._parallel, self._effects, two],
+                          titles=_TABS)  # fmt: skip
+        controls = w.HBox([self._words, self._front, self._reload], layout=w.Layout(flex_flow="row wrap"))
+        self._box = w.VBox([self._summary, controls, self._group, self._board, self._tab,
+                            self._details, self._link])  # fmt: skip
+        self._box.add_class("vq-compare")
+        self._listen()
+
+    def _listen(self) -> None:
+        self._on(self._words, "words")
+        self._on(self._front, "front_only")
+        self._on(self._group, "group")
+        self._on(self._cost, "cost")
+        self._tab.observe(lambda _: self._show_tab(), "selected_index")
+        for shown in (self._board, self._pareto, self._parallel):
+            shown.observe(lambda change: self._chosen(change["new"]), "chosen")
+            shown.observe(lambda change: self._themed(change["new"]), "dark")
+        self._board.on_sort(self._sort)
+        self._reload.on_click(lambda _: self._again())
+        self._a.observe(lambda _: self._paired(), "value")
+        self._b.observe(lambda _: self._paired(), "value")
+        self._as_a.on_click(lambda _: setattr(self._a, "value", self.view.chosen))
+        self._as_b.on_click(lambda _: setattr(self._b, "value", self.view.chosen))
+
+    def _on(self, control: Any, name: str) -> None:
+        def changed(change: dict[str, Any]) -> None:
+            if change["new"] is not None and change["new"] != getattr(self.view, name):
+                setattr(self.view, name, change["new"])
+                self.show()
+
+        control.observe(changed, "value")
+
+    def _fill_options(self) -> None:
+        groups = self.view.groups()
+        self._group.options = list(groups.items())
+        self._group.layout.display = None if len(groups) > 1 else "none"
+        frame = self.view.runs.frame
+        ranked = frame[frame["rank"].notna()]
+        options = [(f"{r['name']} [{r['key'][:6]}]", str(r["key"])) for r in ranked.to_dict("records")]
+        for side, control in enumerate((self._a, self._b)):
+            control.options = options
+            if self.view.pair[side]:
+                control.value = self.view.pair[side]
+
+    def _show_tab(self) -> None:
+        draw: tuple[Callable[[], None], ...] = (self._draw_pareto, self._draw_parallel, self._draw_effects,
+                                                self._draw_two)  # fmt: skip
+        draw[self._tab.selected_index or 0]()
+
+    def _draw_pareto(self) -> None:
+        self._pareto.html = self.view.pareto()
+
+    def _draw_parallel(self) -> None:
+        self._parallel.html = self.view.parallel()
+
+    def _draw_effects(self) -> None:
+        self._effects.value = _styled(self.view.effects())
+
+    def _draw_two(self) -> None:
+        self._two.value = _styled(self.view.two())
+
+    def _chosen(self, key: str) -> None:
+        if key and key != self.view.chosen:
+            self.view.chosen = key
+            self._details.value = _styled(self.view.details())
+            self._links()
+            for shown in (self._board, self._pareto, self._parallel):
+                shown.chosen = key
+            if self._tab.selected_index == 1:
+                self._draw_parallel()
+
+    def _links(self) -> None:
+        """The chosen run's notebook as a link that JupyterLab opens."""
+        import os
+        from html import escape
+        from urllib.parse import quote
+
+        link = ""
+        try:
+            notebook = self.run.notebook
+        except VqkitError:
+            notebook = None
+        if notebook is not None:
+            href = escape(quote(os.path.relpath(notebook)), quote=True)
+            link = f"<a href='{href}'>Open the executed notebook of {escape(self.run.name)}</a>"
+        data = {"text/html": link, "text/plain": str(notebook or "")}
+        self._link.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},) if link else ()
+
+    def _themed(self, dark: bool) -> None:
+        theme = plots.DARK if dark else plots.LIGHT
+        if theme is not self.view.theme:
+            self.view.theme = theme
+            self.show()
+
+    def _sort(self, column: str) -> None:
+        self.view.sorted_by = next_order(self.view.sorted_by, column)
+        self._board.html = self.view.board()
+
+    def _paired(self) -> None:
+        pair = (self._a.value or "", self._b.value or "")
+        if pair != self.view.pair:
+            self.view.pair = pair
+            self._draw_two()
+
+    def _again(self) -> None:
+        try:
+            self.view.runs.reload()
+        except VqkitError as e:
+            self._summary.value = _styled(message_html(str(e), "error"))
+            return
+        self._fill_options()
+        self.show()
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h3>{title}</h3>{body}"
+
+
+def _styled(html: str) -> str:
+    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"

@@ -1,0 +1,174 @@
+"""`vq.sensitivity(...)`: which layers suffer from few bits, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqkit import plots
+from vqkit.experiment import tables
+from vqkit.experiment.records import rows_of
+from vqkit.search import Engine, Sensitivity, recovery
+from vqkit.search.sensitive import sensitivity as ask
+from vqkit.widgets.picker import picker
+from vqkit.widgets.style import css, figure_html, mimebundle, page
+from vqkit.widgets.table import Column, arranged, next_order, table, text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MEASURES = {"KL divergence (no labels)": "kl", "output SQNR (no labels)": "sqnr_db", "accuracy": "accuracy"}
+_MODES = {"only this layer quantized": "only", "all quantized but this layer": "all_but"}
+
+
+def _number(form: Any) -> Any:
+    return lambda value: text(form(value))
+
+
+COLUMNS = (
+    Column("layer", "layer"),
+    Column("kind", "tensors"),
+    Column("bits", "bits", numeric=True),
+    Column("mode", "question"),
+    Column("accuracy", "accuracy %", _number(tables.percent), numeric=True),
+    Column("delta", "Δ float", _number(tables.signed_points), numeric=True),
+    Column("sqnr_db", "SQNR dB", _number(tables.number), numeric=True),
+    Column("kl", "KL nats", _number(lambda v: tables.number(v, 4)), numeric=True),
+)
+
+
+def sensitivity(
+    model: Any, data: Any, strategy: Any = "pof2s", *, bits: Sequence[int] = (8, 6, 4),
+    modes: Sequence[str] = ("only",), images: int | None = 1000, settings: Any = None,
+    cache: str | Path | None = None, progress: bool = True,
+) -> SensitivityView:  # fmt: skip
+    """Ask every layer what few bits do to the model, and show the answers.
+
+    Args:
+        model: a built Keras model; it is not changed.
+        data: calibration samples and labelled ones.
+        strategy: the quantizers and passes around which is asked.
+        bits: widths.
+        modes: of "only" (this layer quantized, all else float) and "all_but" (all quantized but this layer;
+            each such question quantizes the model once).
+        images: evaluation samples, from the first; None means all.
+        settings: as for a sweep.
+        cache: folder where answers are kept.
+        progress: show a progress bar.
+
+    Returns:
+        A widget with `.found` (the answers) and `.recovered` (accuracy by number of layers left float).
+
+    Raises:
+        DataError: an unknown mode, or no bits.
+        StrategyError: the strategy does not fit the model.
+    """
+    engine = Engine(model, data, settings=settings, cache=cache, images=images)
+    found = ask(model, data, strategy, bits=bits, modes=modes, engine=engine, progress=progress)
+    again = recovery(found, engine, strategy) if "only" in modes else None
+    return SensitivityView(found, again)
+
+
+@dataclass
+class SensitivityView:
+    """Answers of all layers; a thin widget.
+
+    Attributes:
+        found: the answers.
+        recovered: accuracy by number of layers left float; None where it was not asked.
+        by, mode, bits: what is ranked; bits None means the smallest.
+        sorted_by: column of the table, "-" in front for descending.
+        theme: of the figures.
+    """
+
+    found: Sensitivity
+    recovered: pd.DataFrame | None = None
+    by: str = "kl"
+    mode: str = "only"
+    bits: int | None = None
+    sorted_by: str = ""
+    theme: plots.Theme = plots.LIGHT
+
+    def __post_init__(self) -> None:
+        asked = [r["mode"] for r in self.found.rows]
+        self.mode = self.mode if self.mode in asked or not asked else asked[0]
+
+    def summary(self) -> str:
+        """What was asked, in a sentence."""
+        f = self.found
+        return (f"<p>Sensitivity around <b>{escape(f.strategy)}</b>: float accuracy "
+                f"{tables.percent(f.float_accuracy)} % on {f.n} samples.</p>")  # fmt: skip
+
+    def board(self) -> str:
+        """The answers of the chosen question, most sensitive first."""
+        ranked = self.found.ranked(self.by, mode=self.mode, bits=self.bits)
+        reference = self.found.float_accuracy
+        rows = [{**r, "key": f"{r['layer']} {r['kind']}", "delta": r["accuracy"] - reference}
+                for r in rows_of(ranked)]  # fmt: skip
+        shown = arranged(rows, COLUMNS, sorted_by=self.sorted_by)
+        return table(shown, COLUMNS, sorted_by=self.sorted_by, label="Sensitivity of each layer")
+
+    def picture(self) -> str:
+        """Layers from the most to the least sensitive."""
+        figure = plots.sensitivity_ranked(self.found.table, self.found.float_accuracy, mode=self.mode,
+                                          bits=self.bits, by=self.by, theme=self.theme)  # fmt: skip
+        return figure_html(figure, "Accuracy and noise by layer, most sensitive first")
+
+    def curve(self) -> str:
+        """How accuracy comes back."""
+        if self.recovered is None:
+            return ""
+        figure = plots.recovery_curve(self.recovered, self.found.float_accuracy, theme=self.theme)
+        return figure_html(figure, "Accuracy by the number of most sensitive layers that are left float")
+
+    def html(self) -> str:
+        """Everything as one static page."""
+        return page(self.summary(), self.board(), self.picture(), self.curve())
+
+    def __str__(self) -> str:
+        return str(self.found)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return mimebundle(self.widget, self.html(), str(self))
+
+    @cached_property
+    def widget(self) -> Any:
+        """The ipywidget; made on first use."""
+        import ipywidgets as w
+
+        asked = {r["mode"] for r in self.found.rows}
+        modes = [(words, mode) for words, mode in _MODES.items() if mode in asked]
+        widths = sorted({int(r["bits"]) for r in self.found.rows})
+        self._head, self._figure, self._curve = w.HTML(_styled(self.summary())), w.HTML(), w.HTML()
+        self._board = picker(label="Sensitivity of each layer")
+        wide = {"style": {"description_width": "initial"}}
+        self._by = w.Dropdown(description="Rank by", options=[*_MEASURES.items()], value=self.by, **wide)
+        self._mode = w.Dropdown(description="Question", options=modes, value=self.mode, **wide)
+        self._bits = w.Dropdown(description="Bits", options=widths, value=self.bits or widths[0])
+        for control, name in ((self._by, "by"), (self._mode, "mode"), (self._bits, "bits")):
+            control.observe(lambda change, n=name: self._set(n, change["new"]), "value")
+        self._board.on_sort(lambda column: self._set("sorted_by", next_order(self.sorted_by, column)))
+        self._board.observe(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT), "dark")
+        controls = w.HBox([self._by, self._mode, self._bits], layout=w.Layout(flex_flow="row wrap"))
+        box = w.VBox([self._head, controls, self._board, self._figure, self._curve])
+        box.add_class("vq-sensitivity")
+        self.show()
+        return box
+
+    def show(self) -> None:
+        """Draw again."""
+        self._board.html = self.board()
+        self._figure.value, self._curve.value = _styled(self.picture()), _styled(self.curve())
+
+    def _set(self, name: str, value: Any) -> None:
+        if value is not None and value != getattr(self, name):
+            setattr(self, name, value)
+            self.show()
+
+
+def _styled(html: str) -> str:
+    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"

@@ -1,0 +1,210 @@
+"""`vq.watch(...)`: a sweep while it runs."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from vqkit import plots
+from vqkit.errors import RecordError, VqkitError
+from vqkit.experiment import tables
+from vqkit.experiment.background import Running, cancel
+from vqkit.experiment.compare import leaderboard
+from vqkit.experiment.progress import Standing, error_of, seconds_since, standing
+from vqkit.experiment.records import to_frame
+from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
+
+INTERVAL = 1.0
+_SHOWN = 8
+_TRACEBACK = "traceback.txt"
+
+
+def watch(sweep: Running | str, runs: str | Path = "runs", *, interval: float = INTERVAL) -> Watch:
+    """Watch a sweep while it runs: progress, best so far, failures with tracebacks, and a way to stop it.
+
+    Args:
+        sweep: from `start_sweep`, or the name of a sweep that any process of this machine runs.
+        runs: the folder of runs, where `sweep` is a name.
+        interval: seconds between two looks at the records.
+
+    Returns:
+        A widget; in an executed or exported notebook it is the sweep as it stood then.
+
+    Raises:
+        RecordError: no such sweep.
+    """
+    if isinstance(sweep, Running):
+        return Watch(sweep.name, sweep.runs, sweep, interval)
+    standing(runs, sweep)
+    return Watch(sweep, Path(runs), None, interval)
+
+
+class Watch:
+    """A running sweep; reads the records and holds no state of its own.
+
+    Args:
+        name: of the sweep.
+        runs: the folder of runs.
+        running: the process that this one started.
+        interval: seconds between two looks.
+    """
+
+    def __init__(self, name: str, runs: Path, running: Running | None, interval: float) -> None:
+        self.name, self.runs, self._running, self._interval = name, runs, running, interval
+        self._theme = plots.LIGHT
+        self._said = ""
+        self._drawn: tuple[int, bool] | None = None
+        self._stop = threading.Event()
+
+    def standing(self) -> Standing | None:
+        """Where the sweep stands; None while it is still being checked."""
+        try:
+            return standing(self.runs, self.name)
+        except RecordError:
+            return None
+
+    def html(self) -> str:
+        """Everything as one static page."""
+        now = self.standing()
+        return page(self._head(now), self._failures(now), self._picture(now))
+
+    def __str__(self) -> str:
+        now = self.standing()
+        return str(now) if now is not None else f"{self.name}: {self._starting()}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return mimebundle(self.widget, self.html(), str(self))
+
+    def close(self) -> None:
+        """Look no more; the sweep goes on."""
+        self._stop.set()
+
+    def cancel(self) -> None:
+        """Stop the sweep; variants that have finished keep their results."""
+        try:
+            self._said = message_html(f"cancelled: {cancel(self.runs, self.name).line()}", "done")
+        except VqkitError as e:
+            self._said = message_html(str(e), "error")
+        self.show()
+
+    def show(self) -> bool:
+        """Look and draw.
+
+        Returns:
+            Whether there may be something new later.
+        """
+        now = self.standing()
+        live = self._live(now)
+        self._cancel.disabled = not live
+        if now is not None:
+            self._bar.max, self._bar.value = max(1, len(now.records)), now.ended
+            self._bar.description = f"{now.ended} of {len(now.records)}"
+        self._top.value = _styled(self._head(now))
+        self._bottom.value = _styled(self._failures(now))
+        drawn = (now.ended if now is not None else -1, self._theme is plots.DARK)
+        if drawn != self._drawn:
+            self._figure.value, self._drawn = _styled(self._picture(now)), drawn
+        return live
+
+    @cached_property
+    def widget(self) -> Any:
+        """The ipywidget; made on first use, and kept up to date by a thread until the sweep ends."""
+        import ipywidgets as w
+
+        self._top, self._bottom, self._figure = w.HTML(), w.HTML(), w.HTML()
+        self._bar = w.IntProgress(value=0, max=1, layout=w.Layout(width="100%"))
+        self._bar.tooltip = f"Variants of {self.name} that have ended"
+        self._cancel = w.Button(
+            description="Cancel the sweep", icon="stop", tooltip="Stop the sweep; results stay",
+            layout=w.Layout(width="auto"),
+        )  # fmt: skip
+        self._dark = w.Checkbox(description="Dark picture", indent=False)
+        self._cancel.on_click(lambda _: threading.Thread(target=self.cancel, daemon=True).start())
+        self._dark.observe(self._themed, "value")
+        controls = w.HBox([self._cancel, self._dark])
+        box = w.VBox([self._bar, self._top, controls, self._bottom, self._figure])
+        box.add_class("vq-watch")
+        if self.show():
+            threading.Thread(target=self._follow, daemon=True, name=f"watch {self.name}").start()
+        return box
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._interval):
+            if not self.show():
+                return
+
+    def _themed(self, change: dict[str, Any]) -> None:
+        self._theme = plots.DARK if change["new"] else plots.LIGHT
+        self.show()
+
+    def _live(self, now: Standing | None) -> bool:
+        if self._running is not None:
+            return self._running.process.poll() is None
+        return now is not None and now.pid is not None
+
+    def _starting(self) -> str:
+        if self._running is None:
+            return "there is no such sweep"
+        code = self._running.process.poll()
+        return (
+            "starting: every variant is checked before the first one runs"
+            if code is None
+            else (f"could not start: {self._running.log()[-2000:].strip()}")
+        )
+
+    def _head(self, now: Standing | None) -> str:
+        title = f"<p><b>{escape(self.name)}</b></p>"
+        if now is None:
+            dead = self._running is None or self._running.process.poll() is not None
+            return title + message_html(self._starting(), "error" if dead else "")
+        return f"{title}<p>{escape(now.line())}</p>{_best(now)}{_at_work(now)}{self._said}"
+
+    def _failures(self, now: Standing | None) -> str:
+        if now is None or not now.lost:
+            return ""
+        parts = [_failure(self.runs, record) for record in now.lost[:_SHOWN]]
+        more = len(now.lost) - _SHOWN
+        if more > 0:
+            parts.append(f"<p>… and {more} more</p>")
+        return f"<p><b>{len(now.lost)} without a result</b></p>{''.join(parts)}"
+
+    def _picture(self, now: Standing | None) -> str:
+        if now is None or now.best is None:
+            return ""
+        frame = leaderboard(to_frame(r for r in now.records if r["status"] != "RUNNING"))
+        figure = plots.pareto(frame[frame["group"] == frame["group"].min()], theme=self._theme)
+        return figure_html(figure, f"Accuracy against size of the variants of {self.name} so far")
+
+
+def _best(now: Standing) -> str:
+    best = now.best
+    if best is None:
+        return "<p>Best so far: none has finished.</p>"
+    found = best["metrics"]
+    size = f", {tables.size(found['size_bytes'])}" if "size_bytes" in found else ""
+    delta = f" ({tables.signed_points(found['accuracy_delta'])} points)" if "accuracy_delta" in found else ""
+    return (f"<p>Best so far: <b>{escape(str(best['name']))}</b>, "
+            f"accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>")  # fmt: skip
+
+
+def _at_work(now: Standing) -> str:
+    said = [f"{escape(str(r['name']))} (since {tables.duration(max(0.0, seconds_since(r['started'])))})"
+            for r in now.running]  # fmt: skip
+    return f"<p>At work: {', '.join(said)}.</p>" if said else ""
+
+
+def _failure(runs: Path, record: Any) -> str:
+    line = f"{record['status']}  {record['name']}: {error_of(record)}"
+    path = Path(runs, "variants", record["key"], _TRACEBACK)
+    try:
+        told = path.read_text("utf-8", errors="replace")[-20_000:]
+    except OSError:
+        return f"<p>{escape(line)}</p>"
+    return f"<details><summary>{escape(line)}</summary><pre>{escape(told)}</pre></details>"
+
+
+def _styled(html: str) -> str:
+    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"
