@@ -52,7 +52,9 @@ def take(lab: Lab, name: str, folder: Path) -> Path:
         path = folder / f"{name}.png"
         opened.page.locator(selector).first.screenshot(path=str(path))
     with Image.open(path) as picture:
-        picture.convert("RGB").save(path, optimize=True)
+        # Octree keeps few but all colours; the default would turn one marker's colour into another's.
+        few = picture.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
     return path
 
 

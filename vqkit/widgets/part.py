@@ -135,7 +135,7 @@ class PartPicker:
         self._picture.observe(lambda _: self._draw(), "dark")
         self._table.on_sort(self._sort)
         row = w.Layout(flex_flow="row wrap", align_items="flex-start")
-        tabs = w.Tab([self._table, self._json], titles=["What becomes quantized", "Strategy JSON"])
+        tabs = w.Tab([self._table, self._json], titles=["Quantized", "Strategy JSON"])
         above = w.HBox([self._mode, self._colour, clear], layout=row)
         below = w.HBox([self._file, save], layout=row)
         self.box = w.VBox([above, self._summary, self._picture, self._message, tabs, below])
