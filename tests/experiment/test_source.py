@@ -70,7 +70,11 @@ def test_loaders_return_objects_or_mappings(folder):
         ({**NPZ, "n_eval": 0}, "data/n_eval: Input should be greater than or equal to 1, given 0"),
         ({**NPZ, "npz": "none.npz"}, "no such file"),
         ({**NPZ, "x_eval": "xx"}, "array 'xx' is not allowed"),
-        ({**NPZ, "y_eval": "y", "n_eval": 3, "x_eval": "x", "offset": float("inf")}, "NaN or Inf"),
+        (
+            {**NPZ, "y_eval": "y", "n_eval": 3, "x_eval": "x", "offset": float("inf")},
+            "data/offset: Input should be a finite number, given inf",
+        ),
+        ({"loader": "code.py:load", "args": {"m": float("nan")}}, "data: nan is no JSON value"),
         ({"loader": "code.py"}, "data/loader: "),
         ({"loader": "code.py:laod"}, r"function 'laod' is not allowed \(did you mean 'load'\?\)"),
         ({"loader": "code.py:load", "args": {"m": 1}}, "failed with TypeError"),

@@ -104,7 +104,7 @@ def test_missing_keys_and_many_problems_at_once():
     assert str(e.value) == (
         "sweep: 'model' is missing\nsweep: 'data' is missing\n"
         "sweep: key 'a' is not allowed. Allowed: seed, calibration, vitis_compat, batch_size, steps, "
-        "sqnr_images, eval_images, name, model, data, strategy, mode, … (17 in all)\n… and 1 more"
+        "sqnr_images, eval_images, qat, name, model, data, strategy, … (18 in all)\n… and 1 more"
     )
 
 

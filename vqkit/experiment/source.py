@@ -18,6 +18,7 @@ from vqkit.errors import DataError, ModelError, VqkitError, not_allowed
 from vqkit.experiment.environment import load_tensorflow
 from vqkit.experiment.warm import kept
 from vqkit.flow.data import Data, map_inputs
+from vqkit.strategy.text import plain
 
 QUICKSTART = "quickstart"
 DIGITS = "digits"
@@ -36,8 +37,8 @@ class NpzSpec(BaseModel):
     y_eval: str = "y_eval"
     n_calib: int | None = Field(default=None, ge=1)
     n_eval: int | None = Field(default=None, ge=1)
-    scale: float = 1.0
-    offset: float = 0.0
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    offset: float = Field(default=0.0, allow_inf_nan=False)
 
 
 class LoaderSpec(BaseModel):
@@ -135,6 +136,7 @@ def absolute_data(ref: Any, base_dir: str | Path) -> Any:
         raise DataError(not_allowed("data", ref, allowed))
     kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
     _checked(model, dict(ref))
+    plain(ref, "data", DataError)
     return {**ref, kind: str(Path(base_dir, ref[kind]).resolve())}
 
 
