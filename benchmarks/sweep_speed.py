@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -60,31 +59,54 @@ print(json.dumps(sorted(taken[1:])[1]))
 
 
 def measured(command: list[str]) -> Result:
-    """Wall and processor seconds of a process and its descendants, and their peak memory."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    """Wall and processor seconds of a process and its descendants, and their peak memory.
+
+    Processor time is read while they live: a warm kernel is killed in the end, and whoever is not waited for
+    is missing from what the system reports about children.
+    """
+    began = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    peak = [0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
+    seen = _Seen()
+    watcher = threading.Thread(target=seen.watch, args=(process.pid,), daemon=True)
     watcher.start()
     out, err = process.communicate()
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = time.perf_counter() - began
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}\n{out.decode()[-2000:]}\n{err.decode()[-2000:]}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": wall, "cpu": cpu, "bytes": peak[0], "out": out.decode()}
+    return {"wall": wall, "cpu": sum(seen.seconds.values()), "bytes": seen.bytes, "out": out.decode()}
 
 
-def _watch(pid: int, peak: list[int]) -> None:
-    while psutil.pid_exists(pid):
+class _Seen:
+    """What a family of processes has used so far, looked at ten times a second."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.seconds: dict[tuple[int, float], float] = {}
+
+    def watch(self, pid: int) -> None:
+        """Look until the process is gone."""
+        while True:
+            try:
+                first = psutil.Process(pid)
+                if first.status() == psutil.STATUS_ZOMBIE:
+                    return
+                family = [first, *first.children(recursive=True)]
+            except psutil.Error:
+                return
+            self.bytes = max(self.bytes, sum(self._look(p) for p in family))
+            time.sleep(0.1)
+
+    def _look(self, process: psutil.Process) -> int:
         try:
-            family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-            peak[0] = max(peak[0], sum(p.memory_info().rss for p in family))
+            with process.oneshot():
+                used = process.cpu_times()
+                self.seconds[process.pid, process.create_time()] = used.user + used.system
+                return int(process.memory_info().rss)
         except psutil.Error:
-            pass
-        time.sleep(0.1)
+            return 0
 
 
 def case_files(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
