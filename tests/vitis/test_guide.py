@@ -361,7 +361,7 @@ def test_training_with_thresholds_saving_and_deploying(here):
         filepath="./quantize_train.keras", save_best_only=True, monitor="sparse_top_k_categorical_accuracy"
     )
     model.fit(train_dataset, callbacks=[checkpoint], verbose=0)
-    model.save("qat_model.h5", include_optimizer=False)
+    model.save("qat_model.h5")
     with vitis_quantize.quantize_scope():
         trained = tf.keras.models.load_model("qat_model.h5", compile=False)
     quantized_model = vitis_quantize.VitisQuantizer.get_deploy_model(trained)
@@ -373,3 +373,14 @@ def test_training_with_thresholds_saving_and_deploying(here):
     wanted = vq.deploy_model(model).model
     np.testing.assert_array_equal(quantized_model(x), wanted(x))
     vitis_quantize.VitisQuantizer.dump_model(quantized_model, IMAGES[:1])
+
+
+def test_training_with_batch_norm():
+    """The arguments that the guide lists for `get_qat_model`."""
+    quantizer = vitis_quantize.VitisQuantizer(tf.keras.models.load_model("float_model.h5"))
+    qat_model = quantizer.get_qat_model(
+        init_quant=True, calib_dataset=calib_dataset, train_with_bn=True, freeze_bn_delay=2
+    )
+    compiled(qat_model).fit(train_dataset, verbose=0)
+    deployed = vitis_quantize.VitisQuantizer.get_deploy_model(qat_model)
+    assert not [layer for layer in deployed.layers if "Norm" in type(layer).__name__]

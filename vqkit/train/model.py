@@ -230,7 +230,7 @@ class _Maker:
     def _of_weight(self, layer: Layer, row: Row) -> LearnedQuantize:
         assert row.spec is not None
         shape = grid_shape(row.spec, layer.weights[row.tensor].shape)
-        name = f"{row.tensor}_quantizer".replace("/", "_")
+        name = f"{layer.name}_{row.tensor}_quantizer".replace("/", "_")
         learned = LearnedQuantize(row.spec, shape, row.name, name=name)
         learned.assign(self.encodings[row.name])
         return learned
