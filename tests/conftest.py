@@ -32,6 +32,20 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def left_over() -> Callable[[], list[Any]]:
+    """`left_over()`: processes below this one that were not there when the test began."""
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+
+    def find() -> list[Any]:
+        now = psutil.Process().children(recursive=True)
+        return [p for p in now if p not in before and p.is_running()]
+
+    return find
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models and data; skips the test where it is absent."""

@@ -11,7 +11,8 @@ import pytest
 from tests.browser.lab import Lab, chromium, serve
 
 
-@pytest.fixture(scope="session")
+# Not for the session: tests elsewhere look for processes that were left over.
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory, quickstart_model_path: Path) -> Iterator[Lab]:
     """A running JupyterLab; the quickstart's trained net lies in the cache that the notebooks use."""
     if chromium() is None:

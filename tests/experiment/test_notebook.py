@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import psutil
 import pytest
 
 from vqkit.errors import NotebookError
@@ -36,7 +35,7 @@ def test_the_kernel_is_this_python_whatever_kernelspec_is_installed(tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["fails", "exits", "dies"])
-def test_failures_are_seen_and_the_notebook_is_kept(tmp_path, name):
+def test_failures_are_seen_and_the_notebook_is_kept(tmp_path, left_over, name):
     failure = notebook.execute(HERE / f"{name}.ipynb", tmp_path / "out.ipynb", {"x": 7})
     expected = {
         "fails": ("ValueError", "no luck with 7"),
@@ -50,7 +49,7 @@ def test_failures_are_seen_and_the_notebook_is_kept(tmp_path, name):
     assert not any("after" in str(c.get("outputs")) for c in executed.cells)
     if name == "fails":
         assert "no luck with" in executed.cells[failure.cell].source
-    assert [c for c in psutil.Process().children(recursive=True) if c.is_running()] == []
+    assert left_over() == []
 
 
 def test_unknown_parameters_are_errors_before_anything_runs(tmp_path):

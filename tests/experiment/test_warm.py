@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import psutil
 import pytest
 
 from tests.experiment.pretend import resolved
@@ -23,11 +22,11 @@ NOTEBOOKS = Path(__file__).parent / "notebooks"
 
 
 @pytest.fixture
-def kernel():
+def kernel(left_over):
     made = Kernel()
     yield made
     made.end("the test is over")
-    assert not any("ipykernel" in " ".join(p.cmdline()) for p in psutil.Process().children(recursive=True))
+    assert not any("ipykernel" in " ".join(p.cmdline()) for p in left_over())
 
 
 def spoil(kernel: Kernel, folder: Path, do: str) -> notebook.Failure | None:
@@ -99,7 +98,7 @@ def test_a_kernel_is_ended_for_what_it_cannot_put_back(tmp_path):
     assert kernel.served == 0
 
 
-def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path):
+def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path, left_over):
     runs = Store.at(tmp_path / "runs")
     dies, slow = {"name": "dies", "do": "die"}, {"name": "slow", "sleep": 600}
     outcome = run_sweep(resolved({"name": "a"}, dies, slow, {"name": "b"}), runs, Options(timeout=60))
@@ -107,6 +106,6 @@ def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path):
         "a": ("FINISHED", None), "dies": ("FAILED", "DeadKernelError"), "slow": ("FAILED", "Timeout"),
         "b": ("FINISHED", None),
     }  # fmt: skip
-    assert psutil.Process().children(recursive=True) == []
+    assert left_over() == []
     log = (runs.sweep_dir("s") / "worker-0.log").read_text()
     assert "kernel ended after 2 variants: the variant failed" in log
