@@ -2,7 +2,7 @@
 
 All questions are asked batch by batch while the float model is walked once. At each cut (a place in the
 graph where some question begins) the values that are still needed are at hand, so a question costs the layers
-behind its cut, and those are compiled once for each cut, whatever the bits.
+behind its cut. What lies between two cuts is compiled once, whatever is asked.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ class Probes:
         self._live = make_all_live(graph)
         self._place = {n.name: i for i, n in enumerate(graph.nodes)}
         self._weights = WeightMemory()
-        self._functions: dict[tuple[int, int, bool], Any] = {}
+        self._cuts = self._all_cuts(plans.values())
+        self._functions: dict[tuple[int, int], Any] = {}
         self._facts = self._observe(plans)
         self.probes = {q: p for q, plan in plans.items() if (p := self._probe(plan)) is not None}
 
@@ -99,8 +101,8 @@ class Probes:
                 value = probe.row.value
                 assert value is not None
                 state[value] = _fake_quantized(state[value], probe.params)
-            outputs = self._run(probe.end, len(self._graph.nodes), to_outputs=True)(state)
-        return [np.asarray(v) for v in outputs]
+            state = self._run(probe.end, self._cuts[-1])(state)
+        return [np.asarray(state[v]) for v in self._graph.outputs]
 
     # --- compiled pieces of the float graph ---
 
@@ -110,36 +112,45 @@ class Probes:
         read = {v for n in self._graph.nodes[cut:] for v in n.inputs} | set(self._graph.outputs)
         return sorted(made & read)
 
-    def _run(self, start: int, end: int, to_outputs: bool = False) -> Any:
-        """A function from the values at one cut to those at another, or to the model's outputs."""
-        if start == end and not to_outputs:
-            return lambda state: state
-        if (start, end, to_outputs) not in self._functions:
-            self._functions[start, end, to_outputs] = self._compiled(start, end, to_outputs)
-        return self._functions[start, end, to_outputs]
+    def _all_cuts(self, plans: Iterable[Plan]) -> list[int]:
+        """Places where a question may begin or go on, with both ends of the graph."""
+        found = {0, len(self._graph.nodes)}
+        for row in {r.name: r for p in plans for r in p.quantized}.values():
+            found.add(self._first(row.layer) if row.is_weight else self._behind(row))
+        return sorted(found)
 
-    def _compiled(self, start: int, end: int, to_outputs: bool) -> Any:
+    def _run(self, start: int, end: int) -> Any:
+        """A function from the values needed at one cut to those needed at another."""
+        places = [c for c in self._cuts if start <= c <= end]
+        pieces = [self._piece(a, b) for a, b in pairwise(places)]
+
+        def run(state: Values) -> Values:
+            for piece in pieces:
+                state = piece(state)
+            return state
+
+        return run
+
+    def _piece(self, start: int, end: int) -> Any:
+        if (start, end) not in self._functions:
+            self._functions[start, end] = self._compiled(start, end)
+        return self._functions[start, end]
+
+    def _compiled(self, start: int, end: int) -> Any:
         import tensorflow as tf
 
-        graph = self._graph
-        # As text: a tf.function takes no dictionary with numbers for keys.
-        signature = {str(v): tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype)
-                     for v in self._needed(start)}  # fmt: skip
+        graph, before, after = self._graph, self._needed(start), self._needed(end)
 
-        def run(state: dict[str, Any]) -> Any:
-            values = {int(k): t for k, t in state.items()}
+        def run(*given: Any) -> list[Any]:
+            values = dict(zip(before, given, strict=True))
             for node in graph.nodes[start:end]:
                 args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
                 values.update(zip(node.outputs, _called(self._live[node.layer], args, kwargs), strict=True))
-            if to_outputs:
-                return [values[v] for v in graph.outputs]
-            return {str(v): values[v] for v in self._needed(end)}
+            return [values[v] for v in after]
 
-        traced = tf.function(run, input_signature=[signature], autograph=False).get_concrete_function()
-        if to_outputs:
-            return lambda state: traced({str(v): state[v] for v in self._needed(start)})
-        return lambda state: {int(k): t for k, t in traced(
-            {str(v): state[v] for v in self._needed(start)}).items()}  # fmt: skip
+        signature = [tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for v in before]
+        traced = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+        return lambda state: dict(zip(after, traced(*(state[v] for v in before)), strict=True))
 
     # --- what calibration would decide ---
 
@@ -202,7 +213,7 @@ class Probes:
         compat = self._engine.settings.vitis_compat
         encodings = self._weights.solve(self._graph, plan, compat)
         baked = self._weights.bake(self._graph, encodings, plan)
-        starts = [min(i for i, n in enumerate(self._graph.nodes) if n.layer == name) for name in layers]
+        starts = [self._first(name) for name in layers]
         for value in values:
             # Behind quantized weights a value is another one, so it is observed there.
             encodings[value.name] = (
@@ -225,6 +236,9 @@ class Probes:
             return True
         readers = {n.name for n in self._graph.nodes if row.value in n.inputs}
         return readers <= row.readers and row.value not in self._graph.outputs
+
+    def _first(self, layer: str) -> int:
+        return min(i for i, n in enumerate(self._graph.nodes) if n.layer == layer)
 
     def _behind(self, row: Row) -> int:
         producer = next((i for i, n in enumerate(self._graph.nodes) if row.value in n.outputs), -1)
