@@ -22,9 +22,7 @@ Nothing heavy is imported until it is used: `import vqkit` loads neither TensorF
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
+from vqkit._lazy import names_of
 from vqkit._version import __version__
 
 _WHERE = {
@@ -33,7 +31,6 @@ _WHERE = {
     "flow": (
         "Bench", "Data", "batches", "evaluate", "inspect", "make_plan", "quantize", "sqnr", "tensor_values",
     ),
-    "export": ("export",),
     "export.crosscheck": ("cross_check",),
     "experiment.source": ("load_data", "load_model", "model_path"),
     "experiment.store": ("Store",),
@@ -54,9 +51,8 @@ _WHERE = {
     "widgets.sensitivity": ("sensitivity",),
     "widgets.watch": ("watch",),
 }  # fmt: skip
-_CALLABLE = ("export",)
-"""Packages that are the function of their name as well."""
-_HOME = {name: f"vqkit.{module}" for module, names in _WHERE.items() for name in names}
+# The package `export` is the function of its name as well.
+_HOME = {"export": "", **{name: module for module, names in _WHERE.items() for name in names}}
 
 __all__ = [
     "Bench",
@@ -101,16 +97,4 @@ __all__ = [
     "workbench",
     "worst_tensors",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'vqkit' has no attribute {name!r}")
-    home = import_module(_HOME[name])
-    value = home if name in _CALLABLE else getattr(home, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = names_of(__name__, _HOME)

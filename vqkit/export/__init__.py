@@ -13,15 +13,17 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from vqkit._lazy import names_of
+
 _HOME = {
-    "FORMATS": "vqkit.export.files",
-    "encodings_of": "vqkit.export.encodings",
-    "export": "vqkit.export.files",
-    "to_onnx": "vqkit.export.onnx_file",
-    "CrossCheck": "vqkit.export.crosscheck",
-    "IntegerModel": "vqkit.export.integer",
-    "cross_check": "vqkit.export.crosscheck",
-    "to_tflite": "vqkit.export.tflite_file",
+    "FORMATS": "files",
+    "encodings_of": "encodings",
+    "export": "files",
+    "to_onnx": "onnx_file",
+    "CrossCheck": "crosscheck",
+    "IntegerModel": "integer",
+    "cross_check": "crosscheck",
+    "to_tflite": "tflite_file",
 }
 
 __all__ = [
@@ -46,13 +48,4 @@ class _Callable(ModuleType):
 sys.modules[__name__].__class__ = _Callable
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'vqkit.export' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = names_of(__name__, _HOME)

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vqkit import digest
 from vqkit.errors import SweepError, not_allowed
-from vqkit.experiment.form import parse, read_mapping
+from vqkit.experiment.form import parse, plain_mapping, read_mapping
 from vqkit.experiment.sweep import LABEL, SETTINGS, Point, SettingsSpec, Sweep
 
 # Metric of a record -> whether more of it is better.
@@ -164,7 +164,11 @@ class Search:
         Raises:
             SweepError: as `load`.
         """
-        return cls(parse(SearchSpec, dict(value), source, SweepError), Path(base_dir).absolute(), source)
+        return cls(
+            parse(SearchSpec, plain_mapping(value, source), source, SweepError),
+            Path(base_dir).absolute(),
+            source,
+        )
 
     @property
     def name(self) -> str:

@@ -5,8 +5,7 @@ Public names are imported on first use, because they need TensorFlow.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from vqkit._lazy import names_of
 
 _WHERE = {
     "Distillation": "distill",
@@ -22,15 +21,4 @@ _WHERE = {
 }
 
 __all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        value = getattr(import_module(f"vqkit.train.{_WHERE[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'vqkit.train' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = names_of(__name__, _WHERE)

@@ -12,26 +12,15 @@ Every method is a few calls of vqkit's own functions; `docs/vitis.md` maps each 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from vqkit._lazy import names_of
 
 _HOME = {
     "VitisInspector": "vitis_inspect",
     "VitisQuantizer": "vitis_quantize",
     "quantize_scope": "vitis_quantize",
-    "vitis_inspect": "vitis_inspect",
-    "vitis_quantize": "vitis_quantize",
+    "vitis_inspect": "",
+    "vitis_quantize": "",
 }
 
 __all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'vqkit.vitis' has no attribute {name!r}")
-    module = import_module(f"vqkit.vitis.{_HOME[name]}")
-    return module if name == _HOME[name] else getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = names_of(__name__, _HOME)
