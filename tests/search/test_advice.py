@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from tests.search.test_sensitivity import SETTINGS, data_for
-from vqkit.errors import SweepError
+from vqkit.errors import ModelError, StrategyError, SweepError
 from vqkit.flow import evaluate
 from vqkit.flow.models import load_model
-from vqkit.search.advice import Bounds, advise, choose, deliver, parse_size, spread_over_subsets
+from vqkit.search.advice import (
+    Advice,
+    Bounds,
+    advise,
+    candidates,
+    choose,
+    deliver,
+    parse_size,
+    spread_over_subsets,
+)
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.precision import Point
 from vqkit.strategy import Strategy
@@ -60,16 +69,44 @@ def test_what_is_no_size(text):
         parse_size(text)
 
 
+def test_what_is_chosen_among_can_be_named(tmp_path):
+    every = candidates()
+    assert list(every)[:2] == ["fsx", "fsx corrected"]
+    assert every["pof2s corrected"].refine.include_bias_corr
+    own = Strategy.builtin("pof2s").with_kwargs(weight_bit=6)
+    own.dump(tmp_path / "own.json")
+    found = candidates([tmp_path / "own.json"])
+    plain, corrected = found.values()
+    assert plain == own
+    assert corrected == own.with_kwargs(include_bias_corr=True)
+    with pytest.raises(StrategyError, match="pof2s"):
+        candidates(["pof3s"])
+
+
+def test_no_format_is_found_unknown_only_when_all_is_done(tmp_path):
+    with pytest.raises(ModelError, match="onnx"):
+        deliver(given_advice(), None, tmp_path, formats=("onxx",))
+
+
+def given_advice():
+    chosen = point("big", rights(10, 1), 300)
+    return Advice(chosen, "why", (chosen,), ("big",), rights(10, 1), (), 1.0)
+
+
 def test_from_a_model_to_files(tiny, tmp_path):
     model = tiny("conv_bn_relu")
     engine = Engine(model, data_for(model, 80), settings=SETTINGS)
     said = []
-    advice = advise(engine, engine, Bounds(max_size=500, minutes=1), bits=(8, 4), points=3, say=said.append)
+    bounds = Bounds(max_size=500, minutes=1)
+    advice = advise(engine, engine, bounds, bits=(8, 4), points=3, strategies=("fsx",), say=said.append)
     assert said
     assert advice.chosen.measured.size_bytes <= 500
     assert advice.chosen.name in advice.level
     assert len(advice.spread) >= 2
-    done = deliver(advice, engine, tmp_path, title="<tiny>")
+    assert {"fsx", "fsx corrected"} <= {p.name for p in advice.points}
+    assert not any(p.name.startswith("pof2s") for p in advice.points)
+    done = deliver(advice, engine, tmp_path, title="<tiny>", formats=("keras", "encodings"))
+    assert [p.name for p in done.exports] == ["model.json"]
     strategy = Strategy.load(done.strategy)
     assert strategy == advice.chosen.strategy
     result = evaluate(load_model(done.model), engine.data.x_eval, engine.data.y_eval)
@@ -77,7 +114,12 @@ def test_from_a_model_to_files(tiny, tmp_path):
     report = done.report.read_text()
     assert "&lt;tiny&gt;" in report
     assert "data:image/png;base64," in report
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.keras", "report.html", "strategy.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "model.json",
+        "model.keras",
+        "report.html",
+        "strategy.json",
+    ]
 
 
 def test_subsets_are_the_same_each_time(tiny):

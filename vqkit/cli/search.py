@@ -187,6 +187,12 @@ def recommend(
     max_size: Annotated[str | None, typer.Option(help="E.g. 100KB.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
     minutes: Annotated[float, typer.Option(help="Time to look for a strategy.")] = 20.0,
+    strategy: Annotated[
+        list[str] | None, typer.Option("--strategy", "-s", help="Built-in or JSON file to choose among.")
+    ] = None,
+    format: Annotated[
+        list[str] | None, typer.Option("--format", "-f", help="Write the model so as well: onnx, tflite, …")
+    ] = None,
     images: Images = 1000,
     calibration: Calibration = "quantized",
     seed: int = 0,
@@ -198,7 +204,11 @@ def recommend(
     """Find the strategy for a size, a drop and a time; write strategy, model and report."""
     from vqkit.experiment.source import data_from_text
     from vqkit.experiment.store import Store
+    from vqkit.export.files import format_of
     from vqkit.search import advice
+
+    # Before the search: it would be a pity to learn after twenty minutes that a format is misspelt.
+    formats = [format_of(f, None) for f in format or ()]
 
     store = Store.at(runs)
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
@@ -207,15 +217,17 @@ def recommend(
         None if max_size is None else advice.parse_size(max_size),
         None if max_drop is None else max_drop / 100, minutes,
     )  # fmt: skip
-    found = advice.advise(engine, asker, bounds, say=typer.echo)
+    found = advice.advise(engine, asker, bounds, strategies=strategy or tuple(advice.BASES), say=typer.echo)
     typer.echo(f"\n{found}")
     if found.chosen is None:
         raise typer.Exit(Exit.SOME_FAILED)
     folder = output or runs / "recommended" / Path(model).stem
-    done = advice.deliver(found, engine, folder, title=Path(model).name)
+    done = advice.deliver(found, engine, folder, title=Path(model).name, formats=formats)
     tracking = None if no_track else (tracking_uri,)
     key = advice.record(done, model, data_from_text(data), store, engine.settings, tracking=tracking)
     typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
+    for path in done.exports:
+        typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")
 
 
 def _engine(model: str, data: str, runs: Path, images: int | None, *, calibration: str, seed: int) -> Engine:

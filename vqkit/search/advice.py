@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,21 @@ from vqkit.strategy import Strategy
 
 ALPHA = 1 - significance.CONFIDENCE
 SENSITIVITY_IMAGES = 1000
-# Whole-model strategies that are measured before bits are chosen layer by layer, simplest first.
-BASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("fsx", "fsx", {}),
-    ("pof2s", "pof2s", {}),
-    ("pof2s per channel", "pof2s", {"weight_per_channel": True}),
-)
+# What brings a built-in strategy nearer to float in most models, at little cost (docs/benchmarks.md).
+_BIASES = {"bias_bit": 16, "include_bias_corr": True}
+_FLOAT_SCALE = {"activation_method": "NON_OVERFLOW", "input_method": "NON_OVERFLOW",
+                "activation_symmetry": False, "weight_method": "MIN_MSE"}  # fmt: skip
+_PER_CHANNEL = {"weight_per_channel": True}
+# Built-in -> whole-model strategies that are measured before bits are chosen layer by layer, simplest first.
+BASES: dict[str, dict[str, dict[str, Any]]] = {
+    "fsx": {"fsx": {}, "fsx corrected": {**_FLOAT_SCALE, **_BIASES}},
+    "pof2s": {
+        "pof2s": {},
+        "pof2s per channel": _PER_CHANNEL,
+        "pof2s corrected": {"cle_to_relu6": True, **_BIASES},
+        "pof2s per channel corrected": {**_PER_CHANNEL, **_BIASES},
+    },
+}
 BITS = (8, 7, 6, 5, 4, 3, 2)
 
 
@@ -89,7 +98,32 @@ class Advice:
 HEADER = ("strategy", "accuracy % (95 %)", "Δ float", "p (float)", "size", "")
 
 
+def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Strategy]:
+    """Whole-model strategies to begin with, by name.
+
+    Args:
+        strategies: built-ins, or files; a built-in of `BASES` also stands for its corrected forms, any other
+            strategy for itself with its biases corrected as well.
+
+    Raises:
+        StrategyError: no such strategy.
+    """
+    from vqkit.experiment.variant import build_strategy
+
+    found: dict[str, Strategy] = {}
+    for given in map(str, strategies):
+        forms = BASES.get(given)
+        base = build_strategy(given, {})
+        if forms is None:
+            forms = {base.name: {}}
+            if not base.refine.include_bias_corr:
+                forms[f"{base.name} corrected"] = {"include_bias_corr": True}
+        found |= {name: base.with_kwargs(**changes) if changes else base for name, changes in forms.items()}
+    return found
+
+
 def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int] = BITS, points: int = 14,
+           strategies: Sequence[str | Path] = tuple(BASES),
            say: Callable[[str], None] | None = None) -> Advice:  # fmt: skip
     """Look for the best strategy within bounds.
 
@@ -99,6 +133,7 @@ def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int]
         bounds: what the user can afford.
         bits: widths that a layer's weights may have.
         points: sizes at which a mixed strategy is sought.
+        strategies: built-ins or files among which to choose, as for `candidates`.
         say: takes one line for people at each step.
 
     Returns:
@@ -109,7 +144,7 @@ def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int]
     """
     began, tell = time.monotonic(), say or (lambda _: None)
     until = began + 60 * bounds.minutes
-    found = _bases(engine, tell, until)
+    found = _bases(engine, candidates(strategies), tell, until)
     best = max(found, key=lambda p: p.measured.accuracy)
     tell(f"bits layer by layer, around {best.name}")
     try:
@@ -131,15 +166,15 @@ def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int]
     return Advice(chosen, sentence, tuple(order), level, engine.float_right(), spread, seconds)
 
 
-def _bases(engine: Engine, tell: Callable[[str], None], until: float) -> list[Point]:
+def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], None],
+           until: float) -> list[Point]:  # fmt: skip
     found: list[Point] = []
     problems: list[str] = []
-    for name, builtin, changes in BASES:
+    for name, strategy in bases.items():
         if found and time.monotonic() > until:
             break
         tell(f"whole model: {name}")
         try:
-            strategy = Strategy.builtin(builtin).with_kwargs(**changes)
             found.append(Point(name, strategy, float("nan"), engine.measure(strategy), {}))
         except StrategyError as e:
             problems.append(f"{name}: {e}")
@@ -250,16 +285,17 @@ class Delivery:
 
     Attributes:
         strategy, model, report: their paths.
-        key: of the recorded run; "" where none was made.
+        exports: the model in further formats.
     """
 
     strategy: Path
     model: Path
     report: Path
-    key: str = ""
+    exports: tuple[Path, ...] = ()
 
 
-def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = "model") -> Delivery:
+def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = "model",
+            formats: Sequence[str] = ()) -> Delivery:  # fmt: skip
     """Write the strategy, the quantized model and the report.
 
     Args:
@@ -267,22 +303,31 @@ def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = 
         engine: that it was measured with.
         folder: where they go; made if missing.
         title: what the model is called.
+        formats: of `vqkit.export`, in which the model is written as well.
 
     Raises:
         SweepError: nothing was chosen.
+        ModelError: no such format, or it cannot hold the model.
     """
+    from vqkit.export.files import FORMATS, export, format_of
     from vqkit.search.page import write
 
     if advice.chosen is None:
         raise SweepError(advice.sentence)
+    formats = [format_of(f, None) for f in formats]
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     strategy, model = place / "strategy.json", place / "model.keras"
     advice.chosen.strategy.dump(strategy)
-    scratch = place / ".model.keras"
-    engine.quantize(Strategy.load(strategy)).model.save(scratch.with_name(".part.keras"))
-    scratch.with_name(".part.keras").replace(model)
-    return Delivery(strategy, model, write(advice, place / "report.html", title))
+    scratch = place / ".part.keras"
+    quantized = engine.quantize(Strategy.load(strategy))
+    quantized.model.save(scratch)
+    scratch.replace(model)
+    report = write(advice, place / "report.html", title)
+    exports = tuple(
+        export(quantized, place / f"model{FORMATS[f].suffix or '_' + f}", f) for f in formats if f != "keras"
+    )
+    return Delivery(strategy, model, report, exports)
 
 
 def record(delivery: Delivery, model: str, data: Any, runs: Store, settings: Any, *,
