@@ -95,7 +95,7 @@ def measure(lab: Lab, model: str, changes: int) -> dict[str, Any]:
         found: dict[str, Any] = {"tensors": rows, "open": seconds[0], "calibrate": seconds[1],
                                  "open_over_calibrate": seconds[0] / seconds[1]}  # fmt: skip
         for scope, words in (("this tensor", key), ("everything", "of the whole model")):
-            opened.page.locator(f"{BENCH} button:has-text('{scope}')").first.click()
+            opened.page.get_by_role("radio", name=scope).click()
             opened.wait(f"{BENCH} .vq-reach:has-text('{words}')")
             times = [_change(opened, key, i) for i in range(changes + 1)][1:]  # the first one compiles
             for part in ("table", "picture"):
@@ -108,7 +108,7 @@ def measure(lab: Lab, model: str, changes: int) -> dict[str, Any]:
 
 
 def _change(opened: Notebook, key: str, i: int) -> dict[str, float]:
-    slider = opened.page.locator(f"{BENCH} .widget-slider .noUi-handle").first
+    slider = opened.page.locator(f"{BENCH} input[type=range]").first
     slider.focus()
     opened.page.evaluate(WATCH, [BENCH, key])
     slider.press("ArrowLeft" if i % 2 == 0 else "ArrowRight")

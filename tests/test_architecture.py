@@ -61,7 +61,7 @@ SINGLE_IMPORTERS = {
     "mlflow": {"vqkit.experiment.track"},
     "distributed": {"vqkit.experiment.cluster"},
     "keras.src": {"vqkit.graph.keras_io"},
-    "anywidget": {"vqkit.widgets.picker"},
+    "anywidget": {"vqkit.widgets.front"},
     "ai_edge_litert": {"vqkit.export.litert"},
     "onnx": {"vqkit.export.onnx_builder"},
     "onnxruntime": {"vqkit.export.onnx_runtime"},

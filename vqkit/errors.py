@@ -17,11 +17,31 @@ A message says where, what was given, what is allowed, and the nearest match.
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from typing import Any
+
+TRACEBACKS = "VQKIT_TRACEBACKS"  # "full" in the environment: notebooks always show the whole traceback
 
 
 class VqkitError(Exception):
     """Base of every error that vqkit raises on purpose."""
+
+    _told = False
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the message, and where to find the rest; the second time, the rest.
+
+        The message says what to do; the lines of our own code do not. `%tb` shows an error once more.
+        """
+        shell: Any = sys.modules["IPython"].get_ipython()
+        if self._told or os.environ.get(TRACEBACKS) == "full":
+            whole: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+            return whole
+        self._told = True
+        place = _first_line(self)
+        return [f"{type(self).__name__}: {self}", "", f"{place}The whole traceback: run %tb in a new cell."]
 
 
 class StrategyError(VqkitError, ValueError):
@@ -66,6 +86,14 @@ class RecordError(VqkitError, RuntimeError):
 
 class TrackingError(VqkitError, RuntimeError):
     """The tracking store refused."""
+
+
+def _first_line(error: BaseException) -> str:
+    """Which line of the cell raised it."""
+    traceback = error.__traceback__
+    while traceback is not None and not traceback.tb_frame.f_code.co_name.startswith("<module>"):
+        traceback = traceback.tb_next
+    return "" if traceback is None else f"Line {traceback.tb_lineno} of the cell. "
 
 
 def nearest(given: object, allowed: Iterable[object]) -> str:

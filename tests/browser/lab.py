@@ -47,6 +47,18 @@ def chromium() -> str | None:
     return next((path for name in _CHROMIUM if (path := shutil.which(name))), None)
 
 
+_RUN = """(code) => {
+  window.vqRun = 'pending';
+  const { commands, shell } = window.jupyterapp;
+  const notebook = shell.currentWidget.content;
+  notebook.activeCellIndex = notebook.widgets.length - 1;
+  commands.execute('notebook:insert-cell-below')
+    .then(() => notebook.activeCell.model.sharedModel.setSource(code))
+    .then(() => commands.execute('notebook:run-cell'))
+    .then(() => { window.vqRun = 'ok'; }, e => { window.vqRun = String(e); });
+}"""
+
+
 @dataclass
 class Notebook:
     """A notebook that is open in the browser.
@@ -64,6 +76,13 @@ class Notebook:
         self.page.evaluate(_RUN_ALL)
         self.page.wait_for_function("() => window.vqRun !== 'pending'", timeout=1000 * patience)
         self.idle(patience)
+
+    def run(self, code: str, patience: float = PATIENCE) -> str:
+        """Run code in a new last cell, as a person would; returns what the cell shows, as text."""
+        self.page.evaluate(_RUN, code)
+        self.page.wait_for_function("() => window.vqRun !== 'pending'", timeout=1000 * patience)
+        self.idle(patience)
+        return str(self.page.locator(".jp-CodeCell").last.locator(".jp-OutputArea").inner_text())
 
     def idle(self, patience: float = PATIENCE) -> None:
         """Wait until the kernel is connected and has nothing to do."""

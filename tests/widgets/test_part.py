@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import zoo
+from tests.widgets.hand import press, say
 from vqkit.errors import StrategyError
 from vqkit.flow import make_plan
 from vqkit.flow.boxes import boxes
@@ -57,14 +58,14 @@ def test_boxes_agree_with_the_plan(name: str) -> None:
 def test_clicking_puts_a_layer_into_the_list_and_out_again(picker: PartPicker) -> None:
     whole = picker.plan.to_json()
     names = [b.name for b in picker.boxes if b.place.kind == "Conv2D"]
-    picker._picture._tell(None, {"kind": "activate", "key": names[1]}, [])
+    say(picker._picture, kind="activate", key=names[1], mode=0)
     assert picker.strategy.input_layers == (names[1],)
     assert names[0] not in layers(picker, "quantized")
     assert "▶ start" in picker._picture.html
-    picker._mode.value = "ignore_layers"
-    picker._picture._tell(None, {"kind": "activate", "key": names[1]}, [])
+    # The message names what a click meant when it was made, whatever the buttons say by now.
+    say(picker._picture, kind="activate", key=names[1], mode=2)
     assert picker.strategy.ignore_layers == (names[1],)
-    picker._picture._tell(None, {"kind": "activate", "key": names[1]}, [])
+    say(picker._picture, kind="activate", key=names[1], mode=2)
     assert picker.strategy.ignore_layers == ()
     picker.clear()
     assert picker.plan.to_json()["rows"] == whole["rows"]
@@ -74,7 +75,7 @@ def test_what_cannot_be_is_one_message(picker: PartPicker) -> None:
     before = picker.strategy
     with pytest.raises(StrategyError, match="nope"):
         picker.toggle("input_layers", "nope")
-    picker._picture._tell(None, {"kind": "activate", "key": "nope"}, [])
+    say(picker._picture, kind="activate", key="nope", mode=0)
     assert "Not possible" in picker._message.value
     picker._colour.value = "sqnr"
     assert "calibration inputs" in picker._message.value
@@ -124,8 +125,7 @@ def test_ink_is_readable_on_every_fill() -> None:
 
 def test_save_and_static_twin(picker: PartPicker, tmp_path: Path) -> None:
     picker.toggle("ignore_layers", picker.boxes[1].name)
-    picker._file.value = str(tmp_path / "part.json")
-    picker._save()
+    press(picker._keep, "save-strategy", str(tmp_path / "part.json"))
     assert Strategy.load(tmp_path / "part.json") == picker.strategy
     html = picker._repr_mimebundle_()["text/html"]
     assert html.count("role='option'") == len(picker.boxes)

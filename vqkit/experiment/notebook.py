@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
-from vqkit.errors import NotebookError, not_allowed
+from vqkit.errors import TRACEBACKS, NotebookError, not_allowed
 from vqkit.experiment.environment import import_path
 from vqkit.experiment.warm import kernel as kernels
 from vqkit.resources import resource_dir
@@ -151,8 +151,8 @@ def execute(
         with _quiet():
             papermill.execute_notebook(
                 str(source), str(target), parameters=dict(parameters), engine_name=ENGINE, progress_bar=False,
-                kernel_name="python3", kernel_env=dict(env or {}), kernel_cwd=str(target.parent.resolve()),
-                warm=kernel,
+                kernel_name="python3", kernel_env={TRACEBACKS: "full", **(env or {})},
+                kernel_cwd=str(target.parent.resolve()), warm=kernel,
             )  # fmt: skip
         failure = None
     except KeyboardInterrupt:

@@ -13,10 +13,13 @@ from vqkit.errors import RecordError, VqkitError
 from vqkit.experiment import compare as comparison
 from vqkit.experiment.runset import Run, RunSet
 from vqkit.plots.pareto import COSTS
+from vqkit.widgets.actions import Action, actions
 from vqkit.widgets.compare_view import View
+from vqkit.widgets.front import queue
 from vqkit.widgets.picker import picker
 from vqkit.widgets.style import css, message_html, mimebundle, page
 from vqkit.widgets.table import next_order
+from vqkit.widgets.turns import Turns
 
 _TABS = ("Accuracy", "Choices", "Effects", "Two runs")
 
@@ -53,6 +56,7 @@ class Compare:
 
     def __init__(self, runs: RunSet) -> None:
         self.view = View(runs)
+        self._turns = Turns(self._fail)
         best, _ = comparison.recommend(runs.frame)
         self.view.chosen = "" if best is None else str(best["key"])
         with contextlib.suppress(RecordError):  # fewer than two runs have finished
@@ -105,8 +109,9 @@ class Compare:
         Args:
             key: its key or name.
         """
-        self.view.chosen = self.view.runs.run(key).key
-        self.show()
+        with self._turns:
+            self.view.chosen = self.view.runs.run(key).key
+            self.show()
 
     @cached_property
     def widget(self) -> Any:
@@ -133,9 +138,10 @@ class Compare:
         wide = [w.Layout(width="36em", max_width="100%") for _ in range(3)]
         label = {"description_width": "initial"}
         self._summary, self._details = w.HTML(), w.HTML()
-        self._board = picker(label="Leaderboard")
-        self._pareto = picker(label="Accuracy against cost")
-        self._parallel = picker(label="Choices and accuracy")
+        line = queue(self._turns)
+        self._board = picker(line, label="Leaderboard")
+        self._pareto = picker(line, label="Accuracy against cost")
+        self._parallel = picker(line, label="Choices and accuracy")
         self._effects, self._two = w.HTML(), w.HTML()
         self._words = w.Text(description="Filter", placeholder="words, e.g. fs 4", continuous_update=False)
         self._front = w.Checkbox(description="Pareto front only", indent=False)
@@ -143,11 +149,10 @@ class Compare:
                                 ("bit-operations", "bit_operations")], value=self.view.cost)  # fmt: skip
         assert {v for _, v in self._cost.options} == set(COSTS)
         self._group = w.Dropdown(description="Comparable runs", style=label, layout=wide[0])
-        self._reload = w.Button(description="Read again", tooltip="Read the records again")
+        self._reload = actions(line, Action("Read again", "Read the records again", lambda _: self._again()))
         self._a = w.Dropdown(description="Run A", layout=wide[1])
         self._b = w.Dropdown(description="Run B", layout=wide[2])
-        self._as_a = w.Button(description="Chosen run as A", tooltip="Put the chosen run on side A")
-        self._as_b = w.Button(description="Chosen run as B", tooltip="Put the chosen run on side B")
+        self._as_a, self._as_b = self._chosen_as(line, "A", self._a), self._chosen_as(line, "B", self._b)
         self._link = w.Output()
         self._fill_options()
         two = w.VBox([w.HBox([self._a, self._as_a]), w.HBox([self._b, self._as_b]), self._two])
@@ -159,29 +164,29 @@ class Compare:
         self._box.add_class("vq-compare")
         self._listen()
 
+    def _chosen_as(self, line: Any, side: str, control: Any) -> Any:
+        def put(_: str) -> None:
+            control.value = self.view.chosen
+
+        return actions(line, Action(f"Chosen run as {side}", f"Put the chosen run on side {side}", put))
+
     def _listen(self) -> None:
-        self._on(self._words, "words")
-        self._on(self._front, "front_only")
-        self._on(self._group, "group")
-        self._on(self._cost, "cost")
-        self._tab.observe(lambda _: self._show_tab(), "selected_index")
+        turn = self._turns.taken
+        for control, name in ((self._words, "words"), (self._front, "front_only"), (self._group, "group"),
+                              (self._cost, "cost")):  # fmt: skip
+            control.observe(turn(lambda change, n=name: self._set(n, change["new"])), "value")
+        self._tab.observe(turn(lambda _: self._show_tab()), "selected_index")
         for shown in (self._board, self._pareto, self._parallel):
-            shown.observe(lambda change: self._chosen(change["new"]), "chosen")
-            shown.observe(lambda change: self._themed(change["new"]), "dark")
+            shown.observe(turn(lambda change: self._chosen(change["new"])), "chosen")
+            shown.observe(turn(lambda change: self._themed(change["new"])), "dark")
         self._board.on_sort(self._sort)
-        self._reload.on_click(lambda _: self._again())
-        self._a.observe(lambda _: self._paired(), "value")
-        self._b.observe(lambda _: self._paired(), "value")
-        self._as_a.on_click(lambda _: setattr(self._a, "value", self.view.chosen))
-        self._as_b.on_click(lambda _: setattr(self._b, "value", self.view.chosen))
+        for side in (self._a, self._b):
+            side.observe(turn(lambda _: self._paired()), "value")
 
-    def _on(self, control: Any, name: str) -> None:
-        def changed(change: dict[str, Any]) -> None:
-            if change["new"] is not None and change["new"] != getattr(self.view, name):
-                setattr(self.view, name, change["new"])
-                self.show()
-
-        control.observe(changed, "value")
+    def _set(self, name: str, value: Any) -> None:
+        if value is not None and value != getattr(self.view, name):
+            setattr(self.view, name, value)
+            self.show()
 
     def _fill_options(self) -> None:
         groups = self.view.groups()
@@ -256,13 +261,12 @@ class Compare:
             self._draw_two()
 
     def _again(self) -> None:
-        try:
-            self.view.runs.reload()
-        except VqkitError as e:
-            self._summary.value = _styled(message_html(str(e), "error"))
-            return
+        self.view.runs.reload()
         self._fill_options()
         self.show()
+
+    def _fail(self, text: str) -> None:
+        self._summary.value = _styled(message_html(text, "error"))
 
 
 def _section(title: str, body: str) -> str:

@@ -1,102 +1,81 @@
-"""The controls of one quantizer, each with a label and a tooltip; they report what was moved, no more."""
+"""The controls of the chosen quantizer: a message for each move names its row, its reach and its value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from html import escape
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import ipywidgets as w
-
-from vqkit.flow.plan import Row
 from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 from vqkit.strategy.scope import Scope
+from vqkit.widgets.front import base, script
 
-Moved = Callable[[str, Any], None]
-_WIDE = {"description_width": "84px"}
-_METHODS = [(m.name.lower().replace("_", " "), m.name) for m in Method]
-_ROUNDINGS = [(r.name.lower().replace("_", " "), r.name) for r in RoundMode]
+if TYPE_CHECKING:
+    from vqkit.flow.plan import Plan, Row
+
+Moved = Callable[[str, Scope, str, Any], None]
+_TIPS = ("a rule for this layer's name", "the entry of its layer type", "the global keys")
+_TRAINED = ["method"]  # a trained threshold has no method
 
 
-class Controls:
+def controls(queue: Any, moved: Moved, table: Any) -> Any:
     """Controls for bits, method, rounding, per-channel, symmetry, left float, and how far a change reaches.
 
     Args:
-        moved: called with the parameter and its new value when a person moves a control.
+        queue: of the widget they are part of.
+        moved: called with row name, reach, parameter and value when a person moves a control.
+        table: a picker whose chosen part names the row that the controls show.
+
+    Returns:
+        An ipywidget; set its `rows` to `control_rows(plan)`.
     """
-
-    def __init__(self, moved: Moved) -> None:
-        self._moved, self._showing = moved, False
-        self._row: Row | None = None
-        line = w.Layout(width="250px")
-        self.scope = w.ToggleButtons(
-            options=[(str(s), s) for s in Scope], description="Change",
-            style={**_WIDE, "button_width": "110px"},
-            tooltips=["a rule for this layer's name", "the entry of its layer type", "the global keys"],
-        )  # fmt: skip
-        self.reach = w.HTML()
-        self.scope.observe(lambda _: self._say_reach(), "value")
-        self.by_param: dict[str, Any] = {
-            "bit_width": w.IntSlider(min=1, max=32, value=8, description="Bits", style=_WIDE,
-                                     layout=w.Layout(width="360px"),
-                                     tooltip="bits of the integer, sign included"),
-            "method": w.Dropdown(options=_METHODS, description="Method", style=_WIDE, layout=line,
-                                 tooltip="how range or position is chosen"),
-            "round_mode": w.Dropdown(options=_ROUNDINGS, description="Rounding", style=_WIDE, layout=line,
-                                     tooltip="where ties go"),
-            "per_channel": w.Checkbox(description="Per channel", indent=False, layout=w.Layout(width="130px"),
-                                      tooltip="one scale for each channel"),
-            "symmetry": w.Checkbox(description="Symmetric", indent=False, layout=w.Layout(width="130px"),
-                                   tooltip="zero in the middle of the grid"),
-            "left_float": w.Checkbox(description="Left float", indent=False, layout=w.Layout(width="130px"),
-                                     tooltip="do not quantize the layer"),
-        }  # fmt: skip
-        for param, control in self.by_param.items():
-            control.observe(lambda change, p=param: self._tell(p, change["new"]), "value")
-        c = self.by_param
-        self.box = w.VBox([
-            self.scope, self.reach, c["bit_width"], w.HBox([c["method"], c["round_mode"]], layout=_flow()),
-            w.HBox([c["per_channel"], c["symmetry"], c["left_float"]], layout=_flow("0 0 0 88px")),
-        ])  # fmt: skip
-
-    def show(self, row: Row | None) -> None:
-        """Set the controls to a row's quantizer without reporting it."""
-        self._showing, self._row = True, row
-        self._say_reach()
-        try:
-            spec = None if row is None else row.spec
-            for param, control in self.by_param.items():
-                control.disabled = row is None or (spec is None and param != "left_float")
-            self.by_param["left_float"].value = row is not None and spec is None
-            if spec is not None:
-                trained = spec.quantizer_type is QuantizerType.TQT
-                self.by_param["method"].disabled = trained
-                for param in ("bit_width", "per_channel", "symmetry"):
-                    self.by_param[param].value = getattr(spec, param)
-                for param in ("method", "round_mode"):
-                    self.by_param[param].value = getattr(spec, param).name
-        finally:
-            self._showing = False
-
-    def _say_reach(self) -> None:
-        """In words what a change will reach: the answer to a press on the buttons."""
-        row = self._row
-        if row is None:
-            self.reach.value = ""
-            return
-        what = f"{row.role.value} quantizers" if self.scope.value is not Scope.TENSOR else row.name
-        where = {
-            Scope.TENSOR: "",
-            Scope.TYPE: f" of all {row.kind} layers",
-            Scope.MODEL: " of the whole model",
-        }
-        text = escape(f"{what}{where[self.scope.value]}")
-        self.reach.value = f"<div class='vq vq-reach' role='status'>Changes reach: {text}</div>"
-
-    def _tell(self, param: str, value: Any) -> None:
-        if not self._showing:
-            self._moved(param, value)
+    return _class()(queue, moved, table=table.model_id)
 
 
-def _flow(margin: str = "0") -> Any:
-    return w.Layout(flex_flow="row wrap", margin=margin)
+def control_rows(plan: Plan) -> dict[str, Any]:
+    """What the controls show for each row of a plan, as JSON."""
+    return {row.name: _state(row) for row in plan.rows}
+
+
+def _state(row: Row) -> Mapping[str, Any]:
+    spec = row.spec
+    known: dict[str, Any] = {"role": row.role.value, "kind": row.kind, "spec": None, "fixed": []}
+    if spec is None:
+        return known
+    shown = {
+        "bit_width": spec.bit_width, "method": spec.method.name, "round_mode": spec.round_mode.name,
+        "per_channel": spec.per_channel, "symmetry": spec.symmetry,
+    }  # fmt: skip
+    return {**known, "spec": shown, "fixed": _TRAINED if spec.quantizer_type is QuantizerType.TQT else []}
+
+
+@cache
+def _class() -> type:
+    import traitlets
+
+    class ControlsWidget(base()):  # type: ignore[misc]
+        """See `controls`."""
+
+        _esm = script("controls.js")
+        rows = traitlets.Dict().tag(sync=True)
+        table = traitlets.Unicode().tag(sync=True)
+        scopes = traitlets.List().tag(sync=True)
+        methods = traitlets.List().tag(sync=True)
+        roundings = traitlets.List().tag(sync=True)
+
+        def __init__(self, queue: Any, moved: Moved, table: str) -> None:
+            super().__init__(
+                queue, table=table, methods=_options(Method), roundings=_options(RoundMode),
+                scopes=[[str(s), tip] for s, tip in zip(Scope, _TIPS, strict=True)],
+            )  # fmt: skip
+            self._moved = moved
+
+        def heard(self, content: dict[str, Any]) -> None:
+            scope = list(Scope)[int(content["scope"])]
+            self._moved(str(content["row"]), scope, str(content["param"]), content["value"])
+
+    return ControlsWidget
+
+
+def _options(names: Any) -> list[list[str]]:
+    return [[n.name.lower().replace("_", " "), n.name] for n in names]

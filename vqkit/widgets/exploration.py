@@ -228,10 +228,16 @@ class Exploration:
 
     # --- the whole model ---
 
-    def evaluate(self, tell: Tell | None = None, cancelled: threading.Event | None = None) -> Trial:
-        """Quantize and evaluate with the strategy as it is now; see `experiment.trial.run_trial`."""
-        trial = run_trial(self.model, self.strategy, self.data, self.settings, tell=tell, cancelled=cancelled,
-                          float_metrics=self._float_metrics)  # fmt: skip
+    def evaluate(self, tell: Tell | None = None, cancelled: threading.Event | None = None, *,
+                 strategy: Any = None) -> Trial:  # fmt: skip
+        """Quantize and evaluate; see `experiment.trial.run_trial`.
+
+        Args:
+            tell, cancelled: as there.
+            strategy: the one in use now by default.
+        """
+        trial = run_trial(self.model, strategy or self.strategy, self.data, self.settings, tell=tell,
+                          cancelled=cancelled, float_metrics=self._float_metrics)  # fmt: skip
         if trial.scores is not None:
             self._float_metrics = trial.scores.float_metrics
         self._trials[trial.strategy.digest] = trial
@@ -263,13 +269,14 @@ class Exploration:
         from vqkit.experiment.store import Store
         from vqkit.experiment.track import Tracker
 
-        if self.trial is None:
+        trial = self.trial
+        if trial is None:
             raise StrategyError("evaluate this strategy first: there is no result to keep")
         if self._source is None:
             self._source = model_source(self.model, self.path)
         runs = Store.at(runs_dir)
-        named = name or _run_name(self.strategy)
-        record = keep_trial(runs, self.trial, self._source, self.data, name=named)
+        named = name or _run_name(trial.strategy)
+        record = keep_trial(runs, trial, self._source, self.data, name=named)
         Tracker.open(tracking_uri, runs_dir=runs.root).log_variant(runs.variant_dir(record.key))
         return record.key
 

@@ -9,18 +9,21 @@ from typing import Any
 
 import ipywidgets as w
 
-from vqkit.errors import StrategyError, VqkitError, not_allowed
+from vqkit.errors import StrategyError, not_allowed
 from vqkit.experiment.variant import Settings
 from vqkit.flow.plan import Row
 from vqkit.strategy.scope import Scope
 from vqkit.widgets import style
-from vqkit.widgets.controls import Controls
+from vqkit.widgets.actions import Action, actions
+from vqkit.widgets.controls import control_rows, controls
 from vqkit.widgets.exploration import Exploration
+from vqkit.widgets.front import queue
 from vqkit.widgets.job import Job
 from vqkit.widgets.picker import picker
 from vqkit.widgets.pictures import tensor_picture
 from vqkit.widgets.plan_rows import measured_ratios, plan_columns, plan_rows, provenance, told
 from vqkit.widgets.table import arranged, next_order, table
+from vqkit.widgets.turns import Turns
 
 
 def explore(model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
@@ -53,12 +56,13 @@ class Explorer:
 
     def __init__(self, work: Exploration, *, runs: str, tracking_uri: str | None, file: str) -> None:
         self.work, self._runs, self._uri = work, runs, tracking_uri
-        self._order, self._drawn = "", ""
-        self._lock = threading.RLock()
-        self._controls = Controls(self._moved)
+        self._order = ""
+        self._turns = Turns(lambda text: self._say(text, "error"))
         self._message, self._summary = w.HTML(), w.HTML()
         self._picture, self._why, self._json = w.HTML(), w.HTML(), w.HTML()
-        self._table = picker(label="plan of the model, one tensor a row", chosen=self._worst())
+        self._queue = queue(self._turns)
+        self._table = picker(self._queue, label="plan of the model, one tensor a row", chosen=self._worst())
+        self._controls = controls(self._queue, self._set, self._table)
         self._build(file)
         self._refresh()
 
@@ -73,7 +77,7 @@ class Explorer:
     def strategy(self, strategy: Any) -> None:
         from vqkit.flow.prepared import as_strategy
 
-        with self._lock:
+        with self._turns:
             self.work.use(as_strategy(strategy))
             self._refresh()
 
@@ -85,11 +89,21 @@ class Explorer:
     @property
     def chosen(self) -> Row | None:
         """The row that is looked at."""
-        return next((r for r in self.plan.rows if r.name == self._table.chosen), None)
+        return self._row(self._table.chosen)
 
     @chosen.setter
     def chosen(self, name: str) -> None:
-        self._table.chosen = self.plan[name].name
+        row = self._row(name)
+        if row is None:
+            raise StrategyError(self._no_row("chosen", name))
+        with self._turns:
+            self._table.chosen = row.name
+
+    def _row(self, name: str) -> Row | None:
+        return next((r for r in self.plan.rows if r.name == name), None)
+
+    def _no_row(self, where: str, name: str) -> str:
+        return not_allowed(where, name, [r.name for r in self.plan.rows], what="tensor")
 
     def look(self, name: str) -> Any:
         """What the pictures of a tensor are drawn from.
@@ -103,10 +117,9 @@ class Explorer:
         Raises:
             StrategyError: the plan has no such row.
         """
-        row = next((r for r in self.plan.rows if r.name == name), None)
+        row = self._row(name)
         if row is None:
-            names = [r.name for r in self.plan.rows]
-            raise StrategyError(not_allowed("look", name, names, what="tensor"))
+            raise StrategyError(self._no_row("look", name))
         return self.work.look(row)
 
     # --- the page ---
@@ -116,25 +129,27 @@ class Explorer:
             description="Filter", placeholder="words in any column", continuous_update=True,
             layout=w.Layout(width="330px"), tooltip="rows that hold all these words",
         )  # fmt: skip
-        self._undo = _button("Undo", "undo", "take the last change back", self._step(self.work.undo))
-        self._redo = _button("Redo", "repeat", "take the undone change again", self._step(self.work.redo))
-        self._job = Job(self._run, self._ran)
-        self._file = w.Text(value=file, description="File", layout=w.Layout(width="330px"),
-                            tooltip="where Save strategy writes")  # fmt: skip
-        save = _button("Save strategy", "save", "write the JSON that is shown", self._guarded(self._save))
-        track = _button(
-            "Track", "database", "keep the evaluated strategy as a run", self._guarded(self._track)
+        self._steps = actions(
+            self._queue,
+            Action("Undo", "take the last change back", self._step(self.work.undo), "undo"),
+            Action("Redo", "take the undone change again", self._step(self.work.redo), "repeat"),
         )
-        self._filter.observe(lambda _: self._draw_table(), "value")
-        self._table.observe(lambda _: self._look(), "chosen")
-        self._table.observe(lambda _: self._look(), "dark")
+        self._job = Job(self._queue, self._evaluation, self._ran)
+        self._keep = actions(
+            self._queue,
+            Action("Save strategy", "write the JSON that is shown", self._save, "save"),
+            Action("Track", "keep the evaluated strategy as a run", self._track, "database"),
+            field="File", field_tip="where Save strategy writes", value=file,
+        )  # fmt: skip
+        self._filter.observe(self._turns.taken(self._draw_table), "value")
+        self._table.observe(self._turns.taken(self._look), ["chosen", "dark"])
         self._table.on_sort(self._sort)
         tabs = w.Tab([self._picture, self._why, self._json],
                      titles=["Pictures", "Who decided", "Strategy JSON"])  # fmt: skip
-        left = w.VBox([w.HBox([self._filter, self._undo, self._redo], layout=_wrap()), self._table],
+        left = w.VBox([w.HBox([self._filter, self._steps], layout=_wrap()), self._table],
                       layout=w.Layout(flex="1 1 560px", min_width="0"))  # fmt: skip
-        right = w.VBox([self._controls.box, tabs], layout=w.Layout(flex="1 1 520px", min_width="0"))
-        below = w.HBox([self._job.box, self._file, save, track], layout=_wrap())
+        right = w.VBox([self._controls, tabs], layout=w.Layout(flex="1 1 520px", min_width="0"))
+        below = w.HBox([self._job.box, self._keep], layout=_wrap())
         self.box = w.VBox([self._summary, w.HBox([left, right], layout=_wrap()), self._message, below])
         self.box.add_class("vq-bench")
 
@@ -143,13 +158,14 @@ class Explorer:
         work = self.work
         self._summary.value = self._summary_html()
         self._draw_table()
-        self._undo.disabled, self._redo.disabled = not work.can_undo, not work.can_redo
+        self._controls.rows = control_rows(work.plan)
+        can = {"undo": work.can_undo, "redo": work.can_redo}
+        self._steps.disabled = [key for key, able in can.items() if not able]
         self._json.value = _json_html(work.state)
         self._look()
 
-    def _draw_table(self) -> None:
-        with self._lock:
-            self._table.html = self._table_html()
+    def _draw_table(self, _: Any = None) -> None:
+        self._table.html = self._table_html()
 
     def _table_html(self) -> str:
         measured = measured_ratios(self.work.trial)
@@ -158,13 +174,10 @@ class Explorer:
         shown = arranged(rows, columns, sorted_by=self._order, words=self._filter.value)
         return table(shown, columns, sorted_by=self._order, label="plan")
 
-    def _look(self) -> None:
-        # JupyterLab may deliver messages of different widgets on different threads of the kernel.
-        with self._lock:
-            row = self.chosen
-            self._controls.show(row)
-            self._why.value = _why_html(row)
-            self._picture.value = tensor_picture(self.work, row, dark=self._table.dark)
+    def _look(self, _: Any = None) -> None:
+        row = self.chosen
+        self._why.value = _why_html(row)
+        self._picture.value = tensor_picture(self.work, row, dark=self._table.dark)
 
     def _summary_html(self) -> str:
         changes = self.work.state.changes
@@ -176,27 +189,19 @@ class Explorer:
 
     # --- what a person does ---
 
-    def _moved(self, param: str, value: Any) -> None:
-        row = self.chosen
+    def _set(self, name: str, scope: Scope, param: str, value: Any) -> None:
+        row = self._row(name)
         if row is None:
-            return
-        with self._lock:
-            try:
-                scope = self._controls.scope.value
-                changed = self.work.set(row, param, value, scope)
-            except VqkitError as e:
-                self._say(str(e), "error")
-                self._controls.show(row)
-                return
-            self._say(_said(changed, self.work, row, param, value, scope))
-            self._refresh()
+            raise StrategyError(f"{name} is no tensor of the plan any more; nothing was changed")
+        changed = self.work.set(row, param, value, scope)
+        self._say(_said(changed, self.work, row, param, value, scope))
+        self._refresh()
 
     def _step(self, step: Any) -> Any:
-        def do(_: Any) -> None:
-            with self._lock:
-                if step():
-                    self._say("")
-                    self._refresh()
+        def do(_: str) -> None:
+            if step():
+                self._say("")
+                self._refresh()
 
         return do
 
@@ -204,27 +209,24 @@ class Explorer:
         self._order = next_order(self._order, column)
         self._draw_table()
 
-    def _guarded(self, action: Any) -> Any:
-        def do(_: Any) -> None:
-            try:
-                self._say(action(), "done")
-            except VqkitError as e:
-                self._say(str(e), "error")
+    def _save(self, file: str) -> None:
+        self._say(f"strategy written to {self.work.save(file)}", "done")
 
-        return do
-
-    def _save(self) -> str:
-        return f"strategy written to {self.work.save(self._file.value)}"
-
-    def _track(self) -> str:
+    def _track(self, _: str) -> None:
         key = self.work.track(self._runs, tracking_uri=self._uri)
-        return f"run {key} kept in {self._runs} and logged"
+        self._say(f"run {key} kept in {self._runs} and logged", "done")
 
-    def _run(self, tell: Any, cancelled: threading.Event) -> str:
-        return told(self.work.evaluate(tell, cancelled))
+    def _evaluation(self) -> Any:
+        """The evaluation of the strategy that is shown when the button is pressed."""
+        strategy = self.work.strategy
+
+        def run(tell: Any, cancelled: threading.Event) -> str:
+            return told(self.work.evaluate(tell, cancelled, strategy=strategy))
+
+        return run
 
     def _ran(self, text: str, kind: str) -> None:
-        with self._lock:
+        with self._turns:
             self._say(text, kind)
             self._refresh()
 
@@ -247,12 +249,6 @@ class Explorer:
         json_part = f"<details><summary>Strategy JSON</summary>{_json_html(self.work.state)}</details>"
         picture = tensor_picture(self.work, self.chosen, dark=False)
         return style.page(self._summary_html(), self._table_html(), picture, json_part)
-
-
-def _button(words: str, icon: str, tip: str, click: Any) -> Any:
-    button = w.Button(description=words, icon=icon, tooltip=tip)
-    button.on_click(click)
-    return button
 
 
 def _wrap() -> Any:

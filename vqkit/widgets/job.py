@@ -5,39 +5,45 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ipywidgets as w
 
 from vqkit.errors import VqkitError
+from vqkit.widgets.actions import Action, actions
 
 Tell = Callable[[float, str], None]
+Work = Callable[[Tell, threading.Event], str]
 
 
 class Job:
     """*Evaluate* and *Cancel* with their progress.
 
     Args:
-        work: does the work in a thread of its own; is given `tell(share, words)` and the event that asks it
-            to stop, and returns a sentence.
+        queue: of the widget it is part of.
+        work: called when the button is pressed; returns what is to be done in a thread of its own, a
+            function that is given `tell(share, words)` and the event that asks it to stop, and returns a
+            sentence.
         ended: called in that thread with the sentence, or the error's, and "done" or "error".
     """
 
-    def __init__(
-        self, work: Callable[[Tell, threading.Event], str], ended: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, queue: Any, work: Callable[[], Work], ended: Callable[[str, str], None]) -> None:
         self._work, self._ended = work, ended
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
         self._told = 0.0
-        self.start = w.Button(description="Evaluate", icon="play", button_style="primary",
-                              tooltip="quantize and measure with the strategy shown")  # fmt: skip
-        self.cancel = w.Button(description="Cancel", icon="stop", disabled=True, tooltip="stop evaluating")
+        self.buttons = actions(
+            queue,
+            Action(
+                "Evaluate", "quantize and measure with the strategy shown", lambda _: self.begin(), "play"
+            ),
+            Action("Cancel", "stop evaluating", lambda _: self.stop(), "stop"),
+            disabled=["cancel"],
+        )
         self.progress = w.FloatProgress(min=0, max=1, description="", layout=w.Layout(width="150px"),
                                         tooltip="progress of the evaluation")  # fmt: skip
         self.words = w.Label("", layout=w.Layout(width="210px"))
-        self.start.on_click(lambda _: self.begin())
-        self.cancel.on_click(lambda _: self.stop())
-        self.box = w.HBox([self.start, self.cancel, self.progress, self.words])
+        self.box = w.HBox([self.buttons, self.progress, self.words])
 
     def begin(self) -> None:
         """Start, unless it is running."""
@@ -45,7 +51,8 @@ class Job:
             return
         self._cancelled.clear()
         self._show(running=True)
-        self._thread = threading.Thread(target=self._run, name="vqkit-evaluate", daemon=True)
+        work = self._work()
+        self._thread = threading.Thread(target=self._run, args=[work], name="vqkit-evaluate", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -59,9 +66,9 @@ class Job:
             self._thread.join(seconds)
         return self._thread is None or not self._thread.is_alive()
 
-    def _run(self) -> None:
+    def _run(self, work: Work) -> None:
         try:
-            text, kind = self._work(self._tell, self._cancelled), "done"
+            text, kind = work(self._tell, self._cancelled), "done"
         except VqkitError as e:
             text, kind = str(e), "error"
         except Exception as e:
@@ -77,6 +84,6 @@ class Job:
             self._told = time.monotonic()
 
     def _show(self, *, running: bool) -> None:
-        self.start.disabled, self.cancel.disabled = running, not running
+        self.buttons.disabled = ["evaluate" if running else "cancel"]
         self.progress.value = 0.0 if running else self.progress.value
         self.words.value = "starting …" if running else ""

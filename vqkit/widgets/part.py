@@ -15,10 +15,13 @@ from vqkit.flow.preview import Preview
 from vqkit.graph.keras_io import lower
 from vqkit.plots.graphs import COLOURS
 from vqkit.widgets import style
+from vqkit.widgets.actions import Action, actions
+from vqkit.widgets.front import queue
 from vqkit.widgets.graph_svg import graph_svg
 from vqkit.widgets.picker import picker
 from vqkit.widgets.plan_rows import plan_columns, plan_rows
 from vqkit.widgets.table import arranged, next_order, table
+from vqkit.widgets.turns import Turns
 
 MODES = {"start here": "input_layers", "stop here": "output_layers", "leave float": "ignore_layers"}
 
@@ -51,8 +54,12 @@ class PartPicker:
         self._strategy, self._prepared = strategy, self._planned(strategy)
         self._ratios: dict[str, dict[str, float]] = {}
         self._order = ""
-        self._picture = picker(label="layers of the model; press Enter to apply the choice above")
-        self._table = picker(label="what becomes quantized, one tensor a row")
+        self._turns = Turns(lambda text: self._say(text, "error"))
+        self._queue = queue(self._turns)
+        self._picture = picker(
+            self._queue, label="layers of the model; press Enter to apply the choice above"
+        )
+        self._table = picker(self._queue, label="what becomes quantized, one tensor a row")
         self._message, self._summary, self._json = w.HTML(), w.HTML(), w.HTML()
         self._build(file)
         self._refresh()
@@ -94,9 +101,11 @@ class PartPicker:
         self._use(self._strategy.with_kwargs(**{key: [] for key in MODES.values()}))
 
     def _use(self, strategy: Any) -> None:
-        prepared = self._planned(strategy)
-        self._strategy, self._prepared = strategy, prepared
-        self._refresh()
+        with self._turns:
+            prepared = self._planned(strategy)
+            self._strategy, self._prepared = strategy, prepared
+            self._say("")
+            self._refresh()
 
     def _planned(self, strategy: Any) -> PreparedModel:
         return planned(graphs(self._graph, strategy), strategy, False)
@@ -124,21 +133,24 @@ class PartPicker:
             options=COLOURS, description="Colour", style=wide,
             tooltips=["what is quantized", "bits of the weights", "own SQNR, dB"],
         )  # fmt: skip
-        clear = w.Button(description="Whole model", icon="eraser", tooltip="forget the choice")
-        save = w.Button(description="Save strategy", icon="save", tooltip="write the JSON that is shown")
-        self._file = w.Text(value=file, description="File", layout=w.Layout(width="330px"),
-                            tooltip="where Save strategy writes")  # fmt: skip
-        clear.on_click(lambda _: self._guard(self.clear))
-        save.on_click(lambda _: self._guard(self._save))
-        self._colour.observe(lambda change: self._recolour(change["old"]), "value")
-        self._picture.on_activate(lambda name: self._guard(lambda: self.toggle(self._mode.value, name)))
-        self._picture.observe(lambda _: self._draw(), "dark")
+        clear = actions(
+            self._queue, Action("Whole model", "forget the choice", lambda _: self.clear(), "eraser")
+        )
+        self._keep = actions(
+            self._queue, Action("Save strategy", "write the JSON that is shown", self._save, "save"),
+            field="File", field_tip="where Save strategy writes", value=file,
+        )  # fmt: skip
+        # Linked in the page: a click on a layer means what the buttons show when it is made.
+        self._mode_link = w.jsdlink((self._mode, "index"), (self._picture, "mode"))
+        turn = self._turns.taken
+        self._colour.observe(turn(lambda change: self._recolour(change["old"])), "value")
+        self._picture.on_activate(self._activate)
+        self._picture.observe(turn(lambda _: self._draw()), "dark")
         self._table.on_sort(self._sort)
         row = w.Layout(flex_flow="row wrap", align_items="flex-start")
         tabs = w.Tab([self._table, self._json], titles=["Quantized", "Strategy JSON"])
         above = w.HBox([self._mode, self._colour, clear], layout=row)
-        below = w.HBox([self._file, save], layout=row)
-        self.box = w.VBox([above, self._summary, self._picture, self._message, tabs, below])
+        self.box = w.VBox([above, self._summary, self._picture, self._message, tabs, self._keep])
         self.box.add_class("vq-part")
 
     def _refresh(self) -> None:
@@ -154,25 +166,21 @@ class PartPicker:
         try:
             self._draw()
             self._say("")
-        except VqkitError as e:
+        except VqkitError:
             self._colour.value = before
-            self._say(str(e), "error")
+            raise
 
     def _sort(self, column: str) -> None:
         self._order = next_order(self._order, column)
         self._table.html = self._table_html()
 
-    def _guard(self, action: Any) -> None:
-        try:
-            said = action()
-            self._say(said or "", "done" if said else "")
-        except VqkitError as e:
-            self._say(str(e), "error")
+    def _activate(self, layer: str) -> None:
+        self.toggle([*MODES.values()][self._picture.mode], layer)
 
-    def _save(self) -> str:
+    def _save(self, file: str) -> None:
         from vqkit.widgets.exploration import write_strategy
 
-        return f"strategy written to {write_strategy(self._strategy, self._file.value)}"
+        self._say(f"strategy written to {write_strategy(self._strategy, file)}", "done")
 
     def _say(self, text: str, kind: str = "") -> None:
         self._message.value = style.message_html(text, kind)

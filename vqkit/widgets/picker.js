@@ -22,7 +22,9 @@ function morphChildren(old, fresh) {
   else [...old.childNodes].forEach((child, i) => morph(child, children[i]));
 }
 
-function render({ model, el }) {
+async function render({ model, el }) {
+  const out = await outbox(model);
+  const to = model.get("name");
   const box = document.createElement("div");
   box.className = "vq vq-picker";
   el.append(box);
@@ -59,16 +61,16 @@ function render({ model, el }) {
     item.scrollIntoView({ block: "nearest" });
     if (model.get("chosen") === item.dataset.key) return;
     model.set("chosen", item.dataset.key);
-    // A message of its own is never held back, so what is done next is done to this part.
-    model.send({ kind: "choose", key: item.dataset.key });
+    // Walking through many, only the first and the last are sent.
+    out.post({ to, kind: "choose", key: item.dataset.key }, `choose ${to}`);
     mark();
   }
-  const activate = (item) => model.send({ kind: "activate", key: item.dataset.key });
+  const activate = (item) => out.post({ to, kind: "activate", key: item.dataset.key, mode: model.get("mode") });
 
   box.addEventListener("click", (event) => {
     const sort = event.target.closest("[data-sort]");
     const item = event.target.closest("[data-key]");
-    if (sort) model.send({ kind: "sort", key: sort.dataset.sort });
+    if (sort) out.post({ to, kind: "sort", key: sort.dataset.sort });
     else if (item) {
       choose(item);
       activate(item);

@@ -14,9 +14,11 @@ from vqkit.experiment import tables
 from vqkit.experiment.records import rows_of
 from vqkit.search import Engine, Sensitivity, recovery
 from vqkit.search.sensitive import sensitivity as ask
+from vqkit.widgets.front import queue
 from vqkit.widgets.picker import picker
-from vqkit.widgets.style import css, figure_html, mimebundle, page
+from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
 from vqkit.widgets.table import Column, arranged, next_order, table, text
+from vqkit.widgets.turns import Turns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,15 +146,18 @@ class SensitivityView:
         modes = [(words, mode) for words, mode in _MODES.items() if mode in asked]
         widths = sorted({int(r["bits"]) for r in self.found.rows})
         self._head, self._figure, self._curve = w.HTML(_styled(self.summary())), w.HTML(), w.HTML()
-        self._board = picker(label="Sensitivity of each layer")
+        turns = Turns(lambda text: setattr(self._head, "value", _styled(message_html(text, "error"))))
+        self._board = picker(queue(turns), label="Sensitivity of each layer")
         wide = {"style": {"description_width": "initial"}}
         self._by = w.Dropdown(description="Rank by", options=[*_MEASURES.items()], value=self.by, **wide)
         self._mode = w.Dropdown(description="Question", options=modes, value=self.mode, **wide)
         self._bits = w.Dropdown(description="Bits", options=widths, value=self.bits or widths[0])
         for control, name in ((self._by, "by"), (self._mode, "mode"), (self._bits, "bits")):
-            control.observe(lambda change, n=name: self._set(n, change["new"]), "value")
+            control.observe(turns.taken(lambda change, n=name: self._set(n, change["new"])), "value")
         self._board.on_sort(lambda column: self._set("sorted_by", next_order(self.sorted_by, column)))
-        self._board.observe(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT), "dark")
+        self._board.observe(
+            turns.taken(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT)), "dark"
+        )
         controls = w.HBox([self._by, self._mode, self._bits], layout=w.Layout(flex_flow="row wrap"))
         box = w.VBox([self._head, controls, self._board, self._figure, self._curve])
         box.add_class("vq-sensitivity")

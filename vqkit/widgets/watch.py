@@ -58,6 +58,7 @@ class Watch:
         self._said = ""
         self._drawn: tuple[int, bool] | None = None
         self._stop = threading.Event()
+        self._lock = threading.RLock()
 
     def standing(self) -> Standing | None:
         """Where the sweep stands; None while it is still being checked."""
@@ -96,6 +97,10 @@ class Watch:
         Returns:
             Whether there may be something new later.
         """
+        with self._lock:  # a thread looks, and so does a person
+            return self._show()
+
+    def _show(self) -> bool:
         now = self.standing()
         live = self._live(now)
         self._cancel.disabled = not live
