@@ -123,8 +123,9 @@ def cross_check(
         runtimes: of "onnxruntime", "litert" and "integer".
         batch_size: samples at once.
         bounds: runtime -> (codes, share), where it shall be held to another bound than the stated one: every
-            element equal for the integer interpreter and for exact ONNX of power-of-two grids whose sums
-            float32 holds, else at most one code in 99 % of each tensor's elements.
+            element equal for the integer interpreter and for exact ONNX, of power-of-two grids whose sums
+            float32 holds or with the strategy's `integer_arithmetic`, else at most one code in 99 % of each
+            tensor's elements.
         strict: raise where a bound does not hold.
         int32_biases: compare with biases at the nearest multiple of the accumulator's step, as an integer
             runtime has them, in the simulation and in all files. On float scales the simulation has others,
@@ -163,8 +164,17 @@ def cross_check(
             tally.add(runtime, truth, witness.run(given))
     result = tally.result({r: w.notes for r, w in witnesses.items()})
     if strict and result.first:
-        raise CrossCheckError(_message(result), result)
+        raise CrossCheckError(_message(result) + _way_out(program), result)
     return result
+
+
+def _way_out(program: Program) -> str:
+    adding = [s for s in program.steps if s.constants.get("kernel") is not None and s.sums is None]
+    floats = [s for s in program.quantizers if not s.attrs["params"].spec.pow2]
+    if not adding or not floats:
+        return ""
+    return (". The simulation adds floats here; with integer_arithmetic in the strategy's refine pipeline it "
+            "adds integers, as the runtimes do")  # fmt: skip
 
 
 def _shown(source: Iterator[Any], show: bool) -> Any:

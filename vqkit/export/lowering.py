@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vqkit.errors import ModelError
 from vqkit.export.forms import FORMS
-from vqkit.export.steps import Constant, Program, Shape, Step
+from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes
 from vqkit.flow.solve import bake
 from vqkit.graph.ir import Layer, Node, Ref, refs
 from vqkit.graph.match import activation_name
@@ -156,9 +157,16 @@ class _Lowering:
             _activate(site)
         if len(self.steps) == before:
             site.put("identity")
-        last = self.steps[-1]
-        self.steps[-1] = Step(last.kind, last.name, last.inputs, node.output, last.attrs, last.constants,
-                              last.layer, last.row)  # fmt: skip
+        self.steps[-1] = replace(self.steps[-1], output=node.output, sums=self._sums(layer))
+
+    def _sums(self, layer: Layer) -> Sums | None:
+        if "multiplier" not in layer.weights:
+            return None
+        found = {k: layer.weights[k] for k in ("weight_scale", "unit", "multiplier")}
+        bias = self.constant(layer, "bias")
+        codes = None if bias is None else int32_codes(bias.value, found["unit"])
+        scale = np.float32(layer.weights["output_scale"])
+        return Sums(**found, output_scale=scale, bias=codes, wide=bool(layer.config.get("wide")))
 
     def _outputs(self) -> dict[str, int]:
         ids = self.graph.outputs

@@ -38,6 +38,7 @@ class Writer:
         self.names: dict[tuple[int, str], str] = {}
         self.home: dict[int, str] = {}
         self.layout = LAST
+        self.memo: dict[str, str] = {}
 
     def write(self) -> None:
         """All steps, in order."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from vqkit.export import onnx_integers as integers
 from vqkit.export.onnx_layout import LAST, Writer, writes
 from vqkit.export.steps import Step
 from vqkit.primitives.dpu import SIGMOID_FACTOR
@@ -74,9 +76,15 @@ def _conv(w: Writer, step: Step) -> str:
         def laid(a: np.ndarray) -> np.ndarray:
             return np.moveaxis(a, (-1, -2), (0, 1))
 
+    def convolve(inputs: list[str], name: str) -> str:
+        return str(w.b.op("Conv", inputs, name, group=step.attrs["groups"],
+                          dilations=list(step.attrs["dilations"]), **_window(step)))  # fmt: skip
+
+    if step.sums is not None:
+        codes = integers.input_codes(w, step)
+        return integers.weighted(w, step, step.sums, laid, lambda k, name: convolve([codes, k], name))
     inputs = [w.read(step.values[0]), w.quant.weight(kernel, laid, kernel.name), *_bias(w, step)]
-    return str(w.b.op("Conv", inputs, step.name, group=step.attrs["groups"],
-                      dilations=list(step.attrs["dilations"]), **_window(step)))  # fmt: skip
+    return convolve(inputs, step.name)
 
 
 def _depthwise_kernel(a: np.ndarray) -> np.ndarray:
@@ -105,6 +113,10 @@ def _conv_transpose(w: Writer, step: Step) -> str:
 @writes("dense")
 def _dense(w: Writer, step: Step) -> str:
     kernel, x = step.constants["kernel"], w.read(step.values[0])
+    if step.sums is not None:
+        codes = integers.input_codes(w, step)
+        return integers.weighted(w, step, step.sums, lambda a: a,
+                                 lambda k, name: str(w.b.op("MatMul", [codes, k], name)))  # fmt: skip
     weight, bias = w.quant.weight(kernel, lambda a: a, kernel.name), _bias(w, step)
     if w.rank(step.values[0]) == 2:
         return str(w.b.op("Gemm", [x, weight, *bias], step.name))
@@ -240,10 +252,10 @@ def _max_pool(w: Writer, step: Step) -> str:
 
 @writes("avg_pool")
 def _avg_pool(w: Writer, step: Step) -> str:
-    name = step.name if step.attrs["factor"] is None else f"{step.name}/mean"
-    y = w.b.op("AveragePool", [w.read(step.values[0])], name,
-               **_window(step))  # fmt: skip
-    return _scaled(w, y, step)
+    def mean(x: str, name: str) -> str:
+        return str(w.b.op("AveragePool", [x], name, **_window(step)))
+
+    return _averaged(w, step, mean, step.attrs["window"])
 
 
 @writes("global_max")
@@ -255,16 +267,20 @@ def _global_max(w: Writer, step: Step) -> str:
 
 @writes("global_avg")
 def _global_avg(w: Writer, step: Step) -> str:
-    name = step.name if step.attrs["factor"] is None else f"{step.name}/mean"
-    y = w.b.with_axes("ReduceMean", w.read(step.values[0]), w.spatial(w.rank(step.values[0])), name,
-                      since=18, keepdims=int(step.attrs["keepdims"]))  # fmt: skip
-    return _scaled(w, y, step)
+    def mean(x: str, name: str) -> str:
+        return w.b.with_axes("ReduceMean", x, w.spatial(w.rank(step.values[0])), name,
+                             since=18, keepdims=int(step.attrs["keepdims"]))  # fmt: skip
+
+    return _averaged(w, step, mean, w.program.shapes[step.values[0]][1:-1])
 
 
-def _scaled(w: Writer, y: str, step: Step) -> str:
+def _averaged(w: Writer, step: Step, mean: Callable[[str, str], str], window: Any) -> str:
+    if step.sums is not None:
+        return integers.average(w, step, step.sums, mean, int(np.prod(window)))
     factor = step.attrs["factor"]
     if factor is None:
-        return y
+        return mean(w.read(step.values[0]), step.name)
+    y = mean(w.read(step.values[0]), f"{step.name}/mean")
     return str(w.b.op("Mul", [y, w.b.constant(np.float32(factor), f"{step.name}/factor")], step.name))
 
 

@@ -102,12 +102,7 @@ class Quantizing:
 
     def _framework(self, x: str, params: QParams, name: str, spread: Any) -> str:
         """TensorFlow's op, in its order of operations; per channel with the reciprocal, see `affine`."""
-        low, high = grid.framework_ends(params.spec)
-        step = (params.f_max - params.f_min) / (high - low)
-        s = (high - low) / (params.f_max - params.f_min)
-        zero = np.clip(np.floor(low - params.f_min / step + HALF), low, high)
-        ends = [(low - zero) * step, (high - zero) * step]
-        code_of_zero = np.floor(-ends[0] * s + HALF)
+        *ends, step, code_of_zero = affine.framework_numbers(params.f_min, params.f_max, params.spec)
         b = self.b
         for op, end, word in (("Max", ends[0], "low"), ("Min", ends[1], "high")):
             x = b.op(op, [x, self._number(end, f"{name}/{word}", spread)], f"{name}/to_{word}")

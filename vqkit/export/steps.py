@@ -57,6 +57,39 @@ def codes_of(value: np.ndarray, params: QParams) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class Sums:
+    """What a step in integers multiplies by (the strategy's `integer_arithmetic`).
+
+    Attributes:
+        weight_scale: step of the weights, float32, one or one for each output channel.
+        unit: step of the sum, likewise.
+        multiplier: from the sum to the output's codes, likewise.
+        output_scale: step of the output.
+        bias: in units of the sum, int32; None without a bias.
+        wide: sums may pass 2**24.
+    """
+
+    weight_scale: np.ndarray
+    unit: np.ndarray
+    multiplier: np.ndarray
+    output_scale: np.float32
+    bias: np.ndarray | None
+    wide: bool
+
+
+def int32_codes(bias: np.ndarray, unit: Any, lift: float = 0.0) -> np.ndarray:
+    """A bias in units of the sum.
+
+    Args:
+        bias: float32.
+        unit: step of the sum, float32, one or one for each channel.
+        lift: added to the bias first.
+    """
+    codes = np.rint((bias.astype(np.float64) + lift) / unit)
+    return np.clip(codes, -(2.0**31), 2.0**31 - 1).astype(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One operation on values.
 
@@ -69,6 +102,7 @@ class Step:
         constants: role -> constant.
         layer: name of the Keras layer.
         row: plan row of a quantize step.
+        sums: how a weighted step or pool computes in integers; None where it adds floats.
     """
 
     kind: str
@@ -79,6 +113,7 @@ class Step:
     constants: Mapping[str, Constant] = field(default_factory=dict)
     layer: str = ""
     row: str = ""
+    sums: Sums | None = None
 
     @property
     def values(self) -> tuple[int, ...]:

@@ -18,8 +18,9 @@ import numpy as np
 from vqkit.errors import ModelError, not_allowed
 from vqkit.export.encodings import encodings_of
 from vqkit.export.lowering import lower
-from vqkit.export.steps import Constant, Program, Shape, Step
+from vqkit.export.steps import Constant, Program, Shape, Step, framework
 from vqkit.export.tflite_builder import TfliteBuilder
+from vqkit.primitives import affine
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import RoundMode
 
@@ -168,27 +169,32 @@ class TfliteWriter:
         whole = params.spec.bit_width == BITS and not (params.spec.narrow_range and not params.spec.unsigned)
         y = fused(self, step, params)
         if y is None:
-            source = self.moved(step.values[0])
-            x = self._rounded(step, params) if source is None else source
-            y = self.b.op(
-                "QUANTIZE", [x], [self.grid_tensor(step.name, step.output, params)], "QuantizeOptions"
-            )
+            y = self.on_grid(step.values[0], params, step.name)
         self.integers[step.output] = y if whole else self._clipped(y, step, params)
 
-    def _rounded(self, step: Step, params: QParams) -> int:
-        """A float value, rounded half up on a power-of-two grid: QUANTIZE rounds ties otherwise."""
-        x = self.float(step.values[0])
-        if not (self.exact and params.spec.pow2 and params.spec.round_mode == RoundMode.HALF_UP):
-            return x
-        shape, b, name = self.program.shapes[step.output], self.b, step.name
-        for kind, number, word in (("MUL", 1 / params.scale, "scaled"), ("ADD", 0.5, "plus_half"),
-                                   ("FLOOR", None, "floor"), ("MUL", params.scale, "rounded")):  # fmt: skip
-            y = b.tensor(f"{name}/{word}", shape, "float32")
+    def on_grid(self, value: int, params: QParams, name: str) -> int:
+        """Codes of a value on a grid, by QUANTIZE.
+
+        From integers on one float scale to integers on another LiteRT's QUANTIZE multiplies by a number of 8
+        bits; where it shall be exact the way leads through floats.
+        """
+        source = self.moved(value)
+        inexact = self.exact and not params.spec.pow2 and source is not None and self.grids[value] != params
+        x = source if source is not None and not inexact else self._rounded(value, params, name)
+        y = self.grid_tensor(name, value, params)
+        return int(self.b.op("QUANTIZE", [x], [y], "QuantizeOptions"))
+
+    def _rounded(self, value: int, params: QParams, name: str) -> int:
+        """A float value, rounded as the strategy says where QUANTIZE rounds ties otherwise."""
+        x = self.float(value)
+        shape, b = self.program.shapes[value], self.b
+        for kind, number in rounding_chain(params) if self.exact else ():
+            y = b.tensor(f"{name}/{kind.lower()}", shape, "float32")
             if number is None:
                 x = b.op(kind, [x], [y])
             else:
-                constant = b.constant(f"number_{float(number):g}", np.float32(number))
-                x = b.op(kind, [x, constant], [y], "MulOptions" if kind == "MUL" else "AddOptions")
+                constant = b.constant(f"number_{number.tobytes().hex()}", number)
+                x = b.op(kind, [x, constant], [y], _OPTIONS[kind])
         return x
 
     def grid_tensor(self, name: str, value: int, params: QParams, shape: Shape | None = None) -> int:
@@ -251,6 +257,32 @@ class TfliteWriter:
             if self.lowest_weight == "clip":
                 codes = np.maximum(codes, -127)
         return codes.astype(np.int8)
+
+
+_OPTIONS = {"MUL": "MulOptions", "ADD": "AddOptions", "SUB": "SubOptions", "DIV": "DivOptions",
+            "MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions"}  # fmt: skip
+
+
+def rounding_chain(params: QParams) -> list[tuple[str, np.float32 | None]]:
+    """The simulation's own operations on a float, where QUANTIZE behind them must change nothing.
+
+    Args:
+        params: a per-tensor grid.
+
+    Returns:
+        TFLite operators, each with its second operand; none where QUANTIZE computes the same or nearly so.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    if params.spec.pow2 and params.spec.round_mode == RoundMode.HALF_UP:
+        step = np.float32(params.scale)
+        return [("MUL", one / step), ("ADD", half), ("FLOOR", None), ("MUL", step)]
+    if not framework(params):
+        return []
+    low, high, step, zero = (
+        np.float32(v) for v in affine.framework_numbers(params.f_min, params.f_max, params.spec)
+    )
+    return [("MAXIMUM", low), ("MINIMUM", high), ("SUB", low), ("DIV", step), ("SUB", zero), ("ADD", half),
+            ("FLOOR", None), ("MUL", step)]  # fmt: skip
 
 
 def signed_grid(params: QParams) -> tuple[float, int]:

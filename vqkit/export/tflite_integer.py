@@ -9,7 +9,7 @@ import numpy as np
 
 from vqkit.export.fixed import binary_share
 from vqkit.export.forms import same_pads
-from vqkit.export.steps import Constant, Step
+from vqkit.export.steps import Constant, Step, Sums, int32_codes
 from vqkit.export.tflite_ties import Lift, Nudge, ties_up
 from vqkit.primitives.qparams import QParams
 
@@ -73,8 +73,9 @@ def _fusable(step: Step) -> str | None:
 
 
 def _weight(
-    w: Writer, c: Constant, lay: Callable[[np.ndarray], np.ndarray], axis: int, nudge: Nudge
-) -> tuple[int, np.ndarray] | None:
+    w: Writer, c: Constant, lay: Callable[[np.ndarray], np.ndarray], axis: int, nudge: Nudge,
+    sums: Sums | None = None,
+) -> tuple[int, np.ndarray] | None:  # fmt: skip
     """The tensor of a weight and its scales before the nudge; None where TFLite has no such grid."""
     if (
         c.params is None
@@ -89,6 +90,7 @@ def _weight(
     if np.any(along != along[:, :1]):
         return None
     scales = along[:, 0] if np.any(along != along[0, 0]) else along[:1, 0]
+    scales = scales if sums is None else sums.weight_scale
     if not np.all(scales > 0):
         return None
     codes = np.ascontiguousarray(lay(w.weight_codes(c)))
@@ -100,9 +102,7 @@ def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int
     given = step.constants.get("bias")
     value = np.zeros(outputs, np.float32) if given is None else given.value
     scale = np.float32(grid.scale) * scales
-    codes = np.clip(np.rint((value.astype(np.float64) + lift) / scale), -(2.0**31), 2.0**31 - 1).astype(
-        np.int32
-    )
+    codes = int32_codes(value, scale, lift)
     name = f"{step.layer}/bias" if given is None else given.name
     return int(w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale))
 
@@ -129,8 +129,9 @@ def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int |
         return None
     grid, kernel = w.grids[source], step.constants["kernel"]
     depthwise, lift = a["depthwise"], Lift(w, step, end, params, word)
+    nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
     weight = _weight(w, kernel, depthwise_kernel if depthwise else output_first, 3 if depthwise else 0,
-                     ties_up(w, source, params, positive=lift.on or word != "NONE"))  # fmt: skip
+                     nudge, step.sums)  # fmt: skip
     spot = placed(w, step, w.integers[source], w.program.shapes[source])
     if weight is None or spot is None:
         return None
@@ -180,7 +181,7 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
         return None
     lift = Lift(w, step, end, params, word)
     nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
-    weight = _weight(w, step.constants["kernel"], np.transpose, 0, nudge)
+    weight = _weight(w, step.constants["kernel"], np.transpose, 0, nudge, step.sums)
     if weight is None:
         return None
     bias = _bias(w, step, w.grids[source], weight[1], w.program.shapes[step.output][-1], lift.offset)
@@ -282,8 +283,7 @@ def _concat(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
     for i, v in enumerate(step.values):
         x = w.integers[v]
         if w.grids[v] != params:
-            y = w.grid_tensor(f"{end.name}/part_{i}", v, params)
-            x = w.b.op("QUANTIZE", [x], [y], "QuantizeOptions")
+            x = w.on_grid(v, params, f"{end.name}/part_{i}")
         parts.append(x)
     y = w.grid_tensor(end.name, end.output, params)
     return int(w.b.op("CONCATENATION", parts, [y], "ConcatenationOptions", axis=step.attrs["axis"],

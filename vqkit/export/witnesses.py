@@ -119,15 +119,19 @@ def sums_are_exact(quantized: Any, program: Program) -> bool:
     """Whether float32 holds every sum of the simulation, so that runtimes must be equal bit for bit."""
     from vqkit.export.integer import IntegerModel
 
-    if not all(r.spec.pow2 for r in quantized.plan.quantized):
-        return False
     if any(s.kind in _APPROXIMATE and _is_quantized_later(program, s.output) for s in program.steps):
+        return False
+    if any(s.sums is not None for s in program.steps):
+        adding = [s for s in program.steps if s.kind in _ADDING and _is_quantized_later(program, s.output)]
+        return all(s.sums is not None for s in adding)
+    if not all(r.spec.pow2 for r in quantized.plan.quantized):
         return False
     table = IntegerModel(quantized, program=program).exactness()
     sums = sum(s.kind in ("conv", "dense", "conv_transpose") for s in program.steps)
     return bool(table.exact_in_float32.all()) and len(table) == sums
 
 
+_ADDING = ("conv", "dense", "conv_transpose", "avg_pool", "global_avg")
 _APPROXIMATE = ("unary", "softmax", "log_softmax", "affine")
 
 

@@ -68,11 +68,14 @@ def rounding_rows(graph: Graph, plan: Plan) -> dict[str, Row]:
 def passing_through(live: Mapping[str, Any], *names: Iterable[str]) -> dict[str, Any]:
     """The live layers, the named ones replaced by the identity: what makes the float graph again.
 
+    Layers that add integers compute in floats.
+
     Args:
         live: layer name -> live object.
         names: of inserted layers.
     """
-    return {**live, **dict.fromkeys((n for some in names for n in some), _identity)}
+    floats = {name: getattr(layer, "in_float", layer) for name, layer in live.items()}
+    return {**floats, **dict.fromkeys((n for some in names for n in some), _identity)}
 
 
 def _identity(x: Any) -> Any:

@@ -10,7 +10,12 @@ from typing import Any
 
 from vqkit.errors import ModelError
 
-_OWN_LAYERS = ("vqkit.graph.layers", "vqkit.flow.layers", "vqkit.flow.quantized_model")
+_OWN_LAYERS = (
+    "vqkit.graph.layers",
+    "vqkit.flow.layers",
+    "vqkit.flow.integer_layers",
+    "vqkit.flow.quantized_model",
+)
 _UNKNOWN = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|object): '([^']+)'")
 _GIVE = "Give the trained float model as Keras saved it: a .keras or .h5 file, or a SavedModel folder"
 _OTHER_FORMATS = {

@@ -16,6 +16,7 @@ from vqkit.flow.data import batches
 from vqkit.flow.data_types import HALF_BITS
 from vqkit.flow.finetune import finetune
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
+from vqkit.flow.integers import SCALES, in_integers
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
 from vqkit.flow.refine import refine
@@ -115,7 +116,7 @@ class Quantized:
         return float(sum(
             w.size * 4
             for name, layer in self.graph.layers.items() if name not in self.rows
-            for key, w in layer.weights.items() if f"{name}/{key}" not in planned
+            for key, w in layer.weights.items() if f"{name}/{key}" not in planned and key not in SCALES
         ))  # fmt: skip
 
 
@@ -269,6 +270,11 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         _apply(work, corrected, refined, plan, rows, live)
         notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
     clock.mark("correct")
+    if config.integer_arithmetic:
+        form = in_integers(graph, corrected, rows, plan, refined)
+        graph, corrected, notes = form.graph, form.corrected, [*notes, *form.report]
+        live = work.live(graph)
+        _apply(work, corrected, refined, plan, rows, live)
     result = Quantized(
         plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
         (*prepared.report, *adjusted, *notes), clock.seconds, calibration, vitis_compat,

@@ -152,16 +152,21 @@ def framework_kernel(x: Array, f_min: Array, f_max: Array, spec: QuantizerSpec) 
     Returns:
         float32, shape of x; zeros where both ends are 0.
     """
-    low, high = grid.framework_ends(spec)
     with np.errstate(all="ignore"):
-        step, s = (f_max - f_min) / (high - low), (high - low) / (f_max - f_min)
-        zero = _framework_zero(f_min, step, spec)
-        nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
-        code_of_zero = np.floor(-nudged_min * s + _HALF)
+        nudged_min, nudged_max, step, code_of_zero = framework_numbers(f_min, f_max, spec)
         above = np.maximum(np.minimum(x, nudged_max), nudged_min) - nudged_min
         codes = above * (np.float32(1) / step) if spec.per_channel else above / step
         out = np.floor(codes - code_of_zero + _HALF) * step
     return np.where((f_min == 0) & (f_max == 0), np.float32(0), out)
+
+
+def framework_numbers(f_min: Array, f_max: Array, spec: QuantizerSpec) -> tuple[Array, Array, Array, Array]:
+    """Ends, step and code of zero as the op computes them from a range."""
+    low, high = grid.framework_ends(spec)
+    step, s = (f_max - f_min) / (high - low), (high - low) / (f_max - f_min)
+    zero = _framework_zero(f_min, step, spec)
+    nudged_min, nudged_max = (low - zero) * step, (high - zero) * step
+    return nudged_min, nudged_max, step, np.floor(-nudged_min * s + _HALF)
 
 
 def _framework_offset(spec: QuantizerSpec) -> np.float32:

@@ -268,6 +268,7 @@ class RefinePipelineConfig(Form):
     adaround_steps: Annotated[int, Field(ge=1)] = 1000
     include_threshold_search: bool = False
     threshold_search_loss: Literal["mse", "kl", "labels"] = "mse"
+    integer_arithmetic: bool = False
 
 
 class FinalizePipelineConfig(Form):

@@ -41,6 +41,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
         "adaround_steps",
         "include_threshold_search",
         "threshold_search_loss",
+        "integer_arithmetic",
     ),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.flow.instrument import instrument
+from vqkit.flow.integers import in_integers
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.ptq import Quantized
@@ -49,8 +50,12 @@ def deploy_model(model: Any) -> Quantized:
     graph, rows = instrument(bare.graph, plan)
     trained = _encodings(bare, plan)
     refined, adjusted = refine(graph, rows, trained, strategy.refine, vitis_compat=compat)
+    notes: tuple[str, ...] = ()
+    if strategy.refine.integer_arithmetic:
+        form = in_integers(graph, graph, rows, plan, refined)
+        graph, notes = form.corrected, form.report
     result = Quantized(plan, refined, trained, strategy, graph, graph, bare.graph, rows,
-                       (*recipe["report"], *adjusted), {}, recipe["calibration"], compat)  # fmt: skip
+                       (*recipe["report"], *adjusted, *notes), {}, recipe["calibration"], compat)  # fmt: skip
     result.audit()
     return result
 

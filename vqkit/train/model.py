@@ -123,6 +123,8 @@ def qat_model(
     norms: dict[str, Statistics] = {}
     if init_quant:
         folding = strategy.with_kwargs(train_with_bn=False) if with_norm else strategy
+        if folding.refine.integer_arithmetic:  # It begins at deployment, when the scales stand still.
+            folding = folding.with_kwargs(integer_arithmetic=False)
         data = list(batches(calib_data, batch_size=batch_size, steps=steps)) if with_norm else calib_data
         start = quantize(model, folding, iter(data) if with_norm else data, batch_size=batch_size,
                          steps=steps, calibration=calibration, vitis_compat=vitis_compat, progress=progress,
