@@ -41,6 +41,10 @@ def test_npz_is_cut_scaled_and_has_an_identity(folder):
     np.testing.assert_array_equal(data.y_eval, np.arange(5))
     assert data.x_calib.dtype == np.float32
     assert (data.n_calib, data.n_eval) == (2, 5)
+    assert data.y_calib is None
+    labelled = load_data({**NPZ, "n_calib": 2, "y_calib": "y"}, folder)
+    np.testing.assert_array_equal(labelled.y_calib, [0, 1])
+    assert labelled.digest != load_data({**NPZ, "n_calib": 2}, folder).digest
     again = load_data({**NPZ, "n_calib": 2, "n_eval": 5, "scale": 0.5, "offset": -1}, folder)
     assert again.digest == data.digest
     assert (

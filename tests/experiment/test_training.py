@@ -90,7 +90,7 @@ def test_a_trained_variant_is_run_recorded_and_tracked_like_any_other(tmp_path):
     from vqkit.experiment.variant import build_strategy
 
     net = load_model(quickstart_model(runs.cache))
-    again = quantized_by(settings, net, build_strategy("pof2s", {"weight_bit": 4}), quickstart_data().x_calib)
+    again = quantized_by(settings, net, build_strategy("pof2s", {"weight_bit": 4}), quickstart_data())
     recorded = json.loads(Path(folder, "encodings.json").read_text())
     assert {k: v.to_json() for k, v in again.encodings.items()} == recorded
     assert np.isfinite(trained.metrics["sqnr_output_db"])

@@ -10,7 +10,7 @@ import pytest
 
 from tests import zoo
 from vqkit.errors import DataError
-from vqkit.flow import predict, quantize
+from vqkit.flow import Bench, Data, predict, quantize
 from vqkit.flow.adaround import Cells
 from vqkit.primitives import ops
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
@@ -102,6 +102,11 @@ def test_search_by_labels_wants_labels_and_lowers_their_loss():
         with pytest.raises(DataError, match=problem):
             quantize(net, chosen, x, calib_labels=given)
     found = quantize(net, chosen, x, calib_labels=labels)
+    bench = Bench(net, Data("labelled", x, x, labels, y_calib=labels))
+    assert bench.quantize(chosen, batch_size=32).encodings == found.encodings
+    with pytest.raises(DataError, match="24 labels for 16"):
+        quantize(net, chosen, x, batch_size=8, steps=2, calib_labels=labels)
+    assert bench.quantize(chosen, batch_size=8, steps=2).report
     last = next(line for line in found.report if line.startswith("include_threshold_search: loss"))
     first, best = (float(v) for v in last.rpartition("loss ")[2].split(" -> "))
     assert best <= first

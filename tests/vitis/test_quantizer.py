@@ -12,6 +12,8 @@ import pytest
 import vqkit as vq
 from tests.vitis.models import IMAGES, LABELS, mnist_cnn
 from vqkit.errors import DataError, ModelError, StrategyError
+from vqkit.export.finalize import finalize
+from vqkit.flow import quantize
 from vqkit.strategy.keys import OLD_NAMES
 from vqkit.vitis import VitisInspector, VitisQuantizer, arguments, vitis_quantize
 
@@ -241,6 +243,22 @@ def test_the_strategy_decides_what_is_written(model, output_format, file, tmp_pa
         np.testing.assert_array_equal(loaded.serve(X), got(X))
     else:
         np.testing.assert_array_equal(vq.load_model(path)(X), got(X))
+
+
+def test_whoever_hands_over_one_model_writes_it_and_runs_into_their_folder(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    strategy = vq.build_strategy("pof2s", {"output_format": "keras", "output_dir": "made/here"})
+    path = Path("made/here/quantized_model.keras")
+    quantized = vq.quantize(model, strategy, X)
+    np.testing.assert_array_equal(vq.load_model(path)(X), quantized.model(X))
+    path.unlink()
+    trained = vq.qat_model(model, strategy, X)
+    vq.deploy_model(trained)
+    assert path.is_file()
+    path.unlink()
+    quantize(model, strategy, X)
+    assert not path.exists()
+    assert finalize(quantized, "run") == Path("run/here/quantized_model.keras")
 
 
 def test_the_operator_set_is_the_strategys(model, tmp_path):

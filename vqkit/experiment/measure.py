@@ -232,6 +232,8 @@ def record(
 ) -> dict[str, float]:
     """Write what a run found; the last thing a run notebook does.
 
+    A file that the strategy's finalize section asks for is written into the run's folder.
+
     Args:
         run_dir: the run's folder.
         key: the key the notebook was given.
@@ -260,6 +262,9 @@ def record(
     rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
     store.write_json(folder / "sqnr.json", [_finite(row) for row in rows])
     _keep_predictions(folder / "predictions.npz", scores.quantized.predictions, scores.labels)
+    from vqkit.export.finalize import finalize
+
+    finalize(quantized, folder)
     store.write_json(folder / store.RESULT, {"key": key, "attempt": expected["attempt"], "metrics": found})
     return found
 

@@ -35,6 +35,7 @@ class NpzSpec(BaseModel):
     x_calib: Keys = "x_calib"
     x_eval: Keys = "x_eval"
     y_eval: str = "y_eval"
+    y_calib: str | None = None
     n_calib: int | None = Field(default=None, ge=1)
     n_eval: int | None = Field(default=None, ge=1)
     scale: float = Field(default=1.0, allow_inf_nan=False)
@@ -55,9 +56,10 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
 
     Args:
         ref: `"digits"` (built in); or `{"npz": path, "x_calib": key, "x_eval": key, "y_eval": key,
-            "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or `{"loader": "file.py:function",
-            "args": {...}}`, a function that returns an object or mapping with x_calib, x_eval and y_eval.
-            A loader is code, and it is run.
+            "y_calib": key, "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or
+            `{"loader": "file.py:function", "args": {...}}`, a function that returns an object or mapping with
+            x_calib, x_eval and y_eval,
+            and y_calib where the calibration samples have labels. A loader is code, and it is run.
         base_dir: relative paths start here.
 
     Returns:
@@ -165,11 +167,13 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
 
         x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
         y_eval = pick(spec.y_eval, spec.n_eval)
+        y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
 
     def scaled(a: np.ndarray, _: str) -> np.ndarray:
         return (a * np.float32(spec.scale) + np.float32(spec.offset)).astype(np.float32)
 
-    return Data(path.stem, map_inputs(scaled, x_calib), map_inputs(scaled, x_eval), y_eval, ref)
+    x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
+    return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib)
 
 
 def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
@@ -182,11 +186,16 @@ def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
     except Exception as e:
         raise DataError(f"{spec.loader}: failed with {type(e).__name__}: {e}") from e
     x_calib, x_eval, y_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval", "y_eval"))
-    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref)
+    y_calib = _given(result, "y_calib")
+    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+
+
+def _given(result: Any, field: str) -> Any:
+    return result.get(field) if isinstance(result, Mapping) else getattr(result, field, None)
 
 
 def _part(result: Any, field: str, where: str) -> Any:
-    value = result.get(field) if isinstance(result, Mapping) else getattr(result, field, None)
+    value = _given(result, field)
     if value is None:
         raise DataError(f"{where}: what it returned has no {field!r}; x_calib, x_eval and y_eval are needed")
     return value

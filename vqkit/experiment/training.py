@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from vqkit.experiment.variant import Settings
     from vqkit.flow.bench import Bench
+    from vqkit.flow.data import Data
 
 THRESHOLDS = "thresholds.csv"
 BY_STEP = ("log2_threshold/", "position/")
@@ -56,11 +57,11 @@ def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str
     """
     if settings.qat is None:
         return bench.quantize(strategy, **settings.for_quantize)
-    return quantized_by(settings, bench.model, strategy, bench.data.x_calib, Path(run_dir, THRESHOLDS))
+    return quantized_by(settings, bench.model, strategy, bench.data, Path(run_dir, THRESHOLDS))
 
 
 def quantized_by(
-    settings: Settings, model: Any, strategy: Any, x_calib: Any, log_file: Path | None = None
+    settings: Settings, model: Any, strategy: Any, data: Data, log_file: Path | None = None
 ) -> Any:
     """The same without a bench.
 
@@ -68,7 +69,7 @@ def quantized_by(
         settings: of the variant.
         model: the float Keras model.
         strategy: what to quantize with.
-        x_calib: calibration samples, which are also what is trained on.
+        data: gives the calibration samples, which are also what is trained on.
         log_file: where the history of trained thresholds goes.
 
     Returns:
@@ -76,18 +77,27 @@ def quantized_by(
     """
     from vqkit.flow import quantize
 
+    options = {**settings.for_quantize, "calib_labels": calib_labels(data, settings)}
     if settings.qat is None:
-        return quantize(model, strategy, x_calib, **settings.for_quantize)
-    return _trained(settings, model, strategy, x_calib, log_file)
+        return quantize(model, strategy, data.x_calib, **options)
+    return _trained(settings, options, model, strategy, data.x_calib, log_file)
 
 
-def _trained(settings: Settings, model: Any, strategy: Any, x_calib: Any, log_file: Path | None) -> Any:
+def calib_labels(data: Data, settings: Settings) -> Any:
+    """Labels of the samples that a variant calibrates on; None where the data have none."""
+    options = settings.for_quantize
+    end = None if options.get("steps") is None else options["steps"] * options["batch_size"]
+    return None if data.y_calib is None else data.y_calib[:end]
+
+
+def _trained(settings: Settings, options: Mapping[str, Any], model: Any, strategy: Any, x_calib: Any,
+             log_file: Path | None) -> Any:  # fmt: skip
     import keras
 
     from vqkit import train
 
     spec = QatSpec(**(settings.qat or {}))
-    trained = train.qat_model(model, strategy, x_calib, **settings.for_quantize)
+    trained = train.qat_model(model, strategy, x_calib, **options)
     data = train.DistillationData(model, x_calib, batch_size=spec.batch_size, seed=settings.seed)
     schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, spec.epochs * len(data))
     divergence = train.Distillation(

@@ -18,6 +18,7 @@ from vqkit.errors import DataError, RecordError, VqkitError
 from vqkit.experiment import attempt, environment, measure, store
 from vqkit.experiment.measure import Scores
 from vqkit.experiment.store import RunRecord, Status, Store
+from vqkit.experiment.training import calib_labels
 from vqkit.experiment.variant import Settings, Source, Variant, code_digest
 from vqkit.flow.data import Data, leaves
 
@@ -75,7 +76,8 @@ def run_trial(model: Any, strategy: Any, data: Any, settings: Settings, *, tell:
     scores = None
     watch.phase("preparing", 0.0, 0.05)
     calibration = watch.batches(calib, settings.batch_size, "calibrating", 0.05, 0.5)
-    quantized = quantize(model, strategy, calibration, **_for_quantize(settings))
+    labels = calib_labels(data, settings) if isinstance(data, Data) else None
+    quantized = quantize(model, strategy, calibration, calib_labels=labels, **_for_quantize(settings))
     if isinstance(data, Data):
         if float_metrics is None:
             seen = watch.batches(x_eval, EVAL_BATCH, "evaluating the float model", 0.55, 0.7)

@@ -32,7 +32,7 @@ def of_model(
     settings = settings or Settings()
     settings.set_seeds()
     net = load_model(model_path(model, ".", cache))
-    return quantized_by(settings, net, strategy, load_data(data).x_calib)
+    return quantized_by(settings, net, strategy, load_data(data))
 
 
 def of_run(run: str, runs: Path) -> Any:
@@ -64,7 +64,7 @@ def of_run(run: str, runs: Path) -> Any:
             raise RecordError(f"run {run}: its {what} has changed since: digest {found}, the run used "
                               f"{inputs[what]['digest']}")  # fmt: skip
     strategy = Strategy.load(Path(folder, "strategy.json"))
-    quantized = quantized_by(settings, load_model(path), strategy, data.x_calib)
+    quantized = quantized_by(settings, load_model(path), strategy, data)
     _check_encodings(run, quantized, store.read_json(Path(folder, "encodings.json")))
     return quantized
 

@@ -70,7 +70,7 @@ class Bench:
     def quantize(self, strategy: Any, *, batch_size: int = 32, steps: int | None = None,
                  calibration: str = "quantized", vitis_compat: bool = False,
                  progress: bool = False) -> Quantized:  # fmt: skip
-        """Quantize the model, as `vqkit.quantize` on the calibration data does.
+        """Quantize the model, as `vqkit.quantize` does with the calibration data and their labels; no file.
 
         Args:
             strategy: a `Strategy`, or the name or path of one.
@@ -89,8 +89,11 @@ class Bench:
             AuditError: what was requested was not applied.
         """
         work = _Remembered(self, {"batch_size": batch_size, "steps": steps}, progress)
+        known = self.data.y_calib
+        labels = known if known is None or steps is None else known[: steps * batch_size]
         try:
-            return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat)
+            return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat,
+                            labels=labels)  # fmt: skip
         finally:
             work.leave()
 

@@ -28,6 +28,8 @@ class Data:
         y_eval: labels, `(n, ...)`.
         ref: what `load_data` was given; JSON.
         digest: digest of the arrays; computed when not given.
+        y_calib: class numbers of the calibration samples, `(n,)`, where they are known; read only by a
+            threshold search with `threshold_search_loss` "labels".
     """
 
     name: str
@@ -36,17 +38,26 @@ class Data:
     y_eval: Any
     ref: Any = None
     digest: str = ""
+    y_calib: Any = None
 
     def __post_init__(self) -> None:
-        for field in ("x_calib", "x_eval", "y_eval"):
+        for field in self._fields:
             where = f"{self.name}/{field}"
             value = map_inputs(lambda a, at, w=where: clean(a, w + at), getattr(self, field))
             same_length(value, where)
             object.__setattr__(self, field, value)
         if self.n_eval != len(leaves(self.y_eval)[0]):
             raise DataError(f"{self.name}: {self.n_eval} images and {len(leaves(self.y_eval)[0])} labels")
+        if self.y_calib is not None and self.n_calib != len(leaves(self.y_calib)[0]):
+            raise DataError(
+                f"{self.name}: {self.n_calib} calibration images and {len(leaves(self.y_calib)[0])} labels"
+            )
         if not self.digest:
             object.__setattr__(self, "digest", self._content())
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return ("x_calib", "x_eval", "y_eval", *(() if self.y_calib is None else ("y_calib",)))
 
     @property
     def n_calib(self) -> int:
@@ -59,7 +70,7 @@ class Data:
         return len(leaves(self.x_eval)[0])
 
     def _content(self) -> str:
-        parts = {"x_calib": self.x_calib, "x_eval": self.x_eval, "y_eval": self.y_eval}
+        parts = {name: getattr(self, name) for name in self._fields}
         return digests.of_json({k: map_inputs(lambda a, _: digests.of_array(a), v) for k, v in parts.items()})
 
 

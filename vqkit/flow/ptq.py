@@ -148,6 +148,9 @@ def quantize(
 ) -> Quantized:
     """Quantize a Keras model after training.
 
+    As `vqkit.quantize` it also writes the file that the strategy's finalize section asks for; as
+    `vqkit.flow.quantize` it writes nothing.
+
     Args:
         model: a built functional or Sequential Keras model; it is not changed.
         strategy: a `Strategy`, or the name or path of one.

@@ -265,7 +265,9 @@ def spread_over_subsets(engine: Engine, strategy: Strategy, *, subsets: int = 4,
         rng = np.random.default_rng([engine.settings.seed, k])
         rows = np.sort(rng.choice(n, max(1, n // 2), replace=False))
         half = map_inputs(lambda a, _, rows=rows: a[rows], engine.data.x_calib)
-        data = Data(f"{engine.data.name} half {k}", half, engine.data.x_eval, engine.data.y_eval)
+        known = engine.data.y_calib
+        data = Data(f"{engine.data.name} half {k}", half, engine.data.x_eval, engine.data.y_eval,
+                    y_calib=None if known is None else known[rows])  # fmt: skip
         found.append(
             Engine(engine.model, data, settings=engine.settings, cache=engine.cache).measure(strategy)
         )

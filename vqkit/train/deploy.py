@@ -29,6 +29,7 @@ def deploy_model(model: Any) -> Quantized:
 
     The plan is made anew from the strategy that the model carries, every quantizer's range becomes the
     decision for its tensor, the strategy's conversion and device adjustments run, and the result is audited.
+    As `vqkit.deploy_model` it also writes the file that the strategy's finalize section asks for.
 
     Args:
         model: from `qat_model`, trained or not, also after it was saved and loaded; it is not changed.

@@ -283,12 +283,13 @@ class VitisQuantizer:
             model: from `get_qat_model`, trained, also after it was saved and loaded; it is not changed.
 
         Returns:
-            The quantized Keras model. `vqkit.deploy_model` gives the plan and the decisions as well.
+            The quantized Keras model. `vqkit.deploy_model` gives the plan and the decisions as well. The file
+            that `output_format` asks for is in `output_dir`.
 
         Raises:
             ModelError: it is no such model.
         """
-        from vqkit.train import deploy_model
+        from vqkit.export.finalize import deploy_model
 
         return deploy_model(model).model
 
