@@ -97,11 +97,15 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
     """
     if record.status is Status.FAILED:
         return None
+    folder = runs.variant_dir(record.key)
     try:
-        metrics = _result(runs.variant_dir(record.key), record)
+        metrics = _result(folder, record)
+        # The notebook is written last and not in one step; the kill may have torn it.
+        store.read_json(folder / NOTEBOOK)
     except RecordError:
         return None
-    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
+    ended = store.now(after=record.started)
+    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=ended))
 
 
 def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunRecord:
@@ -123,7 +127,8 @@ def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunR
     if failure is not None:
         return _failed(runs, record, failure)
     metrics["seconds_total"] = time.perf_counter() - began
-    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=store.now()))
+    ended = store.now(after=record.started)
+    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=ended))
 
 
 def _kind(kernel: Kernel | None) -> str:
@@ -135,6 +140,9 @@ def _clear(folder: Path) -> None:
     """What an earlier attempt left would be taken for this one's."""
     for name in (*ARTIFACTS.values(), store.RESULT):
         (folder / name).unlink(missing_ok=True)
+    # Halves of files whose writer was killed.
+    for path in folder.glob(".*.*"):
+        path.unlink(missing_ok=True)
     shutil.rmtree(folder / "plots", ignore_errors=True)
 
 
@@ -152,7 +160,8 @@ def _result(folder: Path, record: RunRecord) -> dict[str, float]:
 def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:
     folder = runs.variant_dir(record.key)
     store.write_bytes(folder / TRACEBACK, failure.traceback.encode())
-    return _written(runs, record.with_(status=Status.FAILED, error=failure.to_json(), ended=store.now()))
+    ended = store.now(after=record.started)
+    return _written(runs, record.with_(status=Status.FAILED, error=failure.to_json(), ended=ended))
 
 
 def _written(runs: Store, record: RunRecord) -> RunRecord:
@@ -178,5 +187,6 @@ def closed(runs: Store, key: str, status: Status, failure: Failure) -> RunRecord
         record = runs.record(key) if held else None
         if record is None or record.status is not Status.RUNNING:
             return record
-        done = adopted(runs, record)
-        return done or _written(runs, record.with_(status=status, error=failure.to_json(), ended=store.now()))
+        ended = store.now(after=record.started)
+        lost = record.with_(status=status, error=failure.to_json(), ended=ended)
+        return adopted(runs, record) or _written(runs, lost)

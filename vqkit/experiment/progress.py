@@ -112,8 +112,8 @@ def runner(folder: Path) -> int | None:
 
 
 def seconds_since(stamp: str) -> float:
-    """Seconds from a record's time until now."""
-    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
+    """Seconds from a record's time until now; none where the clock was set back meanwhile."""
+    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds())
 
 
 def error_of(record: Record) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from vqkit.errors import TrackingError
+from vqkit.errors import RecordError, TrackingError
 from vqkit.experiment.store import RunRecord, Store
+
+PAUSE = 30.0
+"""Seconds after a refusal in which the store is left alone."""
 
 
 class Session:
-    """Logs records to mlflow until the store refuses; from then on only the records on disk grow.
+    """Logs records to mlflow; what a store refused is logged when it answers again, at the latest at the end.
 
     Args:
         runs: where the records are.
@@ -19,42 +24,70 @@ class Session:
         say: takes one line for people.
 
     Attributes:
-        problem: why tracking stopped; None while it works.
+        problem: why records are missing in the store; None while there are none.
     """
 
     def __init__(
         self, runs: Store, tracking_uri: str | None, sweep: dict[str, Any] | None, say: Callable[[str], None]
     ) -> None:
         self.problem: str | None = None
-        self._runs, self._say = runs, say
+        self._runs, self._uri, self._sweep, self._say = runs, tracking_uri, sweep, say
         self._tracker: Any = None
-        self._try(lambda: self._open(tracking_uri, sweep))
+        self._begun = False
+        self._owed: dict[Path, None] = {}
+        self._not_before = 0.0
+        self._try(self._catch_up)
 
     def log(self, record: RunRecord) -> None:
-        """Log one record; does nothing after a refusal."""
+        """Log one record, and those that the store refused before."""
         folder = self._runs.variant_dir(record.key)
         if (folder / "record.json").exists():
-            self._try(lambda: self._tracker.log_variant(folder))
+            self._owed[folder] = None
+            if self.problem is None or time.monotonic() >= self._not_before:
+                self._try(self._catch_up)
 
     def relist(self, sweep: dict[str, Any]) -> None:
         """Keep the sweep's file in its parent run as it is now."""
-        self._try(lambda: self._tracker.start_sweep(sweep))
+        self._sweep, self._begun = sweep, False
+        self._try(self._catch_up)
 
     def close(self, *, interrupted: bool = False) -> None:
         """Close the sweep's parent run."""
-        self._try(lambda: self._tracker.end_sweep("KILLED" if interrupted else "FINISHED"))
 
-    def _open(self, tracking_uri: str | None, sweep: dict[str, Any] | None) -> None:
+        def end() -> None:
+            self._catch_up()
+            self._tracker.end_sweep("KILLED" if interrupted else "FINISHED")
+
+        self._try(end)
+        if self.problem is not None:
+            self._say(f"the tracking store lacks records: {self.problem}")
+
+    def _catch_up(self) -> None:
         from vqkit.experiment.track import Tracker
 
-        self._tracker = Tracker.open(tracking_uri, runs_dir=self._runs.root)
-        if sweep is not None:
-            self._tracker.start_sweep(sweep)
+        if self._tracker is None:
+            self._tracker = Tracker.open(self._uri, runs_dir=self._runs.root)
+        if self._sweep is not None and not self._begun:
+            self._tracker.start_sweep(self._sweep)
+            self._begun = True
+        broken: RecordError | None = None
+        for folder in tuple(self._owed):
+            try:
+                self._tracker.log_variant(folder)
+                del self._owed[folder]
+            except RecordError as e:
+                broken = e
+        if broken is not None:
+            raise broken
 
     def _try(self, action: Callable[[], object]) -> None:
-        if self.problem is None:
-            try:
-                action()
-            except TrackingError as e:
-                self.problem = str(e)
-                self._say(f"tracking stopped: {e}")
+        try:
+            action()
+        except (TrackingError, RecordError) as e:
+            if self.problem is None:
+                self._say(f"tracking paused, it is tried again: {e}")
+            self.problem, self._not_before = str(e), time.monotonic() + PAUSE
+        else:
+            if self.problem is not None:
+                self._say("the tracking store answers again, and has all records of this sweep")
+            self.problem = None

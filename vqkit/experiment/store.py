@@ -193,9 +193,16 @@ class Store:
         return sorted(p.parent.name for p in self.root.glob("sweeps/*/sweep.json"))
 
 
-def now() -> str:
-    """This moment as the records write it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now(*, after: str = "") -> str:
+    """This moment as the records write it.
+
+    Args:
+        after: a moment before which nothing can have ended, even where the clock was set back meanwhile.
+    """
+    moment = datetime.now(UTC)
+    if after:
+        moment = max(moment, datetime.fromisoformat(after))
+    return moment.isoformat(timespec="milliseconds")
 
 
 def read_json(path: str | Path) -> Any:
@@ -211,13 +218,37 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON by a temporary file and a rename, so that no reader ever sees half of it."""
+    """Write JSON by a temporary file and a rename, so that no reader ever sees half of it.
+
+    Raises:
+        RecordError: as `write_bytes`.
+    """
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file by a temporary file beside it and a rename."""
-    path = Path(path)
+    """Write a file by a temporary file beside it and a rename.
+
+    Raises:
+        RecordError: the folder is read-only, the disk is full, …; the file is as it was.
+    """
+    with writing(path):
+        _write_bytes(Path(path), data)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the machine's refusal to write below a path into an error that says what to do."""
+    try:
+        yield
+    except OSError as e:
+        raise RecordError(
+            f"{path}: cannot be written: {e.strerror or e}. What was recorded before is safe; make room or "
+            "make the folder writable, and give the same command again"
+        ) from e
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -242,20 +273,26 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
     Returns:
         As context value: whether the lock is held (always True when waiting).
+
+    Raises:
+        RecordError: the folder cannot be written.
     """
     import fcntl
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+b") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        f.truncate(0)
-        f.write(f"{os.getpid()} {socket.gethostname()}".encode())
-        f.flush()
-        yield True
+    with contextlib.ExitStack() as stack:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            f = stack.enter_context(open(folder / LOCK, "a+b", buffering=0))
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                held = False
+            if held:
+                f.truncate(0)
+                f.write(f"{os.getpid()} {socket.gethostname()}".encode())
+        yield held
 
 
 def holder(folder: Path) -> tuple[int, str] | None:

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vqkit.experiment import store
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.warm.kernel import Kernel, Limits
 
@@ -33,14 +34,19 @@ class Worker:
         log: file that takes what the worker and its kernels print.
         env: the whole environment.
         warm: keep a kernel from one variant to the next, within these limits; None starts a fresh one each.
+
+    Raises:
+        RecordError: the log cannot be written.
     """
 
     def __init__(self, log: Path, env: Mapping[str, str], warm: Limits | None = None) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "vqkit.experiment.worker"]
         if warm is not None:
             command.append(json.dumps(asdict(warm)))
-        with open(log, "ab") as f:
+        with store.writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            f = open(log, "ab")  # noqa: SIM115
+        with f:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends its workers.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, env=dict(env),

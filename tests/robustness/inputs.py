@@ -1,0 +1,314 @@
+"""Arbitrary input for every entry point, drawn from a seeded source: what is tried, and what became of it.
+
+An entry point accepts its input or refuses it with an error of vqkit's own; anything else passes through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import random
+import string
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from tests.robustness import targets
+from tests.robustness.targets import accepted
+
+Target = Callable[[random.Random], bool]
+WORDS = ("weight_bit", "input_layers", "strategy", "pof2s", "fsx", "digits", "npz", "loader", "conv", "class_name",
+         "config", "null", "../../x", "a b", "é", "\x00", "", "1e999", "[1,", "{}", "-1", "-", "--", "=", "/")  # fmt: skip
+
+
+def value(rng: random.Random, depth: int = 3) -> Any:
+    """A plain value: what JSON can hold and some that it cannot."""
+    kinds = ["none", "bool", "int", "big", "float", "odd", "word", "text"]
+    kind = rng.choice(kinds + (["list", "dict"] * 2 if depth else []))
+    if kind == "list":
+        return [value(rng, depth - 1) for _ in range(rng.randint(0, 3))]
+    if kind == "dict":
+        return {rng.choice(WORDS): value(rng, depth - 1) for _ in range(rng.randint(0, 3))}
+    return {
+        "none": None, "bool": rng.random() < 0.5, "int": rng.randint(-3, 40), "big": rng.getrandbits(80),
+        "float": rng.uniform(-2, 9), "odd": rng.choice((float("nan"), float("inf"), -0.0, 1e30)),
+        "word": rng.choice(WORDS), "text": "".join(rng.choices(string.printable, k=rng.randint(0, 9))),
+    }[kind]  # fmt: skip
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Bytes with some of them changed, cut out, doubled or made up."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8, 40))):
+        at = rng.randrange(len(changed) + 1)
+        action = rng.choice(("set", "set", "cut", "insert", "end", "repeat"))
+        if action == "set" and at < len(changed):
+            changed[at] = rng.getrandbits(8)
+        elif action == "cut":
+            del changed[at : at + rng.randint(1, 64)]
+        elif action == "insert":
+            changed[at:at] = rng.randbytes(rng.randint(1, 16))
+        elif action == "repeat":
+            changed[at:at] = changed[at : at + rng.randint(1, 64)]
+        elif rng.random() < 0.2:
+            del changed[at:]
+    return bytes(changed)
+
+
+def strategy_bytes(rng: random.Random) -> bool:
+    """A strategy file of any bytes, or a valid one damaged."""
+    base = json.dumps(rng.choice(targets.BASES)).encode()
+    return targets.strategy_file(damaged(base, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200)))
+
+
+def strategy_json(rng: random.Random) -> bool:
+    """A strategy of any JSON value, or a valid one with values replaced, removed, renamed."""
+    if rng.random() < 0.2:
+        return targets.strategy_value(value(rng))
+    return targets.strategy_value(targets.mutated(rng.choice(targets.BASES), rng, lambda: value(rng)))
+
+
+def sweep_yaml(rng: random.Random) -> bool:
+    """A sweep file of any bytes, a valid one damaged, or one with other values."""
+    import yaml
+
+    kind = rng.random()
+    if kind < 0.2:
+        return targets.sweep_file(rng.randbytes(rng.randint(0, 200)))
+    if kind < 0.6:
+        return targets.sweep_file(damaged(yaml.safe_dump(targets.SWEEP).encode(), rng))
+    document = targets.mutated(targets.SWEEP, rng, lambda: value(rng))
+    return targets.sweep_file(yaml.safe_dump(document).encode("utf-8", "surrogatepass"))
+
+
+@functools.cache
+def _net() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((4,), name="x"), layers.Dense(3, activation="relu", name="conv"), layers.Dense(2, name="head")]
+    )
+    model.build((None, 4))
+    return model
+
+
+@functools.cache
+def model_files() -> dict[str, bytes]:
+    """Content of small valid model files by suffix: of Keras 3, and `.h5` and `.keras` of Keras 2."""
+    found = {}
+    legacy = Path(__file__).parents[1] / "models" / "legacy"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for suffix in (".keras", ".h5"):
+            path = Path(folder, f"m{suffix}")
+            _net().save(path)
+            found[f"3{suffix}"] = path.read_bytes()
+    return {**found, "2.h5": (legacy / "sequential.h5").read_bytes(),
+            "2.keras": (legacy / "depthwise.keras").read_bytes()}  # fmt: skip
+
+
+def model_file(rng: random.Random) -> bool:
+    """A model file of any bytes, a valid one damaged, or one whose configuration says something else."""
+    from vqkit.flow.models import load_model
+
+    name, content = rng.choice(list(model_files().items()))
+    suffix = name[1:]
+    kind = rng.random()
+    if kind < 0.1:
+        content = rng.randbytes(rng.randint(0, 500))
+    elif kind < 0.5 or suffix == ".h5":
+        content = damaged(content, rng)
+    else:
+        content = _other_config(content, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"m{suffix}")
+        path.write_bytes(content)
+        return accepted(lambda: load_model(path))
+
+
+def _other_config(content: bytes, rng: random.Random) -> bytes:
+    """A `.keras` file whose JSON members are damaged values; the archive itself is sound."""
+    import zipfile
+
+    member = rng.choice(("config.json", "config.json", "metadata.json"))
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w") as new:
+        for info in old.infolist():
+            data = old.read(info)
+            if info.filename == member:
+                document = targets.mutated(json.loads(data), rng, lambda: value(rng))
+                data = json.dumps(document).encode("utf-8", "surrogatepass")
+            new.writestr(info.filename, data)
+    return made.getvalue()
+
+
+def arrays(rng: random.Random) -> bool:
+    """Calibration data of any container, shape, type and value, through to a quantized model."""
+    from vqkit.flow import quantize
+
+    shape = rng.choice(((8, 4), (8, 4), (8, 4), (0, 4), (8,), (), (8, 5), (2, 2, 4)))
+    array: Any = np.random.default_rng(rng.getrandbits(32)).normal(size=shape)
+    array = array * rng.choice((1.0, 0.0, 1e30, 1e-40, 1e300))
+    with np.errstate(all="ignore"):
+        array = array.astype(rng.choice(("f4", "f4", "f8", "f2", "i4", "u1", "?", "c8", "U3", "O", "M8[s]")))
+    if array.dtype.kind == "f" and array.size and rng.random() < 0.3:
+        array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, -np.inf))
+    data: Any = rng.choice((
+        array, array, array, [array], [array, array[:3] if array.ndim else array], {"x": array}, {"y": array}, {}, [],
+        None, "digits", 3, array.tolist(), iter([array, array]), [[1.0], [1.0, 2.0]], (array, array), {1, 2},
+    ))  # fmt: skip
+    strategy = rng.choice(("pof2s", "fs", "fsx"))
+    with np.errstate(all="ignore"):
+        return accepted(lambda: quantize(_net(), strategy, data, batch_size=rng.choice((1, 4, 0, -1, 2.5, "a", True))))
+
+
+def npz_file(rng: random.Random) -> bool:
+    """A data file: any bytes, a valid archive damaged, other arrays in it; a pickle in it is not opened."""
+    from vqkit.experiment.source import load_data
+
+    made = io.BytesIO()
+    x: Any = np.ones((4, 4), "f4")
+    odd: Any = rng.choice((x, np.ones((3, 4)), np.array([object()] * 4), np.array(["a"] * 4), np.array(1.0), x[:0], x * 1e39))
+    with np.errstate(all="ignore"):
+        np.savez(made, x_calib=rng.choice((x, odd)), x_eval=rng.choice((x, odd)), y_eval=rng.choice((np.zeros(4, int), odd)))
+    content = made.getvalue()
+    if rng.random() < 0.6:
+        content = damaged(content, rng)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "d.npz")
+        path.write_bytes(content)
+        extra = rng.choice(({}, {}, {"n_calib": value(rng)}, {"scale": value(rng)}, {"x_calib": value(rng)}, {"z": 1}))
+        with np.errstate(all="ignore"):
+            return accepted(lambda: load_data({"npz": str(path), **extra}))
+
+
+def tracking_uri(rng: random.Random) -> bool:
+    """An address of a tracking store: any text, and known schemes with any rest."""
+    from vqkit.experiment.track import Tracker
+
+    scheme = rng.choice(("", "sqlite:///", "sqlite://", "http://127.0.0.1:9/", "file:", "nonsense://", "s3://", "databricks",
+                         "postgresql://127.0.0.1:9/", "mysql://", "uc:"))  # fmt: skip
+    rest = "".join(rng.choices(string.ascii_letters + string.punctuation + " é\n\x00", k=rng.randint(0, 8)))
+    quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+    with _in_folder(), patch.dict(os.environ, quick), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A new database takes seconds to prepare; one that cannot be made refuses at once.
+        place = "nowhere/" if scheme == "sqlite:///" else ""
+        return accepted(lambda: Tracker.open(scheme + place + rest, runs_dir="runs"))
+
+
+def notebook_parameters(rng: random.Random) -> bool:
+    """Parameters for the run notebook: its own names and others, any values; and notebooks of any bytes."""
+    from vqkit.experiment import notebook
+
+    source = notebook.find(rng.choice(("20_run_variant.ipynb", "40_compare_runs.ipynb")))
+    names = [*notebook.declared_parameters(source), *WORDS]
+    given = {rng.choice(names): value(rng) for _ in range(rng.randint(1, 3))}
+    if rng.random() < 0.5:
+        return accepted(lambda: notebook.check_parameters(source, given))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "n.ipynb")
+        path.write_bytes(damaged(source.read_bytes(), rng))
+        return accepted(lambda: notebook.check_parameters(path, given))
+
+
+LOADERS = ("return None", "raise KeyError('k')", "return {'x_calib': 1}", "return 7", "import nowhere", "return [", "1 / 0",
+           "return {'x_calib': X, 'x_eval': X, 'y_eval': Y}", "return {'x_calib': X, 'x_eval': X, 'y_eval': X[:1]}")  # fmt: skip
+
+
+def custom_entries(rng: random.Random) -> bool:
+    """Loader files that do anything, data entries of any form, and `layer_config` entries of any values."""
+    from vqkit.experiment.source import load_data
+    from vqkit.experiment.variant import build_strategy
+    from vqkit.flow import make_plan
+
+    if rng.random() < 0.5:
+        entry = {"name": rng.choice(("conv", "h*", "nope", value(rng, 0))),
+                 rng.choice(("quantize", "weight_bit", "data_type", "bit_width", value(rng, 0))): value(rng)}  # fmt: skip
+        key = rng.choice(("layer_config", "ignore_layers", "input_layers", "custom_quantize_strategy", "data_type"))
+        given = {key: rng.choice(([entry], entry, value(rng)))}
+        return accepted(lambda: make_plan(build_strategy("pof2s", given), _net()))
+    if rng.random() < 0.4:
+        return accepted(lambda: load_data(value(rng)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "own.py")
+        body = rng.choice(LOADERS)
+        path.write_text(f"import numpy as np\nX, Y = np.ones((3, 4)), np.ones(3)\ndef load(**k):\n    {body}\n")
+        args = rng.choice(({}, {}, {"args": value(rng)}))
+        return accepted(lambda: load_data({"loader": f"{path}:{rng.choice(('load', 'X', 'lod'))}", **args}))
+
+
+COMMANDS = (
+    "plan", "validate", "run", "sweep", "strategies show", "strategies dump", "strategies list", "compare",
+    "track", "export", "reproduce", "sensitivity", "mixed", "search", "recommend", "nonsense", "",
+)  # fmt: skip
+
+
+def cli_arguments(rng: random.Random) -> bool:
+    """A command with arguments and options of any text; its exit code says whose fault it is."""
+    from vqkit.cli import Exit, main
+
+    words = [*WORDS, "m.keras", "broken.keras", "s.json", "d.npz", "sweep.yaml", "runs", "weight_bit=4", "weight_bit=x",
+             "/a/b=1", "fs", "x=", "own.py:load", '{"npz": "d.npz"}', "r.html"]  # fmt: skip
+    options = ["--data", "--strategy", "--runs", "--tracking-uri", "--no-track", "--dry-run", "--json", "-o", "--format",
+               "--where", "--sort", "--html", "--bits", "--calibration", "--batch-size", "--steps", "--seed", "--layer",
+               "--verbose", "--max-size", "--target", "--opset", "--check", "--sweep", "--into", "--explain"]  # fmt: skip
+    # A tracking database is prepared in seconds, and a sound run trains and runs: neither is tried here.
+    command = rng.choice(COMMANDS).split()
+    arguments = [rng.choice(words) for _ in range(rng.randint(0, 3))]
+    for _ in range(rng.randint(0, 2)):
+        arguments += [rng.choice(options), *([rng.choice(words)] if rng.random() < 0.8 else [])]
+    argv = ["vqkit", *command, *(a.replace("\x00", "") for a in arguments)]
+    if command[:1] in (["run"], ["sweep"], ["track"], ["search"], ["recommend"], ["mixed"], ["sensitivity"]):
+        argv += ["--runs", "s.json"]
+    with _in_folder() as folder, patch("sys.argv", argv):
+        _furnish(folder)
+        told = io.StringIO()
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+            try:
+                main()
+                code = 0
+            except SystemExit as e:
+                code = int(e.code or 0)
+    assert code in {int(c) for c in Exit} - {Exit.BUG}, (argv, told.getvalue()[-2000:])
+    assert "Traceback" not in told.getvalue(), (argv, told.getvalue()[-2000:])
+    return code == 0
+
+
+def _furnish(folder: Path) -> None:
+    (folder / "m.keras").write_bytes(model_files()["3.keras"])
+    (folder / "broken.keras").write_bytes(model_files()["3.keras"][:100])
+    (folder / "s.json").write_text(json.dumps(targets.BASES[0]))
+    (folder / "sweep.yaml").write_text(json.dumps(targets.SWEEP))
+    (folder / "own.py").write_text("def load():\n    return None\n")
+    np.savez(folder / "d.npz", x_calib=np.ones((3, 4), "f4"), x_eval=np.ones((3, 4), "f4"), y_eval=np.zeros(3, int))
+
+
+@contextlib.contextmanager
+def _in_folder() -> Iterator[Path]:
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
+TARGETS: dict[str, Target] = {
+    t.__name__: t
+    for t in (
+        strategy_bytes, strategy_json, sweep_yaml, model_file, arrays, npz_file, tracking_uri, notebook_parameters,
+        cli_arguments, custom_entries,
+    )
+}  # fmt: skip
