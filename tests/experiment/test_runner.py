@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -104,14 +103,6 @@ def test_two_workers_run_at_once_and_each_variant_once(runs):
     assert {r.environment["kernel"] for r in outcome.ran} == {"fresh"}
 
 
-def test_a_dead_worker_costs_its_variant_only(runs):
-    sweep = resolved({"name": "a", "do": "orphan"}, {"name": "b"})
-    outcome = run_sweep(sweep, runs)
-    assert statuses(outcome) == {"a": "KILLED", "b": "FINISHED"}
-    assert outcome.ran[0].error["type"] == "WorkerDied"
-    assert [s.reason for s in steps(sweep, runs)] == ["was KILLED", "finished"]
-
-
 def test_a_variant_that_takes_too_long_is_stopped(runs, left_over):
     sweep = resolved({"name": "slow", "sleep": 600}, {"name": "b"})
     outcome = run_sweep(sweep, runs, Options(timeout=20))
@@ -170,37 +161,6 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_then_the_same_sweep_runs_nothing_twice_to_the_end(runs):
-    variants = [{"name": f"v{i}", "sleep": 0.7} for i in range(6)]
-    for kills in range(1, 4):
-        process = start(runs, *variants, jobs=2)
-        family = [psutil.Process(process.pid)]
-        wait_for(lambda n=kills: len([x for x in diary(runs.root) if x.startswith("end")]) >= n)
-        family += family[0].children(recursive=True)
-        process.kill()
-        process.wait()
-        wait_for(lambda f=family: not any(p.is_running() and p.status() != "zombie" for p in f), 15)
-    outcome = run_sweep(resolved(*variants), runs, Options(jobs=2))
-    assert not outcome.failed
-    lines = diary(runs.root)
-    assert [lines.count(f"end v{i}") for i in range(6)] == [1] * 6
-    assert {r.status for r in runs.records()} == {Status.FINISHED}
-    assert len(runs.records("s")) == 6
-
-
-@pytest.mark.slow
-def test_a_result_written_before_the_kill_is_kept(runs):
-    variants = [{"name": "a", "do": "linger"}]
-    process = start(runs, *variants)
-    wait_for(lambda: "end a" in diary(runs.root))
-    process.kill()
-    process.wait()
-    outcome = run_sweep(resolved(*variants), runs)
-    assert statuses(outcome) == {"a": "FINISHED"}
-    assert diary(runs.root) == ["begin a", "end a"]
-
-
-@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_no_open_record(runs):
     process = start(runs, {"name": "a", "sleep": 600}, {"name": "b"})
     wait_for(lambda: "begin a" in diary(runs.root))
@@ -210,21 +170,3 @@ def test_ctrl_c_leaves_no_process_and_no_open_record(runs):
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in children), 10)
     (record,) = runs.records()
     assert (record.status, record.error["type"]) == (Status.KILLED, "Interrupted")
-
-
-@pytest.mark.slow
-def test_two_sweeps_that_share_a_variant_run_it_once(runs):
-    first, second = (
-        resolved({"name": "a", "sleep": 3}, name="s"),
-        resolved({"name": "a", "sleep": 3}, name="t"),
-    )
-    outcomes = []
-    threads = [
-        threading.Thread(target=lambda s=s: outcomes.append(run_sweep(s, runs))) for s in (first, second)
-    ]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert [statuses(o) for o in outcomes] == [{"a": "FINISHED"}] * 2
-    assert diary(runs.root) == ["begin a", "end a"]

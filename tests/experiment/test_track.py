@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
 
 from tests.experiment import records as make
+from tests.experiment.server import mlflow_server
 from vqkit.errors import TrackingError
 from vqkit.experiment import compare, track
 from vqkit.experiment.tags import Tag
@@ -311,50 +306,21 @@ def test_processes_that_open_a_fresh_store_at_once_agree(tmp_path):
     assert len(all_runs(Tracker.open(runs_dir=tmp_path))) == 6
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A real mlflow server on loopback with its own database and artifacts."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
-    command = [sys.executable, *track.ui_command(folder, port=port), "--workers", "1"]
-    environment = {**os.environ, **track.environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait_for(url, process, log):
-    for _ in range(600):
-        with (
-            contextlib.suppress(urllib.error.URLError, ConnectionError),
-            urllib.request.urlopen(url, timeout=5),
-        ):
-            return
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
-
-
 @pytest.mark.slow
-def test_a_server_holds_the_same_and_its_outage_loses_nothing(runs, server, monkeypatch):
-    uri, process = server
+def test_a_server_holds_the_same_and_its_outage_loses_nothing(runs, tmp_path, monkeypatch):
+    with mlflow_server(tmp_path / "server") as server:
+        _check_server(runs, server, monkeypatch)
+
+
+def _check_server(runs, server, monkeypatch):
+    uri = server.uri
     remote, _, ids = log_all(runs, uri)
     local, _, _ = log_all(runs)
     assert content(remote) == content(local)
     assert log_all(runs, uri)[2] == ids
     assert len(_search(uri)) == 6
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(30)
+    server.end(signal.SIGKILL)
     run_dir = make.add(runs, make.record("fs", {"weight_bit": 7}))
     with pytest.raises(TrackingError, match=r"variant .*127.0.0.1.* refused: .*vqkit track"):
         remote.log_variant(run_dir)

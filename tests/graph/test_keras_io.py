@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import zoo
-from vqkit.errors import ModelError
+from vqkit.errors import DataError, ModelError
 from vqkit.graph.ir import refs
 from vqkit.graph.keras_io import lower, named_inputs, raise_model
 
@@ -61,7 +61,7 @@ def test_inputs_are_matched_by_name_and_by_position():
     names = list(graph.inputs)
     assert list(by_position) == names
     assert named_inputs(graph, {names[1]: b, names[0]: a})[names[1]] is b
-    with pytest.raises(ModelError, match="has inputs"):
+    with pytest.raises(DataError, match="has inputs"):
         named_inputs(graph, [a])
 
 

@@ -29,9 +29,9 @@ KERNEL, WORKER = "ipykernel", "vqkit.experiment.worker"
 def kernel_killed(folder: Path, turn: int) -> str:
     """`kill -9` of the kernel while a variant runs."""
     scene = Scene(folder, track=False)
-    wanted = variants("abc", 1.0)
+    wanted = variants("ab", 1.0)
     sweep = scene.start(wanted)
-    wait_for(lambda: len(scene.begun()) > turn % 3)
+    wait_for(lambda: len(scene.begun()) > turn % 2)
     sweep.kill(KERNEL)
     code, told = sweep.end()
     scene.check(whole=False)
@@ -44,9 +44,9 @@ def kernel_killed(folder: Path, turn: int) -> str:
 def worker_killed(folder: Path, turn: int) -> str:
     """`kill -9` of a worker while a variant runs."""
     scene = Scene(folder, track=False)
-    wanted = variants("abc", 1.0)
+    wanted = variants("ab", 1.0)
     sweep = scene.start(wanted)
-    wait_for(lambda: len(scene.begun()) > turn % 3)
+    wait_for(lambda: len(scene.begun()) > turn % 2)
     sweep.kill(WORKER)
     code, told = sweep.end()
     scene.check(whole=False)
@@ -59,8 +59,8 @@ def worker_killed(folder: Path, turn: int) -> str:
 def parent_killed(folder: Path, turn: int) -> str:
     """`kill -9` of the sweep's own process, twice, with two workers and a store."""
     scene = Scene(folder)
-    wanted = variants("abcde", 0.4)
-    for ends in (1 + turn % 3, 3 + turn % 2):
+    wanted = variants("abcd", 0.4)
+    for ends in (1 + turn % 2, 3):
         sweep = scene.start(wanted, jobs=2)
         wait_for(lambda n=ends: len(scene.ended()) >= n)
         sweep.kill()
@@ -152,9 +152,16 @@ def disk_full(folder: Path, turn: int) -> str:
     """A disk that is full but for some KB, while a sweep and its store are written."""
     free = (0, 8, 40, 120)[turn % 4]
     command = [
-        "unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "tests.robustness.full_disk",
-        str(folder), str(free),
-    ]  # fmt: skip
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        sys.executable,
+        "-m",
+        "tests.robustness.full_disk",
+        str(folder),
+        str(free),
+    ]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **QUIET}
     )
@@ -216,7 +223,9 @@ def clock_set(folder: Path, turn: int) -> str:
     jumps = (-86_400, 315_360_000) if turn % 2 == 0 else (315_360_000, -86_400)
     offset = folder / "offset"
     offset.write_text("0")
-    path = os.pathsep.join([str(Path(__file__).parent / "clock"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(Path(__file__).parent / "clock"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    )
     wanted = variants("abcd", 1.0)
     sweep = scene.start(wanted, env={"PYTHONPATH": path, "VQKIT_TEST_CLOCK": str(offset)})
     for n, seconds in enumerate(jumps):
@@ -250,7 +259,17 @@ def two_at_once(folder: Path, turn: int) -> str:  # noqa: ARG001
 FAULTS: dict[str, Fault] = {
     f.__name__: f
     for f in (
-        kernel_killed, worker_killed, parent_killed, parent_killed_after_the_result, torn_notebook,
-        server_killed, server_gone, dask_worker_killed, disk_full, read_only_runs, clock_set, two_at_once,
+        kernel_killed,
+        worker_killed,
+        parent_killed,
+        parent_killed_after_the_result,
+        torn_notebook,
+        server_killed,
+        server_gone,
+        dask_worker_killed,
+        disk_full,
+        read_only_runs,
+        clock_set,
+        two_at_once,
     )
-}  # fmt: skip
+}

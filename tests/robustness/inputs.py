@@ -25,8 +25,33 @@ from tests.robustness import targets
 from tests.robustness.targets import accepted
 
 Target = Callable[[random.Random], bool]
-WORDS = ("weight_bit", "input_layers", "strategy", "pof2s", "fsx", "digits", "npz", "loader", "conv", "class_name",
-         "config", "null", "../../x", "a b", "é", "\x00", "", "1e999", "[1,", "{}", "-1", "-", "--", "=", "/")  # fmt: skip
+WORDS = (
+    "weight_bit",
+    "input_layers",
+    "strategy",
+    "pof2s",
+    "fsx",
+    "digits",
+    "npz",
+    "loader",
+    "conv",
+    "class_name",
+    "config",
+    "null",
+    "../../x",
+    "a b",
+    "é",
+    "\x00",
+    "",
+    "1e999",
+    "[1,",
+    "{}",
+    "-1",
+    "-",
+    "--",
+    "=",
+    "/",
+)
 
 
 def value(rng: random.Random, depth: int = 3) -> Any:
@@ -38,10 +63,15 @@ def value(rng: random.Random, depth: int = 3) -> Any:
     if kind == "dict":
         return {rng.choice(WORDS): value(rng, depth - 1) for _ in range(rng.randint(0, 3))}
     return {
-        "none": None, "bool": rng.random() < 0.5, "int": rng.randint(-3, 40), "big": rng.getrandbits(80),
-        "float": rng.uniform(-2, 9), "odd": rng.choice((float("nan"), float("inf"), -0.0, 1e30)),
-        "word": rng.choice(WORDS), "text": "".join(rng.choices(string.printable, k=rng.randint(0, 9))),
-    }[kind]  # fmt: skip
+        "none": None,
+        "bool": rng.random() < 0.5,
+        "int": rng.randint(-3, 40),
+        "big": rng.getrandbits(80),
+        "float": rng.uniform(-2, 9),
+        "odd": rng.choice((float("nan"), float("inf"), -0.0, 1e30)),
+        "word": rng.choice(WORDS),
+        "text": "".join(rng.choices(string.printable, k=rng.randint(0, 9))),
+    }[kind]
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -66,7 +96,9 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 def strategy_bytes(rng: random.Random) -> bool:
     """A strategy file of any bytes, or a valid one damaged."""
     base = json.dumps(rng.choice(targets.BASES)).encode()
-    return targets.strategy_file(damaged(base, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200)))
+    return targets.strategy_file(
+        damaged(base, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200))
+    )
 
 
 def strategy_json(rng: random.Random) -> bool:
@@ -96,7 +128,11 @@ def _net() -> Any:
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential(
-        [keras.Input((4,), name="x"), layers.Dense(3, activation="relu", name="conv"), layers.Dense(2, name="head")]
+        [
+            keras.Input((4,), name="x"),
+            layers.Dense(3, activation="relu", name="conv"),
+            layers.Dense(2, name="head"),
+        ]
     )
     model.build((None, 4))
     return model
@@ -113,8 +149,11 @@ def model_files() -> dict[str, bytes]:
             path = Path(folder, f"m{suffix}")
             _net().save(path)
             found[f"3{suffix}"] = path.read_bytes()
-    return {**found, "2.h5": (legacy / "sequential.h5").read_bytes(),
-            "2.keras": (legacy / "depthwise.keras").read_bytes()}  # fmt: skip
+    return {
+        **found,
+        "2.h5": (legacy / "sequential.h5").read_bytes(),
+        "2.keras": (legacy / "depthwise.keras").read_bytes(),
+    }
 
 
 def model_file(rng: random.Random) -> bool:
@@ -158,18 +197,38 @@ def arrays(rng: random.Random) -> bool:
 
     shape = rng.choice(((8, 4), (8, 4), (8, 4), (0, 4), (8,), (), (8, 5), (2, 2, 4)))
     array: Any = np.random.default_rng(rng.getrandbits(32)).normal(size=shape)
-    array = array * rng.choice((1.0, 0.0, 1e30, 1e-40, 1e300))
+    array = np.asarray(array * rng.choice((1.0, 0.0, 1e30, 1e-40, 1e300)))
     with np.errstate(all="ignore"):
         array = array.astype(rng.choice(("f4", "f4", "f8", "f2", "i4", "u1", "?", "c8", "U3", "O", "M8[s]")))
     if array.dtype.kind == "f" and array.size and rng.random() < 0.3:
+        array = np.array(array)
         array.flat[rng.randrange(array.size)] = rng.choice((np.nan, np.inf, -np.inf))
-    data: Any = rng.choice((
-        array, array, array, [array], [array, array[:3] if array.ndim else array], {"x": array}, {"y": array}, {}, [],
-        None, "digits", 3, array.tolist(), iter([array, array]), [[1.0], [1.0, 2.0]], (array, array), {1, 2},
-    ))  # fmt: skip
+    data: Any = rng.choice(
+        (
+            array,
+            array,
+            array,
+            [array],
+            [array, array[:3] if array.ndim else array],
+            {"x": array},
+            {"y": array},
+            {},
+            [],
+            None,
+            "digits",
+            3,
+            array.tolist(),
+            iter([array, array]),
+            [[1.0], [1.0, 2.0]],
+            (array, array),
+            {1, 2},
+        )
+    )
     strategy = rng.choice(("pof2s", "fs", "fsx"))
     with np.errstate(all="ignore"):
-        return accepted(lambda: quantize(_net(), strategy, data, batch_size=rng.choice((1, 4, 0, -1, 2.5, "a", True))))
+        return accepted(
+            lambda: quantize(_net(), strategy, data, batch_size=rng.choice((1, 4, 0, -1, 2.5, "a", True)))
+        )
 
 
 def npz_file(rng: random.Random) -> bool:
@@ -178,16 +237,33 @@ def npz_file(rng: random.Random) -> bool:
 
     made = io.BytesIO()
     x: Any = np.ones((4, 4), "f4")
-    odd: Any = rng.choice((x, np.ones((3, 4)), np.array([object()] * 4), np.array(["a"] * 4), np.array(1.0), x[:0], x * 1e39))
+    odd: Any = rng.choice(
+        (
+            x,
+            np.ones((3, 4)),
+            np.array([object()] * 4),
+            np.array(["a"] * 4),
+            np.array(1.0),
+            x[:0],
+            np.full((4, 4), 1e39),
+        )
+    )
     with np.errstate(all="ignore"):
-        np.savez(made, x_calib=rng.choice((x, odd)), x_eval=rng.choice((x, odd)), y_eval=rng.choice((np.zeros(4, int), odd)))
+        np.savez(
+            made,
+            x_calib=rng.choice((x, odd)),
+            x_eval=rng.choice((x, odd)),
+            y_eval=rng.choice((np.zeros(4, int), odd)),
+        )
     content = made.getvalue()
     if rng.random() < 0.6:
         content = damaged(content, rng)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "d.npz")
         path.write_bytes(content)
-        extra = rng.choice(({}, {}, {"n_calib": value(rng)}, {"scale": value(rng)}, {"x_calib": value(rng)}, {"z": 1}))
+        extra = rng.choice(
+            ({}, {}, {"n_calib": value(rng)}, {"scale": value(rng)}, {"x_calib": value(rng)}, {"z": 1})
+        )
         with np.errstate(all="ignore"):
             return accepted(lambda: load_data({"npz": str(path), **extra}))
 
@@ -196,8 +272,21 @@ def tracking_uri(rng: random.Random) -> bool:
     """An address of a tracking store: any text, and known schemes with any rest."""
     from vqkit.experiment.track import Tracker
 
-    scheme = rng.choice(("", "sqlite:///", "sqlite://", "http://127.0.0.1:9/", "file:", "nonsense://", "s3://", "databricks",
-                         "postgresql://127.0.0.1:9/", "mysql://", "uc:"))  # fmt: skip
+    scheme = rng.choice(
+        (
+            "",
+            "sqlite:///",
+            "sqlite://",
+            "http://127.0.0.1:9/",
+            "file:",
+            "nonsense://",
+            "s3://",
+            "databricks",
+            "postgresql://127.0.0.1:9/",
+            "mysql://",
+            "uc:",
+        )
+    )
     rest = "".join(rng.choices(string.ascii_letters + string.punctuation + " é\n\x00", k=rng.randint(0, 8)))
     quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
     with _in_folder(), patch.dict(os.environ, quick), warnings.catch_warnings():
@@ -222,8 +311,17 @@ def notebook_parameters(rng: random.Random) -> bool:
         return accepted(lambda: notebook.check_parameters(path, given))
 
 
-LOADERS = ("return None", "raise KeyError('k')", "return {'x_calib': 1}", "return 7", "import nowhere", "return [", "1 / 0",
-           "return {'x_calib': X, 'x_eval': X, 'y_eval': Y}", "return {'x_calib': X, 'x_eval': X, 'y_eval': X[:1]}")  # fmt: skip
+LOADERS = (
+    "return None",
+    "raise KeyError('k')",
+    "return {'x_calib': 1}",
+    "return 7",
+    "import nowhere",
+    "return [",
+    "1 / 0",
+    "return {'x_calib': X, 'x_eval': X, 'y_eval': Y}",
+    "return {'x_calib': X, 'x_eval': X, 'y_eval': X[:1]}",
+)
 
 
 def custom_entries(rng: random.Random) -> bool:
@@ -233,9 +331,13 @@ def custom_entries(rng: random.Random) -> bool:
     from vqkit.flow import make_plan
 
     if rng.random() < 0.5:
-        entry = {"name": rng.choice(("conv", "h*", "nope", value(rng, 0))),
-                 rng.choice(("quantize", "weight_bit", "data_type", "bit_width", value(rng, 0))): value(rng)}  # fmt: skip
-        key = rng.choice(("layer_config", "ignore_layers", "input_layers", "custom_quantize_strategy", "data_type"))
+        entry = {
+            "name": rng.choice(("conv", "h*", "nope", value(rng, 0))),
+            rng.choice(("quantize", "weight_bit", "data_type", "bit_width", value(rng, 0))): value(rng),
+        }
+        key = rng.choice(
+            ("layer_config", "ignore_layers", "input_layers", "custom_quantize_strategy", "data_type")
+        )
         given = {key: rng.choice(([entry], entry, value(rng)))}
         return accepted(lambda: make_plan(build_strategy("pof2s", given), _net()))
     if rng.random() < 0.4:
@@ -243,30 +345,105 @@ def custom_entries(rng: random.Random) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "own.py")
         body = rng.choice(LOADERS)
-        path.write_text(f"import numpy as np\nX, Y = np.ones((3, 4)), np.ones(3)\ndef load(**k):\n    {body}\n")
+        path.write_text(
+            f"import numpy as np\nX, Y = np.ones((3, 4)), np.ones(3)\ndef load(**k):\n    {body}\n"
+        )
         args = rng.choice(({}, {}, {"args": value(rng)}))
         return accepted(lambda: load_data({"loader": f"{path}:{rng.choice(('load', 'X', 'lod'))}", **args}))
 
 
 COMMANDS = (
-    "plan", "validate", "run", "sweep", "strategies show", "strategies dump", "strategies list", "compare",
-    "track", "export", "reproduce", "sensitivity", "mixed", "search", "recommend", "nonsense", "",
-)  # fmt: skip
+    "plan",
+    "validate",
+    "run",
+    "sweep",
+    "strategies show",
+    "strategies dump",
+    "strategies list",
+    "compare",
+    "track",
+    "export",
+    "reproduce",
+    "sensitivity",
+    "mixed",
+    "search",
+    "recommend",
+    "nonsense",
+    "",
+)
+
+SOUND = (
+    "plan m.keras",
+    "plan m.keras weight_bit=6 -s fs",
+    "validate s.json",
+    "strategies show fsx",
+    "strategies list",
+    "strategies dump s.json -v 0",
+    "compare",
+    "sweep sweep.yaml --dry-run",
+    "export m.keras --data d.npz -o x.json",
+)
 
 
 def cli_arguments(rng: random.Random) -> bool:
     """A command with arguments and options of any text; its exit code says whose fault it is."""
     from vqkit.cli import Exit, main
 
-    words = [*WORDS, "m.keras", "broken.keras", "s.json", "d.npz", "sweep.yaml", "runs", "weight_bit=4", "weight_bit=x",
-             "/a/b=1", "fs", "x=", "own.py:load", '{"npz": "d.npz"}', "r.html"]  # fmt: skip
-    options = ["--data", "--strategy", "--runs", "--tracking-uri", "--no-track", "--dry-run", "--json", "-o", "--format",
-               "--where", "--sort", "--html", "--bits", "--calibration", "--batch-size", "--steps", "--seed", "--layer",
-               "--verbose", "--max-size", "--target", "--opset", "--check", "--sweep", "--into", "--explain"]  # fmt: skip
+    words = [
+        *WORDS,
+        "m.keras",
+        "m.keras",
+        "s.json",
+        "s.json",
+        "weight_bit=6",
+        "pof2s",
+        "broken.keras",
+        "s.json",
+        "d.npz",
+        "sweep.yaml",
+        "runs",
+        "weight_bit=4",
+        "weight_bit=x",
+        "/a/b=1",
+        "fs",
+        "x=",
+        "own.py:load",
+        '{"npz": "d.npz"}',
+        "r.html",
+    ]
+    options = [
+        "--data",
+        "--strategy",
+        "--runs",
+        "--tracking-uri",
+        "--no-track",
+        "--dry-run",
+        "--json",
+        "-o",
+        "--format",
+        "--where",
+        "--sort",
+        "--html",
+        "--bits",
+        "--calibration",
+        "--batch-size",
+        "--steps",
+        "--seed",
+        "--layer",
+        "--verbose",
+        "--max-size",
+        "--target",
+        "--opset",
+        "--check",
+        "--sweep",
+        "--into",
+        "--explain",
+    ]
     # A tracking database is prepared in seconds, and a sound run trains and runs: neither is tried here.
-    command = rng.choice(COMMANDS).split()
-    arguments = [rng.choice(words) for _ in range(rng.randint(0, 3))]
-    for _ in range(rng.randint(0, 2)):
+    sound = rng.random() < 0.4
+    command = rng.choice(SOUND if sound else COMMANDS).split()
+    arguments = [rng.choice(words) for _ in range(0 if sound else rng.randint(0, 3))]
+    for _ in range(rng.randint(0, 1 if sound else 2)):
         arguments += [rng.choice(options), *([rng.choice(words)] if rng.random() < 0.8 else [])]
     argv = ["vqkit", *command, *(a.replace("\x00", "") for a in arguments)]
     if command[:1] in (["run"], ["sweep"], ["track"], ["search"], ["recommend"], ["mixed"], ["sensitivity"]):
@@ -291,7 +468,9 @@ def _furnish(folder: Path) -> None:
     (folder / "s.json").write_text(json.dumps(targets.BASES[0]))
     (folder / "sweep.yaml").write_text(json.dumps(targets.SWEEP))
     (folder / "own.py").write_text("def load():\n    return None\n")
-    np.savez(folder / "d.npz", x_calib=np.ones((3, 4), "f4"), x_eval=np.ones((3, 4), "f4"), y_eval=np.zeros(3, int))
+    np.savez(
+        folder / "d.npz", x_calib=np.ones((3, 4), "f4"), x_eval=np.ones((3, 4), "f4"), y_eval=np.zeros(3, int)
+    )
 
 
 @contextlib.contextmanager
@@ -308,7 +487,15 @@ def _in_folder() -> Iterator[Path]:
 TARGETS: dict[str, Target] = {
     t.__name__: t
     for t in (
-        strategy_bytes, strategy_json, sweep_yaml, model_file, arrays, npz_file, tracking_uri, notebook_parameters,
-        cli_arguments, custom_entries,
+        strategy_bytes,
+        strategy_json,
+        sweep_yaml,
+        model_file,
+        arrays,
+        npz_file,
+        tracking_uri,
+        notebook_parameters,
+        cli_arguments,
+        custom_entries,
     )
-}  # fmt: skip
+}

@@ -52,24 +52,46 @@ class Scene:
         self._started = 0
 
     def start(
-        self, wanted: Sequence[Mapping[str, Any]], *, name: str = "s", jobs: int = 1,
-        retry_failed: bool = False, cluster: str | None = None, env: Mapping[str, str] | None = None,
+        self,
+        wanted: Sequence[Mapping[str, Any]],
+        *,
+        name: str = "s",
+        jobs: int = 1,
+        retry_failed: bool = False,
+        cluster: str | None = None,
+        env: Mapping[str, str] | None = None,
         before: Sequence[str] = (),
-    ) -> Running:  # fmt: skip
+    ) -> Running:
         """Start a sweep in a process of its own; `before` are words in front of its command."""
         self._sweeps[name] = sorted(str(v["name"]) for v in wanted)
         told = {
-            "variants": list(wanted), "name": name, "jobs": jobs, "retry_failed": retry_failed,
-            "cluster": cluster, "uri": self.uri, "track": self.track,
-        }  # fmt: skip
+            "variants": list(wanted),
+            "name": name,
+            "jobs": jobs,
+            "retry_failed": retry_failed,
+            "cluster": cluster,
+            "uri": self.uri,
+            "track": self.track,
+        }
         self._started += 1
         log = self.folder / f"output-{self._started}.txt"
-        command = [*before, sys.executable, "-m", "tests.robustness.sweeping", str(self.folder), json.dumps(told)]
+        command = [
+            *before,
+            sys.executable,
+            "-m",
+            "tests.robustness.sweeping",
+            str(self.folder),
+            json.dumps(told),
+        ]
         with open(log, "wb") as f:
             process = subprocess.Popen(
-                command, cwd=ROOT, stdout=f, stderr=subprocess.STDOUT, env={**os.environ, **QUIET, **(env or {})},
+                command,
+                cwd=ROOT,
+                stdout=f,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **QUIET, **(env or {})},
                 start_new_session=True,
-            )  # fmt: skip
+            )
         return Running(process, log)
 
     def run(self, wanted: Sequence[Mapping[str, Any]], **options: Any) -> tuple[int, str]:
@@ -111,7 +133,7 @@ class Scene:
             assert sorted(self.ended()) == names
             for sweep, listed in self._sweeps.items():
                 assert sorted(r.name for r in self.runs.records(sweep)) == listed
-            halves = [p for p in self.runs.root.glob("variants/*/.*.*")]
+            halves = list(self.runs.root.glob("variants/*/.*.*"))
             assert halves == []
 
     def _check_finished(self, record: Any) -> None:
@@ -119,7 +141,7 @@ class Scene:
         assert set(record.artifacts) == set(FILES), record.artifacts
         for name in record.artifacts.values():
             json.loads((folder / name).read_text("utf-8"))
-        assert json.loads((folder / "plan.json").read_text()) == {"of": record.name}
+        assert json.loads((folder / "plan.json").read_text())["of"] == record.name
         assert record.metrics["accuracy"] == 0.5
         assert record.ended is not None
         assert record.started <= record.ended
@@ -208,11 +230,14 @@ def store_runs(runs: Path, uri: str | None) -> list[dict[str, Any]]:
         runs_found = client.search_runs(list(named), max_results=1000)
         return [
             {
-                "experiment": named[r.info.experiment_id], "status": r.info.status,
-                "kind": r.data.tags.get(Tag.KIND), "key": r.data.tags.get(Tag.KEY),
-                "sweep": r.data.tags.get(Tag.SWEEP), "complete": Tag.COMPLETE in r.data.tags,
+                "experiment": named[r.info.experiment_id],
+                "status": r.info.status,
+                "kind": r.data.tags.get(Tag.KIND),
+                "key": r.data.tags.get(Tag.KEY),
+                "sweep": r.data.tags.get(Tag.SWEEP),
+                "complete": Tag.COMPLETE in r.data.tags,
                 "accuracy": r.data.metrics.get("accuracy"),
                 "files": [a.path for a in client.list_artifacts(r.info.run_id)],
             }
             for r in runs_found
-        ]  # fmt: skip
+        ]

@@ -1,4 +1,4 @@
-"""A sweep as the command line runs it, in a process of its own that may be hurt: `python -m … FOLDER JSON`."""
+"""A sweep as the command line runs it, in a process that may be hurt: `python -m … FOLDER JSON`."""
 
 from __future__ import annotations
 

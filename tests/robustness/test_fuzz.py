@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.robustness import targets
+from tests.robustness.inputs import TARGETS
 from vqkit.errors import SweepError, VqkitError
 from vqkit.experiment.sweep import MAX_POINTS, Sweep
 
@@ -21,7 +22,15 @@ values = st.recursive(
     lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=8), v, max_size=4),
     max_leaves=12,
 )
+SEEDS = {"tracking_uri": 6, "notebook_parameters": 4, "cli_arguments": 15}
 WORDS = ("weight_bit", "input_layers", "fold_conv_bn", "cle_steps", "pof2s", "strategy", "__class__")
+
+
+@pytest.mark.parametrize(("entry", "inputs"), [(e, SEEDS.get(e, 25)) for e in TARGETS])
+def test_every_entry_point_accepts_or_refuses_in_words(entry, inputs):
+    """`benchmarks/faults.py` tries many more."""
+    for seed in range(inputs):
+        TARGETS[entry](random.Random(seed))
 
 
 @MANY

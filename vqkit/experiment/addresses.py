@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vqkit.errors import TrackingError
+
 _SQLITE = "sqlite:///"
 
 
@@ -25,9 +27,17 @@ def ui_command(runs_dir: str | Path, *, port: int = 5000) -> list[str]:
 
 
 def absolute(uri: str | None, runs_dir: Path) -> str:
-    """An address that means the same in every folder; the default store where none is given."""
+    """An address that means the same in every folder; the default store where none is given.
+
+    Raises:
+        TrackingError: the address is empty; mlflow would take the working directory for it.
+    """
     if uri is None:
         return default_uri(runs_dir)
+    if not uri.strip() or "\0" in uri:
+        raise TrackingError(
+            f"tracking address: {uri!r} is none. Allowed: sqlite:///…, http://…, or none at all"
+        )
     path = uri.removeprefix(_SQLITE)
     return uri if path == uri or not path or path == ":memory:" else f"{_SQLITE}{Path(path).resolve()}"
 

@@ -157,23 +157,35 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     path = Path(spec.npz)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        # Only arrays of plain values: a pickle in the file would be code.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            x_calib, x_eval, y_eval, y_calib = _picked(file, spec)
+    except VqkitError:
+        raise
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read as an .npz file of plain arrays: {e}") from e
 
-        def pick(keys: Keys, n: int | None) -> Any:
-            missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
-            if missing:
-                raise DataError(not_allowed(str(path), missing[0], file.files, what="array"))
-            return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
-
-        x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
-        y_eval = pick(spec.y_eval, spec.n_eval)
-        y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
-
-    def scaled(a: np.ndarray, _: str) -> np.ndarray:
+    def scaled(a: np.ndarray, where: str) -> np.ndarray:
+        if a.dtype.kind not in "fiub":
+            raise DataError(f"{path}{where}: type {a.dtype} is not a number")
         return (a * np.float32(spec.scale) + np.float32(spec.offset)).astype(np.float32)
 
-    x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
     return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+
+
+def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any]:
+    def pick(keys: Keys, n: int | None) -> Any:
+        missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
+        if missing:
+            raise DataError(not_allowed(spec.npz, missing[0], file.files, what="array"))
+        return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
+
+    x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
+    y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
+    return x_calib, x_eval, pick(spec.y_eval, spec.n_eval), y_calib
 
 
 def _from_loader(spec: LoaderSpec, ref: Any) -> Data:

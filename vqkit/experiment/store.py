@@ -25,6 +25,10 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
 LOCK = ".lock"
 
 
+class UnwritableError(RecordError):
+    """The machine refused to write: a read-only folder, a full disk."""
+
+
 class Status(StrEnum):
     """Where a run stands; a finished or failed run never changes unless it is run again."""
 
@@ -221,7 +225,7 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write JSON by a temporary file and a rename, so that no reader ever sees half of it.
 
     Raises:
-        RecordError: as `write_bytes`.
+        UnwritableError: as `write_bytes`.
     """
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
@@ -230,7 +234,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file by a temporary file beside it and a rename.
 
     Raises:
-        RecordError: the folder is read-only, the disk is full, …; the file is as it was.
+        UnwritableError: the folder is read-only, the disk is full, …; the file is as it was.
     """
     with writing(path):
         _write_bytes(Path(path), data)
@@ -242,7 +246,7 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise RecordError(
+        raise UnwritableError(
             f"{path}: cannot be written: {e.strerror or e}. What was recorded before is safe; make room or "
             "make the folder writable, and give the same command again"
         ) from e
@@ -275,7 +279,7 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
         As context value: whether the lock is held (always True when waiting).
 
     Raises:
-        RecordError: the folder cannot be written.
+        UnwritableError: the folder cannot be written.
     """
     import fcntl
 

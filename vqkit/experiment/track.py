@@ -52,9 +52,10 @@ def _store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
         try:
             yield
-        except (TrackingError, RecordError):
-            raise
         except Exception as e:
+            # A lock that cannot be written is the store's refusal, a broken record is not.
+            if isinstance(e, TrackingError | RecordError) and not isinstance(e, store.UnwritableError):
+                raise
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
             raise TrackingError(
                 f"{doing}: the tracking store {uri} refused: {reason}. The run records are safe in "

@@ -36,7 +36,7 @@ class Worker:
         warm: keep a kernel from one variant to the next, within these limits; None starts a fresh one each.
 
     Raises:
-        RecordError: the log cannot be written.
+        UnwritableError: the log cannot be written.
     """
 
     def __init__(self, log: Path, env: Mapping[str, str], warm: Limits | None = None) -> None:

@@ -59,7 +59,15 @@ def load_model(
         raise ModelError(f"model: {path}: no such file")
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
-    rebuilt = keras2.load(path, custom_objects or {})
+    try:
+        rebuilt = keras2.load(path, custom_objects or {})
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{path}: cannot be read as a model, it is damaged or of another kind: {type(error).__name__}: "
+            f"{str(error)[:300]}. {_GIVE}"
+        ) from error
     if rebuilt is not None:
         return rebuilt
     try:

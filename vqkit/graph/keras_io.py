@@ -11,6 +11,7 @@ from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.custom import is_custom, objects_within
+from vqkit.graph.inputs import check_shapes, named_inputs
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
 from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
 
@@ -335,31 +336,6 @@ def raise_model(
     return (make or keras.Model)(inputs, outputs, name=graph.name)
 
 
-def named_inputs(graph: Graph, batch: Any) -> dict[str, Any]:
-    """Match a batch, nested as the model's inputs or a dict by input name, to the graph's inputs.
-
-    Args:
-        graph: whose inputs.
-        batch: array, list/tuple or dict of arrays, shape (batch, …).
-
-    Returns:
-        Input name -> array.
-
-    Raises:
-        ModelError: the number or names of inputs differ.
-    """
-    if isinstance(batch, Mapping) and set(batch) == set(graph.inputs):
-        return dict(batch)
-    from keras import tree
-
-    flat = tree.flatten(batch)
-    if len(flat) != len(graph.inputs):
-        raise ModelError(f"the model has inputs {list(graph.inputs)}, the batch has {len(flat)} arrays")
-    order = [r.id for r in tree.flatten(graph.input_struct)]
-    names = {v: k for k, v in graph.inputs.items()}
-    return {names[v]: a for v, a in zip(order, flat, strict=True)}
-
-
 def input_signature(graph: Graph) -> dict[str, Any]:
     """Input name -> `tf.TensorSpec`, for functions that take a batch by input name."""
     import tensorflow as tf
@@ -387,8 +363,13 @@ def compiled(graph: Graph, function: Callable[[dict[str, Any]], Any]) -> Callabl
 
 
 def tensors(graph: Graph, batch: Any) -> dict[str, Any]:
-    """A batch as tensors by input name, in the graph's dtypes."""
+    """A batch as tensors by input name, in the graph's dtypes.
+
+    Raises:
+        DataError: inputs of other names, another number of them, or a shape that the model does not take.
+    """
     import tensorflow as tf
 
     named = named_inputs(graph, batch)
+    check_shapes(graph, named)
     return {k: tf.convert_to_tensor(v, graph.values[graph.inputs[k]].dtype) for k, v in named.items()}
