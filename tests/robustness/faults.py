@@ -103,12 +103,13 @@ def server_killed(folder: Path, turn: int) -> str:
     """`kill -9` of the mlflow server while a sweep logs to it; it comes back while the sweep still runs."""
     with mlflow_server(folder / "server") as server:
         scene = Scene(folder, uri=server.uri)
-        wanted = variants("abcdef", 3.0)
+        wanted = [*variants("ab", 1.0), {"name": "c", "do": "await"}]
         sweep = scene.start(wanted)
-        wait_for(lambda: len(scene.ended()) > turn % 2)
+        wait_for(lambda: len(scene.ended()) >= turn % 2)
         server.end(signal.SIGKILL)
-        wait_for(lambda: len(scene.ended()) > 1 + turn % 2)
+        wait_for(lambda: "tracking paused" in sweep.told())
         server.start()
+        (scene.runs.root / "go").touch()
         code, told = sweep.end()
         assert "tracking paused" in told
         assert (code, "has all records of this sweep" in told) == (0, True), told

@@ -329,6 +329,7 @@ def custom_entries(rng: random.Random) -> bool:
     from vqkit.experiment.source import load_data
     from vqkit.experiment.variant import build_strategy
     from vqkit.flow import make_plan
+    from vqkit.strategy import Strategy
 
     if rng.random() < 0.5:
         entry = {
@@ -336,10 +337,16 @@ def custom_entries(rng: random.Random) -> bool:
             rng.choice(("quantize", "weight_bit", "data_type", "bit_width", value(rng, 0))): value(rng),
         }
         key = rng.choice(
-            ("layer_config", "ignore_layers", "input_layers", "custom_quantize_strategy", "data_type")
+            ("ignore_layers", "input_layers", "custom_quantize_strategy", "data_type", "weight_bit")
         )
         given = {key: rng.choice(([entry], entry, value(rng)))}
-        return accepted(lambda: make_plan(build_strategy("pof2s", given), _net()))
+        named = {
+            "quantize_registry_config": {
+                "layer_config": rng.choice(({"conv": entry}, {"h*": value(rng)}, entry))
+            }
+        }
+        whole = accepted(lambda: make_plan(build_strategy("pof2s", given), _net()))
+        return accepted(lambda: make_plan(Strategy.builtin("pof2s").update(named), _net())) or whole
     if rng.random() < 0.4:
         return accepted(lambda: load_data(value(rng)))
     with tempfile.TemporaryDirectory() as folder:

@@ -194,12 +194,16 @@ class Running:
         wait_for(lambda: self.family(word))
         self.family(word)[0].kill()
 
+    def told(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text("utf-8", "replace")
+
     def end(self, seconds: float = 300) -> tuple[int, str]:
         """Wait for its end: exit code and what it printed. Nothing of it is left."""
         below = self.family()
         code = self.process.wait(seconds)
         wait_for(lambda: not any(_lives(p) for p in below), 30)
-        told = self._log.read_text("utf-8", "replace")
+        told = self.told()
         assert code in (0, 1, 2, 3, 130), (code, told)
         return code, told
 

@@ -17,8 +17,3 @@ def test_nothing_is_lost_doubled_or_falsified(name, tmp_path):
     if name == "disk_full" and not faults.can_fill_a_disk():
         pytest.skip("this user may not mount a small disk in a name space of his own")
     faults.FAULTS[name](tmp_path / "x", TURNS.get(name, 0))
-
-
-@pytest.mark.slow
-def test_a_read_only_folder_is_refused_before_anything_runs(tmp_path):
-    faults.read_only_runs(tmp_path / "x", 0)

@@ -35,9 +35,8 @@ def absolute(uri: str | None, runs_dir: Path) -> str:
     if uri is None:
         return default_uri(runs_dir)
     if not uri.strip() or "\0" in uri:
-        raise TrackingError(
-            f"tracking address: {uri!r} is none. Allowed: sqlite:///…, http://…, or none at all"
-        )
+        allowed = "Allowed: sqlite:///…, http://…, or none at all"
+        raise TrackingError(f"tracking address: {uri!r} is not allowed. {allowed}")
     path = uri.removeprefix(_SQLITE)
     return uri if path == uri or not path or path == ":memory:" else f"{_SQLITE}{Path(path).resolve()}"
 

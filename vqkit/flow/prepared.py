@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vqkit.digest import of_json
-from vqkit.errors import StrategyError
+from vqkit.errors import ModelError, StrategyError
 from vqkit.flow.plan import Plan
 from vqkit.flow.planner import resolve
 from vqkit.graph.custom import inner_kinds
@@ -80,8 +82,10 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
         The graphs that a plan can be made on.
 
     Raises:
+        ModelError: a weight is NaN or Inf.
         StrategyError: a layer name is unknown.
     """
+    _check_weights(lowered)
     graph = select(
         lowered,
         input_layers=strategy.input_layers,
@@ -92,6 +96,18 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
     optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
     device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
     return Graphs(graph, optimized.graph, device.graph, optimized.report + device.report)
+
+
+def _check_weights(graph: Graph) -> None:
+    for name, layer in graph.layers.items():
+        for weight, value in layer.weights.items():
+            array = np.asarray(value)
+            bad = int(np.sum(~np.isfinite(array))) if array.dtype.kind == "f" else 0
+            if bad:
+                raise ModelError(
+                    f"layer {name!r}: {bad} of {array.size} values of {weight!r} are NaN or Inf; the training"
+                    " diverged or the file is damaged"
+                )
 
 
 def graphs_key(strategy: Any, vitis_compat: bool) -> str:

@@ -1,0 +1,372 @@
+"""Bad input, entry point by entry point: what is given, which error comes, and words of its message.
+
+`docs/bad-input.md` is made of this table (`python -m tests.robustness.bad_input`), and a test executes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import (
+    DataError,
+    ModelError,
+    NotebookError,
+    RecordError,
+    StrategyError,
+    SweepError,
+    TrackingError,
+    VqkitError,
+)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "bad-input.md"
+X = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row.
+
+    Attributes:
+        entry: the entry point.
+        given: what it is given, in words.
+        error: the type that comes.
+        says: words of the message.
+        do: gives it, in an empty folder.
+    """
+
+    entry: str
+    given: str
+    error: type[VqkitError]
+    says: str
+    do: Callable[[Path], Any]
+
+
+def _model(change: Callable[[list[np.ndarray]], None] | None = None) -> Any:
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((4,), name="x"), keras.layers.Dense(3, name="conv"), keras.layers.Dense(2, name="head")]
+    )
+    if change is not None:
+        weights = model.layers[0].get_weights()
+        change(weights)
+        model.layers[0].set_weights(weights)
+    return model
+
+
+def _put(index: int, value: float) -> Callable[[list[np.ndarray]], None]:
+    def change(weights: list[np.ndarray]) -> None:
+        weights[index].flat[0] = value
+
+    return change
+
+
+def _with(value: float) -> np.ndarray:
+    spoiled = X.copy()
+    spoiled[3, 2] = value
+    return spoiled
+
+
+def _quantize(data: Any, model: Any = None, strategy: str = "pof2s", **options: Any) -> Any:
+    from vqkit.flow import quantize
+
+    return quantize(model if model is not None else _model(), strategy, data, **options)
+
+
+def _file(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def _strategy(folder: Path, content: str) -> Any:
+    from vqkit.strategy import Strategy
+
+    return Strategy.load(_file(folder, "s.json", content))
+
+
+def _keywords(**values: Any) -> Any:
+    from vqkit.strategy import Strategy
+
+    return Strategy.builtin("pof2s").with_kwargs(**values)
+
+
+def _sweep(folder: Path, content: str) -> Any:
+    from vqkit.experiment.sweep import Sweep
+
+    return Sweep.load(_file(folder, "sweep.yaml", content))
+
+
+def _plan(**values: Any) -> Any:
+    from vqkit.flow import make_plan
+
+    return make_plan(_keywords(**values), _model())
+
+
+def _layer_config(**entries: Any) -> Any:
+    from vqkit.flow import make_plan
+    from vqkit.strategy import Strategy
+
+    changed = Strategy.builtin("pof2s").update({"quantize_registry_config": {"layer_config": entries}})
+    return make_plan(changed, _model())
+
+
+def _load(folder: Path, name: str, content: bytes | str = b"") -> Any:
+    from vqkit.flow.models import load_model
+
+    return load_model(_file(folder, name, content))
+
+
+def _saved(folder: Path, model: Any, name: str = "m.keras") -> Path:
+    model.save(folder / name)
+    return folder / name
+
+
+def _lambda(folder: Path) -> Any:
+    import keras
+
+    from vqkit.flow.models import load_model
+
+    code = keras.layers.Lambda(lambda x: x + 1, name="code")
+    return load_model(_saved(folder, keras.Sequential([keras.Input((4,)), code])))
+
+
+def _foreign_class(folder: Path, module: str, name: str) -> Any:
+    """A `.keras` file whose configuration names a class that is no Keras layer."""
+    from vqkit.flow.models import load_model
+
+    path = _saved(folder, _model())
+    with zipfile.ZipFile(path) as file:
+        members = {n: file.read(n) for n in file.namelist()}
+    config = json.loads(members["config.json"])
+    entry = config["config"]["layers"][1]
+    entry.update(
+        {"module": module, "class_name": name, "registered_name": name, "config": {"args": ["true"]}}
+    )
+    members["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for member, data in members.items():
+            file.writestr(member, data)
+    try:
+        return load_model(path)
+    finally:
+        assert module not in sys.modules, f"{module} was imported from a configuration"
+
+
+def _truncated(folder: Path, name: str) -> Any:
+    path = _saved(folder, _model(), name)
+    return _load(folder, name, path.read_bytes()[:1000])
+
+
+def _npz(folder: Path, **arrays: Any) -> Any:
+    from vqkit.experiment.source import load_data
+
+    np.savez(folder / "d.npz", **{"x_calib": X, "x_eval": X, "y_eval": np.zeros(8, int), **arrays})
+    return load_data({"npz": "d.npz"}, folder)
+
+
+def _data(folder: Path, ref: Any) -> Any:
+    from vqkit.experiment.source import load_data
+
+    return load_data(ref, folder)
+
+
+def _loader(folder: Path, body: str, name: str = "load") -> Any:
+    _file(folder, "own.py", f"import numpy as np\ndef load():\n    {body}\n")
+    return _data(folder, {"loader": f"own.py:{name}"})
+
+
+def _command(*words: str) -> Any:
+    """A command's values as its function gets them; the errors are those that the exit code 2 stands for."""
+    from vqkit.cli.options import pairs
+
+    return pairs(list(words))
+
+
+def _parameters(**given: Any) -> Any:
+    from vqkit.experiment import notebook
+
+    return notebook.check_parameters(notebook.find("20_run_variant.ipynb"), given)
+
+
+def _notebook(folder: Path, content: str) -> Any:
+    from vqkit.experiment import notebook
+
+    return notebook.declared_parameters(_file(folder, "n.ipynb", content))
+
+
+def _track(uri: str, folder: Path) -> Any:
+    import os
+    from unittest.mock import patch
+
+    from vqkit.experiment.track import Tracker
+
+    with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
+        return Tracker.open(uri, runs_dir=folder)
+
+
+def _record(folder: Path, content: str) -> Any:
+    from vqkit.experiment.store import Store
+
+    target = folder / "variants" / "k"
+    target.mkdir(parents=True)
+    _file(target, "record.json", content)
+    return Store.at(folder).record("k")
+
+
+def _runs(path: str) -> Any:
+    from vqkit.experiment.store import Store
+
+    return Store.at(path)
+
+
+SWEEP = "model: m.keras\ndata: digits\n"
+DEEP = "[" * 100_000
+C = Case
+CASES = (
+    C("strategy file", "no JSON", StrategyError, "not JSON", lambda f: _strategy(f, "{")),
+    C("strategy file", "a key twice", StrategyError, "stands twice", lambda f: _strategy(f, '{"a": 1, "a": 2}')),
+    C("strategy file", "NaN", StrategyError, "no JSON number", lambda f: _strategy(f, '{"a": NaN}')),
+    C("strategy file", "100,000 brackets", StrategyError, "nested", lambda f: _strategy(f, DEEP)),
+    C("strategy file", "5 MB", StrategyError, "larger than", lambda f: _strategy(f, '"' + "x" * 5_000_000)),
+    C("strategy file", "an unknown section", StrategyError, "not allowed", lambda f: _strategy(f, '{"optimise": {}}')),
+    C("strategy", "an unknown keyword", StrategyError, "did you mean 'weight_bit'", lambda _: _keywords(weigth_bit=4)),
+    C("strategy", "33 bits", StrategyError, "at most 32, got 33", lambda _: _keywords(weight_bit=33)),
+    C("strategy", "a layer that is not there", StrategyError, "did you mean 'conv'",
+      lambda _: _plan(ignore_layers=["comv"])),
+    C("sweep file", "no YAML", SweepError, "sweep.yaml", lambda f: _sweep(f, "a: [1")),
+    C("sweep file", "a Python tag", SweepError, "tag",
+      lambda f: _sweep(f, "!!python/object/apply:os.system ['echo spoiled']")),
+    C("sweep file", "no model", SweepError, "'model' is missing", lambda f: _sweep(f, "data: digits")),
+    C("sweep file", "an unknown key", SweepError, "did you mean 'axes'", lambda f: _sweep(f, SWEEP + "axis: {}")),
+    C("sweep file", "10^16 variants", SweepError, "combinations",
+      lambda f: _sweep(f, SWEEP + json.dumps({f"/a{i}": list(range(100)) for i in range(8)}).join(("axes: ", "")))),
+    C("model file", "nothing there", ModelError, "no such file", lambda f: _data_model(f / "m.keras")),
+    C("model file", "another format", ModelError, "no Keras layers", lambda f: _load(f, "m.onnx")),
+    C("model file", "empty", ModelError, "m.keras", lambda f: _load(f, "m.keras")),
+    C("model file", "a .keras cut short", ModelError, "m.keras", lambda f: _truncated(f, "m.keras")),
+    C("model file", "a .h5 cut short", ModelError, "m.h5", lambda f: _truncated(f, "m.h5")),
+    C("model file", "a pickle", ModelError, "m.h5", lambda f: _load(f, "m.h5", b"\x80\x04cos\nsystem\n.")),
+    C("model file", "a Lambda layer", ModelError, "holds code, which is not run", _lambda),
+    C("model file", "a class of another module", ModelError, "cannot load",
+      lambda f: _foreign_class(f, "this", "Popen")),
+    C("model", "a NaN weight", ModelError, "layer 'conv': 1 of 12 values",
+      lambda _: _quantize(X, _model(_put(0, np.nan)))),
+    C("model", "an infinite bias", ModelError, "are NaN or Inf", lambda _: _quantize(X, _model(_put(1, np.inf)), "fs")),
+    C("calibration data", "NaN", DataError, "1 of 32 values are NaN or Inf", lambda _: _quantize(_with(np.nan))),
+    C("calibration data", "Inf", DataError, "1 of 32 values are NaN or Inf", lambda _: _quantize(_with(np.inf))),
+    C("calibration data", "beyond float32 (1e300)", DataError, "NaN or Inf",
+      lambda _: _quantize(X.astype("float64") * 1e300)),
+    C("calibration data", "no image", DataError, "no batch", lambda _: _quantize(X[:0])),
+    C("calibration data", "an empty batch", DataError, "holds no samples", lambda _: _quantize(iter([X, X[:0]]))),
+    C("calibration data", "a generator already read", DataError, "already read", lambda _: _quantize(iter(()))),
+    C("calibration data", "ragged lists", DataError, "is not an array", lambda _: _quantize([[1.0], [1.0, 2.0]])),
+    C("calibration data", "inputs of unequal length", DataError, "different numbers of samples",
+      lambda _: _quantize([X, X[:3]])),
+    C("calibration data", "the wrong shape", DataError, "does not fit the model's input", lambda _: _quantize(X[:, :3])),
+    C("calibration data", "an input of another name", DataError, "the model has inputs", lambda _: _quantize({"y": X})),
+    C("calibration data", "complex numbers", DataError, "complex64 is not allowed",
+      lambda _: _quantize(X.astype("complex64"))),
+    C("calibration data", "text", DataError, "not a dataset", lambda _: _quantize("digits")),
+    C("calibration data", "batches of no image", DataError, "batch_size: 0", lambda _: _quantize(X, batch_size=0)),
+    C("calibration data", "more steps than batches", DataError, "asks for more than the 1 batches",
+      lambda _: _quantize(X, steps=9)),
+    C("data file", "not an archive", DataError, "cannot be read as an .npz",
+      lambda f: _data(f, {"npz": str(_file(f, "d.npz", "no"))})),
+    C("data file", "a pickle in it", DataError, "plain arrays", lambda f: _npz(f, x_eval=np.array([object()] * 8))),
+    C("data file", "an array is missing", DataError, "array 'images' is not allowed",
+      lambda f: (_npz(f), _data(f, {"npz": "d.npz", "x_eval": "images"}))),
+    C("data file", "more labels than images", DataError, "8 images and 3 labels", lambda f: _npz(f, y_eval=np.zeros(3))),
+    C("data loader", "raises", DataError, "failed with ZeroDivisionError", lambda f: _loader(f, "1 / 0")),
+    C("data loader", "no such function", DataError, "did you mean 'load'", lambda f: _loader(f, "pass", "loda")),
+    C("data loader", "returns no labels", DataError, "has no 'y_eval'",
+      lambda f: _loader(f, "return {'x_calib': np.ones(3), 'x_eval': np.ones(3)}")),
+    C("data", "an unknown form", DataError, "is not allowed", lambda f: _data(f, {"csv": "a.csv"})),
+    C("layer_config", "of a layer that is not there", StrategyError, "did you mean 'conv'",
+      lambda _: _layer_config(comv="float16")),
+    C("CLI", "an argument without =", SweepError, "expected KEY=VALUE", lambda _: _command("weight_bit")),
+    C("CLI", "a key twice", SweepError, "given twice", lambda _: _command("a=1", "a=2")),
+    C("notebook", "an undeclared parameter", NotebookError, "did you mean 'strategy'", lambda _: _parameters(stratgey=1)),
+    C("notebook", "not a notebook", NotebookError, "cannot be read as a notebook", lambda f: _notebook(f, "{}x")),
+    C("notebook", "no parameters cell", NotebookError, "0 code cells are tagged",
+      lambda f: _notebook(f, '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')),
+    C("tracking URI", "empty", TrackingError, "is not allowed", lambda f: _track("", f)),
+    C("tracking URI", "an unknown scheme", TrackingError, "records are safe", lambda f: _track("nonsense://x", f)),
+    C("tracking URI", "nobody answers", TrackingError, "vqkit track", lambda f: _track("http://127.0.0.1:9", f)),
+    C("tracking URI", "a file that is no database", TrackingError, "refused",
+      lambda f: _track(f"sqlite:///{_file(f, 'a.db', 'no' * 999)}", f)),
+    C("run folder", "an object store", RecordError, "is an address, not a folder", lambda _: _runs("s3://bucket/runs")),
+    C("run record", "torn", RecordError, "cannot be read", lambda f: _record(f, "{")),
+    C("run record", "of another schema", RecordError, "schema 9", lambda f: _record(f, '{"schema": 9}')),
+)  # fmt: skip
+
+
+def _data_model(path: Path) -> Any:
+    from vqkit.flow.models import load_model
+
+    return load_model(path)
+
+
+def _finite(data: np.ndarray, change: Any = None, strategy: str = "fsx") -> np.ndarray:
+    quantized = _quantize(data, _model(change), strategy)
+    with np.errstate(all="ignore"):
+        outputs = np.asarray(quantized.model.predict(data, verbose=0))
+    assert np.isfinite(outputs).all()
+    return outputs
+
+
+def _zero_channel() -> None:
+    def zero(weights: list[np.ndarray]) -> None:
+        weights[0][:, 0] = 0
+
+    quantized = _quantize(X, _model(zero), "fsx")
+    assert not np.asarray(quantized.model.get_layer("conv").get_weights()[0])[:, 0].any()
+    _finite(X, zero)
+
+
+ACCEPTED: tuple[tuple[str, str, Callable[[], Any]], ...] = (
+    ("calibration images that are all zero", "ranges fall back to the smallest grid; outputs are finite",
+     lambda: _finite(X * 0)),
+    ("values of 1e30 in data", "finite, so they are calibrated: the range is theirs, and small values become 0",
+     lambda: _finite(X * np.float32(1e30))),
+    ("values of 1e30 in weights", "likewise, for their tensor or channel", lambda: _finite(X, _put(0, 1e30))),
+    ("an output channel whose weights are all zero", "its scale is that of the smallest grid, its weights stay exactly 0",
+     _zero_channel),
+    ("one image", "enough to calibrate", lambda: _finite(X[:1])),
+    ("a last batch that is shorter", "as `keras.Model.predict` cuts it", lambda: _quantize(X, batch_size=3)),
+    ("integers or booleans as images", "cast to the model's input type", lambda: _quantize((X > 0).astype("uint8"))),
+)  # fmt: skip
+
+
+@functools.cache
+def page() -> str:
+    """The tables as Markdown."""
+    rows = [f"| {c.entry} | {c.given} | `{c.error.__name__}` | {c.says} |" for c in CASES]
+    meant = [f"| {given} | {means} |" for given, means, _ in ACCEPTED]
+    return "\n".join([
+        "# Bad input", "",
+        "Every error of vqkit is a `VqkitError`; on the command line it is one message and exit code 2 (3 for the",
+        "tracking store). The tables below are executed by a test: each input is given, and the error must be of this",
+        "type and hold these words. Where a name is nearly right, the message names the nearest. For arbitrary input",
+        "see [faults.md](faults.md).", "",
+        "No code inside a file is run: strategies, sweeps and `.npz` files are data; `.keras` files are loaded in Keras'",
+        "safe mode, so that a Lambda layer is refused unless `load_model(path, safe_mode=False)` asks for it; pickles are",
+        "refused; a class that is neither Keras' nor registered is not imported because a file names it. A data loader",
+        "(`file.py:function`) and `custom_objects` are code that you name yourself.", "",
+        "| entry point | given | error | the message says |", "|---|---|---|---|", *rows, "",
+        "## Accepted, with a stated meaning", "",
+        "| given | meaning |", "|---|---|", *meant, "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
