@@ -38,6 +38,9 @@ def export_(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a quantized model as a file that another runtime executes."""
+    from vqkit.experiment.environment import load_tensorflow
+
+    load_tensorflow()
     from vqkit.export.files import FORMATS, export, format_of
 
     name = format_of(format, output)

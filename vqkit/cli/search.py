@@ -44,6 +44,9 @@ def sensitivity(
     runs: Runs = Path("runs"),
 ) -> None:
     """Show how much each layer suffers from few bits, most sensitive first."""
+    from vqkit.experiment.environment import load_tensorflow
+
+    load_tensorflow()
     from vqkit.cli.options import chosen_strategy
     from vqkit.experiment.store import write_json
     from vqkit.search import sensitivity as ask
@@ -87,6 +90,9 @@ def mixed(
     runs: Runs = Path("runs"),
 ) -> None:
     """Choose bits for each layer, verify the front, and write its strategies."""
+    from vqkit.experiment.environment import load_tensorflow
+
+    load_tensorflow()
     from vqkit.cli.options import chosen_strategy
     from vqkit.search import mixed as choose
     from vqkit.search.advice import parse_size
@@ -202,6 +208,9 @@ def recommend(
     no_track: NoTrack = False,
 ) -> None:
     """Find the strategy for a size, a drop and a time; write strategy, model and report."""
+    from vqkit.experiment.environment import load_tensorflow
+
+    load_tensorflow()
     from vqkit.experiment.source import data_from_text
     from vqkit.experiment.store import Store
     from vqkit.export.files import format_of
@@ -209,7 +218,6 @@ def recommend(
 
     # Before the search: it would be a pity to learn after twenty minutes that a format is misspelt.
     formats = [format_of(f, None) for f in format or ()]
-
     store = Store.at(runs)
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
     asker = _engine(model, data, runs, images, calibration=calibration, seed=seed)

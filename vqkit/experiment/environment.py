@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import site
@@ -65,26 +66,38 @@ def load_tensorflow() -> None:
     """Import TensorFlow and Keras without the lines they print at start; no variable silences those."""
     if "keras" not in sys.modules:
         os.environ.update({k: v for k, v in quiet().items() if k not in os.environ})
-        with _stderr_held_back():
+        with held_back(2):
             import keras  # noqa: F401
 
 
 @contextlib.contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    """Keep what C code writes to stderr; show it only when the block fails."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+def held_back(descriptor: int) -> Iterator[None]:
+    """Keep what C code writes to a stream, which Python cannot redirect; show it only when the block fails.
+
+    Args:
+        descriptor: 1 for stdout, 2 for stderr.
+    """
+    _flush(descriptor)
+    saved = os.dup(descriptor)
     with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+        os.dup2(kept.fileno(), descriptor)
         try:
             yield
         except BaseException:
+            _flush(descriptor)
             kept.seek(0)
             os.write(saved, kept.read())
             raise
         finally:
-            os.dup2(saved, 2)
+            _flush(descriptor)
+            os.dup2(saved, descriptor)
             os.close(saved)
+
+
+def _flush(descriptor: int) -> None:
+    """Empty Python's and C's buffers of a stream; what lies in them belongs to where it points now."""
+    (sys.stdout if descriptor == 1 else sys.stderr).flush()
+    ctypes.CDLL(None).fflush(None)
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import ModelError
+from vqkit.graph.deep import DEEPEST, room_for
 
 _OWN_LAYERS = (
     "vqkit.graph.layers",
@@ -70,10 +71,17 @@ def load_model(
         ) from error
     if rebuilt is not None:
         return rebuilt
+
+    def read() -> Any:
+        objects = dict(custom_objects or {})
+        return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=safe_mode)
+
     try:
-        return keras.saving.load_model(
-            path, custom_objects=dict(custom_objects or {}), compile=False, safe_mode=safe_mode
-        )
+        try:
+            return read()
+        except RecursionError:
+            with room_for(DEEPEST):
+                return read()
     except Exception as error:
         raise ModelError(_explained(path, error)) from error
 

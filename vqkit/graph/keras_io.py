@@ -11,6 +11,7 @@ from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.custom import is_custom, objects_within
+from vqkit.graph.deep import room_for
 from vqkit.graph.inputs import check_shapes, named_inputs
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
 from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
@@ -333,7 +334,8 @@ def raise_model(
     outputs = replay(graph, live, tensors, symbolic=True)
     by_id = {graph.inputs[name]: t for name, t in tensors.items()}
     inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
-    return (make or keras.Model)(inputs, outputs, name=graph.name)
+    with room_for(len(graph.nodes)):
+        return (make or keras.Model)(inputs, outputs, name=graph.name)
 
 
 def input_signature(graph: Graph) -> dict[str, Any]:

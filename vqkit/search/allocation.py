@@ -16,6 +16,7 @@ from itertools import product
 import numpy as np
 
 from vqkit.errors import StrategyError
+from vqkit.experiment.environment import held_back
 
 FLOAT_BITS = 32
 Choice = dict["Slot", "Option"]
@@ -134,11 +135,13 @@ def solve(problem: Problem, *, max_size: float | None = None, max_bit_operations
             high.append(bound / unit)
     goal = columns.costs if max_cost is None else columns.sizes if _has_size(problem) else columns.operations
     scale = np.abs(goal).max() or 1.0
-    found = milp(
-        goal / scale + 1e-9 * columns.sizes / (np.abs(columns.sizes).max() or 1.0),
-        constraints=LinearConstraint(np.array(rows), low, high),
-        integrality=np.ones(columns.n), bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
-    )  # fmt: skip
+    # Ties go to the smaller size. The solver prints lines for its own developers.
+    with held_back(1):
+        found = milp(
+            goal / scale + 1e-9 * columns.sizes / (np.abs(columns.sizes).max() or 1.0),
+            constraints=LinearConstraint(np.array(rows), low, high),
+            integrality=np.ones(columns.n), bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
+        )  # fmt: skip
     if found.status == 2:
         return None
     if found.x is None:
