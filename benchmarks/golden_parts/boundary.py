@@ -25,7 +25,7 @@ class _Watch(Step):
 
     def __init__(self, watched: str, *args: Any) -> None:
         self.watched, self.seen = watched, []
-        super().__init__(*args)
+        super().__init__(*args, aside=[watched])
 
     def visit(self, fq: str, x: Any) -> Any:
         y = super().visit(fq, x)

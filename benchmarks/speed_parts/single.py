@@ -76,7 +76,6 @@ def calibration(name: str, method: int, wanted: float, repeats: int) -> Result:
     from vqkit.flow.calibrate import Step
     from vqkit.flow.instrument import instrument
     from vqkit.flow.prepared import prepare
-    from vqkit.flow.stretches import Player
     from vqkit.graph.keras_io import make_all_live
     from vqkit.strategy import Strategy
 
@@ -85,12 +84,12 @@ def calibration(name: str, method: int, wanted: float, repeats: int) -> Result:
     strategy = Strategy.builtin("pof2s").with_kwargs(activation_method=method, input_method=method)
     prepared = prepare(model, strategy)
     graph, rows = instrument(prepared.graph, prepared.plan)
-    player = Player(graph, make_all_live(graph), rows)
+    step = Step(graph, rows, make_all_live(graph), True, False)
     run = float_function(model)
     cut = [images[i : i + batch] for i in range(0, n, batch)]
 
     def calibrate() -> None:
-        step = Step(graph, rows, {}, True, False, player)
+        step.restart()
         for x in cut:
             step(x)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tests import zoo
 from vqkit.errors import AuditError, DataError
 from vqkit.flow import predict, quantize
-from vqkit.flow.calibrate import How, how
+from vqkit.flow.observers import How, how
 from vqkit.flow.solve import most_frequent
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 from vqkit.strategy import Strategy

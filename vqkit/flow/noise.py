@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vqkit.flow.calibrate import rounding_only
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.layers import FakeQuantize
+from vqkit.flow.observers import rounding_only
 from vqkit.flow.ptq import Quantized
 from vqkit.flow.quality import energies, noise_table, observe, summed
 from vqkit.flow.structure import Structure

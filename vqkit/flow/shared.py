@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vqkit.flow.calibrate import Calibration, How, Mode, Observed, grid_values, how, observe
+from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.data import leaves
+from vqkit.flow.observers import How, Observed, grid_values, how, observe
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Row
 from vqkit.flow.stretches import Player, Stretch
@@ -177,7 +178,7 @@ class _Run:
     def _play(self, values: dict[int, Any], number: int, begin: int, end: int) -> dict[int, Any]:
         return self._request.player.run(
             values, lambda fq, x: self._visit(fq, x, number), begin=begin, end=end
-        )
+        )[0]
 
     def _visit(self, fq: str, x: Any, number: int) -> Any:
         import tensorflow as tf

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from vqkit.flow.calibrate import Calibration, Observed
+from vqkit.flow.calibrate import Calibration
 from vqkit.flow.data_types import rounded
+from vqkit.flow.observers import Observed
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.graph.ir import Graph
 from vqkit.primitives import ops

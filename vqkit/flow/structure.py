@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from vqkit import digest
-from vqkit.flow.calibrate import rounding_only
 from vqkit.flow.instrument import passing_through
 from vqkit.flow.layers import FakeQuantize
+from vqkit.flow.observers import rounding_only
 from vqkit.flow.plan import Row, spec_to_json
 from vqkit.flow.solve import Encodings
 from vqkit.flow.stretches import Player

@@ -17,7 +17,7 @@ from vqkit.primitives.spec import QuantizerSpec
 FIRST_BINS = 2048
 MOST_BINS = 1 << 15
 
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
 _GUESS_ERROR = 5e-7
 """Rounding of a float32 bin guess, in bins, for each bin counted from the first edge."""
 _NARROWEST = 1e-30
@@ -196,25 +196,42 @@ def count_by_sign(x: Array, edges: Array) -> Counts:
         doubt = np.float32(2 * np.abs(edges - ruler).max() / width + _GUESS_ERROR * bins)
         density = np.float32(1 / width)
     total = np.zeros(2 * bins, np.int64)
-    for start in range(0, x.size, _BLOCK):
-        total += _count_block(x[start : start + _BLOCK], edges, density, doubt)
+    block = max(_BLOCK, 8 * bins)
+    for start in range(0, x.size, block):
+        total += _count_block(x[start : start + block], edges, density, doubt)
     return total.reshape(2, bins)
 
 
 def _count_block(x: Array, edges: Array, density: np.float32, doubt: np.float32) -> Counts:
-    size, bins = np.abs(x), len(edges) - 1
-    guess = (size - edges[0]) * density
-    index = guess.astype(np.int64)
-    negative = x < 0
-    index += negative * np.int64(bins)
-    away = np.abs(guess - np.rint(guess))
-    outside = (guess < 0) | (guess >= bins)
-    unsure = np.flatnonzero(((away <= doubt) & (size != edges[0])) | outside)
-    sure = np.bincount(np.delete(index, unsure), minlength=2 * bins)
-    place = np.searchsorted(edges, size[unsure], side="right") - 1
-    place[size[unsure] == edges[-1]] = bins - 1
+    bins, signed = len(edges) - 1, bool(x.min() < 0)
+    size = np.abs(x) if signed else x
+    guess = (size - edges[0]) * density if edges[0] else size * density
+    whole = np.floor(guess)
+    # The distance from the middle of the bin, which is far from both of its edges where the guess is sure.
+    np.subtract(guess, whole, out=guess)
+    np.subtract(guess, np.float32(0.5), out=guess)
+    unsure = np.abs(guess, out=guess) >= np.float32(0.5 - doubt)
+    if whole.min() < 0 or whole.max() >= bins:
+        unsure |= (whole < 0) | (whole >= bins)
+        np.clip(whole, 0, bins - 1, out=whole)
+    unsure &= size != edges[0]
+    if signed:
+        whole += (x < 0) * np.float32(bins)
+    index = whole.astype(np.int64)
+    counts = np.bincount(index, minlength=2 * bins)
+    again = np.flatnonzero(unsure)
+    if again.size:
+        counts -= np.bincount(index[again], minlength=2 * bins)
+        counts += _looked_up(x[again], edges)
+    return counts
+
+
+def _looked_up(x: Array, edges: Array) -> Counts:
+    bins, size = len(edges) - 1, np.abs(x)
+    place = np.searchsorted(edges, size, side="right") - 1
+    place[size == edges[-1]] = bins - 1
     inside = (place >= 0) & (place < bins)
-    return sure + np.bincount(place[inside] + bins * negative[unsure][inside], minlength=2 * bins)
+    return np.bincount(place[inside] + bins * (x[inside] < 0), minlength=2 * bins)
 
 
 class ChannelHistograms:

@@ -120,7 +120,7 @@ def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> T
         float32, shape of x.
     """
     if v4_is_exact(spec):
-        return _v4(x, spec, pos)
+        return values_at_step(x, spec, position_scale(-pos))
     return codes_and_values(x, spec, f_min, position_scale(pos))[1]
 
 
@@ -130,8 +130,17 @@ def v4_is_exact(spec: QuantizerSpec) -> bool:
     return whole and 2 <= spec.bit_width <= _V4_BITS
 
 
-def _v4(x: Tensor, spec: QuantizerSpec, pos: Tensor) -> Tensor:
-    step = position_scale(-pos)
+def values_at_step(x: Tensor, spec: QuantizerSpec, step: Tensor) -> Tensor:
+    """Fake-quantized values by TensorFlow's op, for a quantizer that `v4_is_exact` accepts.
+
+    Args:
+        x: float32 tensor.
+        spec: the quantizer.
+        step: 2**-pos, shape ().
+
+    Returns:
+        float32, shape of x.
+    """
     return tf.raw_ops.QuantizeAndDequantizeV4(
         input=x,
         input_min=np.float32(spec.q_min) * step,

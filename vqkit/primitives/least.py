@@ -1,8 +1,8 @@
 """The least error among the candidate positions of a tensor, in few passes over memory.
 
 The error of a candidate is a sum of squares. Its order of magnitude decides almost always, so sums are taken
-in float32, piece by piece while a piece is in the cache; the finest candidates are left out where they cannot
-win; and where two candidates are too close for float32 to tell, the exact sums decide.
+in float32, of large tensors piece by piece while a piece is in the cache; the finest candidates are left out
+where they cannot win; and where two candidates are too close for float32 to tell, the exact sums decide.
 """
 
 from __future__ import annotations
@@ -10,49 +10,71 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from vqkit.primitives import grid, kernels
 from vqkit.primitives.spec import QuantizerSpec
+from vqkit.primitives.sums import FIRST, MARGIN, REST, SMALLEST
+from vqkit.primitives.sums import best_offset as in_numpy
 
 Tensor = Any
 
 PIECE = 1 << 18
 """Values in a piece: three arrays of them fit into a core's cache."""
 
-MARGIN = 0.05
-"""Candidates this close are told apart by exact sums. Bound of the float32 error: PIECE * 2**-24 = 1.6 %."""
-
-SMALLEST = 1e-28
-"""Below this sum, squares may have vanished from float32."""
-
-_FIRST, _REST = (0, 1, 2), (3, 4)
+WHOLE = 1 << 20
+"""Most values that are added in one go: the op adds at least four side by side, so that each of its partial
+sums has as many terms as a piece, on which `MARGIN` rests."""
 
 
-def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[], Tensor]) -> Tensor:
+def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[], Tensor] | None = None,
+                *, large: bool = True) -> Tensor:  # fmt: skip
     """Which of the positions start, start + 1, … loses least; the first of equals.
 
     Args:
         x: float32 tensor, any shape.
         spec: a quantizer that `kernels.pow2_values` computes with the framework's op.
         start: the non-overflow position, shape ().
-        exact: the answer by exact sums, int64, shape ().
+        exact: the answer by exact sums, int64, shape (); by sums in float64 by default.
+        large: whether x has more than `WHOLE` values; if it has and this is false, the answer takes longer.
 
     Returns:
         int64, shape ().
     """
     flat = tf.reshape(x, [-1])
-    first = _sums(flat, spec, start, _FIRST)
-    rest = tf.cond(
-        _hopeless(first, tf.size(flat), start),
-        lambda: tf.fill([len(_REST)], tf.constant(float("inf"), tf.float64)),
-        lambda: _sums(flat, spec, start, _REST),
-    )
-    sums = tf.concat([first, rest], axis=0)
+    if large:
+        first, good = _sums_of_pieces(flat, spec, start, FIRST), tf.constant(True)
+    else:
+        first, good = _of(flat, spec, tf.unstack(_steps(start, FIRST))), tf.size(flat) <= WHOLE
+    settled = good & _clear(first) & _hopeless(first, tf.size(flat), start)
+    if exact is not None:
+        return tf.cond(settled, lambda: tf.argmin(first), lambda: _all(flat, spec, start, first, good, exact))
+    return tf.cond(settled, lambda: tf.argmin(first), lambda: _outside(flat, spec, start, first, good))
+
+
+def _all(flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor,
+         exact: Callable[[], Tensor]) -> Tensor:  # fmt: skip
+    sums = tf.concat([first, _sums_of_pieces(flat, spec, start, REST)], axis=0)
+    return tf.cond(good & _clear(sums), lambda: tf.argmin(sums), exact)
+
+
+def _outside(flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor) -> Tensor:
+    """The answer in numpy: seldom needed, so that code for it is not worth compiling."""
+
+    def answer(x: np.ndarray, begin: np.ndarray, sums: np.ndarray, good: np.ndarray) -> np.int64:
+        return np.int64(in_numpy(x, spec, begin, sums if good else None))
+
+    found = tf.numpy_function(answer, [flat, start, first, good], tf.int64, stateful=False)
+    found.set_shape([])
+    return found
+
+
+def _clear(sums: Tensor) -> Tensor:
+    """Whether float32 sums tell the best candidate."""
     least = tf.reduce_min(sums)
     rivals = tf.math.count_nonzero(sums <= least * (1 + MARGIN))
-    clear = tf.logical_and(tf.equal(rivals, 1), least >= SMALLEST)
-    return tf.cond(clear, lambda: tf.argmin(sums), exact)
+    return tf.logical_and(tf.equal(rivals, 1), least >= SMALLEST)
 
 
 def _hopeless(sums: Tensor, n: Tensor, start: Tensor) -> Tensor:
@@ -60,19 +82,27 @@ def _hopeless(sums: Tensor, n: Tensor, start: Tensor) -> Tensor:
 
     An unclipped value is at most half a step away from the grid.
     """
-    step = tf.cast(kernels.position_scale(-(start + float(_FIRST[-1]))), tf.float64)
+    step = tf.cast(_steps(start, FIRST[-1:])[0], tf.float64)
     rounding = tf.cast(n, tf.float64) * tf.square(step / 2)
     return sums[-1] * (1 - MARGIN) - rounding * (1 + MARGIN) > tf.reduce_min(sums) * (1 + MARGIN)
 
 
-def _sums(flat: Tensor, spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> Tensor:
-    """Sum of squared errors of each candidate, float64, to within `MARGIN`; shape (offsets,)."""
-    positions = [tf.clip_by_value(start + float(i), grid.POS_MIN, grid.POS_MAX) for i in offsets]
+def _steps(start: Tensor, offsets: Sequence[int]) -> Tensor:
+    positions = tf.clip_by_value(start + np.array(offsets, np.float32), grid.POS_MIN, grid.POS_MAX)
+    return kernels.position_scale(-positions)
+
+
+def _of(flat: Tensor, spec: QuantizerSpec, steps: Sequence[Tensor]) -> Tensor:
+    """Sum of squared errors of each candidate, float64, to within `MARGIN`; shape (steps,)."""
+    lost = [tf.nn.l2_loss(flat - kernels.values_at_step(flat, spec, step)) for step in steps]
+    return 2 * tf.cast(tf.stack(lost), tf.float64)
+
+
+def _sums_of_pieces(flat: Tensor, spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> Tensor:
+    steps = tf.unstack(_steps(start, offsets))
 
     def add(at: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        piece = flat[at : at + PIECE]
-        lost = [tf.nn.l2_loss(piece - kernels.pow2_values(piece, spec, start, pos)) for pos in positions]
-        return at + PIECE, total + 2 * tf.cast(tf.stack(lost), tf.float64)
+        return at + PIECE, total + _of(flat[at : at + PIECE], spec, steps)
 
     begin = (tf.constant(0), tf.zeros([len(offsets)], tf.float64))
     return tf.while_loop(lambda at, _: at < tf.size(flat), add, begin, parallel_iterations=2)[1]

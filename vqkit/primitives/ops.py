@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from vqkit.primitives import grid, kernels, least
+from vqkit.primitives import grid, kernels, least, reference, sums
 from vqkit.primitives.choose import checked, choose_by_search, needs_search
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import reduction_axes
@@ -71,8 +71,9 @@ def range_from_extremes(low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple
 
 
 def position(
-    x: Tensor, f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool = False
-) -> Tensor:
+    x: Tensor, f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool = False,
+    large: bool = True,
+) -> Tensor:  # fmt: skip
     """Position of a pow-2 scale; see `reference.position`.
 
     Args:
@@ -81,6 +82,7 @@ def position(
         f_max: upper end.
         spec: a Pof2S or TQT quantizer.
         vitis_compat: compute as the reference does, its defects included.
+        large: whether x has more than `least.WHOLE` values; changes the time it takes only.
 
     Returns:
         float32 integers in the range's shape.
@@ -95,17 +97,16 @@ def position(
     start = _non_overflow(f_min, f_max, spec, vitis_compat=vitis_compat)
     if spec.method != Method.MIN_MSE:
         return start
-    return _min_mse(x, f_min, start, spec, vitis_compat=vitis_compat)
-
-
-def _min_mse(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
     rounding = spec if vitis_compat else grid.for_errors(spec)
+
+    def exact() -> Tensor:
+        return _least_error(x, f_min, start, rounding, vitis_compat=vitis_compat)
+
     if kernels.v4_is_exact(rounding):
-        best = least.best_offset(
-            x, rounding, start, lambda: _least_error(x, f_min, start, rounding, vitis_compat=vitis_compat)
-        )
+        # The reference's float32 sums depend on the order of addition, which is the framework's.
+        best = least.best_offset(x, rounding, start, exact if vitis_compat else None, large=large)
     else:
-        best = _least_error(x, f_min, start, rounding, vitis_compat=vitis_compat)
+        best = exact()
     return _clip_position(start + tf.cast(best, tf.float32))
 
 
@@ -251,8 +252,26 @@ def choose(x: Any, spec: QuantizerSpec, *, vitis_compat: bool = False) -> QParam
     array = checked(x, spec, vitis_compat=vitis_compat)
     if needs_search(spec, vitis_compat=vitis_compat):
         return choose_by_search(array, spec, vitis_compat=vitis_compat)
+    if not vitis_compat and _cheap_in_numpy(spec):
+        return _choose_in_numpy(array, spec)
     found = [t.numpy() for t in _chooser(spec, vitis_compat, array.ndim)(tf.constant(array))]
     return QParams(spec, *found)
+
+
+def _cheap_in_numpy(spec: QuantizerSpec) -> bool:
+    """Whether numpy is as fast as a compiled function, which then is not worth tracing."""
+    return not spec.pow2 or spec.method != Method.MIN_MSE or kernels.v4_is_exact(grid.for_errors(spec))
+
+
+def _choose_in_numpy(array: npt.NDArray[np.float32], spec: QuantizerSpec) -> QParams:
+    f_min, f_max = reference.value_range(array, spec)
+    if not spec.pow2:
+        return QParams(spec, f_min, f_max)
+    start = reference.position(array, f_min, f_max, spec.with_(method=Method.NON_OVERFLOW))
+    if spec.method != Method.MIN_MSE:
+        return QParams(spec, f_min, f_max, start)
+    best = sums.best_offset(array.ravel(), grid.for_errors(spec), start)
+    return QParams(spec, f_min, f_max, reference.clip_position(start + np.float32(best)))
 
 
 def fake_quantize_numpy(x: Any, qp: QParams, *, vitis_compat: bool = False) -> npt.NDArray[np.float32]:

@@ -1,0 +1,216 @@
+"""What is observed of one tensor in a batch, in compiled code: alone, or as a part of a larger function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+
+EMA_DECAY = 0.999
+
+Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
+"""Of a tensor, its facts from the batch before, and whether there was one: its successor and its facts."""
+
+
+class How(StrEnum):
+    """What has to be observed for a quantizer."""
+
+    POSITION = "position"
+    RUNNING = "running"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(eq=False)
+class Observed:
+    """Facts about one tensor.
+
+    Attributes:
+        f_min: lower range end of each batch (running for float scales), float32, () or channel shape.
+        f_max: upper range end, likewise.
+        pos: position of each batch, for power-of-two quantizers.
+        histogram: of the values, where the method needs one.
+    """
+
+    f_min: list[np.ndarray] = field(default_factory=list)
+    f_max: list[np.ndarray] = field(default_factory=list)
+    pos: list[np.ndarray] = field(default_factory=list)
+    histogram: Histogram | ChannelHistograms | None = None
+
+    def add(self, facts: np.ndarray) -> None:
+        """Add what a watch found in one batch: range ends, and position where there is one."""
+        for kept, found in zip((self.f_min, self.f_max, self.pos), facts, strict=False):
+            kept.append(found)
+
+
+def how(spec: QuantizerSpec, *, vitis_compat: bool) -> How:
+    """What must be observed for a quantizer.
+
+    With `vitis_compat` a float-scale MIN_MSE is a min/max range, as in the reference.
+    """
+    if spec.method in (Method.MIN_KL, Method.PERCENTILE):
+        return How.HISTOGRAM
+    if spec.pow2:
+        return How.POSITION
+    if spec.method is Method.MIN_MSE and not vitis_compat:
+        return How.HISTOGRAM
+    return How.RUNNING
+
+
+def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool) -> Any:
+    """Add one batch of a tensor to what was seen of it.
+
+    Args:
+        x: float32 tensor, shape (batch, …).
+        spec: its quantizer.
+        seen: facts of the batches before; extended.
+        quantized: whether to give back the quantized values.
+        compat: observe as the reference does.
+
+    Returns:
+        x, or its values on the grid that the batch decided. Where a histogram is needed always x.
+    """
+    import tensorflow as tf
+
+    if how(spec, vitis_compat=compat) is How.HISTOGRAM:
+        seen.histogram = seen.histogram or histogram_for(spec, vitis_compat=compat)
+        # The tensor's own memory: `numpy()` would copy it.
+        seen.histogram.add(np.asarray(x))
+        return x
+    run = watch(spec, x.shape, compat=compat, quantized=quantized, batch=x.shape[0])
+    nothing = np.zeros(_ones(spec, x.shape), np.float32)
+    ends = [seen.f_min[-1], seen.f_max[-1]] if seen.f_min else [nothing, nothing]
+    values, facts = run(x, tf.constant(np.stack(ends), tf.float32), tf.constant(bool(seen.f_min)))
+    seen.add(facts.numpy())
+    return values
+
+
+def _ones(spec: QuantizerSpec, shape: Any) -> tuple[int, ...]:
+    axis = spec.channel_axis % len(shape)
+    return tuple(n if i == axis else 1 for i, n in enumerate(shape)) if spec.per_channel else ()
+
+
+def watch(spec: QuantizerSpec, shape: Any, *, compat: bool, quantized: bool, batch: int | None) -> Watch:
+    """A compiled function that observes a tensor of a batch; the same one for all tensors that it fits.
+
+    Args:
+        spec: the tensor's quantizer; needs no histogram.
+        shape: of the tensor, batch included; sizes may be None.
+        compat: observe as the reference does.
+        quantized: whether later layers see quantized values.
+        batch: samples in a batch, as far as is known.
+
+    Returns:
+        The function. Its facts have shape (2 or 3, …): range ends, and position of a pow-2 scale. A position
+        does not depend on the batches before.
+    """
+    from vqkit.primitives.least import WHOLE
+
+    sizes = [batch, *shape[1:]]
+    large = None in sizes or prod(sizes) > WHOLE
+    one_rank = len(shape) if spec.per_channel else None
+    if how(spec, vitis_compat=compat) is How.RUNNING:
+        return _shaped(_running(spec, one_rank, quantized))
+    return _shaped(_positioned(spec, one_rank, compat, quantized, large and spec.method is Method.MIN_MSE))
+
+
+def _shaped(function: Any) -> Watch:
+    def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
+        values, facts = function(x, before, started)
+        values.set_shape(x.shape)
+        return values, facts
+
+    return run
+
+
+def _part(function: Callable[..., Any], rank: int | None) -> Any:
+    """Compiled once and called, not copied, where a larger function contains it."""
+    import tensorflow as tf
+
+    shape = [None] * rank if rank is not None else None
+    ends = [None] * (1 + (rank or 0))
+    signature = [tf.TensorSpec(shape), tf.TensorSpec(ends), tf.TensorSpec([], tf.bool)]
+    return tf.function(function, input_signature=signature, autograph=False,
+                       experimental_attributes={"_noinline": True}).get_concrete_function()  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, large: bool) -> Any:
+    """Range, position and (where wanted) fake-quantized values."""
+    import tensorflow as tf
+
+    from vqkit.primitives import kernels, ops
+
+    def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
+        del before, started
+        flat = tf.reshape(x, [-1]) if rank is None else x
+        f_min, f_max = ops.value_range(flat, spec)
+        pos = ops.position(flat, f_min, f_max, spec, vitis_compat=compat, large=large)
+        values = kernels.pow2_values(x, spec, f_min, pos) if quantized else x
+        return values, tf.stack([f_min, f_max, pos])
+
+    return _part(run, rank)
+
+
+@lru_cache(maxsize=256)
+def _running(spec: QuantizerSpec, rank: int | None, quantized: bool) -> Any:
+    """The range over all batches so far: the widest, or a moving average, which starts at the first batch."""
+    import tensorflow as tf
+
+    from vqkit.primitives import ops
+
+    def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
+        flat = tf.reshape(x, [-1]) if rank is None else x
+        found = tf.stack(ops.value_range(flat, spec))
+        if spec.quantizer_type is QuantizerType.MAFS:
+            used = before * np.float32(EMA_DECAY) + found * np.float32(1 - EMA_DECAY)
+            # The first batch is quantized with an average that starts at 0, and kept as it is.
+            kept = tf.where(started, used, found)
+        else:
+            used = kept = tf.stack([tf.minimum(before[0], found[0]), tf.maximum(before[1], found[1])])
+        return ops.fake_quantize(x, spec, used[0], used[1]) if quantized else x, kept
+
+    return _part(run, rank)
+
+
+def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any:
+    """A batch on the grid that was decided when it was observed before; not for moving averages.
+
+    Args:
+        x: float32 tensor.
+        spec: its quantizer.
+        seen: facts.
+        number: of the batch, from 0.
+    """
+    import tensorflow as tf
+
+    facts = (seen.f_min, seen.f_max, seen.pos) if spec.pow2 else (seen.f_min, seen.f_max)
+    flat = x if spec.per_channel else tf.reshape(x, [-1])
+    values = _quantizer(rounding_only(spec), flat.shape.rank)(flat, *(tf.constant(f[number]) for f in facts))
+    return tf.reshape(values, tf.shape(x))
+
+
+@lru_cache(maxsize=256)
+def _quantizer(spec: QuantizerSpec, rank: int) -> Any:
+    """Values on the grid of a range (and position)."""
+    import tensorflow as tf
+
+    from vqkit.primitives import ops
+
+    number = tf.TensorSpec([None] * rank if spec.per_channel else [])
+    signature = [tf.TensorSpec([None] * rank), *[number] * (3 if spec.pow2 else 2)]
+    function = tf.function(lambda x, *numbers: ops.fake_quantize(x, spec, *numbers),
+                           input_signature=signature, autograph=False)  # fmt: skip
+    return function.get_concrete_function()
+
+
+def rounding_only(spec: QuantizerSpec) -> QuantizerSpec:
+    """The part of a quantizer that says how values are rounded, not how its range is chosen."""
+    return spec.with_(method=Method.NON_OVERFLOW, method_percentile=100.0)
