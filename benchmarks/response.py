@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.browser.lab import Lab, Notebook, serve
+from tests.browser.lab import Lab, Notebook, code_notebook, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ".vq-bench"
@@ -63,22 +63,7 @@ WATCH = """([box, key]) => {
 
 def notebook(path: Path, model: str) -> Path:
     """A notebook that opens the bench on a model."""
-    sources = [f"import vqkit as vq{MODELS[model]}", OPEN.strip(), "bench"]
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"c{i}",
-            "metadata": {},
-            "source": s,
-            "outputs": [],
-            "execution_count": None,
-        }
-        for i, s in enumerate(sources)
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    value = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(value), "utf-8")
-    return path
+    return code_notebook(path, f"import vqkit as vq{MODELS[model]}", OPEN, "bench")
 
 
 def measure(lab: Lab, model: str, changes: int) -> dict[str, Any]:

@@ -42,11 +42,13 @@ def main(runs_dir: str, sweep: str) -> None:
 
 def _sensitivity(runs_dir: str) -> dict[str, Figure]:
     net = vq.load_model(vq.model_path("quickstart", ".", Path(runs_dir, "cache")))
-    view = vq.sensitivity(net, vq.load_data("digits"), "pof2s", bits=(4,))
+    view = vq.sensitivity(net, vq.load_data("digits"), "pof2s", bits=(4,), modes=("only", "all_but"))
     assert view.recovered is not None
+    assert view.summed is not None
     table, accuracy = view.found.table, view.found.float_accuracy
     return {
         "sensitivity": plots.sensitivity_ranked(table, accuracy),
+        "accumulated": plots.sensitivity_accumulated(table, view.summed, accuracy),
         "recovery": plots.recovery_curve(view.recovered, accuracy),
     }
 

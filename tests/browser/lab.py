@@ -98,13 +98,13 @@ class Notebook:
         """Wait until a JavaScript function gives something true."""
         self.page.wait_for_function(expression, arg=argument, timeout=1000 * patience)
 
-    def dark(self) -> None:
-        """Switch JupyterLab to its dark theme."""
+    def dark(self, yes: bool = True) -> None:
+        """Switch JupyterLab to its dark theme, or back; it is kept for the next notebook."""
         self.page.evaluate(
-            "() => { window.jupyterapp.commands.execute('apputils:change-theme',"
-            " { theme: 'JupyterLab Dark' }); }"
+            "theme => { window.jupyterapp.commands.execute('apputils:change-theme', { theme }); }",
+            "JupyterLab Dark" if yes else "JupyterLab Light",
         )
-        self.wait_until("() => document.body.dataset.jpThemeLight === 'false'")
+        self.wait_until("want => document.body.dataset.jpThemeLight === want", str(not yes).lower())
 
     def tracebacks(self) -> list[str]:
         """Texts of the error outputs that the notebook shows."""
@@ -189,6 +189,23 @@ class Lab:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(content), "utf-8")
         return target
+
+
+def code_notebook(path: Path, *cells: str) -> Path:
+    """Write a notebook of code cells.
+
+    Args:
+        path: of the file.
+        cells: their sources.
+    """
+    import nbformat.v4 as nb
+
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nb.new_notebook(
+        cells=[nb.new_code_cell(c.strip()) for c in cells], metadata={"kernelspec": kernel}
+    )
+    path.write_text(json.dumps(made), "utf-8")
+    return path
 
 
 @contextlib.contextmanager

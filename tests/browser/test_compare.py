@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.browser.lab import ROOT, Lab
+from tests.browser.lab import ROOT, Lab, code_notebook
 from tests.experiment import records as make
 from vqkit.experiment.quickstart import quickstart_data
 
@@ -91,33 +90,12 @@ def test_the_compare_notebook_filters_and_a_clicked_point_shows_its_run(lab: Lab
         differs = "(old) => document.querySelector('.vq-compare svg image')?.getAttribute('href') !== old"
         opened.wait_until(differs, light)
         opened.screenshot("compare_dark", box)
-        assert unlabelled(page, box) == []
-        light_again = (
-            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
-        )
-        page.evaluate(f"() => {{ {light_again}; }}")
+        opened.dark(False)
         assert opened.errors == []
 
 
-def unlabelled(page: object, box: str) -> list[str]:
-    """Controls without a name for a screen reader."""
-    return page.evaluate(  # type: ignore[attr-defined]
-        """(box) => [...document.querySelectorAll(box + ' :is(button,input,select,[role=option])')]
-           .filter(e => !(e.getAttribute('aria-label') || e.title || e.textContent.trim()
-                          || e.labels?.[0]?.textContent || e.closest('label')?.textContent))
-           .map(e => e.outerHTML.slice(0, 200))""",
-        box,
-    )
-
-
 def test_a_running_sweep_is_watched_and_cancelled(lab: Lab, tmp_path: Path) -> None:
-    import nbformat.v4 as nb
-
-    path = tmp_path / "watch.ipynb"
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    content = nb.new_notebook(cells=[nb.new_code_cell(WATCH.strip())], metadata={"kernelspec": kernel})
-    path.write_text(json.dumps(content))
-    with lab.open(path, width=1100, height=800) as opened:
+    with lab.open(code_notebook(tmp_path / "watch.ipynb", WATCH), width=1100, height=800) as opened:
         opened.run_all()
         opened.wait(".vq-watch :text('At work: fs weight_bit=8')")
         opened.screenshot("watch", ".vq-watch")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.browser.lab import Lab
+from tests.browser.lab import Lab, code_notebook
 
 pytestmark = pytest.mark.slow
 
@@ -35,27 +34,8 @@ display(shown, said)
 """
 
 
-def notebook(path: Path) -> Path:
-    cell = {
-        "cell_type": "code",
-        "metadata": {},
-        "source": CODE.strip(),
-        "outputs": [],
-        "execution_count": None,
-    }
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    value = {
-        "cells": [{**cell, "id": "one"}],
-        "metadata": {"kernelspec": kernel},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
-    path.write_text(json.dumps(value))
-    return path
-
-
 def test_mouse_and_keyboard_choose_and_headings_sort(lab: Lab, tmp_path: Path) -> None:
-    with lab.open(notebook(tmp_path / "picker.ipynb"), width=900, height=700) as opened:
+    with lab.open(code_notebook(tmp_path / "picker.ipynb", CODE), width=900, height=700) as opened:
         opened.run_all()
         first = opened.wait(".vq-picker tr[data-key='conv']")
         names = ".vq-picker tbody tr td:first-child"

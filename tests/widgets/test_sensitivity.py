@@ -14,7 +14,7 @@ from vqkit import plots
 from vqkit.errors import RecordError
 from vqkit.experiment.variant import Settings
 from vqkit.flow import Data
-from vqkit.search import Engine, Sensitivity, recovery
+from vqkit.search import Engine, Sensitivity, accumulated, recovery
 from vqkit.search.sensitive import sensitivity as ask
 from vqkit.widgets.sensitivity import SensitivityView
 
@@ -48,6 +48,12 @@ def recovered() -> pd.DataFrame:
     return pd.DataFrame({"left_float": [0, 1, 3], "layer": ["", EVIL, "stem"], "accuracy": [0.5, 0.9, 0.98]})
 
 
+def summed() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"layer": ["stem", "dw", "head"], "accuracy": [0.97, 0.75, 0.7], "sqnr_db": [30.0, 8, 7]}
+    )
+
+
 def words(fig: Any) -> str:
     return " | ".join(t.get_text() for t in fig.findobj(lambda a: hasattr(a, "get_text")))
 
@@ -56,7 +62,8 @@ def words(fig: Any) -> str:
 @pytest.mark.parametrize("draw", [
     lambda t: plots.sensitivity_ranked(found().table, 0.98, theme=t),
     lambda t: plots.recovery_curve(recovered(), 0.98, theme=t),
-], ids=["ranked", "recovery"])  # fmt: skip
+    lambda t: plots.sensitivity_accumulated(found().table, summed(), 0.98, theme=t),
+], ids=["ranked", "recovery", "accumulated"])  # fmt: skip
 def test_nothing_is_cut_off_at_the_edge_of_the_page(draw: Any, theme: Any) -> None:
     fig = draw(theme)
     fig.draw_without_rendering()
@@ -91,10 +98,11 @@ def test_the_recovery_names_what_was_left_float() -> None:
 
 
 def test_the_page_ranks_escapes_and_follows_its_controls() -> None:
-    view = SensitivityView(found(EVIL), recovered())
+    view = SensitivityView(found(EVIL), recovered(), summed=summed())
     html = view.html()
     assert "<script" not in html
     assert "98.00 % on 500 samples" in html
+    assert html.count("data:image/png;base64,") == 3
     layers = re.findall(r"data-key='(\w+) (?:weights|both)'", view.board())
     assert layers == ["head", "head", "stem", "stem"]  # behind the one with the strange name
     pytest.importorskip("anywidget")
@@ -104,6 +112,22 @@ def test_the_page_ranks_escapes_and_follows_its_controls() -> None:
     assert (view.mode, view.by, view.bits) == ("all_but", "accuracy", 8)
     assert "<td>all_but</td>" in view._board.html
     assert all(c.description for c in (view._mode, view._by, view._bits))
+
+
+def test_isolated_and_accumulated_stand_side_by_side_in_graph_order() -> None:
+    fig = plots.sensitivity_accumulated(found().table, summed(), 0.98)
+    left, right = fig.axes[:2]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["stem", "dw", "head"]
+    named = {str(line.get_label()): line for line in left.lines}
+    np.testing.assert_allclose(plots.points.unsquash(named["only this layer"].get_xdata()), [-1, -18, -3])
+    np.testing.assert_allclose(
+        plots.points.unsquash(named["all layers up to this one"].get_xdata()), [-1, -23, -28]
+    )
+    np.testing.assert_allclose(right.lines[-1].get_xdata(), [30, 8, 7])
+    assert len({line.get_marker() for line in left.lines if line.get_label() in named} - {"None"}) == 3
+    assert "nothing was accumulated" in words(
+        plots.sensitivity_accumulated(found().table, summed().head(0), 0.98)
+    )
 
 
 def test_recovery_goes_from_all_quantized_to_float(tiny: Any) -> None:
@@ -119,3 +143,10 @@ def test_recovery_goes_from_all_quantized_to_float(tiny: Any) -> None:
     assert curve["layer"].tolist() == ["", *(order[n - 1] for n in counts[1:])]
     assert curve["kl"].iloc[-1] == pytest.approx(0, abs=1e-6)  # nothing is quantized any more
     assert curve["sqnr_db"].iloc[-1] > 100 > curve["sqnr_db"].iloc[0]
+    # Layer after layer: from one that is quantized to all, which is where recovery starts.
+    sums = accumulated(answers, engine, "pof2s", points=3)
+    assert sums["quantized"].tolist()[-1] == len(order)
+    assert sums["sqnr_db"].iloc[0] > sums["sqnr_db"].iloc[-1]
+    alone = answers.table.set_index(["layer", "kind"])["sqnr_db"]
+    one = accumulated(answers, engine, "pof2s", points=99).iloc[0]
+    assert one["sqnr_db"] == pytest.approx(min(alone[one["layer"]]), abs=1e-3)

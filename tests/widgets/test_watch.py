@@ -11,6 +11,7 @@ import pytest
 
 import vqkit as vq
 from tests.experiment import records as make
+from tests.widgets.hand import press
 from vqkit.errors import RecordError, SweepError
 from vqkit.experiment import background, progress, store
 from vqkit.experiment.progress import standing
@@ -96,7 +97,7 @@ def test_the_widget_of_a_sweep_at_rest_offers_no_cancel(tmp_path: Path) -> None:
     going(tmp_path)
     panel = vq.watch("s", tmp_path)
     assert panel.widget.children
-    assert panel._cancel.disabled
+    assert panel._cancel.disabled == ["cancel-the-sweep"]
     assert (panel._bar.value, panel._bar.max, panel._bar.description) == (3, 5, "3 of 5")
     panel.cancel()
     assert "no process of this machine" in panel._top.value
@@ -134,9 +135,9 @@ def test_a_running_sweep_is_watched_and_cancelled(tmp_path: Path, quickstart_mod
     with pytest.raises(SweepError, match="is running this sweep"):
         vq.start_sweep(sweep_of([8]), tmp_path)
     until(lambda: "Best so far: <b>fs weight_bit=" in panel._top.value)
-    panel._cancel.click()
+    press(panel._cancel, "cancel-the-sweep")
     assert running.wait(120) == 130
-    until(lambda: panel._cancel.disabled)
+    until(lambda: bool(panel._cancel.disabled))
     now = standing(tmp_path, "small")
     assert now.counts["FINISHED"] >= 1
     assert now.ended < 6

@@ -11,7 +11,7 @@ from vqkit.plots.graphs import model_graph
 from vqkit.plots.pairs import flipped_samples, sqnr_difference
 from vqkit.plots.parallel import parallel_coordinates
 from vqkit.plots.pareto import pareto
-from vqkit.plots.sensitivity import recovery_curve, sensitivity_ranked
+from vqkit.plots.sensitivity import recovery_curve, sensitivity_accumulated, sensitivity_ranked
 from vqkit.plots.style import DARK, LIGHT, Theme
 from vqkit.plots.sweeps import leaderboard_bars, marginal_effects
 from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
@@ -31,6 +31,7 @@ __all__ = [
     "parallel_coordinates",
     "pareto",
     "recovery_curve",
+    "sensitivity_accumulated",
     "sensitivity_ranked",
     "sqnr_by_layer",
     "sqnr_difference",

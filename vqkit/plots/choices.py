@@ -55,7 +55,8 @@ def draw_error(ax: Axes, curve: Any, *, theme: Theme = LIGHT) -> None:
                 "mew": 1.5,
                 "ls": "",
             }
-            ax.plot(*place, label="in use", **ring)
+            ax.plot(*place, **ring)
+            ax.plot([], [], label="in use", **{**ring, "ms": 8})
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.75 * (high - low))  # room for the legend above the curve
     legend(ax, theme, loc="upper center", ncols=2, columnspacing=0.8, handletextpad=0.2, handlelength=1.4)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 COLOURS = ("partition", "bits", "sqnr")
 MARKS = {"start": "▶ start", "stop": "■ stop", "ignored": "✕ ignored"}
 _FULL_DB, _FULL_BITS = 60.0, 8.0
-_CELL = (1.55, 0.42)  # inches
+_CELL = (1.8, 0.42)  # inches
 
 
 def paint(box: Box, colour: str, theme: Theme = LIGHT) -> tuple[str, str]:

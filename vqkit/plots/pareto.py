@@ -154,7 +154,7 @@ def _draw_front(ax: Axes, front: pd.DataFrame, x: np.ndarray, y: np.ndarray, the
     for first, last in clusters(np.log(x), drop):
         text = str(first + 1) if first == last else f"{first + 1}–{last + 1}"
         at = (x[last], y[last])
-        ax.annotate(text, at, xytext=(-4, 6), textcoords="offset points", ha="right", color=theme.ink)
+        ax.annotate(text, at, xytext=(-8, 8), textcoords="offset points", ha="right", color=theme.ink)
 
 
 def clusters(x: np.ndarray, y: np.ndarray) -> list[tuple[int, int]]:

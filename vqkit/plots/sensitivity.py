@@ -96,6 +96,75 @@ def _draw(ax: Axes, rows: pd.DataFrame, x: np.ndarray, layers: list[str], theme:
             ax.plot(np.where(np.isfinite(x[mine]), x[mine], edge), y, label=kind, **look)
 
 
+_LINES: dict[str, dict[str, Any]] = {
+    "only this layer": {"marker": "o", "ls": ""},
+    "all but this layer": {"marker": "^", "ls": "", "mfc": "none"},
+    "all layers up to this one": {"marker": "s", "ls": "-", "lw": 1.3},
+}
+
+
+def sensitivity_accumulated(
+    table: pd.DataFrame, accumulated: pd.DataFrame, float_accuracy: float, *, bits: int | None = None,
+    theme: Theme = LIGHT,
+) -> Figure:  # fmt: skip
+    """Each layer alone beside all layers up to it, from the input (top) to the output (bottom).
+
+    Where the line jumps, one layer costs the accuracy; where it creeps, many small errors add up.
+
+    Args:
+        table: as for `sensitivity_ranked`; a layer counts by the kind of tensor that does most harm.
+        accumulated: columns layer (the last one quantized), accuracy (fraction), sqnr_db, as
+            `vqkit.search.accumulated` returns it.
+        float_accuracy: of the float model on the same samples, fraction.
+        bits: width; the smallest in the table by default.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure: accuracy on the left, SQNR of the output on the right.
+    """
+    layers = list(dict.fromkeys([*table["layer"], *accumulated["layer"]]))
+    fig = figure(1.7 + 0.21 * max(6, min(len(layers), _MAX_LAYERS)), theme)
+    if not layers or accumulated.empty:
+        ax = fig.add_subplot()
+        dress(ax, theme, title="Isolated and accumulated")
+        note(ax, "nothing was accumulated", theme)
+        return fig
+    width = bits if bits is not None else int(table["bits"].min())
+    left, right = fig.subplots(1, 2, sharey=True)
+    dress(left, theme, title=f"Isolated and accumulated, {width} bits",
+          x="accuracy against float (percentage points)")  # fmt: skip
+    dress(right, theme, x=_MEASURES["sqnr_db"][0])
+    rows = table[table["bits"] == width]
+    series = {f"{words} layer": _worst(rows[rows["mode"] == mode], mode)
+              for mode, words in (("only", "only this"), ("all_but", "all but this"))}  # fmt: skip
+    series["all layers up to this one"] = accumulated
+    lowest = 0.0
+    for i, (words, data) in enumerate(series.items()):
+        if len(data):
+            y = [layers.index(name) for name in data["layer"]]
+            points = 100 * (data["accuracy"].to_numpy(float) - float_accuracy)
+            lowest = min(lowest, float(points.min()))
+            look = {"ms": 5.5, "color": theme.colours[i], **_LINES[words]}
+            left.plot(squash(points), y, label=words, **look)
+            noise = data["sqnr_db"].to_numpy(float)
+            right.plot(np.where(np.isfinite(noise), noise, np.nan), y, **look)
+    left.axvline(0, color=theme.ink, lw=1)
+    loss_axis(left.xaxis, max(1.0, -lowest))
+    step = -(-len(layers) // _MAX_LAYERS)
+    left.set_yticks(range(0, len(layers), step), [short(n, 34) for n in layers[::step]], fontsize=8)
+    left.set_ylim(len(layers) - 0.4, -0.6)
+    outer_legend(fig, left, theme, loc="outside upper right", ncols=3)
+    return fig
+
+
+def _worst(rows: pd.DataFrame, mode: str) -> pd.DataFrame:
+    """One row for each layer, by its kind of tensor that says most."""
+    if rows.empty:
+        return rows
+    found = rows.groupby("layer", sort=False)["sqnr_db"]
+    return rows.loc[found.idxmin() if mode == "only" else found.idxmax()]
+
+
 def recovery_curve(table: pd.DataFrame, float_accuracy: float, *, theme: Theme = LIGHT) -> Figure:
     """How accuracy comes back as the most sensitive layers are left float, one after another.
 

@@ -16,6 +16,7 @@ _WHERE = {
     "Measured": "engine",
     "Search": "space",
     "Sensitivity": "sensitive",
+    "accumulated": "accumulate",
     "recovery": "restore",
     "advise": "advice",
     "deliver": "advice",

@@ -120,14 +120,15 @@ def strategy_for(base: Strategy, question: Question) -> Strategy:
     """
     unit, kind, bits = question.unit, question.kind, question.bits
     if question.mode == "only":
-        rules = _quantized(unit, kind, bits)
+        rules = quantized_alone(unit, kind, bits)
         if question.per_channel is not None:
             rules[unit.weights]["weight_per_channel"] = question.per_channel
         return with_rules(base, {"*": {"quantize": "nothing"}, **rules})
     return with_rules(base, {**left_float(unit, kind)}, everything=bits)
 
 
-def _quantized(unit: Unit, kind: str, bits: int) -> Rules:
+def quantized_alone(unit: Unit, kind: str, bits: int) -> Rules:
+    """Name rules that quantize a unit's tensors of one kind where "*" leaves all else float."""
     rules: Rules = {}
     if kind != "activations":
         rules[unit.weights] = {"quantize": "weights", "weight_bit": bits}

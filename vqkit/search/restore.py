@@ -45,7 +45,7 @@ def recovery(
     for n in _counts(len(order)):
         rules: dict[str, Any] = {}
         for layer in order[:n]:
-            rules = _both(rules, left_float(known[layer], _kind(known[layer])))
+            rules = _both(rules, left_float(known[layer], kind_of(known[layer])))
         answer = engine.measure(with_rules(base, rules, everything=width))
         last = order[n - 1] if n else ""
         rows.append((n, last, answer.accuracy, answer.sqnr_db, answer.kl))
@@ -56,7 +56,8 @@ def _counts(layers: int) -> list[int]:
     return sorted({0, layers, *(2**i for i in range(layers.bit_length()) if 2**i < layers)})
 
 
-def _kind(unit: Unit) -> str:
+def kind_of(unit: Unit) -> str:
+    """All that can be asked about a unit at once."""
     return "both" if "both" in unit.kinds else unit.kinds[0]
 
 

@@ -4,7 +4,6 @@ async function render({ model, el }) {
   const out = await outbox(model);
   const box = document.createElement("div");
   box.className = "vq vq-actions";
-  box.setAttribute("data-lm-suppress-shortcuts", "true");
   el.append(box);
   let field = null;
   if (model.get("field")) {
@@ -15,7 +14,6 @@ async function render({ model, el }) {
     field.value = model.get("value");
     label.append(`${model.get("field")} `, field);
     box.append(label);
-    field.addEventListener("keydown", (event) => event.key === "Escape" || event.stopPropagation());
   }
   const buttons = model.get("buttons").map(({ key, words, icon, tip }) => {
     const button = document.createElement("button");

@@ -161,6 +161,7 @@ class Compare:
         controls = w.HBox([self._words, self._front, self._reload], layout=w.Layout(flex_flow="row wrap"))
         self._box = w.VBox([self._summary, controls, self._group, self._board, self._tab,
                             self._details, self._link])  # fmt: skip
+        self._box.add_class("vq-widget")
         self._box.add_class("vq-compare")
         self._listen()
 

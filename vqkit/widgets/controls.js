@@ -48,7 +48,7 @@ async function render({ model, el }) {
   const legend = element("legend");
   const reach = element("div", { class: "vq-reach", role: "status" });
   const line = (...parts) => element("div", { class: "vq-line" }, ...parts);
-  const box = element("fieldset", { class: "vq vq-controls", "data-lm-suppress-shortcuts": "true" }, legend,
+  const box = element("fieldset", { class: "vq vq-controls" }, legend,
     element("div", { class: "vq-line", role: "radiogroup", "aria-label": "Change" }, "Change",
       ...scopes.map((radio, i) => labelled(model.get("scopes")[i][0], radio))),
     reach,
@@ -89,12 +89,6 @@ async function render({ model, el }) {
   }
   for (const name of PARAMS) by[name].addEventListener("input", () => moved(name));
   for (const radio of scopes) radio.addEventListener("change", () => (out.flush(), say()));
-  box.addEventListener("keydown", (event) => {
-    // JupyterLab would take plain keys for its own.
-    const plain = !(event.altKey || event.ctrlKey || event.metaKey || event.key === "Tab" || event.key === "Escape");
-    if (plain && !(event.shiftKey && event.key === "Enter")) event.stopPropagation();
-  });
-
   // What the person sees is never overtaken by what the kernel knew before.
   const refresh = () => out.busy() || draw();
   model.on("change:rows", refresh);

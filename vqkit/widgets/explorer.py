@@ -147,10 +147,11 @@ class Explorer:
         tabs = w.Tab([self._picture, self._why, self._json],
                      titles=["Pictures", "Who decided", "Strategy JSON"])  # fmt: skip
         left = w.VBox([w.HBox([self._filter, self._steps], layout=_wrap()), self._table],
-                      layout=w.Layout(flex="1 1 560px", min_width="0"))  # fmt: skip
+                      layout=w.Layout(flex="1 1 640px", min_width="0"))  # fmt: skip
         right = w.VBox([self._controls, tabs], layout=w.Layout(flex="1 1 520px", min_width="0"))
         below = w.HBox([self._job.box, self._keep], layout=_wrap())
         self.box = w.VBox([self._summary, w.HBox([left, right], layout=_wrap()), self._message, below])
+        self.box.add_class("vq-widget")
         self.box.add_class("vq-bench")
 
     def _refresh(self) -> None:
@@ -260,9 +261,7 @@ def _json_html(state: Any) -> str:
     text = json.dumps(strategy.dump(), indent=1, ensure_ascii=False)
     changes = "".join(f"<li>{escape(k)} = {escape(repr(v))}</li>" for k, v in state.changes.items())
     said = f"<p>Changed from {escape(strategy.base)}:</p><ul>{changes}</ul>" if changes else ""
-    return (
-        f"<div class='vq'>{said}<div class='vq-scroll'><pre class='vq-json'>{escape(text)}</pre></div></div>"
-    )
+    return f"<div class='vq'>{said}{style.scrolled('Strategy JSON', text)}</div>"
 
 
 def _why_html(row: Row | None) -> str:

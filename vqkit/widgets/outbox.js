@@ -1,6 +1,23 @@
 // What a person does, on its way to the kernel. All parts of a widget share one outbox: what is done first is
 // numbered first, and the kernel acts in that order. One message is under way; the newest waits for the answer
 // and replaces what waited if it is about the same. Whatever is done elsewhere first sends what waits.
+// JupyterLab would take arrow keys and letters for its own, even from a list that is open.
+function keepKeys(event) {
+  const { key } = event;
+  if (event.altKey || event.ctrlKey || event.metaKey || key === "Tab" || key === "Escape") return;
+  if (!(event.shiftKey && key === "Enter")) event.stopPropagation();
+}
+if (!globalThis.vqKeys) {
+  globalThis.vqKeys = new WeakSet();
+  const entered = ({ target }) => {
+    const widget = target.closest?.(".vq-widget");
+    if (!widget || globalThis.vqKeys.has(widget)) return;
+    globalThis.vqKeys.add(widget);
+    widget.addEventListener("keydown", keepKeys);
+  };
+  document.addEventListener("focusin", entered, true);
+}
+
 async function outbox(model) {
   const hub = await model.widget_manager.get_model(model.get("queue"));
   hub.vqOutbox ??= opened(hub);

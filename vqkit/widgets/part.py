@@ -151,6 +151,7 @@ class PartPicker:
         tabs = w.Tab([self._table, self._json], titles=["Quantized", "Strategy JSON"])
         above = w.HBox([self._mode, self._colour, clear], layout=row)
         self.box = w.VBox([above, self._summary, self._picture, self._message, tabs, self._keep])
+        self.box.add_class("vq-widget")
         self.box.add_class("vq-part")
 
     def _refresh(self) -> None:
@@ -200,7 +201,7 @@ class PartPicker:
 
     def _json_html(self) -> str:
         text = json.dumps(self._strategy.dump(), indent=1, ensure_ascii=False)
-        return f"<div class='vq'><div class='vq-scroll'><pre class='vq-json'>{escape(text)}</pre></div></div>"
+        return f"<div class='vq'>{style.scrolled('Strategy JSON', text)}</div>"
 
     # --- where no kernel is ---
 

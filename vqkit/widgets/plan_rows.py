@@ -92,7 +92,7 @@ def _kind(pointer: str) -> int:
 
 def _decided(value: tuple[int, str, str]) -> str:
     kind, words, tip = value
-    short = words if len(words) <= 36 else words[:35] + "…"
+    short = words if len(words) <= 80 else words[:79] + "…"
     return tables.mark(kind, short, tip or words)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vqkit import plots
 from vqkit.experiment import tables
 from vqkit.experiment.records import rows_of
-from vqkit.search import Engine, Sensitivity, recovery
+from vqkit.search import Engine, Sensitivity, accumulated, recovery
 from vqkit.search.sensitive import sensitivity as ask
 from vqkit.widgets.front import queue
 from vqkit.widgets.picker import picker
@@ -63,7 +63,8 @@ def sensitivity(
         progress: show a progress bar.
 
     Returns:
-        A widget with `.found` (the answers) and `.recovered` (accuracy by number of layers left float).
+        A widget with `.found` (the answers), `.summed` (layers quantized one after another, in graph order)
+        and `.recovered` (accuracy by number of layers left float).
 
     Raises:
         DataError: an unknown mode, or no bits.
@@ -72,7 +73,7 @@ def sensitivity(
     engine = Engine(model, data, settings=settings, cache=cache, images=images)
     found = ask(model, data, strategy, bits=bits, modes=modes, engine=engine, progress=progress)
     again = recovery(found, engine, strategy) if "only" in modes else None
-    return SensitivityView(found, again)
+    return SensitivityView(found, again, summed=accumulated(found, engine, strategy))
 
 
 @dataclass
@@ -82,6 +83,7 @@ class SensitivityView:
     Attributes:
         found: the answers.
         recovered: accuracy by number of layers left float; None where it was not asked.
+        summed: all layers up to each one quantized; None where it was not asked.
         by, mode, bits: what is ranked; bits None means the smallest.
         sorted_by: column of the table, "-" in front for descending.
         theme: of the figures.
@@ -94,6 +96,7 @@ class SensitivityView:
     bits: int | None = None
     sorted_by: str = ""
     theme: plots.Theme = plots.LIGHT
+    summed: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         asked = [r["mode"] for r in self.found.rows]
@@ -120,6 +123,14 @@ class SensitivityView:
                                           bits=self.bits, by=self.by, theme=self.theme)  # fmt: skip
         return figure_html(figure, "Accuracy and noise by layer, most sensitive first")
 
+    def sums(self) -> str:
+        """Each layer alone beside all layers up to it, at the smallest width."""
+        if self.summed is None:
+            return ""
+        figure = plots.sensitivity_accumulated(self.found.table, self.summed, self.found.float_accuracy,
+                                               theme=self.theme)  # fmt: skip
+        return figure_html(figure, "Accuracy and SQNR of each layer alone and of all layers up to it")
+
     def curve(self) -> str:
         """How accuracy comes back."""
         if self.recovered is None:
@@ -129,7 +140,7 @@ class SensitivityView:
 
     def html(self) -> str:
         """Everything as one static page."""
-        return page(self.summary(), self.board(), self.picture(), self.curve())
+        return page(self.summary(), self.board(), self.picture(), self.sums(), self.curve())
 
     def __str__(self) -> str:
         return str(self.found)
@@ -145,7 +156,8 @@ class SensitivityView:
         asked = {r["mode"] for r in self.found.rows}
         modes = [(words, mode) for words, mode in _MODES.items() if mode in asked]
         widths = sorted({int(r["bits"]) for r in self.found.rows})
-        self._head, self._figure, self._curve = w.HTML(_styled(self.summary())), w.HTML(), w.HTML()
+        self._head, self._figure, self._sums, self._curve = (w.HTML() for _ in range(4))
+        self._head.value = _styled(self.summary())
         turns = Turns(lambda text: setattr(self._head, "value", _styled(message_html(text, "error"))))
         self._board = picker(queue(turns), label="Sensitivity of each layer")
         wide = {"style": {"description_width": "initial"}}
@@ -159,7 +171,8 @@ class SensitivityView:
             turns.taken(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT)), "dark"
         )
         controls = w.HBox([self._by, self._mode, self._bits], layout=w.Layout(flex_flow="row wrap"))
-        box = w.VBox([self._head, controls, self._board, self._figure, self._curve])
+        box = w.VBox([self._head, controls, self._board, self._figure, self._sums, self._curve])
+        box.add_class("vq-widget")
         box.add_class("vq-sensitivity")
         self.show()
         return box
@@ -167,7 +180,8 @@ class SensitivityView:
     def show(self) -> None:
         """Draw again."""
         self._board.html = self.board()
-        self._figure.value, self._curve.value = _styled(self.picture()), _styled(self.curve())
+        self._figure.value = _styled(self.picture())
+        self._sums.value, self._curve.value = _styled(self.sums()), _styled(self.curve())
 
     def _set(self, name: str, value: Any) -> None:
         if value is not None and value != getattr(self, name):

@@ -51,6 +51,19 @@ def figure_html(figure: Figure, alt: str) -> str:
     return f"<img class='vq-figure' alt='{escape(alt, quote=True)}' src='data:image/png;base64,{data}'>"
 
 
+def scrolled(label: str, text: str) -> str:
+    """Text in a box that scrolls, with the keyboard too.
+
+    Args:
+        label: what it is.
+        text: it is escaped.
+    """
+    return (
+        f"<div class='vq-scroll' tabindex='0' role='region' aria-label='{escape(label, quote=True)}'>"
+        f"<pre class='vq-json'>{escape(text)}</pre></div>"
+    )
+
+
 def message_html(text: str, kind: str = "") -> str:
     """One readable message.
 

@@ -97,7 +97,8 @@ def _heading(column: Column, sorted_by: str) -> str:
     word = ("descending" if sorted_by.startswith("-") else "ascending") if here else "none"
     arrow = {"ascending": " ▲", "descending": " ▼", "none": ""}[word]
     button = f"<button data-sort='{escape(column.key, quote=True)}'>{escape(column.title)}{arrow}</button>"
-    return f"<th scope='col' aria-sort='{word}'>{button}</th>"
+    side = " class='num'" if column.numeric else ""
+    return f"<th scope='col'{side} aria-sort='{word}'>{button}</th>"
 
 
 def _row(row: Row, columns: Sequence[Column], key: str, quiet: str, chosen: str) -> str:

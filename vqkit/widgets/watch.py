@@ -15,7 +15,10 @@ from vqkit.experiment.background import Running, cancel
 from vqkit.experiment.compare import leaderboard
 from vqkit.experiment.progress import Standing, error_of, seconds_since, standing
 from vqkit.experiment.records import to_frame
+from vqkit.widgets.actions import Action, actions
+from vqkit.widgets.front import queue
 from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
+from vqkit.widgets.turns import Turns
 
 INTERVAL = 1.0
 _SHOWN = 8
@@ -103,7 +106,7 @@ class Watch:
     def _show(self) -> bool:
         now = self.standing()
         live = self._live(now)
-        self._cancel.disabled = not live
+        self._cancel.disabled = [] if live else ["cancel-the-sweep"]
         if now is not None:
             self._bar.max, self._bar.value = max(1, len(now.records)), now.ended
             self._bar.description = f"{now.ended} of {len(now.records)}"
@@ -122,15 +125,19 @@ class Watch:
         self._top, self._bottom, self._figure = w.HTML(), w.HTML(), w.HTML()
         self._bar = w.IntProgress(value=0, max=1, layout=w.Layout(width="100%"))
         self._bar.tooltip = f"Variants of {self.name} that have ended"
-        self._cancel = w.Button(
-            description="Cancel the sweep", icon="stop", tooltip="Stop the sweep; results stay",
-            layout=w.Layout(width="auto"),
-        )  # fmt: skip
+        line = queue(Turns(lambda text: setattr(self, "_said", message_html(text, "error"))))
+
+        def cancel(_: str) -> None:
+            threading.Thread(target=self.cancel, daemon=True).start()  # it waits for the sweep to end
+
+        self._cancel = actions(
+            line, Action("Cancel the sweep", "Stop the sweep; results stay", cancel, "stop")
+        )
         self._dark = w.Checkbox(description="Dark picture", indent=False)
-        self._cancel.on_click(lambda _: threading.Thread(target=self.cancel, daemon=True).start())
         self._dark.observe(self._themed, "value")
         controls = w.HBox([self._cancel, self._dark])
         box = w.VBox([self._bar, self._top, controls, self._bottom, self._figure])
+        box.add_class("vq-widget")
         box.add_class("vq-watch")
         if self.show():
             threading.Thread(target=self._follow, daemon=True, name=f"watch {self.name}").start()
