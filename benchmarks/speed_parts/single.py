@@ -57,6 +57,7 @@ def ptq(name: str, strategy: str) -> Result:
 def alone(name: str, strategy: str) -> None:
     """Quantize once and print the CPU seconds; what `ptq` starts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import vqkit.strategy  # noqa: F401 (imports are no part of a quantization; the reference's are left out too)
     from vqkit.flow import quantize
 
     _, _, n, batch = REFERENCE[name, strategy]

@@ -156,3 +156,24 @@ def test_another_model_has_other_outputs_on_disk(tmp_path):
     assert len(list((tmp_path / "float").iterdir())) == 2
     np.testing.assert_allclose(second.predictions - first.predictions, [[0, 0, 0.5]] * 30, atol=1e-6)
     assert second.metrics == evaluate(model, data.x_eval, data.y_eval).metrics
+
+
+@pytest.mark.parametrize("way", ["in place", "other data"])
+def test_changed_data_are_noticed(way):
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    partial = Strategy.builtin("pof2s").with_kwargs(input_layers=[model.layers[-3].name])
+    for strategy in ("pof2s", "fsx", partial):
+        bench.evaluate(bench.quantize(strategy, batch_size=5))
+    before = bench.float_evaluation(metrics=[]).predictions
+    if way == "in place":
+        bench.data.x_calib[:] *= 3
+        bench.data.x_eval[:] *= 3
+    else:
+        old = bench.data
+        bench.data = Data("other", old.x_calib * 3, old.x_eval * 3, old.y_eval)
+    for strategy in ("pof2s", "fsx", partial):
+        assert_same(bench, model, strategy)
+    after = bench.float_evaluation(metrics=[]).predictions
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(after, evaluate(model, bench.data.x_eval, bench.data.y_eval).predictions)

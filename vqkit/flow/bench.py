@@ -3,6 +3,7 @@
 `Bench.quantize` and `Bench.evaluate` give exactly what `vqkit.quantize` and `vqkit.evaluate` give. The bench
 remembers the graphs that the passes make, decided and rounded weights, live layers and compiled functions
 (one for each structure, whatever the numbers), and the float model's outputs, on disk in a given folder.
+Observations are remembered by the content of the data: other data, or arrays changed in place, are noticed.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from vqkit import digest
 from vqkit.errors import DataError, not_allowed
 from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.content import Outputs, graph_digest
-from vqkit.flow.data import Data, batches
+from vqkit.flow.data import Data, batches, map_inputs
 from vqkit.flow.instrument import rounding_rows
 from vqkit.flow.noise import Noise
 from vqkit.flow.places import Places
@@ -59,7 +61,8 @@ class Bench:
         self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
         self._structures: dict[str, Structure] = {}
-        self._outputs = Outputs(cache, graph_digest(self._lowered), data.digest)
+        self._cache, self._model_digest = cache, graph_digest(self._lowered)
+        self._outputs: dict[str, Outputs] = {}
 
     @property
     def traces(self) -> dict[tuple[Any, ...], int]:
@@ -138,10 +141,17 @@ class Bench:
         Returns:
             What `vqkit.evaluate(model, x_eval, y_eval)` gives.
         """
-        found = self._outputs.get(
+        images = self._digest_of("x_eval")
+        if images not in self._outputs:
+            self._outputs = {images: Outputs(self._cache, self._model_digest, images)}
+        found = self._outputs[images].get(
             lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
         )
         return scored(found, self.data.y_eval, metrics)
+
+    def _digest_of(self, field: str) -> str:
+        """Digest of what the data hold now: arrays may be changed in place, or other data be given."""
+        return digest.of_json(map_inputs(lambda a, _: digest.of_array(a), getattr(self.data, field)))
 
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree
@@ -159,7 +169,7 @@ class Bench:
         if not self._worth(baked, begin, values):
             return 0, samples
         digests = value_digests(baked, dict.fromkeys(quantized.rows, "quantized"), self._weights.digest)
-        key = ("evaluation", *(digests[v] for v in values))
+        key = ("evaluation", self._digest_of("x_eval"), *(digests[v] for v in values))
         kept = self._places.get(key)
         if kept is None:
             run = structure.evaluator(0, begin)
@@ -252,7 +262,7 @@ class _Remembered:
         tokens = {**doing, **dict.fromkeys(passed, "")}
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
         player = self._structure.player(rows, passed)
-        stream = tuple(self._cut.items())
+        stream = (self._bench._digest_of("x_calib"), *self._cut.items())
         request = Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
         return self._bench._facts.calibrate(request, with_progress(data, self._progress))
 
