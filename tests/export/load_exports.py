@@ -1,4 +1,4 @@
-"""Runs in a fresh process: loads each export, runs it on the same samples, keeps the outputs.
+"""Runs in a fresh process: loads each export, runs it on the same samples, keeps outputs and a dump.
 
 python load_exports.py FOLDER
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def main(folder: Path) -> None:
-    """Write `<format>.npy` for each file in the folder."""
+    """Write `<format>.npy` for each file in the folder, and the dump `theirs`."""
     x = np.load(folder / "x.npy")
 
     from vqkit.export.onnx_runtime import OnnxSession
@@ -35,6 +35,13 @@ def main(folder: Path) -> None:
 
     for name in ("keras", "h5"):
         np.save(folder / f"{name}.npy", predict(vqkit.load_model(folder / f"m.{name}"), x))
+    import keras
+
+    from vqkit.vitis import vitis_quantize
+
+    model = keras.models.load_model(folder / "m.keras")
+    vitis_quantize.VitisQuantizer.dump_model(model, x[:2], str(folder / "theirs"))
+
     loaded = tf.saved_model.load(str(folder / "saved"))  # Its functions live as long as it does.
     np.save(folder / "saved_model.npy", np.asarray(loaded.serve(x)))
 

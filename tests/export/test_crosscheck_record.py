@@ -5,25 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import vqkit
-from tests import zoo
 from vqkit import digest
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
 from vqkit.experiment import measure, store
 from vqkit.experiment.variant import Settings, build_strategy, key_of
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    net = zoo.build("residual")
-    net.save(tmp_path / "net.keras")
-    x = zoo.batch(net, 16)
-    np.savez(tmp_path / "data.npz", x_calib=x, x_eval=x, y_eval=np.zeros(16, int))
-    return tmp_path / "net.keras"
 
 
 def test_metrics_and_table_are_kept(model: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -97,30 +94,6 @@ def test_integers_give_back_what_the_simulation_computes(strategy, kwargs, dtype
         scale, zero = (np.reshape(note[k], shape) for k in ("scale", "zero_point"))
         np.testing.assert_allclose((codes.astype(int) - zero) * scale, wanted, rtol=1e-6)
         np.testing.assert_array_equal(codes_of(wanted, grid), codes)
-
-
-def test_a_model_from_a_file_is_dumped_alike_in_another_process(tmp_path):
-    net = zoo.build("depthwise")
-    x = zoo.batch(net, 2)
-    model = vq.quantize(net, "pof2s", x).model
-    model.save(tmp_path / "q.keras")
-    np.save(tmp_path / "x.npy", x)
-    code = (
-        "import numpy as np\nfrom vqkit.vitis import vitis_quantize\nimport keras\n"
-        "model = keras.models.load_model('q.keras')\n"
-        "vitis_quantize.VitisQuantizer.dump_model(model, np.load('x.npy'), 'theirs')\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    dump_model(model, [x], tmp_path / "ours")
-    files = sorted(p.relative_to(tmp_path / "ours") for p in (tmp_path / "ours").rglob("*") if p.is_file())
-    assert len(files) > 20
-    for file in files:
-        assert (tmp_path / "ours" / file).read_bytes() == (tmp_path / "theirs" / file).read_bytes(), file
 
 
 def test_floats_are_written_on_request_and_old_dumps_go(tmp_path):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests import zoo
 from vqkit import digest
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
@@ -19,15 +17,6 @@ from vqkit.experiment.variant import Settings, build_strategy
 from vqkit.export.onnx_runtime import OnnxSession
 from vqkit.export.sources import of_run
 from vqkit.flow import quantize
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    net = zoo.build("residual")
-    net.save(tmp_path / "net.keras")
-    x = zoo.batch(net, 16)
-    np.savez(tmp_path / "data.npz", x_calib=x, x_eval=x, y_eval=np.zeros(16, int))
-    return tmp_path / "net.keras"
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:

@@ -13,18 +13,18 @@ import pytest
 import vqkit
 from tests import zoo
 from tests.export.common import quantized
+from vqkit.export.dump import dump_model
 from vqkit.flow.quality import predict
 
 FILES = {"onnx": "m.onnx", "tflite": "m.tflite", "keras": "m.keras", "h5": "m.h5", "saved_model": "saved"}
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """Format -> outputs in a fresh process; "here" -> outputs of this one."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fresh process made of each export of "residual" and of the samples in x.npy."""
     folder = tmp_path_factory.mktemp("exports")
     q = quantized("residual")
-    x = zoo.batch(zoo.build("residual"), 16, seed=1)
-    np.save(folder / "x.npy", x)
+    np.save(folder / "x.npy", zoo.batch(zoo.build("residual"), 16, seed=1))
     for name, file in FILES.items():
         vqkit.export(q, folder / file, name)
     script = Path(__file__).with_name("load_exports.py")
@@ -32,12 +32,21 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
         [sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return {"here": predict(q.model, x)} | {k: np.load(folder / f"{k}.npy") for k in FILES}
+    return folder
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_outputs_are_identical(outputs: dict[str, np.ndarray], name: str) -> None:
-    np.testing.assert_array_equal(outputs[name], outputs["here"])
+def test_outputs_are_identical(folder: Path, name: str) -> None:
+    here = predict(quantized("residual").model, np.load(folder / "x.npy"))
+    np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), here)
+
+
+def test_a_model_from_a_file_is_dumped_alike_there(folder: Path) -> None:
+    dump_model(quantized("residual").model, [np.load(folder / "x.npy")[:2]], folder / "ours")
+    files = sorted(p.relative_to(folder / "ours") for p in (folder / "ours").rglob("*") if p.is_file())
+    assert len(files) > 20
+    for file in files:
+        assert (folder / "ours" / file).read_bytes() == (folder / "theirs" / file).read_bytes(), file
 
 
 def test_encodings_say_what_was_decided(tmp_path: Path) -> None:

@@ -142,6 +142,54 @@ def test_a_mixed_precision_model_trains_in_it_with_its_quantizers_in_float32(tmp
     assert_same_outputs(keras.saving.load_model(tmp_path / "m.keras"), model, x)
 
 
+def test_half_precision_trains_with_a_scaled_loss():
+    """float16 gradients are below its smallest number without the scale."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        net = zoo.build("conv_bn_relu")
+    finally:
+        keras.config.set_dtype_policy(before)
+    x = zoo.batch(net, 16)
+    model = qat_model(net, chosen("pof2s_tqt", weight_bit=4), x)
+    assert model.get_layer("conv").layer.compute_dtype == "float16"
+    model.compile(keras.optimizers.LossScaleOptimizer(QATAdam(1e-2), initial_scale=1024.0), Distillation())
+    kernel = np.array(model.get_layer("conv").layer.kernel)
+    thresholds = [np.array(q.log_threshold) for q in model.quantizers.values()]
+    trained(model, net, x, epochs=2)
+    assert np.any(np.array(model.get_layer("conv").layer.kernel) != kernel)
+    pairs = zip(thresholds, model.quantizers.values(), strict=True)
+    assert any(np.any(a != np.array(q.log_threshold)) for a, q in pairs)
+    assert all(np.all(np.isfinite(w)) for w in model.get_weights())
+    assert_same_outputs(deploy_model(model).model, model, x)
+
+
+def test_training_that_was_killed_goes_on_from_its_backup(tmp_path):
+    """Keras' `BackupAndRestore`: the epoch that was under way is run again, from its beginning."""
+    net = zoo.build("conv_bn_relu")
+    x = zoo.batch(net, 16)
+
+    def run(*callbacks: Any, first: int = 0) -> QATModel:
+        model = qat_model(net, chosen("pof2s_tqt", weight_bit=4), x)
+        model.compile(QATAdam(1e-2), Distillation())
+        data = DistillationData(net, x, batch_size=8, first_epoch=first)
+        model.fit(data, epochs=3, shuffle=False, verbose=0, callbacks=list(callbacks))
+        return model
+
+    class Killed(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            del batch, logs
+            if self.model.optimizer.iterations == 5:
+                raise KeyboardInterrupt
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        run(backup, Killed())
+    resumed = run(keras.callbacks.BackupAndRestore(tmp_path / "backup"), first=2)
+    for a, b in zip(run().get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_without_calibration_ranges_come_from_training():
     net = zoo.build("conv_bn_relu")
     x = zoo.batch(net, 16)

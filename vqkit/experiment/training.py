@@ -30,6 +30,11 @@ class QatSpec(BaseModel):
         loss: "distillation", the divergence of class probabilities, or "mse" of the outputs.
         temperature: of the distillation.
         log_every: steps between two records of the thresholds.
+        relative: `learning_rate` is a share of each variable's own size, see `QATAdam`.
+        features: layers whose values the float model teaches as well, see `with_features`.
+        shifts: pixels by which training images are moved at most.
+        flips: mirror half of the training images.
+        warmup: epochs over which the rate rises from zero first; fewer than `epochs`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,6 +46,11 @@ class QatSpec(BaseModel):
     loss: Literal["distillation", "mse"] = "distillation"
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     log_every: int = Field(default=10, ge=1)
+    relative: bool = False
+    features: list[str] = Field(default_factory=list)
+    shifts: int = Field(default=0, ge=0)
+    flips: bool = False
+    warmup: int = Field(default=0, ge=0)
 
 
 def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str | Path = ".") -> Any:
@@ -92,21 +102,29 @@ def calib_labels(data: Data, settings: Settings) -> Any:
 
 def _trained(settings: Settings, options: Mapping[str, Any], model: Any, strategy: Any, x_calib: Any,
              log_file: Path | None) -> Any:  # fmt: skip
-    import keras
 
     from vqkit import train
 
     spec = QatSpec(**(settings.qat or {}))
     trained = train.qat_model(model, strategy, x_calib, **options)
-    data = train.DistillationData(model, x_calib, batch_size=spec.batch_size, seed=settings.seed)
-    schedule = keras.optimizers.schedules.CosineDecay(spec.learning_rate, spec.epochs * len(data))
+    teacher, student = (
+        train.with_features(m, spec.features) if spec.features else m for m in (model, trained)
+    )
+    augment = train.flips_and_shifts(spec.shifts, flip=spec.flips) if spec.shifts or spec.flips else None
+    data = train.DistillationData(teacher, x_calib, batch_size=spec.batch_size, seed=settings.seed,
+                                  augment=augment)  # fmt: skip
+    schedule = train.warm_cosine(spec.learning_rate, spec.epochs * len(data), spec.warmup * len(data))
     divergence = train.Distillation(
         from_logits=not train.ends_in_softmax(model), temperature=spec.temperature
     )
-    loss = divergence if spec.loss == "distillation" else "mse"
-    trained.compile(train.QATAdam(schedule, spec.threshold_factor), loss)
-    log = train.ThresholdLog(spec.log_every)
-    trained.fit(data, epochs=spec.epochs, shuffle=False, verbose=0, callbacks=[log])
+    loss = [
+        divergence if spec.loss == "distillation" else "mse",
+        *(train.RelativeError() for _ in spec.features),
+    ]
+    optimizer = train.QATAdam(schedule, spec.threshold_factor, relative=spec.relative)
+    student.compile(optimizer, loss if spec.features else loss[0])
+    log = train.ThresholdLog(spec.log_every, trained)
+    student.fit(data, epochs=spec.epochs, shuffle=False, verbose=0, callbacks=[log])
     if log_file is not None:
         log.to_csv(log_file)
     return train.deploy_model(trained)

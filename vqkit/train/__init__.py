@@ -14,10 +14,14 @@ _WHERE = {
     "QATAdam": "optimizer",
     "QATModel": "model",
     "QuantizedWeights": "wrappers",
+    "RelativeError": "features",
     "ThresholdLog": "log",
     "deploy_model": "deploy",
     "ends_in_softmax": "distill",
+    "flips_and_shifts": "augment",
     "qat_model": "model",
+    "warm_cosine": "optimizer",
+    "with_features": "features",
 }
 
 __all__ = sorted(_WHERE)

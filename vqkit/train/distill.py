@@ -107,9 +107,9 @@ class DistillationData(keras.utils.PyDataset):
             order = np.random.default_rng([self._seed, self._epoch]).permutation(order)
         chosen = order[index * self._batch_size : (index + 1) * self._batch_size]
         if self._augment is None:
-            return self._x[chosen], keras.tree.map_structure(lambda y: y[chosen], self._y)
+            return self._x[chosen], _as_keras_wants(keras.tree.map_structure(lambda y: y[chosen], self._y))
         changed = self._augment(self._x[chosen], np.random.default_rng([self._seed, self._epoch, index]))
-        return changed, self._answer(changed)
+        return changed, _as_keras_wants(self._answer(changed))
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch's order; `fit` calls it."""
@@ -120,6 +120,11 @@ class DistillationData(keras.utils.PyDataset):
         import tensorflow as tf
 
         return tf.function(lambda x: self._model(x, training=False), reduce_retracing=True)
+
+
+def _as_keras_wants(outputs: Any) -> Any:
+    """Several outputs as a tuple: in a batch a list is refused."""
+    return tuple(outputs) if isinstance(outputs, list) else outputs
 
 
 def ends_in_softmax(model: Any) -> bool:

@@ -24,10 +24,12 @@ class ThresholdLog(keras.callbacks.Callback):
 
     Args:
         every: steps between two records.
+        model: from `qat_model`, where what is trained was made of it (`with_features`); else the trained one.
     """
 
-    def __init__(self, every: int = 10) -> None:
+    def __init__(self, every: int = 10, model: Any = None) -> None:
         super().__init__()
+        self._given = model
         if every < 1:
             raise ModelError(f"ThresholdLog: every must be at least 1, got {every}")
         self.every = every
@@ -37,8 +39,8 @@ class ThresholdLog(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Record where training starts."""
         del logs
-        if not hasattr(self.model, "quantizers"):
-            raise ModelError(f"ThresholdLog: {self.model.name!r} is no model from qat_model")
+        if not hasattr(self._source, "quantizers"):
+            raise ModelError(f"ThresholdLog: {self._source.name!r} is no model from qat_model")
         self._record()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -52,6 +54,10 @@ class ThresholdLog(keras.callbacks.Callback):
         del logs
         self._record()
 
+    @property
+    def _source(self) -> Any:
+        return self.model if self._given is None else self._given
+
     def _step(self) -> int:
         return int(self.model.optimizer.iterations.numpy())
 
@@ -60,7 +66,7 @@ class ThresholdLog(keras.callbacks.Callback):
         if step == self._last:
             return
         self._last = step
-        for tensor, quantizer in self.model.quantizers.items():
+        for tensor, quantizer in self._source.quantizers.items():
             if not quantizer.is_known:
                 continue
             position = quantizer.position

@@ -6,7 +6,34 @@ from typing import Any
 
 import keras
 
+from vqkit.errors import DataError
 from vqkit.train.learned import LEARNED
+
+_SMALLEST = 1e-3
+
+
+def warm_cosine(rate: float, steps: int, warm: int = 0) -> Any:
+    """A learning rate that rises in a line and falls to zero along a cosine.
+
+    Adam's first steps are as long as its later ones and know little; a few of them at full length can undo
+    what calibration achieved.
+
+    Args:
+        rate: the highest one.
+        steps: of the whole training.
+        warm: the first ones, over which it rises.
+
+    Returns:
+        A Keras schedule.
+
+    Raises:
+        DataError: the rise is not shorter than the training.
+    """
+    if not 0 <= warm < steps:
+        raise DataError(f"warm_cosine: warm must be from 0 to below steps ({steps}), got {warm}")
+    if not warm:
+        return keras.optimizers.schedules.CosineDecay(rate, steps)
+    return keras.optimizers.schedules.CosineDecay(0.0, steps - warm, warmup_target=rate, warmup_steps=warm)
 
 
 @keras.saving.register_keras_serializable(package="vqkit")
@@ -17,17 +44,25 @@ class QATAdam(keras.optimizers.Adam):
     to travel by tenths to matter, a weight by thousandths; so they need different rates. Schedules and
     callbacks that change the learning rate change both.
 
+    Equalized channels leave layers with weights of very different size, to which one step length is too long
+    here and too short there. `relative` measures each variable's steps by its own size.
+
     Args:
         learning_rate: of the weights: a number or a schedule.
         threshold_factor: what it is multiplied by for log2 thresholds and range factors. 0 holds them.
+        relative: multiply the rate of each weight and bias by the root mean square of its values (at least
+            1e-3), so that it says by what share of itself a variable may change in a step; 1e-3 is a good
+            beginning. Thresholds and range factors are relative already.
         kwargs: as of `keras.optimizers.Adam`.
 
-    Source: the two rates follow Jain et al. 2020 (arXiv:1903.08066) §5.2.
+    Source: the two rates follow Jain et al. 2020 (arXiv:1903.08066) §5.2; the relative step is that of
+    Shazeer and Stern 2018 (arXiv:1804.04235) §8.
     """
 
-    def __init__(self, learning_rate: Any = 1e-4, threshold_factor: float = 100.0, **kwargs: Any) -> None:
+    def __init__(self, learning_rate: Any = 1e-4, threshold_factor: float = 100.0, *, relative: bool = False,
+                 **kwargs: Any) -> None:  # fmt: skip
         super().__init__(learning_rate=learning_rate, **kwargs)
-        self.threshold_factor = float(threshold_factor)
+        self.threshold_factor, self.relative = float(threshold_factor), relative
         self._learned: set[int] = set()
 
     def build(self, variables: Any) -> None:
@@ -41,11 +76,13 @@ class QATAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step on one variable, at its rate."""
-        learned = self._get_variable_index(variable) in self._learned
-        super().update_step(
-            gradient, variable, learning_rate * self.threshold_factor if learned else learning_rate
-        )
+        if self._get_variable_index(variable) in self._learned:
+            learning_rate = learning_rate * self.threshold_factor
+        elif self.relative:
+            size = keras.ops.sqrt(keras.ops.mean(keras.ops.square(variable)))
+            learning_rate = learning_rate * keras.ops.maximum(size, _SMALLEST)
+        super().update_step(gradient, variable, learning_rate)
 
     def get_config(self) -> dict[str, Any]:
-        """With the factor."""
-        return {**super().get_config(), "threshold_factor": self.threshold_factor}
+        """With the factor and what the rate is relative to."""
+        return {**super().get_config(), "threshold_factor": self.threshold_factor, "relative": self.relative}
