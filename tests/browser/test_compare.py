@@ -123,7 +123,7 @@ def served(runs: Path) -> Iterator[str]:
     with open(home / "log", "wb") as log:
         server = subprocess.Popen(command, env=_environment(home), stdout=log, stderr=log, cwd=home)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 60
         while server.poll() is None and time.monotonic() < end:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 break
@@ -139,8 +139,8 @@ def test_the_dashboard_opens_and_shows_the_runs(lab: Lab, tmp_path: Path) -> Non
     fill(tmp_path / "runs")
     with served(tmp_path / "runs") as address:
         page = lab.browser.new_context(viewport={"width": 1200, "height": 1000}).new_page()
-        page.goto(address, timeout=180_000)
-        page.locator(".vq-compare circle[aria-label^='fs weight_bit=4']").first.click(timeout=180_000)
+        page.goto(address, timeout=90_000)
+        page.locator(".vq-compare circle[aria-label^='fs weight_bit=4']").first.click(timeout=90_000)
         page.locator(".vq-compare h4:has-text('fs weight_bit=4')").wait_for(timeout=60_000)
         page.get_by_label("Sweep").select_option("shown")
         page.get_by_role("tab", name="Watch").click()
