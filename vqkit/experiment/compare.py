@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqkit.errors import RecordError, not_allowed
-from vqkit.experiment import significance, tables
+from vqkit.experiment import ranking, significance, tables
 from vqkit.experiment.difference import Difference, Flips, difference, flips
 from vqkit.experiment.records import (
     PENDING,
@@ -51,7 +51,6 @@ __all__ = [
     "to_frame",
 ]
 
-ALPHA = 1 - significance.CONFIDENCE
 # Column -> whether small values come first.
 _ASCENDING = {
     "accuracy": False,
@@ -118,35 +117,11 @@ def _rank(table: pd.DataFrame, members: pd.DataFrame) -> None:
     index = members.index
     table.loc[index, "rank"] = np.arange(1, len(index) + 1, dtype=float)
     table.loc[index, "pareto"] = significance.pareto(members["size_bytes"], members["accuracy"])
-    best = _best(members)
-    table.loc[best.name, "best"] = True
-    verdicts = [_tied(best, run) for _, run in members.iterrows()]
+    best = ranking.best_of(members)
+    table.loc[best, "best"] = True
+    verdicts = ranking.verdicts(members, best)
     table.loc[index, "tied"] = [tied for tied, _ in verdicts]
     table.loc[index, "test"] = [test for _, test in verdicts]
-
-
-def _best(members: pd.DataFrame) -> pd.Series:
-    """The most accurate run; of equally accurate ones the smallest."""
-    order = members.sort_values(["accuracy", "size_bytes", "name"], ascending=[False, True, True])
-    return order.iloc[0]
-
-
-def _tied(best: pd.Series, run: pd.Series) -> tuple[bool, str]:
-    """Whether chance could explain that `run` came behind `best`, and by which test that was decided."""
-    if run.name == best.name:
-        return True, ""
-    if _far_apart(best, run):
-        return False, "interval"
-    counted = flips(best["directory"], run["directory"])
-    if counted is not None:
-        return counted.p_value > ALPHA, "McNemar"
-    return not run["ci_high"] < best["ci_low"], "interval"
-
-
-def _far_apart(best: pd.Series, run: pd.Series) -> bool:
-    """So far that no paired test would say otherwise; it saves reading the predictions of poor runs."""
-    widths = (run["ci_high"] - run["ci_low"]) + (best["ci_high"] - best["ci_low"])
-    return bool(best["accuracy"] - run["accuracy"] > 2 * widths)
 
 
 @dataclass(frozen=True)

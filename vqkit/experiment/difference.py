@@ -91,7 +91,19 @@ def flips(run_a: str | Path | None, run_b: str | Path | None) -> Flips | None:
     Returns:
         The counts, or None where one of them kept no predictions or the numbers of samples differ.
     """
-    a, b = correct(run_a), correct(run_b)
+    return counted(correct(run_a), correct(run_b))
+
+
+def counted(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> Flips | None:
+    """Count the samples on which two runs disagree.
+
+    Args:
+        a: from `correct`.
+        b: from `correct`.
+
+    Returns:
+        As `flips`.
+    """
     if a is None or b is None or a.shape != b.shape:
         return None
     counts = (a & b, a & ~b, b & ~a, ~a & ~b)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,9 @@ def find(runs_dir: str | Path, given: str) -> Path:
     Raises:
         RecordError: nothing or more than one thing fits.
     """
+    exact = Path(runs_dir, "variants", given)
+    if re.fullmatch(r"[0-9a-f]{16,}", given) and (exact / "record.json").is_file():
+        return exact
     records = list(scan(runs_dir))
     fits = [r for r in records if r["key"] == given or r.get("name") == given]
     fits = fits or [r for r in records if r["key"].startswith(given)]
