@@ -82,7 +82,7 @@ def parent_killed_after_the_result(folder: Path, turn: int) -> str:  # noqa: ARG
 
 
 def torn_notebook(folder: Path, turn: int) -> str:
-    """As before, and the kill has torn the executed notebook, which is not written in one step."""
+    """As before, and the executed notebook is torn, as a kill could leave it in older versions."""
     scene = Scene(folder, track=False)
     wanted = [{"name": "a", "do": "linger"}]
     sweep = scene.start(wanted)

@@ -100,7 +100,7 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
     folder = runs.variant_dir(record.key)
     try:
         metrics = _result(folder, record)
-        # The notebook is written last and not in one step; the kill may have torn it.
+        # Before it has been saved once there is no notebook; older versions could leave half of one.
         store.read_json(folder / NOTEBOOK)
     except RecordError:
         return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import TRACEBACKS, NotebookError, not_allowed
+from vqkit.experiment import store
 from vqkit.experiment.environment import import_path
 from vqkit.experiment.warm import kernel as kernels
 from vqkit.resources import resource_dir
@@ -144,7 +145,7 @@ def execute(
     import papermill
 
     _register()
-    target = Path(target)
+    target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     failure: Failure | None = Failure("Interrupted", "")
     try:
@@ -210,6 +211,7 @@ def _register() -> None:
     """Give papermill an engine whose kernel is this interpreter, reached through files instead of ports."""
     from papermill.clientwrap import PapermillNotebookClient
     from papermill.engines import NBClientEngine, papermill_engines
+    from papermill.iorw import LocalHandler, papermill_io
     from papermill.log import logger
 
     def client(nb_man: Any, manager: Any) -> Any:
@@ -237,7 +239,14 @@ def _register() -> None:
                 env = {**os.environ, **import_path(), **private, **kernel_env}
                 client(nb_man, manager).execute(cwd=kernel_cwd, env=env, cleanup_kc=True)
 
+    class Whole(LocalHandler):
+        """Papermill writes in place: a kill would leave half a notebook."""
+
+        def write(self, buf: str, path: str) -> None:
+            store.write_bytes(path, buf.encode())
+
     papermill_engines.register(ENGINE, Engine)
+    papermill_io.register(os.sep, Whole())
 
 
 @contextmanager
