@@ -1,7 +1,7 @@
 """What each way to win accuracy back gets on a net that a strategy hurts, and what it costs.
 
     python benchmarks/recover.py [--case quickstart] [--bits 4 4] [--json]
-    python benchmarks/recover.py --case mobilenet [--epochs 30] [--json]
+    python benchmarks/recover.py --case mobilenet [--epochs 24] [--json]
 
 `quickstart`: the digits net at 4-bit weights and 4-bit activations, from plain post-training quantization
 through each entry of the refine pipeline to training with trained thresholds, on the 200 calibration
@@ -137,7 +137,7 @@ def quickstart_ways(bits: tuple[int, int], epochs: int) -> dict[str, Way]:
     }
 
 
-def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], warm: int = 2) -> Any:
+def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], warm: int = 0) -> Any:
     """Training against outputs and inner values of the float net, on changed images, with relative steps."""
     import keras
 
@@ -210,13 +210,13 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", choices=["quickstart", "mobilenet"], default="quickstart")
     parser.add_argument("--bits", type=int, nargs=2, metavar=("WEIGHT", "ACTIVATION"))
-    parser.add_argument("--epochs", type=int, help="of training (default 40, mobilenet 30)")
+    parser.add_argument("--epochs", type=int, help="of training (default 40, mobilenet 24)")
     parser.add_argument("--only", nargs="+", help="these rows only, and the first")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)
     small = args.case == "quickstart"
     bits = tuple(args.bits or ((4, 4) if small else (8, 8)))
-    epochs = args.epochs or (40 if small else 30)
+    epochs = args.epochs or (40 if small else 24)
     case = quickstart() if small else mobilenet()
     ways = (quickstart_ways if small else mobilenet_ways)(bits, epochs)
     unknown = set(args.only or ()) - set(ways)
