@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from vqkit.errors import DataError, not_allowed
-from vqkit.flow.observers import How, Observed, Watch, how, observe, watch
+from vqkit.flow.observers import How, Observed, Watch, exceeds_cache, how, observe, watch
 from vqkit.flow.plan import Row
 from vqkit.flow.stretches import Player
 from vqkit.graph.ir import Graph
@@ -126,17 +126,20 @@ class Step:
 
     def _made(self, count: int) -> Player:
         chosen = {fq for fq, row in self.rows.items() if self._how(row) is How.HISTOGRAM} | self._aside
-        inside = {fq: self._watch(fq, row, count) for fq, row in self.rows.items() if fq not in chosen}
+        shapes = {fq: self.graph.values[self.graph.node(fq).inputs[0]].shape for fq in self.rows}
+        # One function for small and large tensors alike: compiling a second one costs more than it saves.
+        large = any(exceeds_cache(shape, count) for shape in shapes.values())
+        inside = {fq: self._watch(row, len(shapes[fq]), large)
+                  for fq, row in self.rows.items() if fq not in chosen}  # fmt: skip
         return Player(self.graph, self._live, chosen, inside)
 
     def _how(self, row: Row) -> How:
         assert row.spec is not None
         return how(row.spec, vitis_compat=self.compat)
 
-    def _watch(self, fq: str, row: Row, count: int) -> Watch:
+    def _watch(self, row: Row, rank: int, large: bool) -> Watch:
         assert row.spec is not None
-        shape = self.graph.values[self.graph.node(fq).inputs[0]].shape
-        found = watch(row.spec, shape, compat=self.compat, quantized=self.quantized, batch=count)
+        found = watch(row.spec, rank, compat=self.compat, quantized=self.quantized, large=large)
         return lambda x, before, started: found(as_float(x), before, started)
 
     def _nothing(self, fq: str) -> Any:

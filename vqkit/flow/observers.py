@@ -84,7 +84,8 @@ def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat
         # The tensor's own memory: `numpy()` would copy it.
         seen.histogram.add(np.asarray(x))
         return x
-    run = watch(spec, x.shape, compat=compat, quantized=quantized, batch=x.shape[0])
+    large = exceeds_cache(x.shape, x.shape[0])
+    run = watch(spec, x.shape.rank, compat=compat, quantized=quantized, large=large)
     nothing = np.zeros(_ones(spec, x.shape), np.float32)
     ends = [seen.f_min[-1], seen.f_max[-1]] if seen.f_min else [nothing, nothing]
     values, facts = run(x, tf.constant(np.stack(ends), tf.float32), tf.constant(bool(seen.f_min)))
@@ -97,25 +98,34 @@ def _ones(spec: QuantizerSpec, shape: Any) -> tuple[int, ...]:
     return tuple(n if i == axis else 1 for i, n in enumerate(shape)) if spec.per_channel else ()
 
 
-def watch(spec: QuantizerSpec, shape: Any, *, compat: bool, quantized: bool, batch: int | None) -> Watch:
+def exceeds_cache(shape: Any, batch: int | None) -> bool:
+    """Whether a search over a tensor of this shape goes piece by piece.
+
+    Args:
+        shape: of the tensor, batch included; sizes may be None.
+        batch: samples in a batch, as far as is known.
+    """
+    from vqkit.primitives.least import WHOLE
+
+    sizes = [batch, *shape[1:]]
+    return None in sizes or prod(sizes) > WHOLE
+
+
+def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, large: bool) -> Watch:
     """A compiled function that observes a tensor of a batch; the same one for all tensors that it fits.
 
     Args:
         spec: the tensor's quantizer; needs no histogram.
-        shape: of the tensor, batch included; sizes may be None.
+        rank: of the tensor.
         compat: observe as the reference does.
         quantized: whether later layers see quantized values.
-        batch: samples in a batch, as far as is known.
+        large: whether to search piece by piece; changes the time it takes only.
 
     Returns:
         The function. Its facts have shape (2 or 3, …): range ends, and position of a pow-2 scale. A position
         does not depend on the batches before.
     """
-    from vqkit.primitives.least import WHOLE
-
-    sizes = [batch, *shape[1:]]
-    large = None in sizes or prod(sizes) > WHOLE
-    one_rank = len(shape) if spec.per_channel else None
+    one_rank = rank if spec.per_channel else None
     if how(spec, vitis_compat=compat) is How.RUNNING:
         return _shaped(_running(spec, one_rank, quantized))
     return _shaped(_positioned(spec, one_rank, compat, quantized, large and spec.method is Method.MIN_MSE))
