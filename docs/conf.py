@@ -105,7 +105,7 @@ def write_generated(_: Any) -> None:
 def add_contents(_: Any, name: str, source: list[str]) -> None:
     """Give the index page a table of contents: the pages of its own table, then the reference."""
     if name == root_doc:
-        pages = re.findall(r"\]\(([\w/]+)\.md\)", source[0])
+        pages = re.findall(r"\]\(([\w/-]+)\.md\)", source[0])
         outside = ["/strategies/README", "/runs/README", "/README", "/CHANGELOG", "/CONTRIBUTING"]
         listed = "\n".join([*dict.fromkeys(pages), "_generated/api", "_generated/schema", *outside])
         source[0] += f"\n```{{toctree}}\n:hidden:\n\n{listed}\n```\n"

@@ -140,6 +140,7 @@ def already_quantized() -> keras.Model:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_form_of_model(name: str, strategy: str, tmp_path) -> None:
+    keras.utils.set_random_seed(0)
     model = MODELS[name]()
     x: Any = batch(model)
     if isinstance(model.input, dict):

@@ -113,7 +113,7 @@ def add(runs: Path, made: Mapping[str, Any], *, right: Iterable[int] | None = No
     write(folder / "notebook.ipynb", {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
     if made["status"] == "FINISHED":
         write(folder / "sqnr.json", sqnr(made["metrics"]["accuracy"]))
-        (folder / "plots").mkdir()
+        (folder / "plots").mkdir(exist_ok=True)
         (folder / "plots" / "sqnr.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     if made["status"] == "FAILED":
         (folder / "traceback.txt").write_text("Traceback: StrategyError\n")

@@ -97,11 +97,26 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
     """
     if record.status is Status.FAILED:
         return None
-    folder = runs.variant_dir(record.key)
     try:
-        metrics = _result(folder, record)
         # Before it has been saved once there is no notebook; older versions could leave half of one.
-        store.read_json(folder / NOTEBOOK)
+        store.read_json(runs.variant_dir(record.key) / NOTEBOOK)
+    except RecordError:
+        return None
+    return completed(runs, record)
+
+
+def completed(runs: Store, record: RunRecord) -> RunRecord | None:
+    """Finish the record of a run whose result is written; like `adopted`, but no notebook need have made it.
+
+    Args:
+        runs: the store.
+        record: RUNNING or KILLED.
+
+    Returns:
+        The finished record, or None where the result is not there or not whole.
+    """
+    try:
+        metrics = _result(runs.variant_dir(record.key), record)
     except RecordError:
         return None
     ended = store.now(after=record.started)

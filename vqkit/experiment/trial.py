@@ -173,7 +173,7 @@ def keep_trial(runs: Store, trial: Trial, model: Source, data: Any, *, name: str
         store.write_json(folder / attempt.ARTIFACTS["strategy"], trial.strategy.dump())
         measure.record(folder, variant.key, record.inputs, quantized=trial.quantized, scores=trial.scores,
                        sqnr=trial.sqnr)  # fmt: skip
-        finished = attempt.adopted(runs, record)
+        finished = attempt.completed(runs, record)
     if finished is None:
         raise RecordError(f"run {variant.key}: its result was not written")
     return finished
