@@ -141,8 +141,10 @@ def test_a_broken_record_is_made_anew(runs):
 
 
 def start(runs: Store, *variants: dict, jobs: int = 1) -> subprocess.Popen:
+    # Where pytest runs in the background of a shell its children inherit that SIGINT is ignored.
     code = f"""
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from tests.experiment.pretend import resolved
         from vqkit.experiment.runner import Options, run_sweep
         from vqkit.experiment.store import Store

@@ -21,6 +21,7 @@ from vqkit.errors import RecordError, TrackingError
 from vqkit.experiment import addresses, store
 from vqkit.experiment import tags as words
 from vqkit.experiment.addresses import default_uri, environment, ui_command
+from vqkit.experiment.races import unless_beaten
 from vqkit.experiment.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
 from vqkit.experiment.tags import Tag
 from vqkit.experiment.training import threshold_metrics
@@ -277,7 +278,7 @@ class Tracker:
         for start in range(0, max(len(pairs), len(values), 1), _BATCH):
             now = slice(start, start + _BATCH)
             self._client.log_batch(run_id, params=pairs[now], metrics=values[now])
-        self._client.log_inputs(run_id, datasets=_datasets(record))
+        unless_beaten(lambda: self._client.log_inputs(run_id, datasets=_datasets(record)))
         missing = self._artifacts(run_id, record)
         if record["status"] != "RUNNING":
             self._client.set_terminated(run_id, record["status"], end_time=ended)
