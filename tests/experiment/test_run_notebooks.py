@@ -65,8 +65,8 @@ def test_start_here_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_finetune_runs_and_wins_accuracy_back(tmp_path):
-    parameters = {"cache": str(tmp_path / "cache")}
+def test_finetune_runs_and_wins_accuracy_back(tmp_path, quickstart_model_path):
+    parameters = {"cache": str(quickstart_model_path.parent)}
     failure = notebook.execute(notebook.find("70_finetune.ipynb"), tmp_path / "out.ipynb", parameters)
     assert failure is None, failure
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells

@@ -105,9 +105,9 @@ def test_two_workers_run_at_once_and_each_variant_once(runs):
 
 def test_a_variant_that_takes_too_long_is_stopped(runs, left_over):
     sweep = resolved({"name": "slow", "sleep": 600}, {"name": "b"})
-    outcome = run_sweep(sweep, runs, Options(timeout=20))
+    outcome = run_sweep(sweep, runs, Options(timeout=12))
     assert statuses(outcome) == {"slow": "FAILED", "b": "FINISHED"}
-    assert outcome.ran[0].error["message"] == "no result after 20 s"
+    assert outcome.ran[0].error["message"] == "no result after 12 s"
     assert left_over() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,12 @@ def test_a_section_that_says_nothing_sensible_is_refused(given, problem):
 
 
 @pytest.mark.slow
-def test_a_trained_variant_is_run_recorded_and_tracked_like_any_other(tmp_path):
+def test_a_trained_variant_is_run_recorded_and_tracked_like_any_other(tmp_path, quickstart_model_path):
     from vqkit.experiment.track import rebuild
 
     runs = Store.at(tmp_path)
+    runs.cache.mkdir()
+    shutil.copy(quickstart_model_path, runs.cache)
     given = sweep(strategy="pof2s", axes={"qat": [None, QAT]})
     given = Sweep.from_dict(
         {**given.spec.model_dump(mode="json"), "axes": {"qat": [None, QAT], "weight_bit": [4]}}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 
-from tests.experiment.pretend import resolved
-from vqkit.experiment import attempt, notebook
+from tests.experiment.pretend import diary, resolved
+from vqkit.experiment import attempt, crew, notebook
 from vqkit.experiment.runner import Options, _job, run_sweep
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.sweep import Sweep
@@ -98,8 +100,22 @@ def test_a_kernel_is_ended_for_what_it_cannot_put_back(tmp_path):
     assert kernel.served == 0
 
 
-def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path, left_over):
+def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path, left_over, monkeypatch):
     runs = Store.at(tmp_path / "runs")
+    alarm = crew._alarm
+
+    calls = itertools.count()
+
+    def once_it_has_begun(seconds, action):
+        # How long a kernel takes to start on a busy machine is not the test's subject.
+        def begun():
+            while "begin slow" not in diary(runs.root):
+                time.sleep(0.05)
+            action()
+
+        return alarm(0.0, begun) if next(calls) == 2 else alarm(seconds, action)
+
+    monkeypatch.setattr(crew, "_alarm", once_it_has_begun)
     dies, slow = {"name": "dies", "do": "die"}, {"name": "slow", "sleep": 600}
     outcome = run_sweep(resolved({"name": "a"}, dies, slow, {"name": "b"}), runs, Options(timeout=60))
     assert {r.name: (str(r.status), (r.error or {}).get("type")) for r in outcome.ran} == {

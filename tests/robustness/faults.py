@@ -28,32 +28,30 @@ KERNEL, WORKER = "ipykernel", "vqkit.experiment.worker"
 
 def kernel_killed(folder: Path, turn: int) -> str:
     """`kill -9` of the kernel while a variant runs."""
-    scene = Scene(folder, track=False)
-    wanted = variants("ab", 1.0)
-    sweep = scene.start(wanted)
-    wait_for(lambda: len(scene.begun()) > turn % 2)
-    sweep.kill(KERNEL)
-    code, told = sweep.end()
-    scene.check(whole=False)
-    failed = [r for r in scene.runs.records() if r.status is not Status.FINISHED]
-    assert (code, len(failed), failed[0].error["type"]) == (1, 1, "DeadKernelError"), told
-    scene.repaired(wanted, retry_failed=True)
+    _below_killed(folder, turn, KERNEL, ("FAILED", "DeadKernelError"), retry_failed=True)
     return "its variant is FAILED, the others finish; `--retry-failed` repairs"
 
 
 def worker_killed(folder: Path, turn: int) -> str:
     """`kill -9` of a worker while a variant runs."""
+    _below_killed(folder, turn, WORKER, ("KILLED", "WorkerDied"))
+    return "its variant is KILLED, the others finish; the same command repairs"
+
+
+def _below_killed(folder: Path, turn: int, word: str, ends: tuple[str, str], **repair: bool) -> None:
     scene = Scene(folder, track=False)
-    wanted = variants("ab", 1.0)
+    wanted = variants("ab", 0.0)
+    # It is held until it has been hurt.
+    wanted[turn % 2]["do"] = "await"
     sweep = scene.start(wanted)
     wait_for(lambda: len(scene.begun()) > turn % 2)
-    sweep.kill(WORKER)
+    sweep.kill(word)
+    (scene.runs.root / "go").touch()
     code, told = sweep.end()
     scene.check(whole=False)
     lost = [r for r in scene.runs.records() if r.status is not Status.FINISHED]
-    assert (code, [str(r.status) for r in lost]) == (1, ["KILLED"]), told
-    scene.repaired(wanted)
-    return "its variant is KILLED, the others finish; the same command repairs"
+    assert (code, [(str(r.status), r.error["type"]) for r in lost]) == (1, [ends]), told
+    scene.repaired(wanted, **repair)
 
 
 def parent_killed(folder: Path, turn: int) -> str:
@@ -133,10 +131,10 @@ def server_gone(folder: Path, turn: int) -> str:  # noqa: ARG001
 def dask_worker_killed(folder: Path, turn: int) -> str:
     """`kill -9` of one of two Dask workers."""
     scene = Scene(folder, track=False)
-    wanted = variants("abcdef", 1.0)
+    wanted = variants("abcd", 0.6)
     with dask_cluster(folder / "dask") as (file, workers):
         sweep = scene.start(wanted, cluster=str(file))
-        wait_for(lambda: len(scene.ended()) > turn % 3)
+        wait_for(lambda: len(scene.ended()) > turn % 2)
         workers[turn % 2].kill()
         code, told = sweep.end()
         assert code == 0, told
@@ -181,10 +179,10 @@ def can_fill_a_disk() -> bool:
 def read_only_runs(folder: Path, turn: int) -> str:
     """`runs/` becomes read-only: before the sweep starts, or while it runs."""
     scene = Scene(folder)
-    wanted = variants("abc", 1.0)
+    wanted = variants("abc", 0.6)
     before = _without_privileges()
-    scene.run(wanted[:1])
     if turn % 2 == 0:
+        scene.run(wanted[:1])
         with _read_only(scene.runs.root):
             code, told = scene.run(wanted, before=before)
         assert (code, "cannot be written" in told) == (2, True), told
@@ -227,7 +225,7 @@ def clock_set(folder: Path, turn: int) -> str:
     path = os.pathsep.join(
         [str(Path(__file__).parent / "clock"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     )
-    wanted = variants("abcd", 1.0)
+    wanted = variants("abcd", 0.5)
     sweep = scene.start(wanted, env={"PYTHONPATH": path, "VQKIT_TEST_CLOCK": str(offset)})
     for n, seconds in enumerate(jumps):
         wait_for(lambda n=n: len(scene.begun()) > n)
@@ -244,12 +242,14 @@ def clock_set(folder: Path, turn: int) -> str:
 def two_at_once(folder: Path, turn: int) -> str:  # noqa: ARG001
     """Two sweeps that share variants, and one of them once more, at once in one folder and one new store."""
     scene = Scene(folder)
-    shared = variants("abcd", 1.0)
+    shared = variants("abcd", 0.5)
+    shared[0]["do"] = "await"
     first = scene.start(shared[:3], name="s")
     second = scene.start(shared[1:], name="t")
-    wait_for(scene.begun)
+    wait_for(lambda: "a" in scene.begun())
     code, told = scene.run(shared[:3], name="s")
     assert (code, "another process is running this sweep" in told) == (2, True), told
+    (scene.runs.root / "go").touch()
     codes = [sweep.end() for sweep in (first, second)]
     assert [code for code, _ in codes] == [0, 0], codes
     scene.check(whole=True)
