@@ -54,7 +54,7 @@ def kl(bins: int, repeats: int) -> Result:
 
 CASES: dict[str, Callable[[int], Result]] = {
     **{f"ptq_{m}_{s}": (lambda _, m=m, s=s: single.ptq(m, s)) for m, s in single.REFERENCE},
-    **{f"calibrate_minmax_{m}": (lambda r, m=m: single.calibration(m, 0, 1.4, r))
+    **{f"calibrate_minmax_{m}": (lambda r, m=m: single.calibration(m, 0, 1.4, r, "float"))
        for m in ("resnet8", "mobilenetv2_96")},
     **{f"calibrate_mse_{m}": (lambda r, m=m: single.calibration(m, 1, 4, r))
        for m in ("resnet8", "mobilenetv2_96")},

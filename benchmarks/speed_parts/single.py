@@ -65,14 +65,15 @@ def alone(name: str, strategy: str) -> None:
     print(json.dumps(cpu_seconds(lambda: quantize(model, strategy, images, batch_size=batch))))
 
 
-def calibration(name: str, method: int, wanted: float, repeats: int) -> Result:
-    """Calibration in "quantized" mode, compiled already, in float passes over the same images.
+def calibration(name: str, method: int, wanted: float, repeats: int, mode: str = "quantized") -> Result:
+    """Calibration, compiled already, in float passes over the same images.
 
     Args:
         name: of the model.
         method: 0 min/max, 1 min-MSE.
         wanted: the goal.
         repeats: measured passes.
+        mode: "float" observes ranges on the float model, "quantized" puts each tensor on its grid as well.
     """
     from vqkit.flow.calibrate import Step
     from vqkit.flow.instrument import instrument
@@ -85,7 +86,7 @@ def calibration(name: str, method: int, wanted: float, repeats: int) -> Result:
     strategy = Strategy.builtin("pof2s").with_kwargs(activation_method=method, input_method=method)
     prepared = prepare(model, strategy)
     graph, rows = instrument(prepared.graph, prepared.plan)
-    step = Step(graph, rows, make_all_live(graph), True, False)
+    step = Step(graph, rows, make_all_live(graph), mode == "quantized", False)
     run = float_function(model)
     cut = [images[i : i + batch] for i in range(0, n, batch)]
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from tests import zoo
 from vqkit.flow.calibrate import Step
 from vqkit.flow.instrument import instrument
+from vqkit.flow.kinds import Signs
+from vqkit.flow.observers import Observed, observe
 from vqkit.flow.prepared import prepare
-from vqkit.graph.keras_io import make_all_live
+from vqkit.graph.keras_io import lower, make_all_live
+from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 from vqkit.strategy import Strategy
 
 STRATEGIES = {
@@ -59,3 +67,45 @@ def test_a_second_round_starts_anew() -> None:
     step.restart()
     narrow = facts(step, [x])
     assert all(w[1][-1] > n[1][-1] for w, n in zip(wide.values(), narrow.values(), strict=True))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("compat", [True, False])
+@pytest.mark.parametrize("kind", [QuantizerType.POF2S, QuantizerType.FS, QuantizerType.MAFS])
+@settings(max_examples=15, deadline=None)
+@given(values=arrays(np.float32, (3, 2, 2), elements=st.floats(0, 1e6, width=32)),
+       symmetry=st.booleans(), bits=st.integers(2, 16))  # fmt: skip
+def test_the_least_value_of_a_tensor_that_is_never_negative_is_not_needed(
+    kind: QuantizerType, compat: bool, per_channel: bool, values: np.ndarray, symmetry: bool, bits: int
+) -> None:
+    spec = QuantizerSpec(quantizer_type=kind, bit_width=8 if compat else bits, method=Method.NON_OVERFLOW,
+                         symmetry=symmetry or compat, per_channel=per_channel)  # fmt: skip
+    told, asked = Observed(), Observed()
+    x = tf.constant(values)
+    one = observe(x, spec, told, True, compat, nonnegative=True)
+    other = observe(x, spec, asked, True, compat)
+    np.testing.assert_array_equal(one, other)
+    for found, wanted in zip(
+        (told.f_min, told.f_max, told.pos), (asked.f_min, asked.f_max, asked.pos), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_signs_of_layers() -> None:
+    x = keras.Input((4, 4, 2))
+    values = {
+        "relu": keras.layers.ReLU()(x),
+        "leaky": keras.layers.ReLU(negative_slope=0.1)(x),
+        "raised": keras.layers.ReLU(threshold=0.5)(x),
+        "enlarged": keras.layers.UpSampling2D(interpolation="bilinear")(keras.layers.ReLU()(x)),
+        "overshooting": keras.layers.UpSampling2D(interpolation="bicubic")(keras.layers.ReLU()(x)),
+        "sum": keras.layers.Add()([keras.layers.ReLU()(x), keras.activations.sigmoid(x)]),
+        "mixed": keras.layers.Add()([keras.layers.ReLU()(x), x]),
+    }
+    graph = lower(keras.Model(x, values))
+    signs = Signs(graph)
+    found = {name: signs.value(ref.id) for name, ref in graph.output_struct.items()}
+    assert found == {
+        "relu": True, "leaky": False, "raised": True, "enlarged": True,
+        "overshooting": False, "sum": False, "mixed": False,
+    }  # fmt: skip

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from vqkit.errors import DataError, not_allowed
+from vqkit.flow.kinds import Signs
 from vqkit.flow.observers import How, Observed, Watch, exceeds_cache, how, observe, watch
 from vqkit.flow.plan import Row
 from vqkit.flow.stretches import Player
@@ -88,7 +89,7 @@ class Step:
     def __init__(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], quantized: bool,
                  compat: bool, aside: Iterable[str] = ()) -> None:  # fmt: skip
         self.graph, self.rows, self.quantized, self.compat = graph, rows, quantized, compat
-        self._live, self._aside = live, set(aside)
+        self._live, self._aside, self._signs = live, set(aside), Signs(graph)
         self._player: Player | None = None
         self.restart()
 
@@ -122,14 +123,15 @@ class Step:
         """Observe the value in front of a fake-quantize layer; gives what later layers see."""
         row = self.rows[fq]
         assert row.spec is not None
-        return observe(as_float(x), row.spec, self._observed[row.name], self.quantized, self.compat)
+        return observe(as_float(x), row.spec, self._observed[row.name], self.quantized, self.compat,
+                       self._nonnegative(fq))  # fmt: skip
 
     def _made(self, count: int) -> Player:
         chosen = {fq for fq, row in self.rows.items() if self._how(row) is How.HISTOGRAM} | self._aside
         shapes = {fq: self.graph.values[self.graph.node(fq).inputs[0]].shape for fq in self.rows}
         # One function for small and large tensors alike: compiling a second one costs more than it saves.
         large = any(exceeds_cache(shape, count) for shape in shapes.values())
-        inside = {fq: self._watch(row, len(shapes[fq]), large)
+        inside = {fq: self._watch(fq, row, len(shapes[fq]), large)
                   for fq, row in self.rows.items() if fq not in chosen}  # fmt: skip
         return Player(self.graph, self._live, chosen, inside)
 
@@ -137,10 +139,14 @@ class Step:
         assert row.spec is not None
         return how(row.spec, vitis_compat=self.compat)
 
-    def _watch(self, row: Row, rank: int, large: bool) -> Watch:
+    def _watch(self, fq: str, row: Row, rank: int, large: bool) -> Watch:
         assert row.spec is not None
-        found = watch(row.spec, rank, compat=self.compat, quantized=self.quantized, large=large)
+        found = watch(row.spec, rank, compat=self.compat, quantized=self.quantized, large=large,
+                      nonnegative=self._nonnegative(fq))  # fmt: skip
         return lambda x, before, started: found(as_float(x), before, started)
+
+    def _nonnegative(self, fq: str) -> bool:
+        return self._signs.value(self.graph.node(fq).inputs[0])
 
     def _nothing(self, fq: str) -> Any:
         """The facts before the first batch."""

@@ -23,7 +23,7 @@ KEEPS_GRID = frozenset((
 _NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential")
 _KEEPS_SIGN = KEEPS_GRID | {
     "Add", "Multiply", "Maximum", "Average", "Concatenate", "AveragePooling2D", "GlobalAveragePooling2D",
-    "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "UpSampling2D",
+    "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "UpSampling2D", "FakeQuantize", "RoundToType",
 }  # fmt: skip
 
 
@@ -42,9 +42,10 @@ class Signs:
 
     def never_negative(self, node: Node) -> bool:
         """Whether all outputs of a node are >= 0."""
-        return all(self._value(v) for v in node.outputs)
+        return all(self.value(v) for v in node.outputs)
 
-    def _value(self, value: int) -> bool:
+    def value(self, value: int) -> bool:
+        """Whether a value is >= 0 everywhere."""
         if value not in self._known:
             node = self._producers.get(value)
             self._known[value] = node is not None and self._made_by(node)
@@ -58,4 +59,6 @@ class Signs:
             return True
         if layer.kind == "Activation" or layer.kind in WEIGHTED:
             return activation_name(layer) in _NEVER_NEGATIVE
-        return layer.kind in _KEEPS_SIGN and all(self._value(v) for v in node.inputs)
+        if layer.config.get("interpolation", "nearest") not in ("nearest", "bilinear"):
+            return False
+        return layer.kind in _KEEPS_SIGN and all(self.value(v) for v in node.inputs)

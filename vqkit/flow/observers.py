@@ -64,7 +64,8 @@ def how(spec: QuantizerSpec, *, vitis_compat: bool) -> How:
     return How.RUNNING
 
 
-def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool) -> Any:
+def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool,
+            nonnegative: bool = False) -> Any:  # fmt: skip
     """Add one batch of a tensor to what was seen of it.
 
     Args:
@@ -73,6 +74,7 @@ def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat
         seen: facts of the batches before; extended.
         quantized: whether to give back the quantized values.
         compat: observe as the reference does.
+        nonnegative: whether x is known to be.
 
     Returns:
         x, or its values on the grid that the batch decided. Where a histogram is needed always x.
@@ -85,7 +87,7 @@ def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat
         seen.histogram.add(np.asarray(x))
         return x
     large = exceeds_cache(x.shape, x.shape[0])
-    run = watch(spec, x.shape.rank, compat=compat, quantized=quantized, large=large)
+    run = watch(spec, x.shape.rank, compat=compat, quantized=quantized, large=large, nonnegative=nonnegative)
     nothing = np.zeros(_ones(spec, x.shape), np.float32)
     ends = [seen.f_min[-1], seen.f_max[-1]] if seen.f_min else [nothing, nothing]
     values, facts = run(x, tf.constant(np.stack(ends), tf.float32), tf.constant(bool(seen.f_min)))
@@ -111,7 +113,8 @@ def exceeds_cache(shape: Any, batch: int | None) -> bool:
     return None in sizes or prod(sizes) > WHOLE
 
 
-def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, large: bool) -> Watch:
+def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, large: bool,
+          nonnegative: bool = False) -> Watch:  # fmt: skip
     """A compiled function that observes a tensor of a batch; the same one for all tensors that it fits.
 
     Args:
@@ -120,6 +123,7 @@ def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, larg
         compat: observe as the reference does.
         quantized: whether later layers see quantized values.
         large: whether to search piece by piece; changes the time it takes only.
+        nonnegative: whether the tensor is known to be; changes the time it takes only.
 
     Returns:
         The function. Its facts have shape (2 or 3, …): range ends, and position of a pow-2 scale. A position
@@ -127,8 +131,9 @@ def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, larg
     """
     one_rank = rank if spec.per_channel else None
     if how(spec, vitis_compat=compat) is How.RUNNING:
-        return _shaped(_running(spec, one_rank, quantized))
-    return _shaped(_positioned(spec, one_rank, compat, quantized, large and spec.method is Method.MIN_MSE))
+        return _shaped(_running(spec, one_rank, quantized, nonnegative))
+    piecewise = large and spec.method is Method.MIN_MSE
+    return _shaped(_positioned(spec, one_rank, compat, quantized, piecewise, nonnegative))
 
 
 def _shaped(function: Any) -> Watch:
@@ -140,19 +145,21 @@ def _shaped(function: Any) -> Watch:
     return run
 
 
-def _part(function: Callable[..., Any], rank: int | None) -> Any:
-    """Compiled once and called, not copied, where a larger function contains it."""
+def _part(function: Callable[..., Any], rank: int | None, *, whole: bool) -> Any:
+    """Traced once; a larger function copies it, or calls it as a whole where copying takes long."""
     import tensorflow as tf
 
     shape = [None] * rank if rank is not None else None
     ends = [None] * (1 + (rank or 0))
     signature = [tf.TensorSpec(shape), tf.TensorSpec(ends), tf.TensorSpec([], tf.bool)]
+    attributes = {"_noinline": True} if whole else None
     return tf.function(function, input_signature=signature, autograph=False,
-                       experimental_attributes={"_noinline": True}).get_concrete_function()  # fmt: skip
+                       experimental_attributes=attributes).get_concrete_function()  # fmt: skip
 
 
 @lru_cache(maxsize=256)
-def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, large: bool) -> Any:
+def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, large: bool,
+                nonnegative: bool) -> Any:  # fmt: skip
     """Range, position and (where wanted) fake-quantized values."""
     import tensorflow as tf
 
@@ -161,16 +168,16 @@ def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: 
     def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
         del before, started
         flat = tf.reshape(x, [-1]) if rank is None else x
-        f_min, f_max = ops.value_range(flat, spec)
+        f_min, f_max = ops.value_range(flat, spec, nonnegative=nonnegative)
         pos = ops.position(flat, f_min, f_max, spec, vitis_compat=compat, large=large)
         values = kernels.pow2_values(x, spec, f_min, pos) if quantized else x
         return values, tf.stack([f_min, f_max, pos])
 
-    return _part(run, rank)
+    return _part(run, rank, whole=spec.method is Method.MIN_MSE)
 
 
 @lru_cache(maxsize=256)
-def _running(spec: QuantizerSpec, rank: int | None, quantized: bool) -> Any:
+def _running(spec: QuantizerSpec, rank: int | None, quantized: bool, nonnegative: bool) -> Any:
     """The range over all batches so far: the widest, or a moving average, which starts at the first batch."""
     import tensorflow as tf
 
@@ -178,7 +185,7 @@ def _running(spec: QuantizerSpec, rank: int | None, quantized: bool) -> Any:
 
     def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
         flat = tf.reshape(x, [-1]) if rank is None else x
-        found = tf.stack(ops.value_range(flat, spec))
+        found = tf.stack(ops.value_range(flat, spec, nonnegative=nonnegative))
         if spec.quantizer_type is QuantizerType.MAFS:
             used = before * np.float32(EMA_DECAY) + found * np.float32(1 - EMA_DECAY)
             # The first batch is quantized with an average that starts at 0, and kept as it is.
@@ -187,7 +194,7 @@ def _running(spec: QuantizerSpec, rank: int | None, quantized: bool) -> Any:
             used = kept = tf.stack([tf.minimum(before[0], found[0]), tf.maximum(before[1], found[1])])
         return ops.fake_quantize(x, spec, used[0], used[1]) if quantized else x, kept
 
-    return _part(run, rank)
+    return _part(run, rank, whole=False)
 
 
 def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.data import leaves
+from vqkit.flow.kinds import Signs
 from vqkit.flow.observers import How, Observed, grid_values, how, observe
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Row
@@ -118,7 +119,7 @@ class _Run:
     def __init__(self, request: Request, keys: Mapping[str, Key], known: dict[Key, Observed], places: Places,
                  missing: set[str]) -> None:  # fmt: skip
         self._request, self._keys, self._known, self._places = request, keys, known, places
-        self._missing = missing
+        self._missing, self._signs = missing, Signs(request.graph)
         self._fresh = {keys[fq]: Observed() for fq in missing}
         parts = request.player.parts
         self._first = {keys[part.chosen]: part.chosen for part in reversed(parts) if part.chosen in missing}
@@ -188,7 +189,8 @@ class _Run:
         assert spec is not None
         x = tf.cast(x, tf.float32)
         if self._first.get(key) == fq:
-            return observe(x, spec, self._fresh[key], request.quantized, request.compat)
+            never_negative = self._signs.value(request.graph.node(fq).inputs[0])
+            return observe(x, spec, self._fresh[key], request.quantized, request.compat, never_negative)
         seen = self._fresh.get(key) or self._known[key]
         if not request.quantized or how(spec, vitis_compat=request.compat) is How.HISTOGRAM:
             return x

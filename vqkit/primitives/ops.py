@@ -24,12 +24,13 @@ Tensor = Any
 _LOG2_RECIPROCAL = grid.reciprocal(np.log(2.0))
 
 
-def value_range(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
+def value_range(x: Tensor, spec: QuantizerSpec, *, nonnegative: bool = False) -> tuple[Tensor, Tensor]:
     """The range of a tensor, widened so that its grid suits the spec; see `reference.range_from_extremes`.
 
     Args:
         x: float32 tensor of known rank.
         spec: symmetric, unsigned, narrow, per channel or not; bits.
+        nonnegative: whether x is known to be; then no range depends on its smallest value.
 
     Returns:
         (f_min, f_max), float32; shape () per tensor, else 1 everywhere but on the channel axis.
@@ -38,8 +39,8 @@ def value_range(x: Tensor, spec: QuantizerSpec) -> tuple[Tensor, Tensor]:
         tf.errors.InvalidArgumentError: negative values under a symmetric unsigned spec.
     """
     axes = reduction_axes(x.shape.rank, spec)
-    low = tf.reduce_min(x, axis=axes, keepdims=spec.per_channel)
     high = tf.reduce_max(x, axis=axes, keepdims=spec.per_channel)
+    low = tf.zeros_like(high) if nonnegative else tf.reduce_min(x, axis=axes, keepdims=spec.per_channel)
     return range_from_extremes(low, high, spec)
 
 
