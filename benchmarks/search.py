@@ -283,41 +283,80 @@ def kill(n_eval: int | None) -> dict[str, Any]:
 
 
 def sensitivity(n_eval: int | None) -> dict[str, Any]:
-    """Weights and activations of all layers at three widths: at once, and a sample one by one."""
+    """Weights and activations of all layers at three widths: at once, and one by one.
+
+    At once is measured before and after, with an engine that knows nothing, and both times count half: so a
+    machine's load that changes meanwhile does not favour either.
+    """
     from vqkit.flow import evaluate, prepare, quantize
     from vqkit.search import sensitivity as ask
     from vqkit.search.questions import questions, strategy_for, units
     from vqkit.strategy import Strategy
 
-    images = n_eval or 1000
+    images, kinds = n_eval or 1000, ("weights", "activations")
     results = {}
     for base in ("pof2s", "fsx"):
-        engine, _, model = engines("resnet8", 200, images)
         strategy = Strategy.builtin(base)
-        asked = questions(units(prepare(model, strategy)), (8, 6, 4), ("weights", "activations"), ("only",))
-        each = max(1, len(asked) // 10)
-        began = time.perf_counter()
-        found = ask(
-            model, engine.data, strategy, bits=(8, 6, 4), kinds=("weights", "activations"), engine=engine
+        at_once, found = np.zeros(2), []
+        for part in ("before", "one by one", "after"):
+            engine, _, model = engines("resnet8", 200, images)
+            began = clocks()
+            if part == "one by one":
+                asked = questions(units(prepare(model, strategy)), (8, 6, 4), kinds, ("only",))
+                answers = []
+                for question in asked:
+                    made = quantize(model, strategy_for(strategy, question), engine.data.x_calib)
+                    answers.append(evaluate(made.model, engine.data.x_eval, engine.data.y_eval).predictions)
+                one_by_one = clocks() - began
+                continue
+            found.append(ask(model, engine.data, strategy, bits=(8, 6, 4), kinds=kinds, engine=engine).rows)
+            at_once += (clocks() - began) / 2
+        alone = [judged(p, engine.float_outputs(), engine.data.y_eval) for p in answers]
+        same = sum(
+            all(rows[i][k] == a[k] for rows in found for k in a) and rows_name(found[0][i]) == name_of(q)
+            for i, (q, a) in enumerate(zip(asked, alone, strict=True))
         )
-        at_once = time.perf_counter() - began
-        began, same = time.perf_counter(), 0
-        sample = range(0, len(asked), each)
-        for i in sample:
-            made = quantize(model, strategy_for(strategy, asked[i]), engine.data.x_calib)
-            accuracy = evaluate(made.model, engine.data.x_eval, engine.data.y_eval).metrics["accuracy"]
-            same += accuracy == found.rows[i]["accuracy"]
-        one_by_one = (time.perf_counter() - began) / len(sample) * len(asked)
-        ratio = one_by_one / at_once
+        ratio, cpu_ratio = one_by_one / at_once
         results[base] = {
-            "questions": len(asked), "images": images, "seconds": at_once, "ratio": ratio,
-            "one_by_one_seconds": one_by_one, "compared": len(sample), "same": same,
+            "questions": len(asked), "images": images, "seconds": at_once[0], "cpu_seconds": at_once[1],
+            "one_by_one_seconds": one_by_one[0], "one_by_one_cpu_seconds": one_by_one[1], "ratio": ratio,
+            "cpu_ratio": cpu_ratio, "same": same, "load": os.getloadavg()[0],
         }  # fmt: skip
-        line = f"{len(asked)} questions on {images} images in {at_once:.0f} s, one by one {one_by_one:.0f} s"
         print(
-            f"{base}: {line} ({ratio:.1f} x, from {len(sample)} of them), same accuracy in {same}", flush=True
+            f"{base}: {len(asked)} questions on {images} images in {at_once[0]:.1f} s "
+            f"({at_once[1]:.1f} s CPU), one by one {one_by_one[0]:.1f} s ({one_by_one[1]:.1f} s): "
+            f"{ratio:.1f} x ({cpu_ratio:.1f} x), same accuracy, SQNR and KL in {same}; "
+            f"load {os.getloadavg()[0]:.1f}",
+            flush=True,
         )
     return results
+
+
+def clocks() -> np.ndarray:
+    """Wall and CPU seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def judged(predictions: Any, reference: Any, labels: Any) -> dict[str, float]:
+    """Accuracy, SQNR and KL of a model's outputs."""
+    from vqkit.search.engine import EVAL_BATCH
+    from vqkit.search.tally import Tally
+
+    tally = Tally()
+    for i in range(0, len(predictions), EVAL_BATCH):
+        at = slice(i, i + EVAL_BATCH)
+        tally.add(predictions[at], reference[at], labels[at])
+    return tally.numbers()
+
+
+def rows_name(row: Any) -> tuple[str, str, int]:
+    """The question of a table's row."""
+    return row["layer"], row["kind"], row["bits"]
+
+
+def name_of(question: Any) -> tuple[str, str, int]:
+    """A question as its row names it."""
+    return question.unit.layer, question.kind, question.bits
 
 
 PARTS = {

@@ -10,7 +10,7 @@ from vqkit.errors import DataError, RecordError
 from vqkit.experiment.variant import Settings
 from vqkit.flow import Data, evaluate, prepare, quantize
 from vqkit.flow.quality import decibel
-from vqkit.search import Sensitivity, sensitivity
+from vqkit.search import Sensitivity, probe, sensitivity
 from vqkit.search.questions import questions, strategy_for, units
 from vqkit.search.sensitive import COLUMNS
 from vqkit.search.tally import Tally, kl
@@ -56,6 +56,16 @@ def test_same_numbers_as_asking_one_by_one(tiny, name, base, modes):
         assert {k: found.rows[i][k] for k in ("accuracy", "sqnr_db", "kl")} == one_by_one(
             model, data, strategy, asked[i]
         )
+
+
+def test_batches_evaluated_together_are_counted_in_order(tiny, monkeypatch):
+    model, found = tiny("residual"), []
+    monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", 16)
+    for small in (0, probe.SMALL):
+        monkeypatch.setattr("vqkit.search.probe.SMALL", small)
+        found.append(sensitivity(model, data_for(model), "fsx", bits=(2,), settings=SETTINGS).rows)
+    assert found[0] == found[1]
+    assert len({r["kl"] for r in found[0]}) > 1
 
 
 def test_table_ranking_and_file(tiny, tmp_path):

@@ -2,37 +2,44 @@
 
 All questions are asked batch by batch while the float model is walked once. At each cut (a place in the
 graph where some question begins) the values that are still needed are at hand, so a question costs the layers
-behind its cut. What lies between two cuts is compiled once, whatever is asked.
+behind its cut. What lies between two cuts is compiled once, whatever is asked (`pieces`). What calibration
+would decide is found alike: one walk over the calibration data serves all questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import islice
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from vqkit.flow.calibrate import calibrate
-from vqkit.flow.data import batches
+from vqkit.errors import DataError
+from vqkit.flow.calibrate import Calibration, Mode, as_float
+from vqkit.flow.data import batches, leaves
 from vqkit.flow.instrument import instrument
+from vqkit.flow.observers import Observed, observe
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, solve_activations
 from vqkit.flow.weights import WeightMemory
-from vqkit.graph.ir import Graph, Ref, map_refs
-from vqkit.graph.keras_io import make_all_live, tensors
-from vqkit.graph.variables import assign_weights
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import tensors
 from vqkit.primitives import ops
 from vqkit.primitives.qparams import QParams
 from vqkit.search.engine import EVAL_BATCH, Engine
+from vqkit.search.pieces import Pieces, Values
 from vqkit.search.questions import Question
 from vqkit.search.tally import Tally
 
-Values = dict[int, Any]
+Observing = tuple[Any, ...]
+# Bytes of the largest activation of a batch up to which two batches are held at once.
+SMALL = 1 << 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +50,7 @@ class Probe:
         weights: layer name -> its quantized weights.
         start: cut from which the model differs from float.
         row: the value that is quantized, None for none.
-        params: its range or position.
+        params: its range or position; None before anything was observed.
         end: the cut behind that value; `start` where there is none.
     """
 
@@ -52,6 +59,13 @@ class Probe:
     row: Row | None
     params: Any
     end: int
+
+    @property
+    def observing(self) -> Observing:
+        """What decides what calibration sees: the value, its quantizer, the weights before it."""
+        assert self.row is not None
+        before = [(k, v, id(a)) for k, arrays in self.weights.items() for v, a in arrays.items()]
+        return (self.row.name, self.row.spec, *before)
 
 
 class Probes:
@@ -66,169 +80,128 @@ class Probes:
 
     def __init__(self, engine: Engine, base: Any, plans: Mapping[Question, Plan], graph: Graph) -> None:
         self._engine, self._base, self._graph = engine, base, graph
-        self._live = make_all_live(graph)
-        self._place = {n.name: i for i, n in enumerate(graph.nodes)}
+        self._first = {n.layer: i for i, n in reversed([*enumerate(graph.nodes)])}
         self._weights = WeightMemory()
-        self._cuts = self._all_cuts(plans.values())
-        self._functions: dict[tuple[int, int], Any] = {}
-        self._facts = self._observe(plans)
-        self.probes = {q: p for q, plan in plans.items() if (p := self._probe(plan)) is not None}
+        drafts = {q: self._draft(plan) for q, plan in plans.items() if self._fits(plan)}
+        cuts = {cut for d in drafts.values() for cut in (d.start, d.end)}
+        self._pieces = Pieces(graph, {0, len(graph.nodes), *cuts})
+        facts = self._observe(drafts.values())
+        self.probes = {q: self._probe(plans[q], draft, facts) for q, draft in drafts.items()}
 
     def answers(self) -> dict[Question, dict[str, float]]:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
         tallies = {q: Tally() for q in self.probes}
         reference, labels, at = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval), 0
-        for batch in batches(self._engine.data.x_eval, batch_size=EVAL_BATCH):
-            here = slice(at, at + EVAL_BATCH)
-            for question, outputs in self._ask(tensors(self._graph, batch)):
-                tallies[question].add(outputs, reference[here], labels[here])
-            at += EVAL_BATCH
+        source = iter(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH))
+        with ThreadPoolExecutor(self._together()) as pool:
+            while some := [*islice(source, self._together())]:
+                here = [slice(at + i * EVAL_BATCH, at + (i + 1) * EVAL_BATCH) for i in range(len(some))]
+                for question, outputs in self._ask(some, pool):
+                    for where, found in zip(here, outputs, strict=True):
+                        tallies[question].add(found, reference[where], labels[where])
+                at += len(some) * EVAL_BATCH
         return {q: t.numbers() for q, t in tallies.items()}
 
-    def _ask(self, inputs: Mapping[str, Any]) -> Iterable[tuple[Question, Any]]:
-        state = {self._graph.inputs[name]: t for name, t in inputs.items()}
-        at = 0
-        for start in sorted({p.start for p in self.probes.values()}):
-            state, at = self._run(at, start)(state), start
+    def _together(self) -> int:
+        """How many batches are evaluated at once: one leaves cores idle, more need more memory."""
+        sizes = [prod(size or 1 for size in v.shape[1:]) for v in self._graph.values.values()]
+        return 2 if 4 * EVAL_BATCH * max(sizes) <= SMALL else 1
+
+    def _ask(self, some: list[Any], pool: ThreadPoolExecutor) -> Iterator[tuple[Question, list[Any]]]:
+        starts = {p.start for p in self.probes.values()}
+        for start, *states in zip(sorted(starts), *(self._walked(x, starts) for x in some), strict=True):
             for question, probe in self.probes.items():
                 if probe.start == start:
-                    yield question, self._answer(probe, state)
+                    with self._pieces.assigned(probe.weights):
+                        answers = [*pool.map(partial(self._answer, probe), (s for _, s in states))]
+                    yield question, answers
 
     def _answer(self, probe: Probe, state: Values) -> Any:
-        with self._assigned(probe.weights):
-            if probe.row is not None:
-                state = dict(self._run(probe.start, probe.end)(state))
-                value = probe.row.value
-                assert value is not None
-                state[value] = _fake_quantized(state[value], probe.params)
-            state = self._run(probe.end, self._cuts[-1])(state)
+        """Outputs for one batch, while the question's weights are assigned."""
+        if probe.row is not None:
+            state = dict(self._pieces.run(probe.start, probe.end, state))
+            value = probe.row.value
+            assert value is not None
+            state[value] = _fake_quantized(state[value], probe.params)
+        state = self._pieces.run(probe.end, self._pieces.cuts[-1], state)
         return [np.asarray(state[v]) for v in self._graph.outputs]
 
-    # --- compiled pieces of the float graph ---
-
-    def _needed(self, cut: int) -> list[int]:
-        """Values made before a cut that are read behind it or leave the model."""
-        made = set(self._graph.inputs.values()) | {v for n in self._graph.nodes[:cut] for v in n.outputs}
-        read = {v for n in self._graph.nodes[cut:] for v in n.inputs} | set(self._graph.outputs)
-        return sorted(made & read)
-
-    def _all_cuts(self, plans: Iterable[Plan]) -> list[int]:
-        """Places where a question may begin or go on, with both ends of the graph."""
-        found = {0, len(self._graph.nodes)}
-        for row in {r.name: r for p in plans for r in p.quantized}.values():
-            found.add(self._first(row.layer) if row.is_weight else self._behind(row))
-        return sorted(found)
-
-    def _run(self, start: int, end: int) -> Any:
-        """A function from the values needed at one cut to those needed at another."""
-        places = [c for c in self._cuts if start <= c <= end]
-        pieces = [self._piece(a, b) for a, b in pairwise(places)]
-
-        def run(state: Values) -> Values:
-            for piece in pieces:
-                state = piece(state)
-            return state
-
-        return run
-
-    def _piece(self, start: int, end: int) -> Any:
-        if (start, end) not in self._functions:
-            self._functions[start, end] = self._compiled(start, end)
-        return self._functions[start, end]
-
-    def _compiled(self, start: int, end: int) -> Any:
-        import tensorflow as tf
-
-        graph, before, after = self._graph, self._needed(start), self._needed(end)
-
-        def run(*given: Any) -> list[Any]:
-            values = dict(zip(before, given, strict=True))
-            for node in graph.nodes[start:end]:
-                args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
-                values.update(zip(node.outputs, _called(self._live[node.layer], args, kwargs), strict=True))
-            return [values[v] for v in after]
-
-        signature = [tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for v in before]
-        traced = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
-        return lambda state: dict(zip(after, traced(*(state[v] for v in before)), strict=True))
+    def _walked(self, batch: Any, stops: Iterable[int]) -> Iterator[tuple[int, Values]]:
+        """The values of the float model at some cuts, one cut after the other."""
+        state = {self._graph.inputs[name]: t for name, t in tensors(self._graph, batch).items()}
+        at = 0
+        for stop in sorted(stops):
+            state, at = self._pieces.run(at, stop, state), stop
+            yield stop, state
 
     # --- what calibration would decide ---
 
-    def _observe(self, plans: Mapping[Question, Plan]) -> Encodings:
-        """Decisions about every asked value: what is before it is float, so one pass serves all questions.
+    def _observe(self, drafts: Iterable[Probe]) -> dict[Observing, QParams]:
+        """Decisions about every asked value: before its cut all is float, so one pass serves all questions.
 
-        Keyed by row and spec, because questions differ in bits.
+        Behind quantized weights a value is another one, and is observed there.
         """
-        alone = [p for p in plans.values() if not any(r.is_weight for r in p.quantized)]
-        wanted = {(r.name, r.spec): r for p in alone for r in p.quantized}
-        found: Encodings = {}
-        while wanted:
-            # As many rows at once as there are values: what an observer sees is float all the same.
-            together = {row.value: key for key, row in reversed(wanted.items())}
-            rows = tuple(wanted.pop(key) for key in together.values())
-            decided = self._calibrated(rows)
-            found |= {f"{r.name} {r.spec}": decided[r.name] for r in rows}
-        return found
-
-    def _behind_weights(self, row: Row, weights: Mapping[str, Any], start: int) -> QParams:
-        """What calibration decides about a value when the layers in front of it have these weights."""
-        assert row.value is not None
-        settings, seen = self._engine.settings, []
-        source = batches(self._engine.data.x_calib, batch_size=settings.batch_size, steps=settings.steps)
-        with self._assigned(weights):
-            for batch in source:
-                inputs = tensors(self._graph, batch).items()
-                state = self._run(0, start)({self._graph.inputs[k]: t for k, t in inputs})
-                seen.append(self._run(start, self._behind(row))(state)[row.value])
-        graph = Graph(row.name, {"value": 0}, Ref(0), Ref(0), values={0: self._graph.values[row.value]})
-        return self._calibrated((replace(row, value=0, readers=None),), graph, seen)[row.name]
-
-    @contextmanager
-    def _assigned(self, weights: Mapping[str, Any]) -> Iterator[None]:
-        for layer, arrays in weights.items():
-            assign_weights(self._live[layer], arrays)
-        yield
-        for layer in weights:
-            assign_weights(self._live[layer], self._graph.layers[layer].weights)
-
-    def _calibrated(
-        self, rows: tuple[Row, ...], of: Graph | None = None, source: Iterable[Any] | None = None
-    ) -> Encodings:
         settings = self._engine.settings
-        plan = Plan(rows, "", "", "")
-        graph, inserted = instrument(of or self._graph, plan)
-        if source is None:
-            calib = self._engine.data.x_calib
-            source = batches(calib, batch_size=settings.batch_size, steps=settings.steps)
-        compat = settings.vitis_compat
-        facts = calibrate(graph, inserted, make_all_live(graph), source, mode="float", vitis_compat=compat)
-        return solve_activations(facts, plan, vitis_compat=compat)
+        watched = {d.observing: d for d in drafts if d.row is not None}
+        seen = {key: Observed() for key in watched}
+        starts = {d.start for d in watched.values()}
+        source = batches(self._engine.data.x_calib, batch_size=settings.batch_size, steps=settings.steps)
+        count = samples = 0
+        for batch in source:
+            for start, state in self._walked(batch, starts):
+                for key, draft in watched.items():
+                    if draft.start == start:
+                        self._watch(draft, state, seen[key])
+            count, samples = count + 1, samples + len(leaves(batch)[0])
+        if not count:
+            raise DataError("calibration data: no batch was given; pass at least one")
+        return {key: self._decided(d.row, Calibration({d.row.name: seen[key]}, count, samples, Mode.FLOAT))
+                for key, d in watched.items() if d.row is not None}  # fmt: skip
 
-    def _probe(self, plan: Plan) -> Probe | None:
-        """None where the plan is more than one layer's weights and one value."""
+    def _watch(self, draft: Probe, state: Values, seen: Observed) -> None:
+        assert draft.row is not None
+        assert draft.row.value is not None
+        assert draft.row.spec is not None
+        with self._pieces.assigned(draft.weights):
+            value = self._pieces.run(draft.start, draft.end, state)[draft.row.value]
+        observe(as_float(value), draft.row.spec, seen, False, self._engine.settings.vitis_compat)
+
+    def _decided(self, row: Row, facts: Calibration) -> QParams:
+        plan = Plan((row,), "", "", "")
+        return solve_activations(facts, plan, vitis_compat=self._engine.settings.vitis_compat)[row.name]
+
+    # --- questions as probes ---
+
+    def _fits(self, plan: Plan) -> bool:
+        """Whether the plan is no more than one layer's weights and one value."""
         values = [r for r in plan.quantized if not r.is_weight]
         layers = {r.layer for r in plan.quantized if r.is_weight}
-        if len(values) > 1 or len(layers) > 1 or plan.typed or any(not self._read_by_all(r) for r in values):
-            return None
-        compat = self._engine.settings.vitis_compat
+        alone = len(values) <= 1 and len(layers) <= 1 and not plan.typed
+        return alone and all(self._read_by_all(r) for r in values)
+
+    def _draft(self, plan: Plan) -> Probe:
+        """A question before anything was observed: its weights are those to calibrate with."""
+        row = next((r for r in plan.quantized if not r.is_weight), None)
+        layer = next((r.layer for r in plan.quantized if r.is_weight), None)
+        ends = [] if row is None else [self._behind(row)]
+        start = min([*ends, *([] if layer is None else [self._first[layer]])], default=len(self._graph.nodes))
+        encodings = self._weights.solve(self._graph, plan, self._engine.settings.vitis_compat)
+        return Probe(self._baked(plan, encodings), start, row, None, ends[0] if ends else start)
+
+    def _probe(self, plan: Plan, draft: Probe, facts: Mapping[Observing, QParams]) -> Probe:
+        compat, row = self._engine.settings.vitis_compat, draft.row
         encodings = self._weights.solve(self._graph, plan, compat)
-        baked = self._weights.bake(self._graph, encodings, plan)
-        starts = [self._first(name) for name in layers]
-        for value in values:
-            # Behind quantized weights a value is another one, so it is observed there.
-            encodings[value.name] = (
-                self._behind_weights(value, {k: baked.layers[k].weights for k in layers}, min(starts))
-                if layers else self._facts[f"{value.name} {value.spec}"]
-            )  # fmt: skip
+        if row is not None:
+            encodings[row.name] = facts[draft.observing]
         instrumented, inserted = instrument(self._graph, plan)
         refined, _ = refine(instrumented, inserted, encodings, self._base.refine, vitis_compat=compat)
-        baked = self._weights.bake(self._graph, refined, plan)
-        row = values[0] if values else None
-        end = self._behind(row) if row is not None else None
-        start = min([*starts, *([] if end is None else [end])], default=len(self._graph.nodes))
         params = None if row is None else refined[row.name]
-        weights = {name: baked.layers[name].weights for name in layers}
-        return Probe(weights, start, row, params, start if end is None else end)
+        return replace(draft, weights=self._baked(plan, refined), params=params)
+
+    def _baked(self, plan: Plan, encodings: Encodings) -> dict[str, Mapping[str, np.ndarray]]:
+        layers = {r.layer for r in plan.quantized if r.is_weight}
+        baked = self._weights.bake(self._graph, encodings, plan)
+        return {name: baked.layers[name].weights for name in layers}
 
     def _read_by_all(self, row: Row) -> bool:
         """Whether the quantizer stands in front of every reader of its value."""
@@ -237,21 +210,9 @@ class Probes:
         readers = {n.name for n in self._graph.nodes if row.value in n.inputs}
         return readers <= row.readers and row.value not in self._graph.outputs
 
-    def _first(self, layer: str) -> int:
-        return min(i for i, n in enumerate(self._graph.nodes) if n.layer == layer)
-
     def _behind(self, row: Row) -> int:
         producer = next((i for i, n in enumerate(self._graph.nodes) if row.value in n.outputs), -1)
         return producer + 1
-
-
-def _called(operation: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
-    from keras import tree
-
-    at_inference = getattr(operation, "_call_has_training_arg", False)
-    return tuple(
-        tree.flatten(operation(*args, **({**kwargs, "training": False} if at_inference else kwargs)))
-    )
 
 
 def _fake_quantized(x: Any, params: Any) -> Any:
