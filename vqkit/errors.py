@@ -16,10 +16,12 @@ A message says where, what was given, what is allowed, and the nearest match.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 TRACEBACKS = "VQKIT_TRACEBACKS"  # "full" in the environment: notebooks always show the whole traceback
@@ -119,3 +121,25 @@ def not_allowed(where: str, given: object, allowed: Iterable[object], *, what: s
     more = f", … ({len(options)} in all)" if len(options) > 12 else ""
     shown = ", ".join(str(o) for o in options[:12]) + more
     return f"{where}: {what} {given!r} is not allowed{nearest(given, options)}. Allowed: {shown}"
+
+
+def no_such_file(path: Path) -> str:
+    """One message for a file that is not there, with the one beside it that was probably meant.
+
+    Args:
+        path: what was asked for.
+    """
+    beside: list[str] = []
+    with contextlib.suppress(OSError):
+        beside = os.listdir(path.parent)
+    return f"{path}: no such file{nearest(path.name, beside)}"
+
+
+def missing_package(package: str, extra: str) -> str:
+    """One message for a package that an extra of ours brings, and the command that brings it.
+
+    Args:
+        package: what could not be imported.
+        extra: of `pyproject.toml`.
+    """
+    return f"{package} is not installed; it comes with the extra {extra!r}: pip install 'vqkit[{extra}]'"

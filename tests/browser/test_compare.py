@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from vqkit.experiment.quickstart import quickstart_data
 
 pytestmark = pytest.mark.slow
 
+TOKEN = "a-token-of-the-test"
 EVIL = "<script>alert(1)</script>"
 WATCH = """
 import vqkit as vq
@@ -121,7 +123,9 @@ def served(runs: Path) -> Iterator[str]:
     options = ["--runs", str(runs), "--port", str(port), "--no-browser"]
     command = [sys.executable, "-m", "vqkit.cli", "dashboard", *options]
     with open(home / "log", "wb") as log:
-        server = subprocess.Popen(command, env=_environment(home), stdout=log, stderr=log, cwd=home)
+        server = subprocess.Popen(
+            command, env={**_environment(home), "JUPYTER_TOKEN": TOKEN}, stdout=log, stderr=log, cwd=home
+        )
     try:
         end = time.monotonic() + 60
         while server.poll() is None and time.monotonic() < end:
@@ -139,7 +143,7 @@ def test_the_dashboard_opens_and_shows_the_runs(lab: Lab, tmp_path: Path) -> Non
     fill(tmp_path / "runs")
     with served(tmp_path / "runs") as address:
         page = lab.browser.new_context(viewport={"width": 1200, "height": 1000}).new_page()
-        page.goto(address, timeout=90_000)
+        page.goto(f"{address}/?token={TOKEN}", timeout=90_000)
         page.locator(".vq-compare circle[aria-label^='fs weight_bit=4']").first.click(timeout=90_000)
         page.locator(".vq-compare h4:has-text('fs weight_bit=4')").wait_for(timeout=60_000)
         page.get_by_label("Sweep").select_option("shown")
@@ -148,8 +152,13 @@ def test_the_dashboard_opens_and_shows_the_runs(lab: Lab, tmp_path: Path) -> Non
         from tests.browser.lab import artifacts
 
         page.screenshot(path=str(artifacts() / "dashboard.png"))
-        # Only this machine is served.
-        assert urllib.request.urlopen(address, timeout=30).status == 200
+        # Only this machine is served, and only who knows the token.
+        for query in ("", "/?token=wrong"):
+            found = urllib.request.urlopen(address + query, timeout=30)
+            assert "/login" in found.url
+            assert b"vq-compare" not in found.read()
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{address}/api/kernels/{'0' * 8}-0000-0000-0000-{'0' * 12}", timeout=30)
         own = socket.gethostbyname(socket.gethostname())
         if not own.startswith("127."):
             with pytest.raises(OSError):

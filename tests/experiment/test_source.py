@@ -73,7 +73,7 @@ def test_loaders_return_objects_or_mappings(folder):
         ({**NPZ, "n_calibb": 3}, r"key 'n_calibb' is not allowed \(did you mean 'n_calib'\?\)"),
         ({**NPZ, "n_eval": 0}, "data/n_eval: Input should be greater than or equal to 1, given 0"),
         ({**NPZ, "npz": "none.npz"}, "no such file"),
-        ({**NPZ, "x_eval": "xx"}, "array 'xx' is not allowed"),
+        ({**NPZ, "x_eval": "xx"}, r"there is no array 'xx' \(did you mean 'x'\?\). It holds"),
         (
             {**NPZ, "y_eval": "y", "n_eval": 3, "x_eval": "x", "offset": float("inf")},
             "data/offset: Input should be a finite number, given inf",

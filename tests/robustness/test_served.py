@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from unittest.mock import patch
@@ -64,17 +65,44 @@ def test_the_plan_of_a_model_escapes_layer_names():
     assert "&lt;b&gt;evil" in shown
 
 
+def test_the_bench_and_the_part_picker_escape_layer_names():
+    import keras
+    import numpy as np
+
+    import vqkit as vq
+
+    evil = EVIL.replace("/", "")
+    layers = [keras.Input((4, 4, 2)), keras.layers.Conv2D(3, 3, name=evil), keras.layers.Dense(2, name="<b>")]
+    model = keras.Sequential(layers)
+    bench, picker = vq.explore(model, np.ones((4, 4, 4, 2), np.float32)), vq.pick_part(model)
+    for page in (bench._repr_html_(), picker._repr_html_()):
+        assert "<script" not in page
+        assert "<b>" not in page
+        assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_noise_file_that_is_none_costs_its_picture_only(runs):
+    for path in runs.glob("variants/*/sqnr.json"):
+        path.write_text(json.dumps({"layer": EVIL}))
+    page = report.write(runs, runs / "report.html", "quick").read_text("utf-8")
+    assert "sqnr.json: expected a list of rows" in page
+    assert EVIL not in page
+
+
 def test_pages_listen_on_this_machine_only_with_a_token(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(pages, "_become", lambda command, env: started.append((command, env)))
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
     pages.lab(tmp_path / "notebooks", 8888, True)
     pages.dashboard(tmp_path, 8866, True)
-    (lab, token), (dashboard, _) = started
+    (lab, token), (dashboard, guarded) = started
     assert "--ServerApp.ip=127.0.0.1" in lab
     assert len(token["JUPYTER_TOKEN"]) >= 32
-    assert not [w for w in lab if "token" in w.lower()], "others can read a command line"
+    assert len(guarded["JUPYTER_TOKEN"]) >= 32
     assert "--Voila.ip=127.0.0.1" in dashboard
+    assert "--token" in dashboard
+    for command, kept in started:
+        assert not [w for w in command if kept["JUPYTER_TOKEN"] in w], "others can read a command line"
     ui = addresses.ui_command(tmp_path)
     assert ui[ui.index("--host") + 1] == "127.0.0.1"
 

@@ -153,6 +153,18 @@ def test_a_folder_without_a_finished_run_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
+    from vqkit.experiment.tracked import Reader
+
+    uri = track.default_uri(tmp_path)
+    client = track.Tracker.open(runs_dir=tmp_path, experiment="another")._client
+    before = [e.name for e in client.search_experiments()]
+    assert "vqkit" not in before
+    assert Reader.at(uri).records() == []
+    assert [e.name for e in client.search_experiments()] == before
+
+
+@pytest.mark.slow
 def test_an_mlflow_store_shows_the_same_runs_and_their_files(runs: Path) -> None:
     track.rebuild(runs)
     bench = vq.compare(track.default_uri(runs), "quick")

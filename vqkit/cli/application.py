@@ -49,6 +49,7 @@ def _guarded(command: Callable[[], object], debug: bool) -> int:
     try:
         command()
     except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
         return Exit.INTERRUPTED
     except VqkitError as e:
         if debug:

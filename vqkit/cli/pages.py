@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 
 from vqkit.cli.application import app
 from vqkit.cli.options import Runs
-from vqkit.errors import VqkitError
+from vqkit.errors import VqkitError, missing_package
 
 LOOPBACK = "127.0.0.1"
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Print the address, open no browser.")]
@@ -36,23 +37,32 @@ def lab(
     root = folder.resolve().parent
     start = f"/lab/tree/{folder.resolve().name}/00_start_here.ipynb"
     options = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url={start}", "--ServerApp.port_retries=0"]
-    # In the environment: other users of the machine can read a command line.
-    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+    token = _token()
     typer.echo(f"http://{LOOPBACK}:{port}{start}?token={token}")
     _become(["jupyterlab", *_address(port, no_browser), *options, *_as_root()], {"JUPYTER_TOKEN": token})
 
 
 @app.command()
 def dashboard(runs: Runs = Path("runs"), port: Port = 8866, no_browser: NoBrowser = False) -> None:
-    """Serve the comparison of runs and the view of running sweeps as a page, on this machine only."""
+    """Serve the comparison of runs and the view of running sweeps, on this machine only, with a token."""
     from vqkit.resources import resource_dir
 
     _needs("voila")
     page = resource_dir("notebooks") / "dashboard.ipynb"
-    typer.echo(f"http://{LOOPBACK}:{port}")
-    browser = ["--no-browser"] if no_browser else []
-    command = ["voila", str(page), f"--Voila.ip={LOOPBACK}", f"--port={port}", "--show_tracebacks=False"]
-    _become([*command, *browser], {"VQKIT_RUNS": str(runs.resolve())})
+    token = _token()
+    address = f"http://{LOOPBACK}:{port}/?token={token}"
+    typer.echo(address)
+    if not no_browser:
+        _open_when_it_answers(address, port)
+    # Voila would open the page without the token.
+    options = [
+        f"--Voila.ip={LOOPBACK}",
+        f"--port={port}",
+        "--show_tracebacks=False",
+        "--no-browser",
+        "--token",
+    ]
+    _become(["voila", str(page), *options], {"VQKIT_RUNS": str(runs.resolve()), "JUPYTER_TOKEN": token})
 
 
 def copy_notebooks(folder: Path) -> list[str]:
@@ -75,9 +85,28 @@ def copy_notebooks(folder: Path) -> list[str]:
 
 def _needs(package: str) -> None:
     if find_spec(package) is None:
-        raise VqkitError(
-            f"{package} is not installed; it comes with the extra 'lab': pip install 'vqkit[lab]'"
-        )
+        raise VqkitError(missing_package(package, "lab"))
+
+
+def _token() -> str:
+    """Handed on in the environment: other users of the machine can read a command line."""
+    return os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+
+
+def _open_when_it_answers(address: str, port: int) -> None:
+    """A process of its own opens the browser: this one becomes the server."""
+    code = (
+        "import os, socket, time, webbrowser\n"
+        "for _ in range(600):\n"
+        "    try:\n"
+        f"        socket.create_connection(({LOOPBACK!r}, {port}), 1).close()\n"
+        "    except OSError:\n"
+        "        time.sleep(0.1)\n"
+        "    else:\n"
+        "        webbrowser.open(os.environ['VQKIT_ADDRESS'])\n"
+        "        break\n"
+    )
+    subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "VQKIT_ADDRESS": address})
 
 
 def _address(port: int, no_browser: bool) -> list[str]:

@@ -29,7 +29,7 @@ def compare(
     """Print the leaderboard, or how two runs differ."""
     if pair:
         if len(pair) != 2:
-            raise typer.BadParameter(f"two runs are compared, {len(pair)} given")
+            raise typer.BadParameter(f"two runs are compared, {len(pair)} given{_sweep_meant(pair, runs)}")
         _compare_pair(pair[0], pair[1], runs, why, patch)
         return
     if why or patch:
@@ -42,6 +42,13 @@ def compare(
         from vqkit.experiment import report
 
         typer.echo(str(report.write(runs, html, sweep, where=wanted)))
+
+
+def _sweep_meant(given: list[str], runs: Path) -> str:
+    from vqkit.experiment.records import sweep_names
+
+    named = [name for name in given if name in sweep_names(runs)]
+    return f". {named[0]!r} is a sweep: vqkit compare --sweep {named[0]}" if named else ""
 
 
 def _compare_pair(run_a: str, run_b: str, runs: Path, why: bool, patch: bool) -> None:

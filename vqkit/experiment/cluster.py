@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vqkit.errors import SweepError
+from vqkit.errors import SweepError, missing_package
 from vqkit.experiment import attempt, store
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.crew import Hand, Options, unrecorded
@@ -137,7 +137,7 @@ def connect(address: str) -> Any:
     try:
         from distributed import Client
     except ImportError as e:
-        raise SweepError(f"--dask: {e}. Install the extra: pip install 'vqkit[dask]'") from e
+        raise SweepError(f"--dask: {missing_package('distributed', 'dask')}") from e
     where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
         client = Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False)

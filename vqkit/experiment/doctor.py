@@ -210,7 +210,7 @@ def _extras() -> Iterator[Finding]:
     for extra, (package, gives) in EXTRAS.items():
         have = _version(package)
         if have is None:
-            yield Finding(f"extra {extra}", "ok", f"not installed ({gives})")
+            yield Finding(f"extra {extra}", "ok", f"not installed ({gives}): pip install 'vqkit[{extra}]'")
         else:
             yield Finding(f"extra {extra}", "ok", f"{package} {have}")
 

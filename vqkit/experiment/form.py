@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from vqkit.errors import SweepError, VqkitError, not_allowed
+from vqkit.errors import SweepError, VqkitError, no_such_file, not_allowed
 from vqkit.strategy.text import MAX_BYTES, plain
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -61,6 +61,8 @@ def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as e:
+        raise SweepError(no_such_file(path)) from e
     except OSError as e:
         raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
     if len(content) > MAX_BYTES:

@@ -313,3 +313,19 @@ def _text(value: Any) -> str:
         return f"{float(value):g}"
     except (TypeError, ValueError):
         return str(value).lower() if str(value).lower() in ("true", "false", "none", "nan") else str(value)
+
+
+def sqnr_rows(found: Any, where: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run's `sqnr.json`, if that is what they are.
+
+    Args:
+        found: what the file holds.
+        where: the file, for the message.
+
+    Raises:
+        RecordError: they are not.
+    """
+    needed = {"layer", "tensor", "role", "order", "sqnr_db"}
+    if isinstance(found, list) and all(isinstance(row, dict) and needed <= row.keys() for row in found):
+        return found
+    raise RecordError(f"{where}: expected a list of rows, each with {', '.join(sorted(needed))}")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from vqkit import _version
+from vqkit.errors import RecordError
 from vqkit.experiment import compare, store, tables
-from vqkit.experiment.records import rows_of
+from vqkit.experiment.records import rows_of, sqnr_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,7 +219,10 @@ def _closer(run: pd.Series | None) -> dict[str, str] | None:
     path = None if run is None or run["directory"] is None else Path(run["directory"], "sqnr.json")
     if run is None or path is None or not path.is_file():
         return None
-    sqnr = pd.DataFrame(store.read_json(path))
+    try:
+        sqnr = pd.DataFrame(sqnr_rows(store.read_json(path), path))
+    except RecordError as e:
+        return {"problem": str(e)}
     light, dark = (_data_uri(plots.sqnr_by_layer(sqnr, theme=theme)) for theme in (plots.LIGHT, plots.DARK))
     return {"alt": f"Signal-to-noise ratio of each tensor of {run['name']}", "light": light, "dark": dark}
 

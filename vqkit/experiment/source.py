@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vqkit import digest
-from vqkit.errors import DataError, ModelError, VqkitError, not_allowed
+from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_file, not_allowed
 from vqkit.experiment.environment import load_tensorflow
 from vqkit.experiment.warm import kept
 from vqkit.flow.data import Data, map_inputs
@@ -156,7 +156,7 @@ def _checked(model: type[BaseModel], ref: dict[str, Any]) -> None:
 def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     path = Path(spec.npz)
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(no_such_file(path))
     try:
         # Only arrays of plain values: a pickle in the file would be code.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -180,7 +180,10 @@ def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any]:
     def pick(keys: Keys, n: int | None) -> Any:
         missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
         if missing:
-            raise DataError(not_allowed(spec.npz, missing[0], file.files, what="array"))
+            raise DataError(
+                f"{spec.npz}: there is no array {missing[0]!r}{nearest(missing[0], file.files)}. It holds: "
+                f'{", ".join(file.files)}. Other names are given so: {{"npz": …, "y_eval": "labels"}}'
+            )
         return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
 
     x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
@@ -215,7 +218,7 @@ def _part(result: Any, field: str, where: str) -> Any:
 
 def _function(path: Path, name: str) -> Callable[..., Any]:
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(no_such_file(path))
     # Registered under a name of its own: dataclasses look their module up in sys.modules.
     module_name = f"vqkit_loader_{digest.of_bytes(str(path).encode())}"
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -261,7 +264,7 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
         allowed = [QUICKSTART, *(f"*{s}" for s in MODEL_FILES), "a SavedModel folder"]
         raise ModelError(not_allowed("model", ref, allowed))
     if not path.is_file():
-        raise ModelError(f"model: {path}: no such file")
+        raise ModelError(f"model: {no_such_file(path)}")
     return path
 
 

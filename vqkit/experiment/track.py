@@ -108,7 +108,27 @@ class Tracker:
         with _store_errors(uri, folder, "open"), store.lock(lock):
             client = _mlflow_client()(tracking_uri=uri)
             artifacts = None if database is None else database.parent / "mlartifacts"
-            return cls(uri, folder, _experiment(client, experiment, artifacts), client, lock)
+            return cls(uri, folder, cls._experiment(client, experiment, artifacts), client, lock)
+
+    @staticmethod
+    def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
+        """Get or create the experiment; whoever loses the race to create it takes the winner's."""
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=artifacts and artifacts.as_uri()))
+            except MlflowException as e:
+                if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {name!r} was deleted in the tracking store; restore it there "
+                "(`mlflow experiments restore`) or give another name"
+            )
+        return str(found.experiment_id)
 
     def start_sweep(self, sweep: Mapping[str, Any]) -> str:
         """Open the parent run of a sweep, or the one it had before it was interrupted.
@@ -308,26 +328,6 @@ class Tracker:
             times = (run.info.start_time, run.info.end_time)
             return words.record_of(run.data.tags, run.data.metrics, name=run.info.run_name, times=times)
         return read_record(Path(self._client.download_artifacts(run.info.run_id, "record.json")).parent)
-
-
-def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
-    """Get or create the experiment; whoever loses the race to create it takes the winner's."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=artifacts and artifacts.as_uri()))
-        except MlflowException as e:
-            if e.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-    if found is None or found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"experiment {name!r} was deleted in the tracking store; restore it there "
-            "(`mlflow experiments restore`) or give another name"
-        )
-    return str(found.experiment_id)
 
 
 def _datasets(record: Record) -> list[Any]:

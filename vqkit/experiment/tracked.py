@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,6 +64,16 @@ class Reader(Tracker):
                 target.rmdir()
                 raise TrackingError(f"{self.uri}: the files of run {run_id} cannot be fetched: {e}") from e
         return target
+
+    @staticmethod
+    def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
+        """Who only reads leaves the store as it is: where there is no experiment, there are no runs."""
+        if client.get_experiment_by_name(name) is None:
+            return ""
+        return Tracker._experiment(client, name, artifacts)
+
+    def _search(self, condition: str) -> Iterator[Any]:
+        return super()._search(condition) if self.experiment_id else iter(())
 
     def _record(self, run: Any) -> Record:
         return {**super()._record(run), _ID: str(run.info.run_id)}

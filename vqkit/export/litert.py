@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.errors import ModelError
+from vqkit.errors import ModelError, missing_package
 
-_MISSING = "TFLite files need the package ai-edge-litert: install vqkit[tflite]"
+_MISSING = missing_package("ai-edge-litert", "tflite")
 
 
 def schema() -> Any:

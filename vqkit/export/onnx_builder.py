@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.errors import ModelError
+from vqkit.errors import ModelError, missing_package
 
 OLDEST_OPSET = 11
 _INT4_OPSET = 21
@@ -28,7 +28,7 @@ class Builder:
         try:
             import onnx
         except ImportError as error:
-            raise ModelError("ONNX files need the package onnx: install vqkit[onnx]") from error
+            raise ModelError(missing_package("onnx", "onnx")) from error
         newest = onnx.defs.onnx_opset_version()
         if not OLDEST_OPSET <= opset <= newest:
             raise ModelError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.errors import ModelError
+from vqkit.errors import ModelError, missing_package
 
 
 class OnnxSession:
@@ -23,9 +23,7 @@ class OnnxSession:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ModelError(
-                "running ONNX files needs the package onnxruntime: install vqkit[onnx]"
-            ) from error
+            raise ModelError(missing_package("onnxruntime", "onnx")) from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if not optimize:

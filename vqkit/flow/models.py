@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from vqkit.errors import ModelError
+from vqkit.errors import ModelError, no_such_file
 from vqkit.graph.deep import DEEPEST, room_for
 
 _OWN_LAYERS = (
@@ -57,7 +57,7 @@ def load_model(
         import_module(module)
     path = Path(path)
     if not path.exists():
-        raise ModelError(f"model: {path}: no such file")
+        raise ModelError(f"model: {no_such_file(Path(path))}")
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
     try:

@@ -10,11 +10,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from vqkit import plots
-from vqkit.errors import VqkitError
+from vqkit.errors import RecordError, VqkitError
 from vqkit.experiment import compare, tables
 from vqkit.experiment.difference import Difference, difference
 from vqkit.experiment.flipped import flipped_samples, sample_images
-from vqkit.experiment.records import rows_of
+from vqkit.experiment.records import rows_of, sqnr_rows
 from vqkit.experiment.runset import Run, RunSet
 from vqkit.plots.pareto import COSTS
 from vqkit.plots.points import LOST
@@ -215,8 +215,14 @@ def _details(run: Run, theme: plots.Theme) -> Iterator[str]:
     if sqnr:
         import pandas as pd
 
-        figure = plots.sqnr_by_layer(pd.DataFrame(sqnr), theme=theme)
-        yield _folded("Noise by layer", figure_html(figure, f"Signal-to-noise ratio by tensor of {run.name}"))
+        try:
+            rows = pd.DataFrame(sqnr_rows(sqnr, f"sqnr.json of {run.name}"))
+        except RecordError as e:
+            yield message_html(str(e), "error")
+        else:
+            figure = plots.sqnr_by_layer(rows, theme=theme)
+            said = f"Signal-to-noise ratio by tensor of {run.name}"
+            yield _folded("Noise by layer", figure_html(figure, said))
     if run.traceback:
         yield _folded("Traceback", f"<pre>{escape(run.traceback[-20_000:])}</pre>", unfolded=True)
 
