@@ -3,8 +3,11 @@
     python -m benchmarks.response [--models quickstart mobilenet_v2] [--changes 15] [--json]
 
 For each model: seconds from a press of an arrow key on the *Bits* slider until the browser has the new
-table, and until it has the new picture (median over the changes, for one tensor and for all); seconds to open
-the bench beside seconds of one calibration pass of the same model and data. `mobilenet_v2` has 104 layers
+table, JSON and picture, and until it has all three (median and slowest over the changes, for one tensor and
+for all). Every change goes to a bit width that the bench has not seen, so nothing is answered from memory.
+Seconds to open the bench stand beside seconds of one calibration pass of the same model and data, and of the
+whole `vq.quantize` of which that pass is a part (`timings["calibrate"]`: all batches run and observed, the
+ranges decided). `mobilenet_v2` has 104 layers
 after folding, random weights and random images; `resnet8` is read from ../shared where that lies beside the
 checkout. Wall-clock numbers depend on what else the machine does; the load is given with them.
 """
@@ -42,11 +45,12 @@ OPEN = """
 import time
 def seconds(work):
     began = time.perf_counter(); made = work(); return time.perf_counter() - began, made
-opened, calibrated = [], []
-for _ in range(3):  # in turn, so that both meet the same load
+opened, passed, quantized = [], [], []
+for _ in range(3):  # in turn, so that all meet the same load
     took, bench = seconds(lambda: vq.explore(net, images)); opened.append(took)
-    calibrated.append(seconds(lambda: vq.quantize(net, "pof2s", images))[0])
-print("SECONDS", *opened, *calibrated)"""
+    took, done = seconds(lambda: vq.quantize(net, "pof2s", images)); quantized.append(took)
+    passed.append(done.timings["calibrate"])
+print("SECONDS", *opened, *passed, *quantized)"""
 COMPARE = """import vqkit as vq
 vq.compare("../runs", "shown")"""
 # Until what the second selector finds differs from what it found.
@@ -61,23 +65,27 @@ WATCH_TEXT = """selector => {
   };
   requestAnimationFrame(look);
 }"""
-# Table and picture are watched in the page itself: the round trips of the driver are not part of the answer.
+# The parts are watched in the page itself: the round trips of the driver are not part of the answer.
 WATCH = """([box, key]) => {
-  const cell = () => document.querySelector(`${box} tr[data-key='${key}'] td:nth-child(3)`)?.innerText;
-  const picture = () => document.querySelector(`${box} img.vq-figure`)?.src;
-  const was = [cell(), picture()];
+  const image = () => document.querySelector(`${box} img.vq-figure`);
+  const parts = {
+    table: () => document.querySelector(`${box} tr[data-key='${key}'] td:nth-child(3)`)?.innerText,
+    JSON: () => document.querySelector(`${box} .vq-json`)?.textContent,
+    picture: () => image()?.src,
+  };
+  const was = Object.fromEntries(Object.entries(parts).map(([name, read]) => [name, read()]));
   window.vqTimes = {};
   const began = performance.now();
   const look = () => {
-    if (!window.vqTimes.table && cell() !== was[0]) window.vqTimes.table = performance.now() - began;
-    if (!window.vqTimes.picture && picture() !== was[1]) {
-      const image = document.querySelector(`${box} img.vq-figure`);
-      if (image?.complete) window.vqTimes.picture = performance.now() - began;
-    }
-    if (!(window.vqTimes.table && window.vqTimes.picture)) requestAnimationFrame(look);
+    for (const [name, read] of Object.entries(parts))
+      if (!window.vqTimes[name] && read() !== was[name] && (name !== "picture" || image()?.complete))
+        window.vqTimes[name] = performance.now() - began;
+    if (Object.keys(window.vqTimes).length < 3) requestAnimationFrame(look);
+    else window.vqTimes.all = Math.max(...Object.values(window.vqTimes));
   };
   requestAnimationFrame(look);
 }"""
+DOWN = 5  # from 8 bits to 3; the other changes go up from 8
 
 
 def notebook(path: Path, model: str) -> Path:
@@ -91,37 +99,47 @@ def measure(lab: Lab, model: str, changes: int) -> dict[str, Any]:
         opened.run_all(patience=600)
         opened.wait(f"{BENCH} tr[data-key]", patience=600)
         printed = opened.page.locator(".jp-OutputArea-output:has-text('SECONDS')").first.inner_text()
-        seconds = [float(x) for x in printed.split("SECONDS")[1].split()[:6]]
-        open_, calibrate = seconds[:3], seconds[3:]
-        ratios = [a / b for a, b in zip(open_, calibrate, strict=True)]
+        seconds = [float(x) for x in printed.split("SECONDS")[1].split()[:9]]
+        open_, calibrate, quantize = seconds[:3], seconds[3:6], seconds[6:]
+        ratios = [[a / b for a, b in zip(open_, other, strict=True)] for other in (calibrate, quantize)]
         rows = opened.page.locator(f"{BENCH} tr[data-key]").count()
         key = opened.page.locator(f"{BENCH} tr[data-key$='/kernel']").nth(1).get_attribute("data-key")
         opened.page.locator(f"{BENCH} tr[data-key='{key}']").click()
         opened.wait(f"{BENCH} img[alt^='{key}']")
         found: dict[str, Any] = {
-            "tensors": rows, "open_first": open_[0], "calibrate_first": calibrate[0],
-            "open": statistics.median(open_), "calibrate": statistics.median(calibrate),
-            "first_open_over_calibrate": ratios[0], "open_over_calibrate": statistics.median(ratios),
+            "tensors": rows, "open: first": open_[0], "open": statistics.median(open_),
+            "calibration pass: first": calibrate[0], "calibration pass": statistics.median(calibrate),
+            "quantize": statistics.median(quantize),
+            "open / calibration pass: first": ratios[0][0],
+            "open / calibration pass": statistics.median(ratios[0]),
+            "open / quantize": statistics.median(ratios[1]),
         }  # fmt: skip
         for scope, words in (("this tensor", key), ("everything", "of the whole model")):
             opened.page.get_by_role("radio", name=scope).click()
             opened.wait(f"{BENCH} .vq-reach:has-text('{words}')")
-            times = [_change(opened, key, i) for i in range(changes + 1)][1:]  # the first one compiles
-            for part in ("table", "picture"):
+            _change(opened, key, "ArrowLeft")  # the first one compiles
+            times = [_change(opened, key, "ArrowLeft") for _ in range(DOWN - 1)]
+            _undo(opened, DOWN)
+            times += [_change(opened, key, "ArrowRight") for _ in range(changes - len(times))]
+            _undo(opened, changes - DOWN + 1)
+            for part in ("table", "JSON", "picture", "all"):
                 found[f"{scope}: {part}"] = statistics.median(t[part] for t in times) / 1000
-            opened.page.locator(f"{BENCH} button:has-text('Undo')").first.click()
-            for _ in range(changes):
-                opened.page.locator(f"{BENCH} button:has-text('Undo')").first.click()
-            opened.idle()
+            found[f"{scope}: all, slowest"] = max(t["all"] for t in times) / 1000
         return found
 
 
-def _change(opened: Notebook, key: str, i: int) -> dict[str, float]:
+def _undo(opened: Notebook, steps: int) -> None:
+    for _ in range(steps):
+        opened.page.locator(f"{BENCH} button:has-text('Undo')").first.click()
+    opened.idle()
+
+
+def _change(opened: Notebook, key: str, press: str) -> dict[str, float]:
     slider = opened.page.locator(f"{BENCH} input[type=range]").first
     slider.focus()
     opened.page.evaluate(WATCH, [BENCH, key])
-    slider.press("ArrowLeft" if i % 2 == 0 else "ArrowRight")
-    opened.wait_until("() => window.vqTimes.table && window.vqTimes.picture")
+    slider.press(press)
+    opened.wait_until("() => window.vqTimes.all")
     opened.idle()
     opened.page.wait_for_timeout(200)
     times: dict[str, float] = opened.page.evaluate("() => window.vqTimes")
@@ -174,11 +192,11 @@ def main() -> None:
         for model in given.models:
             results[model] = measure(lab, model, given.changes)
             if not given.json:
-                print(model, *(f"  {k:24} {v:9.3f}" for k, v in results[model].items()), sep="\n")
+                print(model, *(f"  {k:32} {v:9.3f}" for k, v in results[model].items()), sep="\n")
         if given.compare:
             results["compare"] = measure_compare(lab, given.changes)
             if not given.json:
-                print("compare", *(f"  {k:24} {v:9.3f}" for k, v in results["compare"].items()), sep="\n")
+                print("compare", *(f"  {k:32} {v:9.3f}" for k, v in results["compare"].items()), sep="\n")
     results["load_after"] = os.getloadavg()[0]
     if given.json:
         print(json.dumps(results))

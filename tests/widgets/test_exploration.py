@@ -88,6 +88,15 @@ def test_left_float_and_back(work: Exploration, model: Any) -> None:
     assert work.plan[row.name].spec == row.spec
 
 
+def test_an_edited_layer_type_gives_way_too(work: Exploration, model: Any) -> None:
+    row = kernel(work)
+    work.set(row, "bit_width", 5, Scope.TYPE)
+    changed = work.set(row, "bit_width", 6, Scope.MODEL, replace=True)
+    assert row.name in [r.name for r in changed]
+    assert work.strategy.overrides() == {"weight_bit": 6}
+    same_as_planned_anew(work, model)
+
+
 def test_what_does_not_fit_changes_nothing(work: Exploration) -> None:
     before = work.state
     with pytest.raises(StrategyError):

@@ -65,7 +65,7 @@ def test_a_control_changes_table_picture_and_json(bench: Explorer) -> None:
     press(bench._steps, "undo")
     assert bench._table.html == before[0]
     assert shown_control(bench)["spec"]["bit_width"] == 8
-    assert bench._steps.disabled == ["undo"]
+    assert bench._steps.disabled == ["undo", "replace-narrower-rules"]
 
 
 def test_an_error_is_one_message_and_the_control_goes_back(bench: Explorer) -> None:
@@ -76,6 +76,38 @@ def test_an_error_is_one_message_and_the_control_goes_back(bench: Explorer) -> N
     assert "Traceback" not in bench._message.value
     assert shown_control(bench)["spec"] is not None
     assert not bench.work.can_undo
+
+
+def test_narrower_rules_are_named_and_can_be_replaced(bench: Explorer) -> None:
+    """A wide change that a narrower rule keeps away names the rule, and one press takes that rule out."""
+    kernel = next(r.name for r in bench.plan.quantized if r.role.value == "weight")
+    bench.chosen = kernel
+    move(bench, "bit_width", 4, scope=0)
+    assert "replace-narrower-rules" in bench._steps.disabled
+    move(bench, "bit_width", 6, scope=2)
+    assert f"/layer_config/{kernel.split('/')[0]}/weight_bit for {kernel}" in bench._message.value
+    assert bench.plan[kernel].spec.bit_width == 4
+    assert "replace-narrower-rules" not in bench._steps.disabled
+    press(bench._steps, "replace-narrower-rules")
+    assert {r.spec.bit_width for r in bench.plan.quantized if r.role.value == "weight"} == {6}
+    assert bench.strategy.overrides() == {"weight_bit": 6}
+    assert "replace-narrower-rules" in bench._steps.disabled
+    press(bench._steps, "undo")
+    assert bench.plan[kernel].spec.bit_width == 4
+
+
+def test_a_rule_for_every_layer_and_a_rule_for_everything(bench: Explorer) -> None:
+    move_all = [r.name for r in bench.plan.quantized if r.role.value == "weight"]
+    move(bench, "bit_width", 6, row=move_all[0], scope=2)
+    for name in move_all:
+        move(bench, "bit_width", 4, row=name, scope=0)
+        assert "Not possible" not in bench._message.value
+    assert "weight_bit taken out" in bench._message.value
+    assert "weight_bit" not in bench.strategy.overrides()
+    move(bench, "bit_width", 7, row=move_all[0], scope=2)
+    assert "a narrower rule decides in every place" in bench._message.value
+    press(bench._steps, "replace-narrower-rules")
+    assert bench.strategy.overrides() == {"weight_bit": 7}
 
 
 def test_a_message_acts_on_the_row_that_it_names(bench: Explorer) -> None:

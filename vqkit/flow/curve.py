@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vqkit.flow.preview import cost_of
-from vqkit.flow.quality import decibel
-from vqkit.primitives import ops
+from vqkit.flow.preview import cost_of, own_sqnr
 from vqkit.primitives.choose import choose
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
@@ -56,7 +54,7 @@ def error_curve(values: np.ndarray, spec: QuantizerSpec) -> Curve:
     plain = choose(values, spec.with_(method=Method.NON_OVERFLOW))
     tried = [_moved(plain, step) for step in _steps(plain)]
     x = np.array([_place(q, plain) for q in tried])
-    ratios = np.array([_sqnr(values, q) for q in tried])
+    ratios = np.array([own_sqnr(values, q) for q in tried])
     order = np.argsort(x)
     picks = {}
     for method in _methods(spec, values.shape):
@@ -96,10 +94,3 @@ def _label(plain: QParams) -> str:
     if plain.pos is None:
         return "share of the full range"
     return "position (fractional bits)" if plain.pos.ndim == 0 else "position, from no overflow"
-
-
-def _sqnr(values: np.ndarray, qparams: QParams) -> float:
-    error = ops.fake_quantize_numpy(values, qparams) - values
-    return decibel(
-        float(np.square(values, dtype=np.float64).sum()), float(np.square(error, dtype=np.float64).sum())
-    )

@@ -24,6 +24,7 @@ from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
 from vqkit.graph.select import input_nodes
 from vqkit.graph.simplify import WEIGHTED
+from vqkit.strategy.reach import UnusedError
 
 # The strategy format has Keras 2's name for this variable; Keras 3 calls it plainly kernel.
 _VARIABLES = {"depthwise_kernel": "kernel"}
@@ -52,9 +53,8 @@ def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
 
 def _refuse_unused(strategy: Any, rows: Iterable[Row], silenced: set[tuple[str, str]]) -> None:
     used = {(s, p) for r in rows if r.spec is not None or r.data_type for s, p in r.origins.values()}
-    unused = strategy.unused_overrides(used | silenced)
-    if unused:
-        raise StrategyError("; ".join(str(u) for u in unused[:3]))
+    if unused := strategy.unused_overrides(used | silenced):
+        raise UnusedError(unused)
 
 
 class _Planner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,12 @@ class Graphs:
     optimized: Graph
     device: Graph
     report: tuple[str, ...]
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """Class names of all layers, and of custom layers inside layers."""
+        layers = [layer for graph in (self.selected, self.device) for layer in graph.layers.values()]
+        return [kind for layer in layers for kind in (layer.kind, *sorted(inner_kinds(layer)))]
 
 
 def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Graphs:
@@ -136,16 +143,17 @@ def planned(made: Graphs, strategy: Any, vitis_compat: bool) -> PreparedModel:
         StrategyError: the strategy names what the model has not, or an override reaches nothing.
     """
     if not vitis_compat:
-        _refuse_unknown(strategy, made.selected, made.device)
+        _refuse_unknown(strategy, made)
     plan = resolve(strategy, made.device, vitis_compat=vitis_compat)
     return PreparedModel(made.optimized, made.device, plan, made.report)
 
 
-def _refuse_unknown(strategy: Any, graph: Graph, device: Graph) -> None:
+def _refuse_unknown(strategy: Any, made: Graphs) -> None:
     """Raise where the strategy names layers, classes, variables or outputs that the model does not have."""
-    names = [name for g in (graph, device) for name in (*g.inputs, *(n.layer for n in g.nodes))]
+    graph = made.selected
+    names = [name for g in (graph, made.device) for name in (*g.inputs, *(n.layer for n in g.nodes))]
     problems = strategy.unknown_names(dict.fromkeys(names))
-    problems += strategy.unknown_types(_kinds(graph, device), _offered_kinds())
+    problems += strategy.unknown_types(made.kinds, _offered_kinds())
     for kind in dict.fromkeys(layer.kind for layer in graph.layers.values()):
         variables = [w for layer in graph.layers.values() if layer.kind == kind for w in layer.weights]
         nodes = [n for n in graph.nodes if graph.kind(n) == kind]
@@ -153,12 +161,6 @@ def _refuse_unknown(strategy: Any, graph: Graph, device: Graph) -> None:
         problems += strategy.unknown_tensors(kind, variables, inputs, outputs)
     if problems:
         raise StrategyError("; ".join(problems[:3]))
-
-
-def _kinds(*graphs: Graph) -> list[str]:
-    """Class names of all layers, and of custom layers inside layers."""
-    layers = [layer for graph in graphs for layer in graph.layers.values()]
-    return [kind for layer in layers for kind in (layer.kind, *sorted(inner_kinds(layer)))]
 
 
 def _offered_kinds() -> set[str]:

@@ -36,6 +36,22 @@ def set_at(now: Edited, parts: list[str], value: Any, source: str) -> Edited:
     return Edited(doc, {**kept, where: source})
 
 
+def without(now: Edited, parts: list[str]) -> Edited:
+    """Take a value out of the objects it stands in; an object that this leaves empty goes too.
+
+    Args:
+        now: before.
+        parts: reference tokens of the place; below the registry's sections.
+    """
+    where = pointer.join(parts)
+    above = pointer.get(now.doc, parts[:-1])
+    left = {k: v for k, v in above.items() if k != parts[-1]}
+    if not left and len(parts) > len((keys.REGISTRY, keys.NAMED)) + 1:
+        return without(now, parts[:-1])
+    sources = {p: s for p, s in now.sources.items() if p != where and not p.startswith(where + "/")}
+    return Edited(_replaced(now.doc, parts[:-1], left), sources)
+
+
 def _replaced(container: Any, parts: list[str], value: Any) -> Any:
     """A copy with one value replaced or, one past the end of a list, appended; the rest is shared."""
     if not parts:

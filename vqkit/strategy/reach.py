@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from vqkit.errors import nearest
+from vqkit.errors import StrategyError, nearest
 from vqkit.strategy import keys, pointer
 from vqkit.strategy.form import FLOAT_TYPES
 from vqkit.strategy.keys import Role, user_key
@@ -32,6 +32,18 @@ class Unused:
 
     def __str__(self) -> str:
         return f"{self.source} {self.pointer}: {self.value!r} reached no quantizer: {self.why}"
+
+
+class UnusedError(StrategyError):
+    """Overrides of a strategy reach nothing in a model.
+
+    Attributes:
+        unused: which.
+    """
+
+    def __init__(self, unused: Sequence[Unused]) -> None:
+        super().__init__("; ".join(str(u) for u in unused[:3]))
+        self.unused = tuple(unused)
 
 
 def unused(book: Book, used: Set[str]) -> list[Unused]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from vqkit.errors import StrategyError
 from vqkit.strategy import builtins, keys, normal, pointer
 from vqkit.strategy.form import ACTIVATIONS_ONLY, FLOAT_TYPES, INTEGER_TYPES, NOTHING, WEIGHTS_ONLY
 from vqkit.strategy.keys import Role
@@ -81,6 +82,24 @@ class Book:
     def origin(self, where: str) -> Origin:
         """Who said the value at a pointer."""
         return Origin(next(self.sources[p] for p in pointer.ancestors(where) if p in self.sources), where)
+
+    def built_in(self, where: str) -> Any:
+        """What the built-in says at a place in the user's keys, a layer type's entry or the inputs'.
+
+        Raises:
+            StrategyError: the built-in has no such entry.
+        """
+        parts = pointer.split(where)
+        if parts[1] == keys.USER:
+            return builtins.document(self.base)[keys.REGISTRY][keys.USER].get(parts[2])
+        document = builtins.document(self.base)
+        if parts[1] == keys.LAYERS:
+            wanted = self.layer_types()[int(parts[2])]
+            types = [keys.short_type(e["layer_type"]) for e in document[keys.REGISTRY][keys.LAYERS]]
+            parts = [*parts[:2], str(types.index(wanted)) if wanted in types else "", *parts[3:]]
+        if not pointer.has(document, parts):
+            raise StrategyError(f"{where}: {self.base} says nothing there that could take its place")
+        return pointer.get(document, parts)
 
     def input_rule(self, layer_name: str | None = None, vitis_compat: bool = False) -> ResolvedQuantizer:
         """The quantizer of the model's inputs."""

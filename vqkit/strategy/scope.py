@@ -30,6 +30,16 @@ class Scope(StrEnum):
     MODEL = "everything"
 
 
+def scope_of(where: str) -> Scope:
+    """How far a rule reaches.
+
+    Args:
+        where: JSON pointer of something it says.
+    """
+    section = pointer.split(where)[1]
+    return {keys.NAMED: Scope.TENSOR, keys.USER: Scope.MODEL}.get(section, Scope.TYPE)
+
+
 @dataclass(frozen=True)
 class Target:
     """The quantizer that a person looks at.
@@ -63,7 +73,7 @@ def change(strategy: Strategy, target: Target, scope: Scope, param: str, value: 
     """
     if param not in PARAMS:
         raise StrategyError(not_allowed("change", param, PARAMS, what="parameter"))
-    key = f"{target.role}_{'bit' if param == 'bit_width' else param}"
+    key = role_key(target.role, param)
     if scope is Scope.TENSOR:
         return strategy.with_overrides({_name_rule(target.layer, key): value}, source="explore")
     if scope is Scope.MODEL:
@@ -71,6 +81,11 @@ def change(strategy: Strategy, target: Target, scope: Scope, param: str, value: 
     if not target.entry:
         raise StrategyError(f"{target.layer} is left float: there is no entry to change")
     return strategy.with_overrides({f"{target.entry}/quantizer_params/{param}": value}, source="explore")
+
+
+def role_key(role: str, param: str) -> str:
+    """What the user's keys and name rules call a parameter of a role."""
+    return f"{role}_{'bit' if param == 'bit_width' else param}"
 
 
 def leave_float(strategy: Strategy, target: Target, scope: Scope, left: bool, layer_type: str) -> Strategy:

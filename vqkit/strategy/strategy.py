@@ -108,6 +108,25 @@ class Strategy:
         edited = edit.update(self._edited, sections, self.base, source)
         return _checked(self.name, edit.overrides(edited, single, self.base, source), source)
 
+    def without(self, pointers: Iterable[str]) -> Strategy:
+        """Without what is said at some places: a name rule's value goes, others become the built-in's.
+
+        Args:
+            pointers: JSON pointers, as the plan gives the origins of what decided.
+
+        Raises:
+            StrategyError: the outcome is not allowed.
+        """
+        edited = self._edited
+        for where in pointers:
+            parts = pointer.split(where)
+            if parts[:2] == [keys.REGISTRY, keys.NAMED]:
+                edited = edit.without(edited, parts)
+            else:
+                value = self._book.built_in(where)
+                edited = edit.overrides(edited, {where: value}, self.base, f"builtin {self.base}")
+        return _checked(self.name, edited, "without")
+
     def update(self, new: Mapping[str, Any] | str | Path) -> Strategy:
         """With another, possibly partial, strategy on top, as the original's set_quantize_strategy does.
 

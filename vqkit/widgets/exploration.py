@@ -26,7 +26,9 @@ from vqkit.flow.preview import Cost, Preview, changed_rows
 from vqkit.graph.keras_io import lower
 from vqkit.primitives import ops
 from vqkit.primitives.qparams import QParams
+from vqkit.strategy.reach import UnusedError
 from vqkit.strategy.scope import Scope, Target, change, leave_float
+from vqkit.widgets.precedence import narrower, reaches
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,9 @@ class Exploration:
         strategy: a `Strategy`, or the name or path of one.
         settings: how *Evaluate* calibrates.
         samples: how many calibration samples the preview keeps values of.
+
+    Attributes:
+        dropped: JSON pointers of wider rules that the last change took out, as they decided nothing any more.
     """
 
     def __init__(self, model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
@@ -101,6 +106,7 @@ class Exploration:
         self._unequalized: dict[int, Mapping[str, Any]] = {}
         self._curves: dict[Any, Curve] = {}
         self._source: Source | None = None
+        self.dropped: tuple[str, ...] = ()
         self._states = [self._state(as_strategy(strategy))]
 
     # --- where it stands ---
@@ -127,14 +133,17 @@ class Exploration:
 
     # --- changes ---
 
-    def set(self, row: Row, param: str, value: Any, scope: Scope) -> list[Row]:
+    def set(self, row: Row, param: str, value: Any, scope: Scope, *, replace: bool = False) -> list[Row]:
         """Change one parameter of a quantizer.
+
+        A wider rule that decides nowhere once a narrower one is made is taken out; see `dropped`.
 
         Args:
             row: the tensor that is looked at.
             param: one of `strategy.scope.PARAMS`, or "left_float".
             value: as the JSON has it.
             scope: how far it reaches.
+            replace: narrower rules that say another value are taken out, see `precedence.narrower`.
 
         Returns:
             The rows whose quantizer changed.
@@ -144,8 +153,30 @@ class Exploration:
         """
         target = self.target(row)
         if param == "left_float":
-            return self.use(leave_float(self.strategy, target, scope, bool(value), row.kind))
-        return self.use(change(self.strategy, target, scope, param, value))
+            return self._used(leave_float(self.strategy, target, scope, bool(value), row.kind))
+        kept = narrower(self.plan, row, param, value, scope)
+        rules = dict.fromkeys(where for _, where in kept) if replace else {}
+        strategy = change(self.strategy.without(rules), target, scope, param, value)
+        if kept and not replace and not reaches(self.plan, row, param, scope):
+            name, where = kept[0]
+            raise StrategyError(
+                f"{param} of {scope}: a narrower rule decides in every place, such as {where} for {name};"
+                " press Replace narrower rules, or choose a narrower reach"
+            )
+        return self._used(strategy)
+
+    def _used(self, strategy: Any) -> list[Row]:
+        """`use`, without wider rules that this change leaves nothing to decide."""
+        try:
+            return self.use(strategy)
+        except UnusedError as e:
+            said = {u.pointer for u in e.unused}
+            before = {where for r in self.plan.rows for _, where in r.origins.values()}
+            if not said <= before:  # what this change says itself reaches nothing
+                raise
+            changed = self.use(strategy.without(said))
+            self.dropped = tuple(sorted(said))
+            return changed
 
     def use(self, strategy: Any) -> list[Row]:
         """Put another strategy on the bench; what was undone before is forgotten.
@@ -157,6 +188,7 @@ class Exploration:
             StrategyError: it does not fit the model; the bench stays as it was.
         """
         now, after = self.state, self._state(strategy)
+        self.dropped = ()
         self._states = [*self._states[: self._at + 1], after]
         self._at += 1
         return changed_rows(now.plan, after.plan)

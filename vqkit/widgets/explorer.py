@@ -22,6 +22,7 @@ from vqkit.widgets.job import Job
 from vqkit.widgets.picker import picker
 from vqkit.widgets.pictures import tensor_picture
 from vqkit.widgets.plan_rows import measured_ratios, plan_columns, plan_rows, provenance, told
+from vqkit.widgets.precedence import narrower
 from vqkit.widgets.table import arranged, next_order, table
 from vqkit.widgets.turns import Turns
 
@@ -57,6 +58,7 @@ class Explorer:
     def __init__(self, work: Exploration, *, runs: str, tracking_uri: str | None, file: str) -> None:
         self.work, self._runs, self._uri = work, runs, tracking_uri
         self._order = ""
+        self._kept_away: tuple[str, Scope, str, Any] | None = None
         self._turns = Turns(lambda text: self._say(text, "error"))
         self._message, self._summary = w.HTML(), w.HTML()
         self._picture, self._why, self._json = w.HTML(), w.HTML(), w.HTML()
@@ -79,6 +81,7 @@ class Explorer:
 
         with self._turns:
             self.work.use(as_strategy(strategy))
+            self._kept_away = None
             self._refresh()
 
     @property
@@ -133,7 +136,9 @@ class Explorer:
             self._queue,
             Action("Undo", "take the last change back", self._step(self.work.undo), "undo"),
             Action("Redo", "take the undone change again", self._step(self.work.redo), "repeat"),
-        )
+            Action("Replace narrower rules", "let the last change hold where narrower rules kept it away",
+                   self._replace, "level-up"),
+        )  # fmt: skip
         self._job = Job(self._queue, self._evaluation, self._ran)
         self._keep = actions(
             self._queue,
@@ -160,10 +165,14 @@ class Explorer:
         self._summary.value = self._summary_html()
         self._draw_table()
         self._controls.rows = control_rows(work.plan)
-        can = {"undo": work.can_undo, "redo": work.can_redo}
-        self._steps.disabled = [key for key, able in can.items() if not able]
+        self._enable()
         self._json.value = _json_html(work.state)
         self._look()
+
+    def _enable(self) -> None:
+        can = {"undo": self.work.can_undo, "redo": self.work.can_redo,
+               "replace-narrower-rules": self._kept_away is not None}  # fmt: skip
+        self._steps.disabled = [key for key, able in can.items() if not able]
 
     def _draw_table(self, _: Any = None) -> None:
         self._table.html = self._table_html()
@@ -194,13 +203,31 @@ class Explorer:
         row = self._row(name)
         if row is None:
             raise StrategyError(f"{name} is no tensor of the plan any more; nothing was changed")
-        changed = self.work.set(row, param, value, scope)
+        kept = param != "left_float" and narrower(self.plan, row, param, value, scope)
+        self._kept_away = (name, scope, param, value) if kept else None
+        try:
+            changed = self.work.set(row, param, value, scope)
+        except StrategyError:
+            self._enable()
+            raise
+        self._say(_said(changed, self.work, row, param, value, scope))
+        self._refresh()
+
+    def _replace(self, _: str) -> None:
+        if self._kept_away is None:
+            return
+        (name, scope, param, value), self._kept_away = self._kept_away, None
+        row = self._row(name)
+        if row is None:
+            raise StrategyError(f"{name} is no tensor of the plan any more; nothing was changed")
+        changed = self.work.set(row, param, value, scope, replace=True)
         self._say(_said(changed, self.work, row, param, value, scope))
         self._refresh()
 
     def _step(self, step: Any) -> Any:
         def do(_: str) -> None:
             if step():
+                self._kept_away = None
                 self._say("")
                 self._refresh()
 
@@ -282,17 +309,17 @@ def _why_html(row: Row | None) -> str:
 
 def _said(changed: list[Row], work: Exploration, row: Row, param: str, value: Any, scope: Scope) -> str:
     """What a change reached, and what it did not."""
-    if not changed:
-        return f"nothing changed: {row.name} already is so, or a narrower rule decides"
-    words = f"{len(changed)} tensors changed" if len(changed) > 1 else f"{changed[0].name} changed"
-    if scope is Scope.TENSOR or param == "left_float":
-        return words
-    same = [
-        r for r in work.plan.quantized if r.role is row.role and (scope is Scope.MODEL or r.kind == row.kind)
-    ]
-    kept = [r for r in same if _value(r, param) != value]
-    narrower = f"; {len(kept)} keep what a narrower rule says, such as {kept[0].name}" if kept else ""
-    return words + narrower
+    few = f"{changed[0].name} changed" if changed else f"nothing changed: {row.name} already is so"
+    words = f"{len(changed)} tensors changed" if len(changed) > 1 else few
+    kept = [] if param == "left_float" else narrower(work.plan, row, param, value, scope)
+    if kept:
+        name, where = kept[0]
+        words += (
+            f"; narrower rules decide for {len(kept)}, such as {where} for {name}: Replace narrower rules"
+            " takes them out"
+        )
+    gone = [where.rpartition("/")[2] for where in work.dropped]
+    return words + (f"; {', '.join(gone)} taken out, it decided nothing any more" if gone else "")
 
 
 def _value(row: Row, param: str) -> Any:

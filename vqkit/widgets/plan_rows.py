@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqkit.flow.plan import Plan, Row
+from vqkit.strategy.scope import Scope, scope_of
 from vqkit.widgets import table as tables
 from vqkit.widgets.table import Column
 
 FULL_BAR = 60.0  # dB: about ten bits
 LOW = 20.0  # dB: a tenth of the amplitude is noise
+_KINDS = {Scope.MODEL: 1, Scope.TYPE: 2, Scope.TENSOR: 3}
 _WORDS = ("built-in", "everything", "layer type", "this layer", "float")
 
 
@@ -76,18 +78,12 @@ def provenance(row: Row) -> tuple[int, str, str]:
     spoken: dict[int, list[str]] = {}
     for param, (source, pointer) in row.origins.items():
         if not source.startswith(("builtin", "default")):
-            spoken.setdefault(_kind(pointer), []).append(param)
+            spoken.setdefault(_KINDS[scope_of(pointer)], []).append(param)
     if not spoken:
         return 0, "built-in", ", ".join(dict.fromkeys(p for _, p in row.origins.values()))
     kind = max(spoken)
     pointers = [p for s, p in row.origins.values() if not s.startswith(("builtin", "default"))]
     return kind, f"{_WORDS[kind]}: {', '.join(spoken[kind])}", ", ".join(dict.fromkeys(pointers))
-
-
-def _kind(pointer: str) -> int:
-    if "/layer_config/" in pointer:
-        return 3
-    return 1 if "/user_quantize_config/" in pointer else 2
 
 
 def _decided(value: tuple[int, str, str]) -> str:

@@ -17,6 +17,7 @@ from vqkit.experiment.progress import Standing, error_of, seconds_since, standin
 from vqkit.experiment.records import to_frame
 from vqkit.widgets.actions import Action, actions
 from vqkit.widgets.front import queue
+from vqkit.widgets.picker import picker
 from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
 from vqkit.widgets.turns import Turns
 
@@ -114,7 +115,7 @@ class Watch:
         self._bottom.value = _styled(self._failures(now))
         drawn = (now.ended if now is not None else -1, self._theme is plots.DARK)
         if drawn != self._drawn:
-            self._figure.value, self._drawn = _styled(self._picture(now)), drawn
+            self._figure.html, self._drawn = self._picture(now), drawn
         return live
 
     @cached_property
@@ -122,7 +123,7 @@ class Watch:
         """The ipywidget; made on first use, and kept up to date by a thread until the sweep ends."""
         import ipywidgets as w
 
-        self._top, self._bottom, self._figure = w.HTML(), w.HTML(), w.HTML()
+        self._top, self._bottom = w.HTML(), w.HTML()
         self._bar = w.IntProgress(value=0, max=1, layout=w.Layout(width="100%"))
         self._bar.tooltip = f"Variants of {self.name} that have ended"
         line = queue(Turns(lambda text: setattr(self, "_said", message_html(text, "error"))))
@@ -130,13 +131,12 @@ class Watch:
         def cancel(_: str) -> None:
             threading.Thread(target=self.cancel, daemon=True).start()  # it waits for the sweep to end
 
+        self._figure = picker(line, label="Accuracy against size so far")
+        self._figure.observe(self._themed, "dark")
         self._cancel = actions(
             line, Action("Cancel the sweep", "Stop the sweep; results stay", cancel, "stop")
         )
-        self._dark = w.Checkbox(description="Dark picture", indent=False)
-        self._dark.observe(self._themed, "value")
-        controls = w.HBox([self._cancel, self._dark])
-        box = w.VBox([self._bar, self._top, controls, self._bottom, self._figure])
+        box = w.VBox([self._bar, self._top, self._cancel, self._bottom, self._figure])
         box.add_class("vq-widget")
         box.add_class("vq-watch")
         if self.show():
