@@ -136,11 +136,13 @@ def draw_histogram(ax: Axes, float_values: np.ndarray, quantized_values: np.ndar
     ax.stairs(below[0], bins, fill=True, color=theme.colours[0], alpha=0.45, label="float")
     ax.stairs(below[1], cells, color=theme.colours[1], lw=1.5, label="quantized")
     log_axis(ax)
-    ax.set_ylim(bottom=0.5 * min(d[d > 0].min() for d in below))
+    low_end, top = 0.5 * min(d[d > 0].min() for d in below), max(d.max() for d in below)
+    ax.set_ylim(low_end, top * max(1.5, (top / low_end) ** 0.25))  # room for the legend above the bars
     _draw_limits(ax, low, high, theme)
     ax.set_xlim(*_view(bins, low, high))
     ax.set_title(_facts(before, qparams, step, low, high), loc="right", fontsize=9, color=theme.ink)
-    legend(ax, theme, loc="upper right")
+    # In the middle: the limits stand at the sides.
+    legend(ax, theme, loc="upper center", ncols=3)
 
 
 def log_axis(ax: Axes) -> None:
