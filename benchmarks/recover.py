@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 FLOAT = "float"
+RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,43 @@ def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], wa
     return deploy_model(model)
 
 
+@cache
+def balanced(case: Case) -> Case:
+    """The same with channels of the sizes that suit power-of-two scales per tensor."""
+    from vqkit.train import balance_channels
+
+    start = strategy("pof2s", (8, 8), cle_to_relu6=True)
+    return replace(case, net=balance_channels(case.net, start, case.x_calib[:64]))
+
+
+def from_balance(case: Case, *, epochs: int, bias_bit: int = 16) -> Any:
+    """Training from balanced channels and the positions of least squared error."""
+    import keras
+
+    from vqkit import deploy_model, qat_model
+    from vqkit.train import (
+        Distillation,
+        DistillationData,
+        QATAdam,
+        RelativeError,
+        crops_and_flips,
+        ends_in_softmax,
+        warm_cosine,
+        with_features,
+    )
+
+    keras.utils.set_random_seed(0)
+    kwargs = {"include_cle": False, "include_bias_corr": True, "bias_bit": bias_bit}
+    chosen, start = (strategy(name, (8, 8), **kwargs) for name in ("pof2s_tqt", "pof2s"))
+    model = qat_model(balanced(case).net, chosen, case.x_calib[:200], start=start)
+    teacher, student = (with_features(m, ["conv_pw_13_relu"]) for m in (case.net, model))
+    data = DistillationData(teacher, case.x_calib, batch_size=25, augment=crops_and_flips(0.5))
+    losses = [Distillation(from_logits=not ends_in_softmax(case.net)), RelativeError()]
+    student.compile(QATAdam(warm_cosine(RATE, epochs * len(data)), 10.0, relative=True), losses)
+    student.fit(data, epochs=epochs, shuffle=False, verbose=0)
+    return deploy_model(model)
+
+
 def mobilenet_ways(bits: tuple[int, int], epochs: int) -> dict[str, Way]:
     """The same for MobileNet: channels equalized across ReLU6 in all of them."""
     tqt = partial(strategy, "pof2s_tqt", bits, cle_to_relu6=True)
@@ -175,6 +213,10 @@ def mobilenet_ways(bits: tuple[int, int], epochs: int) -> dict[str, Way]:
         "PTQ, biases corrected": partial(ptq, chosen=tqt(**corrected), n=200),
         "QAT, trained thresholds": partial(train, chosen=tqt(**corrected)),
         "QAT, 8-bit biases": partial(train, chosen=tqt(include_bias_corr=True)),
+        "PTQ, balanced (pof2s)": lambda c: ptq(
+            balanced(c), strategy("pof2s", bits, include_cle=False, **corrected), n=200
+        ),
+        "QAT, balanced": partial(from_balance, epochs=epochs),
     }
 
 

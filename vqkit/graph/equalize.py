@@ -59,6 +59,30 @@ def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: 
     return graph
 
 
+def pairs_of(graph: Graph, *, through_relu6: bool = False) -> list[Pair]:
+    """All pairs of convolutions whose shared channels can be rescaled.
+
+    Args:
+        graph: batch norms folded and activations separated before, or few pairs are found.
+        through_relu6: also across ReLU6.
+    """
+    return [p for middle in _patterns(through_relu6, False) for p in _pairs(graph, middle)]
+
+
+def rescaled(graph: Graph, pair: Pair, scale: np.ndarray) -> Graph:
+    """A graph of the same function with the channels between two convolutions rescaled.
+
+    Args:
+        graph: it is not changed.
+        pair: from `pairs_of`.
+        scale: above 0, shape (channels,), float32.
+    """
+    graph = graph.copy()
+    _free_ceilings(graph, [pair] if pair.clip else [])
+    _rescale(graph, pair, scale)
+    return graph
+
+
 def _patterns(through_relu6: bool, vitis_compat: bool) -> list[tuple[Test, ...]]:
     def activation(layer: Layer) -> bool:
         names = ("linear", "relu", "relu6") if through_relu6 and not vitis_compat else ("linear", "relu")
@@ -122,6 +146,11 @@ def _balance(graph: Graph, pair: Pair, balance: str, threshold: np.float32) -> N
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.clip(np.sqrt(tail_range / head_range), _LOW, _HIGH)
     scale = np.where(head_range + tail_range < threshold, np.float32(1), scale).astype(np.float32)
+    _rescale(graph, pair, scale)
+
+
+def _rescale(graph: Graph, pair: Pair, scale: np.ndarray) -> None:
+    head, tail = graph.layers[pair.head], graph.layers[pair.tail]
     graph.layers[head.name] = _scaled_outputs(head, scale)
     if pair.clip and "ceiling" in (clip := graph.layers[pair.clip]).weights:
         graph.layers[clip.name] = clip.with_(weights={"ceiling": clip.weights["ceiling"] * scale})

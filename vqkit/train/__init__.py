@@ -16,6 +16,8 @@ _WHERE = {
     "QuantizedWeights": "wrappers",
     "RelativeError": "features",
     "ThresholdLog": "log",
+    "balance_channels": "balance",
+    "crops_and_flips": "augment",
     "deploy_model": "deploy",
     "ends_in_softmax": "distill",
     "flips_and_shifts": "augment",

@@ -25,6 +25,7 @@ from vqkit.graph.simplify import WEIGHTED
 from vqkit.primitives.spec import QuantizerType
 from vqkit.strategy import Strategy
 from vqkit.train.batch_norm import FoldedBatchNorm, Statistics, measured
+from vqkit.train.beginning import beginning, taken_over
 from vqkit.train.learned import Estimate, LearnedQuantize
 from vqkit.train.wrappers import QuantizedWeights
 
@@ -79,6 +80,7 @@ def qat_model(
     vitis_compat: bool = False,
     progress: bool = False,
     calib_labels: Any = None,
+    start: Any = None,
 ) -> QATModel:
     """A trainable Keras model that computes what the quantized one will: `compile` and `fit` as usual.
 
@@ -101,6 +103,9 @@ def qat_model(
         vitis_compat: with the reference's mistakes.
         progress: show a progress bar over the calibration batches.
         calib_labels: labels of the calibration samples, as of `quantize`.
+        start: a strategy to calibrate with instead: weights and positions start where it leaves them. Trained
+            thresholds begin nearer to their goal from "pof2s" (least squared error) than from ranges without
+            overflow. Its optimize section and its tensors must be those of `strategy`.
 
     Returns:
         The model to train; `deploy_model` makes a `Quantized` of it afterwards.
@@ -115,6 +120,8 @@ def qat_model(
         raise DataError(
             "qat_model: init_quant=True calibrates and needs calib_data; pass it, or init_quant=False"
         )
+    if start is not None and not init_quant:
+        raise StrategyError("qat_model: start is a strategy to calibrate with; it needs init_quant=True")
     with_norm = strategy.optimize.train_with_bn
     if with_norm and not init_quant:
         raise StrategyError(
@@ -126,12 +133,16 @@ def qat_model(
         if folding.refine.integer_arithmetic:  # It begins at deployment, when the scales stand still.
             folding = folding.with_kwargs(integer_arithmetic=False)
         data = list(batches(calib_data, batch_size=batch_size, steps=steps)) if with_norm else calib_data
-        start = quantize(model, folding, iter(data) if with_norm else data, batch_size=batch_size,
+        first = folding if start is None else beginning(folding, start)
+        found = quantize(model, first, iter(data) if with_norm else data, batch_size=batch_size,
                          steps=steps, calibration=calibration, vitis_compat=vitis_compat, progress=progress,
                          calib_labels=calib_labels)  # fmt: skip
-        graph, rows, plan, encodings = start.corrected, start.rows, start.plan, start.calibrated
-        report = start.report
-        norms = measured(graph, start.live, data, _folded_norms(model, graph)) if with_norm else {}
+        graph, rows, plan, encodings = found.corrected, found.rows, found.plan, found.calibrated
+        report = found.report
+        norms = measured(graph, found.live, data, _folded_norms(model, graph)) if with_norm else {}
+        if start is not None:
+            plan = prepare(model, folding, vitis_compat=vitis_compat).plan
+            rows, encodings = taken_over(found, plan)
     else:
         prepared = prepare(model, strategy, vitis_compat=vitis_compat)
         plan = prepared.plan
