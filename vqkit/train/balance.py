@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import keras
@@ -82,7 +83,7 @@ def balance_channels(model: Any, strategy: Any, images: Any, *, n_images: int = 
             f"balance_channels: model {model.name!r} has no two convolutions with at most a ReLU between "
             "them; with ReLU6 between them set cle_to_relu6=True"
         )
-    seen = _looked_at(graph, pairs, batches(images, batch_size=1, steps=n_images), draws, seed,
+    seen = _looked_at(graph, pairs, islice(batches(images, batch_size=1), n_images), draws, seed,
                       from_logits=not ends_in_softmax(model))  # fmt: skip
     terms = _terms(graph, pairs, seen, bits, weight_share)
     for pair, scale in zip(pairs, _minimized(terms, len(pairs), steps, pow2=pow2), strict=True):
