@@ -102,6 +102,7 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
         store.read_json(runs.variant_dir(record.key) / NOTEBOOK)
     except RecordError:
         return None
+    _clear_halves(runs.variant_dir(record.key))
     return completed(runs, record)
 
 
@@ -155,10 +156,14 @@ def _clear(folder: Path) -> None:
     """What an earlier attempt left would be taken for this one's."""
     for name in (*ARTIFACTS.values(), store.RESULT):
         (folder / name).unlink(missing_ok=True)
-    # Halves of files whose writer was killed.
+    _clear_halves(folder)
+    shutil.rmtree(folder / "plots", ignore_errors=True)
+
+
+def _clear_halves(folder: Path) -> None:
+    """Halves of files whose writer was killed."""
     for path in folder.glob(".*.*"):
         path.unlink(missing_ok=True)
-    shutil.rmtree(folder / "plots", ignore_errors=True)
 
 
 def _result(folder: Path, record: RunRecord) -> dict[str, float]:
