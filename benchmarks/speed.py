@@ -58,6 +58,7 @@ CASES: dict[str, Callable[[int], Result]] = {
        for m in ("resnet8", "mobilenetv2_96")},
     **{f"calibrate_mse_{m}": (lambda r, m=m: single.calibration(m, 1, 4, r))
        for m in ("resnet8", "mobilenetv2_96")},
+    **{f"calibrate_all_{m}": (lambda r, m=m: single.union(m, 7, r)) for m in ("resnet8", "mobilenetv2_96")},
     **{f"inference_{m}": (lambda r, m=m, w=w: single.inference(m, w, r)) for m, w in INFERENCE.items()},
     "marginal_float": lambda _: many.marginal("float", 1.3),
     "marginal_quantized": lambda _: many.marginal("quantized", 1.7),

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+
 from benchmarks.speed_parts.common import (
     ROOT,
     Result,
@@ -97,6 +99,41 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
 
     taken = interleaved({"float": lambda: [run(x) for x in cut], "calibrate": calibrate}, repeats)
     return _ratio(taken["calibrate"], taken["float"], wanted)
+
+
+def union(name: str, wanted: float, repeats: int) -> Result:
+    """One float-mode pass for all methods and five bit widths, compiled already, in float passes.
+
+    Planning, which every variant does anyway, is left out.
+
+    Args:
+        name: of the model.
+        wanted: the goal.
+        repeats: measured passes.
+    """
+    from vqkit import Bench, Data
+    from vqkit.flow.data import batches
+    from vqkit.flow.shared import Facts
+    from vqkit.strategy import Strategy
+
+    n, batch = 256, 32
+    model, images = model_and_images(name, n)
+    bench = Bench(model, Data(name, images, images[:1], np.zeros(1, np.int64)))
+    pof2s = Strategy.builtin("pof2s")
+    strategies = [pof2s.with_kwargs(activation_method=m, input_method=m, activation_bit=b, input_bit=b)
+                  for m in range(4) for b in (8, 7, 6, 5, 4)]  # fmt: skip
+
+    settings = {"batch_size": batch, "steps": None}
+    (requests,) = bench._alike(strategies, settings, False)
+
+    def observe() -> None:
+        facts = Facts(bench._places)
+        facts.observe(requests, batches(images, **settings))
+        assert facts.passes == 1
+
+    run, cut = float_function(model), [images[i : i + batch] for i in range(0, n, batch)]
+    taken = interleaved({"float": lambda: [run(x) for x in cut], "observe": observe}, repeats)
+    return {**_ratio(taken["observe"], taken["float"], wanted), "variants": len(strategies)}
 
 
 def inference(name: str, wanted: float, repeats: int) -> Result:

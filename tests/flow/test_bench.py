@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests import zoo
+from vqkit.errors import StrategyError
 from vqkit.flow import Bench, Data, evaluate, quantize, sqnr
 from vqkit.flow.data import map_inputs
 from vqkit.strategy import Strategy
@@ -88,6 +89,46 @@ def test_partial_models_share_their_float_part(calibration):
     small = Bench(model, bench.data, memory_limit=1000)
     assert_same(small, model, partial("conv2")[0], calibration=calibration)
     assert len(small._places) == 0
+
+
+def many_ways():
+    """Methods, widths, scales and granularities over two prepared graphs."""
+    pof2s, fsx, fs = (Strategy.builtin(name) for name in ("pof2s", "fsx", "fs"))
+    found = [pof2s.with_kwargs(activation_method=m, activation_bit=b)
+             for m in (0, 1, 2, 3) for b in (8, 6, 5, 4, 12)]  # fmt: skip
+    found += [fsx.with_kwargs(activation_method=m, activation_bit=b) for m in (0, 1, 2, 3) for b in (8, 5)]
+    found += [fs, pof2s.with_kwargs(activation_per_channel=True), pof2s.with_kwargs(activation_round_mode=0),
+              pof2s.with_kwargs(activation_unsigned=True), Strategy.builtin("pof2s_tqt")]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("name", ["residual", "depthwise"])
+def test_one_pass_serves_all_methods_and_widths(name, compat):
+    model = zoo.build(name)
+    together, alone = Bench(model, data_for(model)), Bench(model, data_for(model))
+    strategies = [s for s in many_ways() if fits(alone, s, compat)]
+    assert len(strategies) > (8 if compat else 25)
+    together.observe(strategies, vitis_compat=compat, batch_size=5)
+    passes = together._facts.passes
+    assert passes <= len(together._graphs)
+    for strategy in strategies:
+        one, other = (b.quantize(strategy, calibration="float", vitis_compat=compat, batch_size=5)
+                      for b in (together, alone))  # fmt: skip
+        assert {k: p.to_json() for k, p in one.encodings.items()} == {
+            k: p.to_json() for k, p in other.encodings.items()
+        }
+    assert together._facts.passes == passes
+    assert alone._facts.passes > 5
+
+
+def fits(bench, strategy, compat):
+    """Whether a strategy can be carried out; the reference refuses some."""
+    try:
+        bench.quantize(strategy, calibration="float", vitis_compat=compat, batch_size=5)
+    except (StrategyError, ValueError):
+        return False
+    return True
 
 
 def test_float_facts_are_observed_once_for_each_way():

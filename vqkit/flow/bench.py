@@ -21,7 +21,7 @@ from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.content import Outputs, graph_digest
 from vqkit.flow.data import Data, batches, map_inputs
-from vqkit.flow.instrument import rounding_rows
+from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.noise import Noise
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Plan, Row
@@ -60,6 +60,7 @@ class Bench:
         self._facts = Facts(self._places)
         self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
+        self._plans: dict[tuple[str, bool], PreparedModel] = {}
         self._structures: dict[str, Structure] = {}
         self._cache, self._model_digest = cache, graph_digest(self._lowered)
         self._outputs: dict[str, Outputs] = {}
@@ -99,6 +100,37 @@ class Bench:
                             labels=labels)  # fmt: skip
         finally:
             work.leave()
+
+    def observe(self, strategies: Iterable[Any], *, batch_size: int = 32, steps: int | None = None,
+                vitis_compat: bool = False, progress: bool = False) -> None:  # fmt: skip
+        """Observe at once what `quantize` will want to know of the float model for several strategies.
+
+        One pass over the calibration data serves all methods and bit widths on the same prepared graph; the
+        strategies' `calibration="float"` then costs next to nothing, and its numbers are the same.
+
+        Args:
+            strategies: `Strategy` objects, or names or paths of some.
+            batch_size: as in the calls of `quantize` to come.
+            steps: likewise.
+            vitis_compat: likewise.
+            progress: show a progress bar over the batches of each pass.
+
+        Raises:
+            StrategyError: a strategy does not fit the model.
+            DataError: the calibration data are unusable.
+        """
+        cut = {"batch_size": batch_size, "steps": steps}
+        for requests in self._alike(strategies, cut, vitis_compat):
+            self._facts.observe(requests, with_progress(_Again(self.data.x_calib, cut), progress))
+
+    def _alike(self, strategies: Iterable[Any], cut: dict[str, Any], compat: bool) -> Iterator[list[Request]]:
+        """What is to be observed on each prepared graph, whose weights are loaded."""
+        alike: dict[str, list[Any]] = {}
+        for strategy in map(as_strategy, strategies):
+            alike.setdefault(graphs_key(strategy, compat), []).append(strategy)
+        for some in alike.values():
+            # Graphs of other groups may share live layers, so weights are loaded for each group anew.
+            yield [_Remembered(self, cut, False).float_request(s, compat) for s in some]
 
     def evaluate(self, quantized: Quantized, *, metrics: Sequence[Any] | None = None) -> Evaluation:
         """Metrics on the evaluation data, as `vqkit.evaluate` gives them for `quantized.model`.
@@ -226,10 +258,13 @@ class _Remembered:
         self._trained = False
 
     def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
-        known, key = self._bench._graphs, graphs_key(strategy, compat)
-        if key not in known:
-            known[key] = graphs(self._bench._lowered, strategy, vitis_compat=compat)
-        return planned(known[key], strategy, compat)
+        plans, name = self._bench._plans, (strategy.digest, compat)
+        if name not in plans:
+            known, key = self._bench._graphs, graphs_key(strategy, compat)
+            if key not in known:
+                known[key] = graphs(self._bench._lowered, strategy, vitis_compat=compat)
+            plans[name] = planned(known[key], strategy, compat)
+        return plans[name]
 
     def live(self, graph: Graph) -> dict[str, Any]:
         structure = self._structure = self._bench._structure(graph)
@@ -256,6 +291,18 @@ class _Remembered:
                   mode: str, compat: bool) -> Calibration:  # fmt: skip
         if mode not in set(Mode):
             raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
+        request = self._request(graph, rows, live, mode, compat)
+        return self._bench._facts.calibrate(request, with_progress(data, self._progress))
+
+    def float_request(self, strategy: Any, compat: bool) -> Request:
+        """What `calibrate` would ask for under a strategy in "float" mode."""
+        prepared = self.prepare(strategy, compat)
+        graph, rows = instrument(prepared.graph, prepared.plan)
+        live = passing_through(self.live(graph), rounding_rows(graph, prepared.plan))
+        return self._request(graph, rows, live, Mode.FLOAT, compat)
+
+    def _request(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], mode: str,
+                 compat: bool) -> Request:  # fmt: skip
         assert self._structure is not None
         passed = [k for k, x in live.items() if x is not self._structure.live[k]]
         doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items() if r.spec is not None}
@@ -263,8 +310,7 @@ class _Remembered:
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
         player = self._structure.player(rows, passed)
         stream = (self._bench._digest_of("x_calib"), *self._cut.items())
-        request = Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
-        return self._bench._facts.calibrate(request, with_progress(data, self._progress))
+        return Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
         audit(result, live)

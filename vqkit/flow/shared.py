@@ -8,7 +8,7 @@ decided differently, and the run begins there where the values at that place are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from vqkit.flow.observers import How, Observed, grid_values, how, observe
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Row
 from vqkit.flow.stretches import Player, Stretch
+from vqkit.flow.together import Tensor, Wanted
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import mask_of, tensors
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
@@ -41,6 +42,10 @@ def passing(spec: QuantizerSpec, mode: str, compat: bool) -> str:
     if mode == Mode.FLOAT or how(spec, vitis_compat=compat) is How.HISTOGRAM:
         return ""
     return repr(observer(spec, compat))
+
+
+def _observed_values(request: Request) -> list[int]:
+    return [request.graph.node(fq).inputs[0] for fq in request.rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +107,62 @@ class Facts:
         count, samples = self._seen[request.stream]
         found = {row.name: self._known[keys[fq]] for fq, row in request.rows.items()}
         return Calibration(found, count, samples, Mode.QUANTIZED if request.quantized else Mode.FLOAT)
+
+    def observe(self, requests: Sequence[Request], batches: Iterable[Any]) -> None:
+        """Record what several variants need to know of the float model, in as few passes as can be.
+
+        Args:
+            requests: on the same batches; none of them quantized.
+            batches: inputs of the model; read once for each pass.
+        """
+        left = list(requests)
+        while left:
+            missing = {request: self._missing(request) for request in left}
+            left = [request for request in left if missing[request]]
+            if not left:
+                return
+            widest = max(left, key=lambda r: len({r.digests[v] for v in _observed_values(r)}))
+            wanted: dict[str, dict[Key, Wanted]] = {}
+            for request in left:
+                for key, wish in missing[request].items():
+                    wanted.setdefault(key[0], {}).setdefault(key, wish)
+            self._pass_over(widest, wanted, batches)
+
+    def _missing(self, request: Request) -> dict[Key, Wanted]:
+        found = {}
+        for fq, row in request.rows.items():
+            key = self._key(request, fq)
+            if key not in self._known:
+                assert row.spec is not None
+                found[key] = Wanted(row.spec, Observed(), request.compat)
+        return found
+
+    def _pass_over(self, request: Request, wanted: Mapping[str, Mapping[Key, Wanted]],
+                   batches: Iterable[Any]) -> None:  # fmt: skip
+        first: dict[str, str] = {}
+        for fq in request.rows:
+            first.setdefault(request.digests[request.graph.node(fq).inputs[0]], fq)
+        here = {fq: wanted[digest] for digest, fq in first.items() if digest in wanted}
+        tensors_ = {fq: Tensor(list(wishes.values())) for fq, wishes in here.items()}
+
+        def visit(fq: str, x: Any) -> Any:
+            import tensorflow as tf
+
+            if fq in tensors_:
+                tensors_[fq].add(tf.cast(x, tf.float32))
+            return x
+
+        count = samples = 0
+        for batch in batches:
+            inputs = tensors(request.graph, batch)
+            values = {request.graph.inputs[name]: x for name, x in inputs.items()}
+            request.player.run(values, visit)
+            count, samples = count + 1, samples + len(leaves(inputs)[0])
+        self._seen[request.stream] = (count, samples)
+        for wishes in here.values():
+            self._known.update({key: wish.seen for key, wish in wishes.items()})
+        self.passes += 1
+        self.visits += sum(len(wishes) for wishes in here.values())
 
     def _key(self, request: Request, fq: str) -> tuple[Any, ...]:
         row = request.rows[fq]

@@ -7,6 +7,8 @@ batches, and bins are added without bound, as in the reference.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,6 +26,22 @@ _NARROWEST = 1e-30
 """Bins narrower than this are not guessed: their density leaves float32."""
 
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one batch adds to a histogram.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        counts: int64, shape (2, parts of bins): values >= 0, values < 0; coarse bins are counted exactly,
+            their parts up to rounding.
+    """
+
+    low: np.float32
+    high: np.float32
+    counts: Counts | None
 
 
 class Histogram:
@@ -65,11 +83,15 @@ class Histogram:
         """Largest |x| so far."""
         return np.maximum(-self.seen_min, self.seen_max)
 
-    def add(self, batch: npt.ArrayLike) -> None:
+    def add(self, batch: npt.ArrayLike, *, fine: int = 1) -> Batch:
         """Count one batch; the order of batches matters, since the first one sets the bin width.
 
         Args:
             batch: float32 of any shape, signed, finite, not empty.
+            fine: parts of a bin that the batch is counted in.
+
+        Returns:
+            What the batch alone adds; no counts where there is no bin yet, because all values were 0.
 
         Raises:
             ValueError: the batch is empty or holds a value that is not finite.
@@ -82,8 +104,15 @@ class Histogram:
         self._make_room(np.abs(x).min() if self.vitis_compat else np.float32(0), max(-low, high))
         if len(self.edges) < 2:
             self._zeros += x.size
-        else:
-            self.counts_by_sign += count_by_sign(x, self.edges)
+            return Batch(low, high, None)
+        parts = count_by_sign(x, self.edges, fine)
+        self.counts_by_sign += parts if fine == 1 else parts.reshape(2, -1, fine).sum(axis=2)
+        return Batch(low, high, parts)
+
+    @property
+    def doubt(self) -> float:
+        """How far a value may lie outside of the part of a bin in which it is counted."""
+        return float(self.edges[-1]) * 2 * _GUESS_ERROR
 
     def percentile(self, percent: float) -> np.float32:
         """The threshold that `percent` of all |x| do not exceed.
@@ -176,7 +205,7 @@ class Histogram:
         self.edges = (np.arange(counts.shape[1] // 2 + 1) * (2 * step)).astype(np.float32)
 
 
-def count_by_sign(x: Array, edges: Array) -> Counts:
+def count_by_sign(x: Array, edges: Array, fine: int = 1) -> Counts:
     """How many values lie in each bin of |x|: edges[i] <= |x| < edges[i + 1], the last bin closed above.
 
     A bin is guessed by arithmetic, and looked up exactly where rounding could have moved the guess; blocks
@@ -185,9 +214,10 @@ def count_by_sign(x: Array, edges: Array) -> Counts:
     Args:
         x: float32, signed, shape (n,).
         edges: float32, rising, evenly spaced up to rounding, shape (bins + 1,).
+        fine: into how many parts each bin is divided, up to rounding within the bin.
 
     Returns:
-        int64, shape (2, bins): values >= 0, values < 0; values beyond the edges are not counted.
+        int64, shape (2, bins * fine): values >= 0, values < 0; values beyond the edges are not counted.
     """
     bins, width = len(edges) - 1, (float(edges[-1]) - float(edges[0])) / (len(edges) - 1)
     ruler = float(edges[0]) + width * np.arange(bins + 1)
@@ -195,20 +225,21 @@ def count_by_sign(x: Array, edges: Array) -> Counts:
     if width > _NARROWEST:
         doubt = np.float32(2 * np.abs(edges - ruler).max() / width + _GUESS_ERROR * bins)
         density = np.float32(1 / width)
-    total = np.zeros(2 * bins, np.int64)
+    total = np.zeros(2 * bins * fine, np.int64)
     block = max(_BLOCK, 8 * bins)
     for start in range(0, x.size, block):
-        total += _count_block(x[start : start + block], edges, density, doubt)
-    return total.reshape(2, bins)
+        total += _count_block(x[start : start + block], edges, density, doubt, fine)
+    return total.reshape(2, bins * fine)
 
 
-def _count_block(x: Array, edges: Array, density: np.float32, doubt: np.float32) -> Counts:
+def _count_block(x: Array, edges: Array, density: np.float32, doubt: np.float32, fine: int) -> Counts:
     bins, signed = len(edges) - 1, bool(x.min() < 0)
     size = np.abs(x) if signed else x
     guess = (size - edges[0]) * density if edges[0] else size * density
     whole = np.floor(guess)
     # The distance from the middle of the bin, which is far from both of its edges where the guess is sure.
     np.subtract(guess, whole, out=guess)
+    part = np.floor(guess * np.float32(fine)) if fine > 1 else None
     np.subtract(guess, np.float32(0.5), out=guess)
     unsure = np.abs(guess, out=guess) >= np.float32(0.5 - doubt)
     if whole.min() < 0 or whole.max() >= bins:
@@ -217,21 +248,27 @@ def _count_block(x: Array, edges: Array, density: np.float32, doubt: np.float32)
     unsure &= size != edges[0]
     if signed:
         whole += (x < 0) * np.float32(bins)
+    if part is not None:
+        whole *= np.float32(fine)
+        whole += np.minimum(part, np.float32(fine - 1), out=part)
     index = whole.astype(np.int64)
-    counts = np.bincount(index, minlength=2 * bins)
+    counts = np.bincount(index, minlength=2 * bins * fine)
     again = np.flatnonzero(unsure)
     if again.size:
-        counts -= np.bincount(index[again], minlength=2 * bins)
-        counts += _looked_up(x[again], edges)
+        counts -= np.bincount(index[again], minlength=2 * bins * fine)
+        counts += _looked_up(x[again], edges, index[again], fine)
     return counts
 
 
-def _looked_up(x: Array, edges: Array) -> Counts:
+def _looked_up(x: Array, edges: Array, guess: Counts, fine: int) -> Counts:
+    """Counts in the right bins; in the part of the bin that was guessed, or that lies next to it."""
     bins, size = len(edges) - 1, np.abs(x)
     place = np.searchsorted(edges, size, side="right") - 1
     place[size == edges[-1]] = bins - 1
     inside = (place >= 0) & (place < bins)
-    return np.bincount(place[inside] + bins * (x[inside] < 0), minlength=2 * bins)
+    first = (place + bins * (x < 0)) * fine
+    found = np.clip(guess, first, first + fine - 1)
+    return np.bincount(found[inside], minlength=2 * bins * fine)
 
 
 class ChannelHistograms:
