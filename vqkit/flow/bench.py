@@ -37,6 +37,7 @@ from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower, mask_of
 
 EVAL_BATCH = 250
+KEPT_PLANS = 128
 
 
 class Bench:
@@ -263,6 +264,8 @@ class _Remembered:
             known, key = self._bench._graphs, graphs_key(strategy, compat)
             if key not in known:
                 known[key] = graphs(self._bench._lowered, strategy, vitis_compat=compat)
+            while len(plans) >= KEPT_PLANS:
+                del plans[next(iter(plans))]
             plans[name] = planned(known[key], strategy, compat)
         return plans[name]
 
