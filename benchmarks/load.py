@@ -4,8 +4,8 @@
 
 plan      a sweep of N variants (1,000) of a trivial model: planning, keys, deciding what to resume, the
           table; processor time per variant, and how much the memory grew after the first tenth
-sweep     N real variants (100) of the same model in one warm kernel: seconds of each outside its notebook,
-          first and second half
+sweep     N real variants (1,000) of the same model, one after the other in warm kernels: seconds of each in
+          and outside its notebook, and what the sweep's process, its worker and the kernel hold, by tenths
 compare   the leaderboard of N recorded runs (10,000) with predictions, and two of them side by side
 writers   8 processes that log to one mlflow server at once: runs sent, runs found, runs misfiled
 
@@ -124,27 +124,44 @@ def _part(sweep: Any, points: list[dict[str, Any]]) -> Any:
     return Sweep.from_dict({**kept, "mode": "list", "variants": points}, base_dir=sweep.base_dir)
 
 
+def held() -> dict[str, float]:
+    """Resident MB of this process, of its workers, and of the kernels they lend."""
+    parts = {"parent": memory_mb(), "worker": 0.0, "kernel": 0.0}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            kind = "kernel" if "ipykernel_launcher" in " ".join(child.cmdline()) else "worker"
+            parts[kind] += child.memory_info().rss / 2**20
+        except psutil.NoSuchProcess:
+            continue
+    return parts
+
+
 def sweep(folder: Path, variants: int) -> Result:
-    """Real variants, one after the other in one warm kernel."""
+    """Real variants, one after the other in warm kernels."""
     from vqkit.experiment.runner import Options, run_sweep
     from vqkit.experiment.store import Store
 
-    runs, ends, grown = Store.at(folder / "runs"), [time.perf_counter()], []
+    runs, ends, memory = Store.at(folder / "runs"), [time.perf_counter()], []
 
     def notify(_: Any) -> None:
         ends.append(time.perf_counter())
-        grown.append(memory_mb())
+        memory.append(held())
+        if len(memory) % 100 == 0:
+            print(len(memory), *(f"{k}={v:.0f}" for k, v in memory[-1].items()), file=sys.stderr, flush=True)
 
     outcome = run_sweep(trivial(folder, variants), runs, Options(), notify=notify)
     assert not outcome.failed
-    inside = [r.metrics["seconds_total"] for r in outcome.ran]
+    assert len(outcome.ran) == variants
+    inside = np.array([r.metrics["seconds_total"] for r in outcome.ran])
     outside = np.diff(ends) - inside
-    half = len(outside) // 2
+    half, tenths = variants // 2, np.array_split(memory, 10)
     return {
-        "variants": variants, "notebook_s": round(float(np.median(inside)), 2),
-        "outside_ms_first_half": round(1e3 * float(np.median(outside[1:half])), 1),
-        "outside_ms_second_half": round(1e3 * float(np.median(outside[half:])), 1),
-        "parent_grew_mb": round(grown[-1] - grown[0], 1),
+        "variants": variants, "wall_s": round(ends[-1] - ends[0]),
+        "notebook_ms_first_half": round(1e3 * float(np.median(inside[1:half]))),
+        "notebook_ms_second_half": round(1e3 * float(np.median(inside[half:]))),
+        "outside_ms_first_half": round(1e3 * float(np.median(outside[1:half]))),
+        "outside_ms_second_half": round(1e3 * float(np.median(outside[half:]))),
+        **{f"{part}_mb": "/".join(f"{max(m[part] for m in t):.0f}" for t in tenths) for part in memory[0]},
     }  # fmt: skip
 
 
@@ -213,7 +230,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", nargs="+", choices=["plan", "sweep", "compare", "writers"], metavar="NAME")
     parser.add_argument("--variants", type=int, default=1000)
-    parser.add_argument("--real", type=int, default=100)
+    parser.add_argument("--real", type=int, default=1000)
     parser.add_argument("--records", type=int, default=10_000)
     told = parser.parse_args()
     cases: dict[str, Callable[[Path], Result]] = {

@@ -6,7 +6,8 @@ import warnings
 
 import pytest
 
-from tests.robustness.bad_input import ACCEPTED, CASES, PAGE, page
+from tests.robustness.bad_input import CASES
+from tests.robustness.odd_input import ACCEPTED, PAGE, page
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.entry}: {c.given}".replace(" ", "_"))
@@ -26,5 +27,5 @@ def test_what_is_accepted_has_its_stated_meaning(given, means, do):
 
 
 def test_the_page_is_the_table():
-    """`python -m tests.robustness.bad_input` writes it."""
+    """`python -m tests.robustness.odd_input` writes it."""
     assert PAGE.read_text("utf-8") == page()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vqkit.cli.application import app
-from vqkit.cli.options import Base, Compat, Overrides, Runs, chosen_strategy
+from vqkit.cli.options import Base, Compat, DataOption, Overrides, Runs, chosen_strategy, data_of
 
 
 @app.command("export")
@@ -24,7 +24,7 @@ def export_(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     strategy: Base = "pof2s",
-    data: Annotated[str, typer.Option(help="Calibration data of a MODEL, as for run.")] = "digits",
+    data: DataOption = None,
     vitis_compat: Compat = False,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
     rounding: Annotated[str | None, typer.Option(help="onnx: exact or qdq; tflite: exact or fused.")] = None,
@@ -72,10 +72,10 @@ def _cross_check(quantized: Any, check: str, samples: int, format: str, options:
 
 
 def _quantized(
-    source: str, strategy: str, overrides: list[str] | None, data: str, vitis_compat: bool, runs: Path
+    source: str, strategy: str, overrides: list[str] | None, data: str | None, vitis_compat: bool, runs: Path
 ) -> Any:
     from vqkit.errors import StrategyError
-    from vqkit.experiment.source import MODEL_FILES, QUICKSTART, data_from_text
+    from vqkit.experiment.source import MODEL_FILES, QUICKSTART
     from vqkit.experiment.store import Store
     from vqkit.experiment.variant import Settings
     from vqkit.export.sources import of_model, of_run
@@ -83,9 +83,10 @@ def _quantized(
     if source == QUICKSTART or Path(source).suffix in MODEL_FILES:
         settings = Settings(vitis_compat=vitis_compat)
         chosen = chosen_strategy(strategy, overrides)
-        return of_model(source, chosen, data_from_text(data), cache=Store.at(runs).cache, settings=settings)
+        described = data_of(source, data)
+        return of_model(source, chosen, described, cache=Store.at(runs).cache, settings=settings)
     given = [*(overrides or []), *(w for w, on in ((f"--strategy {strategy}", strategy != "pof2s"),
-             (f"--data {data}", data != "digits"), ("--vitis-compat", vitis_compat)) if on)]  # fmt: skip
+             (f"--data {data}", data is not None), ("--vitis-compat", vitis_compat)) if on)]  # fmt: skip
     if given:
         raise StrategyError(
             f"{given[0]}: run {source!r} has its own strategy and data; this belongs to a model file"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqkit.errors import SweepError
+from vqkit.errors import DataError, SweepError
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
@@ -31,6 +31,10 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed va
 Cold = Annotated[bool, typer.Option("--cold", help="A fresh kernel for each variant.")]
 Dask = Annotated[str | None, typer.Option(help="Run on the Dask cluster at tcp://… or of a scheduler file.")]
 Screen = Annotated[int | None, typer.Option(min=1, help="Try all on N images, finish what may be the best.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="file.npz, file.py:function, JSON, or 'digits'; quickstart has its own."),
+]
 Pair = Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Keys or names of two runs.")]
 Where = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs with this value.")]
 Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds for one variant.")]
@@ -61,3 +65,25 @@ def chosen_strategy(base: str, overrides: list[str] | None) -> Strategy:
     from vqkit.experiment.variant import build_strategy
 
     return build_strategy(base, pairs(overrides))
+
+
+def data_of(model: str, data: str | None) -> Any:
+    """The data description of `--data`; only the built-in model brings its own.
+
+    Args:
+        model: what the command is about, a file or `quickstart`.
+        data: as typed; None where nothing was.
+
+    Raises:
+        DataError: none is given for a model file.
+    """
+    from vqkit.experiment.source import DIGITS, QUICKSTART, data_from_text
+
+    if data is not None:
+        return data_from_text(data)
+    if model == QUICKSTART:
+        return DIGITS
+    raise DataError(
+        f"--data: none given, and only 'quickstart' brings its own. For {model}: --data file.npz (arrays "
+        "x_calib, x_eval, y_eval as the model takes them), --data file.py:function, or JSON as in a sweep"
+    )

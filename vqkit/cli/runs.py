@@ -14,6 +14,7 @@ from vqkit.cli.options import (
     Cold,
     Compat,
     Dask,
+    DataOption,
     DryRun,
     FailFast,
     Jobs,
@@ -25,6 +26,7 @@ from vqkit.cli.options import (
     Screen,
     Timeout,
     TrackingUri,
+    data_of,
     pairs,
 )
 from vqkit.errors import SweepError
@@ -148,7 +150,7 @@ def load_sweep(file: str) -> Sweep:
 def run(
     model: Annotated[str, typer.Argument(help="Keras model file, or 'quickstart'.")],
     overrides: Overrides = None,
-    data: Annotated[str, typer.Option(help="'digits', file.npz, file.py:function, or JSON.")] = "digits",
+    data: DataOption = None,
     strategy: Base = "pof2s",
     calibration: Annotated[str, typer.Option(help="quantized or float.")] = "quantized",
     vitis_compat: Compat = False,
@@ -165,14 +167,13 @@ def run(
     from vqkit.experiment.console import outcome_line
     from vqkit.experiment.runner import Options, run_single
     from vqkit.experiment.runner import steps as plan_steps
-    from vqkit.experiment.source import data_from_text
     from vqkit.experiment.store import Store
     from vqkit.experiment.sweep import Sweep
     from vqkit.experiment.validate import resolve
 
     store = Store.at(runs)
     value = {
-        "name": "run", "model": model, "data": data_from_text(data), "strategy": strategy, "mode": "list",
+        "name": "run", "model": model, "data": data_of(model, data), "strategy": strategy, "mode": "list",
         "variants": [pairs(overrides)], "calibration": calibration, "vitis_compat": vitis_compat,
         "batch_size": batch_size, "steps": steps, "seed": seed,
     }  # fmt: skip

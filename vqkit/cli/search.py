@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vqkit.cli.application import Exit, app
-from vqkit.cli.options import Base, Jobs, NotebookOption, NoTrack, Overrides, Runs, Timeout, TrackingUri
+from vqkit.cli.options import (
+    Base,
+    DataOption,
+    Jobs,
+    NotebookOption,
+    NoTrack,
+    Overrides,
+    Runs,
+    Timeout,
+    TrackingUri,
+    data_of,
+)
 from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
@@ -18,7 +29,6 @@ if TYPE_CHECKING:
     from vqkit.search.study import Trial
 
 Model = Annotated[str, typer.Argument(help="Keras model file, or 'quickstart'.")]
-Data = Annotated[str, typer.Option(help="'digits', file.npz, file.py:function, or JSON.")]
 Bits = Annotated[str, typer.Option(help="Widths, separated by commas.")]
 Images = Annotated[int, typer.Option(min=1, help="Evaluation samples that sensitivities are asked on.")]
 Calibration = Annotated[str, typer.Option(help="quantized or float.")]
@@ -30,7 +40,7 @@ By = Annotated[str, typer.Option(help="kl, sqnr_db (both label-free) or accuracy
 def sensitivity(
     model: Model,
     overrides: Overrides = None,
-    data: Data = "digits",
+    data: DataOption = None,
     strategy: Base = "pof2s",
     bits: Bits = "8,6,4",
     kinds: Annotated[str, typer.Option(help="Of weights, activations, both.")] = "weights,activations",
@@ -72,7 +82,7 @@ def sensitivity(
 def mixed(
     model: Model,
     overrides: Overrides = None,
-    data: Data = "digits",
+    data: DataOption = None,
     strategy: Base = "fsx",
     bits: Bits = "8,7,6,5,4,3,2",
     kinds: Annotated[str, typer.Option(help="Of weights, activations.")] = "weights",
@@ -189,7 +199,7 @@ def _search_summary(found: Found) -> str:
 @app.command()
 def recommend(
     model: Model,
-    data: Data = "digits",
+    data: DataOption = None,
     max_size: Annotated[str | None, typer.Option(help="E.g. 100KB.")] = None,
     max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
     minutes: Annotated[float, typer.Option(help="Time to look for a strategy.")] = 20.0,
@@ -211,7 +221,6 @@ def recommend(
     from vqkit.experiment.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.experiment.source import data_from_text
     from vqkit.experiment.store import Store
     from vqkit.export.files import format_of
     from vqkit.search import advice
@@ -232,23 +241,25 @@ def recommend(
     folder = output or runs / "recommended" / Path(model).stem
     done = advice.deliver(found, engine, folder, title=Path(model).name, formats=formats)
     tracking = None if no_track else (tracking_uri,)
-    key = advice.record(done, model, data_from_text(data), store, engine.settings, tracking=tracking)
+    key = advice.record(done, model, data_of(model, data), store, engine.settings, tracking=tracking)
     typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
     for path in done.exports:
         typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")
 
 
-def _engine(model: str, data: str, runs: Path, images: int | None, *, calibration: str, seed: int) -> Engine:
-    from vqkit.experiment.source import data_from_text, load_data, load_model, model_path
+def _engine(
+    model: str, data: str | None, runs: Path, images: int | None, *, calibration: str, seed: int
+) -> Engine:  # fmt: skip
+    from vqkit.experiment.source import load_data, load_model, model_path
     from vqkit.experiment.store import Store
     from vqkit.experiment.sweep import SettingsSpec
     from vqkit.experiment.variant import Settings
     from vqkit.search.engine import Engine
 
-    cache = Store.at(runs).cache
+    cache, described = Store.at(runs).cache, data_of(model, data)
     parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration})
     settings = Settings(**parsed.model_dump())
-    net, loaded = load_model(model_path(model, ".", cache)), load_data(data_from_text(data))
+    net, loaded = load_model(model_path(model, ".", cache)), load_data(described)
     return Engine(net, loaded, settings=settings, cache=cache, images=images)
 
 

@@ -18,6 +18,7 @@ from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_fil
 from vqkit.experiment.environment import load_tensorflow
 from vqkit.experiment.warm import kept
 from vqkit.flow.data import Data, map_inputs
+from vqkit.flow.units import same_unit
 from vqkit.strategy.text import plain
 
 QUICKSTART = "quickstart"
@@ -171,6 +172,8 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
             raise DataError(f"{path}{where}: type {a.dtype} is not a number")
         return (a * np.float32(spec.scale) + np.float32(spec.offset)).astype(np.float32)
 
+    # Before `scale`: a factor that suits one of the two makes the other look like noise.
+    same_unit(x_calib, x_eval, (f"{path}: array {spec.x_calib!r}", f"array {spec.x_eval!r}"))
     with np.errstate(over="ignore", invalid="ignore"):
         x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
     return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib)

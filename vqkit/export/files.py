@@ -82,9 +82,10 @@ def format_of(format: str | None, path: Path | None) -> str:
         if format not in FORMATS:
             raise ModelError(not_allowed("format", format, FORMATS))
         return format
-    found = [name for name, kind in FORMATS.items() if path is not None and kind.suffix == path.suffix != ""]
+    if path is None:
+        raise ModelError(f"format: none given, and no file that says it. Allowed: {', '.join(FORMATS)}")
+    found = [name for name, kind in FORMATS.items() if kind.suffix == path.suffix != ""]
     if not found:
         known = [k.suffix for k in FORMATS.values() if k.suffix]
-        given = None if path is None else path.suffix
-        raise ModelError(not_allowed("path", given, known, what="suffix") + "; or state the format")
+        raise ModelError(not_allowed(str(path), path.suffix, known, what="suffix") + "; or state the format")
     return found[0]

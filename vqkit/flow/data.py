@@ -11,6 +11,7 @@ import numpy as np
 
 from vqkit import digest as digests
 from vqkit.errors import DataError
+from vqkit.flow.units import same_unit
 
 _PIECE = 1 << 22
 
@@ -46,6 +47,7 @@ class Data:
             value = map_inputs(lambda a, at, w=where: clean(a, w + at), getattr(self, field))
             same_length(value, where)
             object.__setattr__(self, field, value)
+        same_unit(self.x_calib, self.x_eval, (f"{self.name}/x_calib", f"{self.name}/x_eval"))
         if self.n_eval != len(leaves(self.y_eval)[0]):
             raise DataError(f"{self.name}: {self.n_eval} images and {len(leaves(self.y_eval)[0])} labels")
         if self.y_calib is not None and self.n_calib != len(leaves(self.y_calib)[0]):
