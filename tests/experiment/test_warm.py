@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import time
+import weakref
 from pathlib import Path
 
 import nbformat
@@ -17,6 +19,7 @@ from vqkit.experiment.runner import Options, _job, run_sweep
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.sweep import Sweep
 from vqkit.experiment.validate import resolve
+from vqkit.experiment.warm import kept
 from vqkit.experiment.warm.kernel import Kernel, Limits
 
 pytestmark = pytest.mark.slow
@@ -39,8 +42,8 @@ def numbers(record: RunRecord, root: Path) -> tuple:
     """Everything that a variant found, to the last bit, without times."""
     folder = root / "runs" / "variants" / record.key
     files = [json.loads((folder / f"{name}.json").read_text()) for name in ("plan", "encodings", "sqnr")]
-    with np.load(folder / "predictions.npz") as kept:
-        predictions = {k: kept[k].tolist() for k in kept.files}
+    with np.load(folder / "predictions.npz") as found:
+        predictions = {k: found[k].tolist() for k in found.files}
     metrics = {k: v for k, v in record.metrics.items() if not k.startswith("seconds")}
     assert metrics["accuracy"] > 0.5
     return metrics, files, predictions
@@ -125,3 +128,24 @@ def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path, left_over, monk
     assert left_over() == []
     log = (runs.sweep_dir("s") / "worker-0.log").read_text()
     assert "kernel ended after 2 variants: the variant failed" in log
+
+
+def test_what_is_kept_no_longer_is_collected_although_it_was_frozen(monkeypatch):
+    class Model:
+        """Refers to itself, as Keras models do, so that only the collector can release it."""
+
+        def __init__(self) -> None:
+            self.own = self
+
+    monkeypatch.setattr(kept, "_on", True)
+    monkeypatch.setattr(kept, "_kept", {})
+    first = weakref.ref(kept.once("model", 1, Model))
+    gc.collect()
+    gc.freeze()
+    try:
+        assert kept.once("model", 1, Model) is first()
+        kept.once("model", 2, Model)
+        gc.collect()
+        assert first() is None
+    finally:
+        gc.unfreeze()

@@ -28,9 +28,10 @@ def samples(name: str, n: int = 16, *, seed: int = 1) -> dict[str, np.ndarray]:
 @cache
 def simulated(name: str, strategy: str = "pof2s", **overrides: Any) -> dict[str, np.ndarray]:
     """Every quantized value, and the outputs, of the simulation on `samples(name)`."""
-    from vqkit.flow.quality import compared
+    from vqkit.flow.quality import observe
     from vqkit.graph.keras_io import tensors
 
     q = quantized(name, strategy, **overrides)
-    pairs = compared(q, tensors(q.graph, samples(name)))
-    return {k: np.asarray(v[1]) for k, v in pairs.items()}
+    names = {fq: row.name for fq, row in q.rows.items()}
+    seen = observe(q.graph, names, q.live, tensors(q.graph, samples(name)))
+    return {k: np.asarray(v) for k, v in seen.items()}

@@ -8,7 +8,7 @@ import pytest
 
 from tests import zoo
 from vqkit.errors import StrategyError
-from vqkit.flow import Bench, Data, evaluate, quantize, sqnr
+from vqkit.flow import Bench, Data, evaluate, quantize, sqnr, tensor_values
 from vqkit.flow.data import map_inputs
 from vqkit.strategy import Strategy
 
@@ -52,6 +52,12 @@ def assert_same(bench, model, strategy, **settings):
     assert got.metrics == want.metrics
     few = map_inputs(lambda a, _: a[:7], data.x_eval)
     pd.testing.assert_frame_equal(bench.sqnr(shared, few), sqnr(fresh, few), check_exact=True)
+    pd.testing.assert_frame_equal(bench.audit(shared), fresh.audit())
+    names = [r.name for r in shared.plan.quantized]
+    want_values, got_values = tensor_values(fresh, few, names), bench.tensor_values(shared, few, names)
+    assert list(got_values) == list(want_values)
+    for name, pair in want_values.items():
+        np.testing.assert_array_equal(got_values[name], pair)
     return fresh, shared
 
 

@@ -27,7 +27,7 @@ from vqkit.flow.places import Places
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, graphs_key, planned
 from vqkit.flow.ptq import Quantized, assemble, with_progress
-from vqkit.flow.quality import Evaluation, evaluate, scored
+from vqkit.flow.quality import Evaluation, Pair, evaluate, scored, tensor_values
 from vqkit.flow.shared import Facts, Request, passing
 from vqkit.flow.solve import Encodings
 from vqkit.flow.structure import Structure, crossing_values, structure_key
@@ -143,11 +143,22 @@ class Bench:
         Returns:
             The metrics with the predictions.
         """
-        baked = self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan)
-        structure = self._structure(quantized.graph)
-        structure.load(baked)
-        structure.apply(quantized.encodings, quantized.rows)
+        structure, baked = self._holding(quantized)
         return scored(self._predict(structure, quantized, baked), self.data.y_eval, metrics)
+
+    def audit(self, quantized: Quantized) -> Any:
+        """Requested against applied, read from the very layers that `evaluate` runs.
+
+        Args:
+            quantized: from this bench.
+
+        Returns:
+            The table of `Quantized.audit`.
+
+        Raises:
+            AuditError: some tensor is not what the plan says.
+        """
+        return audit(quantized, self._holding(quantized)[0].live)
 
     def sqnr(self, quantized: Quantized, x: Any, *, batch_size: int = 50) -> Any:
         """Signal-to-noise ratios, as `vqkit.sqnr` gives them.
@@ -160,10 +171,24 @@ class Bench:
         Returns:
             A pandas table.
         """
-        structure = self._structure(quantized.graph)
-        structure.load(self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan))
-        structure.apply(quantized.encodings, quantized.rows)
-        return self._noise.sqnr(structure, quantized, x, batch_size)
+        return self._noise.sqnr(self._holding(quantized)[0], quantized, x, batch_size)
+
+    def tensor_values(self, quantized: Quantized, x: Any, names: Sequence[str]) -> dict[str, Pair]:
+        """Float and quantized values of chosen tensors, as `vqkit.tensor_values` gives them.
+
+        Args:
+            quantized: from this bench.
+            x: one batch of inputs, shape (n, …).
+            names: plan row names.
+
+        Returns:
+            Name -> (float values, quantized values).
+
+        Raises:
+            KeyError: a name is no quantized tensor of the plan.
+        """
+        structure = self._holding(quantized)[0]
+        return tensor_values(quantized, x, names, self._noise.sides(structure, quantized))
 
     def float_evaluation(self, *, metrics: Sequence[Any] | None = None) -> Evaluation:
         """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.
@@ -221,6 +246,14 @@ class Bench:
         bytes_ = 4 * self.data.n_eval * sum(prod(size or 0 for size in shape) for shape in shapes)
         weighted = any(graph.layers[n.layer].weights for n in graph.nodes[:begin])
         return weighted and 2 * bytes_ <= self.memory_limit
+
+    def _holding(self, quantized: Quantized) -> tuple[Structure, Graph]:
+        """A variant's structure with its weights and ranges assigned, and the graph with those weights."""
+        baked = self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan)
+        structure = self._structure(quantized.graph)
+        structure.load(baked)
+        structure.apply(quantized.encodings, quantized.rows)
+        return structure, baked
 
     def _structure(self, graph: Graph) -> Structure:
         key = structure_key(graph)

@@ -9,7 +9,7 @@ from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.observers import rounding_only
 from vqkit.flow.ptq import Quantized
-from vqkit.flow.quality import energies, noise_table, observe, summed
+from vqkit.flow.quality import Sides, energies, noise_table, observe, summed
 from vqkit.flow.structure import Structure
 
 
@@ -28,8 +28,7 @@ class Noise:
             x: inputs, shape (n, …).
             batch_size: samples at once.
         """
-        twin, live = self._twin(structure, quantized)
-        twin.load(quantized.graph)
+        live, _ = self.sides(structure, quantized)
         names = {fq: fq for fq in quantized.rows}
 
         def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +44,17 @@ class Noise:
         power = summed(structure.function(("noise", *names, rounding), both), x, batch_size)
         rows = quantized.rows
         return noise_table(quantized, {rows[k].name if k in rows else k: v for k, v in power.items()})
+
+    def sides(self, structure: Structure, quantized: Quantized) -> Sides:
+        """Live layers of the float twin, holding this variant's float weights, and of the quantized side.
+
+        Args:
+            structure: holds the quantized variant.
+            quantized: the variant.
+        """
+        twin, live = self._twin(structure, quantized)
+        twin.load(quantized.graph)
+        return live, structure.live
 
     def _twin(self, structure: Structure, quantized: Quantized) -> tuple[Structure, Mapping[str, Any]]:
         if id(structure) not in self._twins:

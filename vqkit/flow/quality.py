@@ -17,6 +17,11 @@ from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.primitives import ops
 
+Pair = tuple[Any, Any]
+"""A value of the float model, and the same of the quantized one."""
+Sides = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Live layers by name: of the float model, whose quantizers pass values on, and of the quantized one."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -198,10 +203,12 @@ def quantized_weight(quantized: Any, row: Row) -> np.ndarray:
 
 
 def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
-    def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return energies(compared(quantized, inputs))
+    names = {fq: row.name for fq, row in quantized.rows.items()}
+    sides = _own_sides(quantized)  # Variables must exist before tracing.
 
-    float_live(quantized), quantized.live  # Variables must exist before tracing.
+    def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return energies(compared(quantized.graph, names, sides, inputs))
+
     return summed(compiled(quantized.graph, both), x, batch_size)
 
 
@@ -235,20 +242,25 @@ def _energy(x: Any) -> Any:
     return tf.reduce_sum(tf.square(tf.cast(x, tf.float32)))
 
 
-def compared(quantized: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def compared(graph: Graph, names: Mapping[str, str], sides: Sides,
+             inputs: Mapping[str, Any]) -> dict[str, Pair]:  # fmt: skip
     """Run the float and the quantized graph side by side.
 
     Args:
-        quantized: a `Quantized`.
+        graph: with fake-quantize layers inserted.
+        names: layer name -> the name to give its value under.
+        sides: live layers of the float side and of the quantized one.
         inputs: input name -> tensor.
 
     Returns:
-        Plan row name (and "model output i") -> (float value, quantized value).
+        Name (and "model output i") -> (float value, quantized value).
     """
-    names = {fq: row.name for fq, row in quantized.rows.items()}
-    floats = observe(quantized.graph, names, float_live(quantized), inputs)
-    fakes = observe(quantized.graph, names, quantized.live, inputs)
+    floats, fakes = (observe(graph, names, live, inputs) for live in sides)
     return {k: (floats[k], fakes[k]) for k in floats}
+
+
+def _own_sides(quantized: Any) -> Sides:
+    return float_live(quantized), quantized.live
 
 
 def float_live(quantized: Any) -> dict[str, Any]:
@@ -287,13 +299,15 @@ def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[
     return seen
 
 
-def tensor_values(quantized: Any, x: Any, names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def tensor_values(quantized: Any, x: Any, names: Sequence[str],
+                  sides: Sides | None = None) -> dict[str, Pair]:  # fmt: skip
     """Float and quantized values of chosen tensors, for pictures.
 
     Args:
         quantized: a `Quantized`.
         x: one batch of inputs, shape (n, …).
         names: plan row names.
+        sides: live layers of the float side and of the quantized one; the model's own by default.
 
     Returns:
         Name -> (float values, quantized values).
@@ -301,16 +315,15 @@ def tensor_values(quantized: Any, x: Any, names: Sequence[str]) -> dict[str, tup
     Raises:
         KeyError: a name is no quantized tensor of the plan.
     """
-    values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    live_names = []
-    for name in names:
-        row = quantized.plan[name]
+    rows = {name: quantized.plan[name] for name in names}
+    values: dict[str, Pair] = {}
+    for name, row in rows.items():
         if row.is_weight:
             w = quantized.graph.layers[row.layer].weights[row.tensor]
             values[name] = (w, quantized_weight(quantized, row))
-        else:
-            live_names.append(name)
-    if live_names:
-        pairs = compared(quantized, tensors(quantized.graph, x))
-        values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in live_names}
+    seen = {fq: row.name for fq, row in quantized.rows.items() if row.name in rows}
+    if seen:
+        sides = _own_sides(quantized) if sides is None else sides
+        pairs = compared(quantized.graph, seen, sides, tensors(quantized.graph, x))
+        values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in seen.values()}
     return {n: values[n] for n in names}

@@ -6,6 +6,7 @@ a notebook may change a model or an array; then it is not kept any longer, and n
 
 from __future__ import annotations
 
+import gc
 import types
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -47,7 +48,9 @@ def once(kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
     found = _kept.get(kind)
     if found is None or found.key != key:
         # What was there is released first: two models at once are one too many.
-        _kept.pop(kind, None)
+        if _kept.pop(kind, None) is not None:
+            gc.unfreeze()
+            gc.collect()
         value = make()
         _kept[kind] = found = _Kept(key, value, fingerprint(value))
     return found.value

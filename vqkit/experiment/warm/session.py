@@ -130,6 +130,8 @@ def end() -> dict[str, Any]:
     if not traces:
         _state.guard.settle()
     gc.collect()
+    # What is alive now is kept for later variants; each collection would look at all of it again.
+    gc.freeze()
     return {"traces": traces, "bytes": _process().memory_info().rss}
 
 
