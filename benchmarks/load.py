@@ -5,7 +5,8 @@
 plan      a sweep of N variants (1,000) of a trivial model: planning, keys, deciding what to resume, the
           table; processor time per variant, and how much the memory grew after the first tenth
 sweep     N real variants (1,000) of the same model, one after the other in warm kernels: seconds of each in
-          and outside its notebook, and what the sweep's process, its worker and the kernel hold, by tenths
+          and outside its notebook, processor time of all processes, and what the sweep's process, its worker
+          and the kernel hold at most, by tenths
 compare   the leaderboard of N recorded runs (10,000) with predictions, and two of them side by side
 writers   8 processes that log to one mlflow server at once: runs sent, runs found, runs misfiled
 
@@ -125,12 +126,14 @@ def _part(sweep: Any, points: list[dict[str, Any]]) -> Any:
 
 
 def held() -> dict[str, float]:
-    """Resident MB of this process, of its workers, and of the kernels they lend."""
-    parts = {"parent": memory_mb(), "worker": 0.0, "kernel": 0.0}
+    """Resident MB of this process, its workers and the kernels they lend; CPU seconds of all so far."""
+    own = psutil.Process().cpu_times()
+    parts = {"parent": memory_mb(), "worker": 0.0, "kernel": 0.0, "cpu": own.user + own.system}
     for child in psutil.Process().children(recursive=True):
         try:
             kind = "kernel" if "ipykernel_launcher" in " ".join(child.cmdline()) else "worker"
             parts[kind] += child.memory_info().rss / 2**20
+            parts["cpu"] += sum(child.cpu_times()[:2])
         except psutil.NoSuchProcess:
             continue
     return parts
@@ -154,6 +157,8 @@ def sweep(folder: Path, variants: int) -> Result:
     assert len(outcome.ran) == variants
     inside = np.array([r.metrics["seconds_total"] for r in outcome.ran])
     outside = np.diff(ends) - inside
+    # A kernel that was ended takes its time with it; the median passes over that.
+    cpu = np.diff([m.pop("cpu") for m in memory])
     half, tenths = variants // 2, np.array_split(memory, 10)
     return {
         "variants": variants, "wall_s": round(ends[-1] - ends[0]),
@@ -161,6 +166,8 @@ def sweep(folder: Path, variants: int) -> Result:
         "notebook_ms_second_half": round(1e3 * float(np.median(inside[half:]))),
         "outside_ms_first_half": round(1e3 * float(np.median(outside[1:half]))),
         "outside_ms_second_half": round(1e3 * float(np.median(outside[half:]))),
+        "cpu_ms_first_half": round(1e3 * float(np.median(cpu[:half]))),
+        "cpu_ms_second_half": round(1e3 * float(np.median(cpu[half:]))),
         **{f"{part}_mb": "/".join(f"{max(m[part] for m in t):.0f}" for t in tenths) for part in memory[0]},
     }  # fmt: skip
 

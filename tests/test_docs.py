@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,26 +12,15 @@ from typing import Any
 
 import pytest
 
+from tests.documents import PAGES, ROOT, command_lines, complete, fences
 from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 from vqkit.strategy import builtins, form, keys
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-]
 PRESETS = ("pof2s", "pof2s_tqt", "fs", "fsx", "8bit", "8bit_tqt")
 
 
 def text(page: str) -> str:
     return (ROOT / page).read_text("utf-8")
-
-
-def fences(page: Path) -> list[tuple[str, str]]:
-    """(language, body) of each fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), flags=re.S | re.M)
 
 
 def named(page: str) -> set[str]:
@@ -148,40 +136,21 @@ def test_tests_named_beside_defects_exist() -> None:
     assert {w for w in wanted if f"def {w}(" not in sources} == set()
 
 
-def command_lines(page: Path) -> list[list[str]]:
-    """Words of each command of ours in a fenced block or a code span; two spaces end it."""
-    blocks = [line for kind, body in fences(page) if kind != "python" for line in body.splitlines()]
-    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text("utf-8"))
-    found = [re.split(r"\s{2,}|\s+#", line.strip().removeprefix("$ "))[0] for line in [*blocks, *spans]]
-    whole = [line for line in found if not re.search(r"…|\.\.\.|COMMAND|--help", line)]
-    return [shlex.split(line) for line in whole if re.match(r"(vqkit|python benchmarks/\S+) \S", line)]
-
-
 @pytest.mark.parametrize("page", [p for p in PAGES if command_lines(p)], ids=lambda p: p.name)
 def test_every_command_line_is_one_that_is_taken(page: Path) -> None:
-    import typer
-
-    from vqkit import cli
-
     for program, *words in command_lines(page):
         if program == "python":
             source = text(words[0])
             assert [w for w in words[1:] if w.startswith("--") and f'"{w}"' not in source] == [], words
             continue
-        command, name = typer.main.get_command(cli.app), program
-        while hasattr(command, "commands") and words and not words[0].startswith("-"):
-            name, command, words = words[0], command.commands[words[0]], words[1:]
-        try:
-            # A letter such as N stands for a number.
-            command.make_context(name, ["1" if re.fullmatch("[A-Z]", w) else w for w in words])
-        except typer.BadParameter as error:
-            # `vqkit sweep --dask ADDRESS` in a sentence is about the option.
-            if type(error).__name__ != "MissingParameter":
-                raise
+        # Raises where there is no such command or option; it need not be complete.
+        complete([program, *words])
 
 
 def python_pages() -> list[Path]:
-    return [page for page in PAGES if any(kind == "python" for kind, _ in fences(page))]
+    """Pages whose blocks need no runs; `tests/test_docs_run.py` has the others."""
+    mixed = ("compare.md", "tracking.md", "distributed.md")
+    return [p for p in PAGES if p.name not in mixed and any(kind == "python" for kind, _ in fences(p))]
 
 
 @pytest.mark.slow
