@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vqkit.flow.observers import EMA_DECAY
 from vqkit.plots.style import LIGHT, dress, figure
 from vqkit.primitives import reference
 from vqkit.primitives.choose import choose
+from vqkit.primitives.grid import EMA_DECAY
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 

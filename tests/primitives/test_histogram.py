@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.primitives.cases import FS, POF2S
-from vqkit.primitives.binning import FIRST_BINS, MOST_BINS, count_by_sign
+from vqkit.primitives.binning import FIRST_BINS, MOST_BINS
+from vqkit.primitives.counting import count_by_sign
 from vqkit.primitives.histogram import (
     ChannelHistograms,
     Histogram,
@@ -202,3 +203,29 @@ def test_values_on_edges_and_one_ulp_beside_them() -> None:
     x = np.concatenate([edges, np.nextafter(edges, np.float32(9)), np.nextafter(edges, np.float32(-9))])
     x = x[x >= 0]
     np.testing.assert_array_equal(count_by_sign(x, edges)[0], np.histogram(x, edges)[0])
+
+
+@pytest.mark.parametrize("low", [-3.0, 0.0])
+@pytest.mark.parametrize("fine", [1, 8])
+def test_blocks_zeros_and_values_beyond_the_edges(low: float, fine: int) -> None:
+    draw = np.random.default_rng(3)
+    x = np.clip(draw.normal(size=200_001), low, 4).astype(np.float32)
+    x[::5], x[1::7] = 0.0, -0.0
+    edges = np.linspace(0, 2.5, 2049).astype(np.float32)
+    counts = count_by_sign(x, edges, fine).reshape(2, -1, fine).sum(axis=2)
+    np.testing.assert_array_equal(counts[0], np.histogram(x[x >= 0], edges)[0])
+    np.testing.assert_array_equal(counts[1], np.histogram(-x[x < 0], edges)[0])
+
+
+@pytest.mark.parametrize("bins", [5, 3000, 1 << 15, 1 << 20])
+@pytest.mark.parametrize("reach", [2.0**-120, 1.0, 3e30])
+def test_parts_of_bins_of_any_width(bins: int, reach: float) -> None:
+    edges = (np.arange(bins + 1) * (reach / bins)).astype(np.float32)
+    x = (np.random.default_rng(bins).uniform(-1, 1, 5000) * float(edges[-1])).astype(np.float32)
+    parts, size = count_by_sign(x, edges, 4), np.abs(x.astype(np.float64))
+    np.testing.assert_array_equal(
+        parts.reshape(2, bins, 4).sum(axis=(0, 2)), np.histogram(np.abs(x), edges)[0]
+    )
+    middles = np.repeat((np.arange(4 * bins) + 0.5) * (float(edges[-1]) / (4 * bins)), parts.sum(axis=0))
+    doubt = float(edges[-1]) * (0.125 / bins + 1e-6)
+    np.testing.assert_allclose(middles, np.sort(size), rtol=0, atol=doubt)

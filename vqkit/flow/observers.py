@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-
-EMA_DECAY = 0.999
+from vqkit.primitives.spec import Method, QuantizerSpec
 
 Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
 """Of a tensor, its facts from the batch before, and whether there was one: its successor and its facts."""
@@ -178,7 +176,7 @@ def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: 
 
 @lru_cache(maxsize=256)
 def _running(spec: QuantizerSpec, rank: int | None, quantized: bool, nonnegative: bool) -> Any:
-    """The range over all batches so far: the widest, or a moving average, which starts at the first batch."""
+    """The range over all batches so far."""
     import tensorflow as tf
 
     from vqkit.primitives import ops
@@ -186,12 +184,7 @@ def _running(spec: QuantizerSpec, rank: int | None, quantized: bool, nonnegative
     def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
         flat = tf.reshape(x, [-1]) if rank is None else x
         found = tf.stack(ops.value_range(flat, spec, nonnegative=nonnegative))
-        if spec.quantizer_type is QuantizerType.MAFS:
-            used = before * np.float32(EMA_DECAY) + found * np.float32(1 - EMA_DECAY)
-            # The first batch is quantized with an average that starts at 0, and kept as it is.
-            kept = tf.where(started, used, found)
-        else:
-            used = kept = tf.stack([tf.minimum(before[0], found[0]), tf.maximum(before[1], found[1])])
+        used, kept = ops.running_range(before, found, spec, started)
         return ops.fake_quantize(x, spec, used[0], used[1]) if quantized else x, kept
 
     return _part(run, rank, whole=False)

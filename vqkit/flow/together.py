@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.flow.observers import EMA_DECAY, How, Observed, how, observe
+from vqkit.flow.observers import How, Observed, how, observe
 from vqkit.primitives import grid, kernels, reference
 from vqkit.primitives.affine import Array
 from vqkit.primitives.binning import Batch, Histogram
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-from vqkit.primitives.sums import best_offset
+from vqkit.primitives.spec import Method, QuantizerSpec
+from vqkit.primitives.sums import FIRST, REST, best_of
 from vqkit.primitives.widths import Counted, Distances
 
 FINE = 8
@@ -61,14 +61,16 @@ class Tensor:
 
     def __init__(self, wanted: Sequence[Wanted]) -> None:
         self._alone = [w for w in wanted if not (w.counts_all or w.from_extremes)]
-        self._ranged = [w for w in wanted if w.from_extremes]
-        self._counting = [w for w in wanted if w.counts_all]
+        self._ranged: dict[QuantizerSpec, list[Wanted]] = {}
+        for w in wanted:
+            if w.from_extremes:
+                self._ranged.setdefault(w.spec.with_(method=Method.NON_OVERFLOW), []).append(w)
+        counting = [w for w in wanted if w.counts_all]
         self._histogram, self._distances = Histogram(), Distances()
-        for w in self._counting:
+        for w in counting:
             w.seen.histogram = self._histogram
-        self._plain = [w.spec.with_(method=Method.NON_OVERFLOW) for w in self._ranged]
-        self._rounding = [grid.for_errors(w.spec) for w in self._ranged]
-        self._searched = sum(w.spec.pow2 and w.spec.method is Method.MIN_MSE for w in self._ranged)
+        self._searched = sum(map(_searched, wanted))
+        self._counts = bool(counting) or self._searched > 1
 
     def add(self, x: Any) -> None:
         """Observe one batch.
@@ -78,48 +80,44 @@ class Tensor:
         """
         for w in self._alone:
             observe(x, w.spec, w.seen, False, w.compat)
-        if self._counting or self._searched > 1:
-            flat = np.asarray(x).reshape(-1)
-            batch = self._histogram.add(flat, fine=FINE if self._searched else 1)
-            counted = self._counted(batch)
-            at: dict[QuantizerSpec, tuple[Array, Array | None]] = {}
-            for w, plain, rounding in zip(self._ranged, self._plain, self._rounding, strict=True):
-                if plain not in at:
-                    ends = np.stack(reference.range_from_extremes(batch.low, batch.high, plain))
-                    start = reference.position(flat, ends[0], ends[1], plain) if plain.pow2 else None
-                    at[plain] = ends, start
-                self._range(w, rounding, flat, *at[plain], counted)
-        else:
-            for w in self._ranged:
+        if self._counts:
+            self._add_counted(np.asarray(x).reshape(-1))
+            return
+        for alike in self._ranged.values():
+            for w in alike:
                 observe(x, w.spec, w.seen, False, False)
+
+    def _add_counted(self, flat: Array) -> None:
+        batch = self._histogram.add(flat, fine=FINE if self._searched else 1)
+        counted = self._counted(batch)
+        for plain, alike in self._ranged.items():
+            f_min, f_max = reference.range_from_extremes(batch.low, batch.high, plain)
+            if not plain.pow2:
+                for w in alike:
+                    w.seen.add(_running(np.array([f_min, f_max]), w))
+                continue
+            start = reference.position(flat, f_min, f_max, plain)
+            for w in alike:
+                pos = _position(w.spec, flat, start, counted) if _searched(w) else start
+                w.seen.add(np.array([f_min, f_max, pos]))
 
     def _counted(self, batch: Batch) -> Counted | None:
         if batch.counts is None or not self._searched:
             return None
-        width = float(self._histogram.edges[-1]) / batch.counts.shape[1]
-        return Counted(batch.counts, width, self._histogram.doubt, self._distances)
+        return Counted(batch.counts, self._histogram.width / FINE, self._histogram.doubt, self._distances)
 
-    def _range(self, w: Wanted, rounding: QuantizerSpec, flat: Array, ends: Array, start: Array | None,
-               counted: Counted | None) -> None:  # fmt: skip
-        spec, seen = w.spec, w.seen
-        if start is not None:
-            if spec.method is Method.MIN_MSE:
-                start = self._position(rounding, flat, start, counted)
-            seen.add(np.stack([*ends, start]))
-            return
-        if seen.f_min:
-            before = np.stack([seen.f_min[-1], seen.f_max[-1]])
-            if spec.quantizer_type is QuantizerType.MAFS:
-                ends = before * np.float32(EMA_DECAY) + ends * np.float32(1 - EMA_DECAY)
-            else:
-                ends = np.stack([np.minimum(before[0], ends[0]), np.maximum(before[1], ends[1])])
-        elif spec.quantizer_type is not QuantizerType.MAFS:
-            ends = np.stack([np.minimum(np.float32(0), ends[0]), np.maximum(np.float32(0), ends[1])])
-        seen.add(ends)
 
-    def _position(self, rounding: QuantizerSpec, flat: Array, start: Array,
-                  counted: Counted | None) -> Array:  # fmt: skip
-        best = None if counted is None else counted.best_offset(rounding, float(start))
-        if best is None:
-            best = int(best_offset(flat, rounding, start))
-        return reference.clip_position(start + np.float32(best))
+def _searched(w: Wanted) -> bool:
+    return w.from_extremes and w.spec.pow2 and w.spec.method is Method.MIN_MSE
+
+
+def _running(found: Array, w: Wanted) -> Array:
+    seen = w.seen
+    before = np.array([seen.f_min[-1], seen.f_max[-1]]) if seen.f_min else np.zeros(2, np.float32)
+    return reference.running_range(before, found, w.spec, bool(seen.f_min))[1]
+
+
+def _position(spec: QuantizerSpec, flat: Array, start: Array, counted: Counted | None) -> Array:
+    rounding = grid.for_errors(spec)
+    offsets = FIRST + REST if counted is None else counted.best_offsets(rounding, float(start))
+    return reference.clip_position(start + np.float32(best_of(flat, rounding, start, offsets)))

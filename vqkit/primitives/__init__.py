@@ -6,7 +6,10 @@
     reference    range, position, codes in numpy: the oracle
     kernels      the same arithmetic in TensorFlow, faster where exact, with gradients
     ops          the TensorFlow front: value_range, position, fake_quantize, choose
+    sums, least  the least error among candidate positions, in numpy and in TensorFlow
+    counting     how many values lie in each of many equal bins
     binning      histograms of |x| that grow batch by batch
+    widths       positions for many bit widths from one count
     divergence   the KL search for a clipping threshold
     search       the MSE search for a clipping threshold
     histogram    from a histogram to range and position
@@ -14,5 +17,5 @@
     qparams      the decided numbers of one tensor
     dpu          average pooling and sigmoid as the DPU computes them
 
-Only `kernels` and `ops` import TensorFlow.
+Only `kernels`, `least` and `ops` import TensorFlow.
 """

@@ -14,18 +14,11 @@ import numpy.typing as npt
 
 from vqkit.primitives import divergence
 from vqkit.primitives.affine import Array
+from vqkit.primitives.counting import GUESS_ERROR, Counts, count_by_sign
 from vqkit.primitives.spec import QuantizerSpec
 
 FIRST_BINS = 2048
 MOST_BINS = 1 << 15
-
-_BLOCK = 1 << 16
-_GUESS_ERROR = 5e-7
-"""Rounding of a float32 bin guess, in bins, for each bin counted from the first edge."""
-_NARROWEST = 1e-30
-"""Bins narrower than this are not guessed: their density leaves float32."""
-
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +81,7 @@ class Histogram:
 
         Args:
             batch: float32 of any shape, signed, finite, not empty.
-            fine: parts of a bin that the batch is counted in.
+            fine: parts of a bin that the batch is counted in; a power of two.
 
         Returns:
             What the batch alone adds; no counts where there is no bin yet, because all values were 0.
@@ -106,13 +99,18 @@ class Histogram:
             self._zeros += x.size
             return Batch(low, high, None)
         parts = count_by_sign(x, self.edges, fine)
-        self.counts_by_sign += parts if fine == 1 else parts.reshape(2, -1, fine).sum(axis=2)
+        self.counts_by_sign += np.einsum("sbf->sb", parts.reshape(2, -1, fine))
         return Batch(low, high, parts)
+
+    @property
+    def width(self) -> float:
+        """Of a bin whose first edge is 0, up to rounding; the same while bins are added."""
+        return float(self.edges[1])
 
     @property
     def doubt(self) -> float:
         """How far a value may lie outside of the part of a bin in which it is counted."""
-        return float(self.edges[-1]) * 2 * _GUESS_ERROR
+        return float(self.edges[-1]) * 2 * GUESS_ERROR
 
     def percentile(self, percent: float) -> np.float32:
         """The threshold that `percent` of all |x| do not exceed.
@@ -203,72 +201,6 @@ class Histogram:
         self.counts_by_sign = counts[:, ::2] + counts[:, 1::2]
         step = float(self.edges[-1]) / (len(self.edges) - 1)
         self.edges = (np.arange(counts.shape[1] // 2 + 1) * (2 * step)).astype(np.float32)
-
-
-def count_by_sign(x: Array, edges: Array, fine: int = 1) -> Counts:
-    """How many values lie in each bin of |x|: edges[i] <= |x| < edges[i + 1], the last bin closed above.
-
-    A bin is guessed by arithmetic, and looked up exactly where rounding could have moved the guess; blocks
-    stay in the cache.
-
-    Args:
-        x: float32, signed, shape (n,).
-        edges: float32, rising, evenly spaced up to rounding, shape (bins + 1,).
-        fine: into how many parts each bin is divided, up to rounding within the bin.
-
-    Returns:
-        int64, shape (2, bins * fine): values >= 0, values < 0; values beyond the edges are not counted.
-    """
-    bins, width = len(edges) - 1, (float(edges[-1]) - float(edges[0])) / (len(edges) - 1)
-    ruler = float(edges[0]) + width * np.arange(bins + 1)
-    doubt, density = np.float32(np.inf), np.float32(0)
-    if width > _NARROWEST:
-        doubt = np.float32(2 * np.abs(edges - ruler).max() / width + _GUESS_ERROR * bins)
-        density = np.float32(1 / width)
-    total = np.zeros(2 * bins * fine, np.int64)
-    block = max(_BLOCK, 8 * bins)
-    for start in range(0, x.size, block):
-        total += _count_block(x[start : start + block], edges, density, doubt, fine)
-    return total.reshape(2, bins * fine)
-
-
-def _count_block(x: Array, edges: Array, density: np.float32, doubt: np.float32, fine: int) -> Counts:
-    bins, signed = len(edges) - 1, bool(x.min() < 0)
-    size = np.abs(x) if signed else x
-    guess = (size - edges[0]) * density if edges[0] else size * density
-    whole = np.floor(guess)
-    # The distance from the middle of the bin, which is far from both of its edges where the guess is sure.
-    np.subtract(guess, whole, out=guess)
-    part = np.floor(guess * np.float32(fine)) if fine > 1 else None
-    np.subtract(guess, np.float32(0.5), out=guess)
-    unsure = np.abs(guess, out=guess) >= np.float32(0.5 - doubt)
-    if whole.min() < 0 or whole.max() >= bins:
-        unsure |= (whole < 0) | (whole >= bins)
-        np.clip(whole, 0, bins - 1, out=whole)
-    unsure &= size != edges[0]
-    if signed:
-        whole += (x < 0) * np.float32(bins)
-    if part is not None:
-        whole *= np.float32(fine)
-        whole += np.minimum(part, np.float32(fine - 1), out=part)
-    index = whole.astype(np.int64)
-    counts = np.bincount(index, minlength=2 * bins * fine)
-    again = np.flatnonzero(unsure)
-    if again.size:
-        counts -= np.bincount(index[again], minlength=2 * bins * fine)
-        counts += _looked_up(x[again], edges, index[again], fine)
-    return counts
-
-
-def _looked_up(x: Array, edges: Array, guess: Counts, fine: int) -> Counts:
-    """Counts in the right bins; in the part of the bin that was guessed, or that lies next to it."""
-    bins, size = len(edges) - 1, np.abs(x)
-    place = np.searchsorted(edges, size, side="right") - 1
-    place[size == edges[-1]] = bins - 1
-    inside = (place >= 0) & (place < bins)
-    first = (place + bins * (x < 0)) * fine
-    found = np.clip(guess, first, first + fine - 1)
-    return np.bincount(found[inside], minlength=2 * bins * fine)
 
 
 class ChannelHistograms:

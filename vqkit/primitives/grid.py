@@ -21,6 +21,9 @@ REACH = np.float32(2.0**125)
 MSE_OFFSETS = 5
 """Candidates of the MIN_MSE search: the non-overflow position and four finer ones."""
 
+EMA_DECAY = 0.999
+"""What a moving average keeps of the range before."""
+
 SLACK_ULPS = 4
 """A range this many float32 steps above a power of two counts as that power (see `reference.position`)."""
 

@@ -71,6 +71,27 @@ def range_from_extremes(low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple
     return f_min, tf.maximum(high, low * grid.inverse_ratio(spec))
 
 
+def running_range(
+    before: Tensor, found: Tensor, spec: QuantizerSpec, started: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The range over all batches so far; see `reference.running_range`.
+
+    Args:
+        before: (f_min, f_max) that was kept of the batches before, float32, shape (2, …); zeros at first.
+        found: the batch's own range, same shape.
+        spec: a quantizer with a float scale.
+        started: whether there was a batch before, bool, shape ().
+
+    Returns:
+        (used, kept): the range that the batch is quantized with, and the one to go on with.
+    """
+    if spec.quantizer_type == QuantizerType.MAFS:
+        used = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
+        return used, tf.where(started, used, found)
+    used = tf.stack([tf.minimum(before[0], found[0]), tf.maximum(before[1], found[1])])
+    return used, used
+
+
 def position(
     x: Tensor, f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool = False,
     large: bool = True,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Array", "clip_position", "dequantize", "fake_quantize", "log_threshold", "position", "position_scale",
-    "quantize", "range_from_extremes", "reduction_axes", "round_", "value_range",
+    "quantize", "range_from_extremes", "reduction_axes", "round_", "running_range", "value_range",
 ]  # fmt: skip
 
 _LOG2_RECIPROCAL = grid.reciprocal(np.log(2.0))
@@ -96,6 +96,26 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
     if spec.bit_width == 1:
         return f_min, np.zeros_like(f_min)
     return f_min, np.maximum(high, low * grid.inverse_ratio(spec))
+
+
+def running_range(before: Array, found: Array, spec: QuantizerSpec, started: bool) -> tuple[Array, Array]:
+    """The range over all batches so far: the widest, or a moving average, which starts at the first batch.
+
+    Args:
+        before: (f_min, f_max) that was kept of the batches before, float32, shape (2, …); zeros at first.
+        found: the batch's own range, same shape.
+        spec: a quantizer with a float scale.
+        started: whether there was a batch before.
+
+    Returns:
+        (used, kept): the range that the batch is quantized with, and the one to go on with. They differ in
+        the first batch of a moving average, which is quantized with an average that starts at 0.
+    """
+    if spec.quantizer_type == QuantizerType.MAFS:
+        used = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
+        return used, used if started else found
+    used = np.stack([np.minimum(before[0], found[0]), np.maximum(before[1], found[1])])
+    return used, used
 
 
 def position(

@@ -53,6 +53,23 @@ def best_offset(
     return np.argmin(sums)
 
 
+def best_of(flat: Array, spec: QuantizerSpec, start: npt.ArrayLike, offsets: Sequence[int]) -> int:
+    """Which of some positions loses least; the first of equals.
+
+    Args:
+        flat: float32, shape (n,).
+        spec: as in `best_offset`.
+        start: the non-overflow position.
+        offsets: of the candidates, rising.
+
+    Returns:
+        One of the offsets.
+    """
+    if len(offsets) == 1:
+        return offsets[0]
+    return offsets[int(np.argmin(error_sums(flat, spec, float(np.asarray(start)), offsets, exact=True)))]
+
+
 def hopeless(sums: Sums, n: int, start: float) -> bool:
     """Whether what the last candidate clips alone costs more than the best: finer ones clip at least that.
 

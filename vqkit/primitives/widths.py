@@ -2,11 +2,13 @@
 
 A search adds up the squared errors of each candidate over all values. From how many values lie in each of
 some ten thousand bins the sums follow to within the width of a bin: a value is as far from the grid as its
-bin's middle is, give or take half a bin. Such bounds tell the best candidate almost always, for every
-width at once; where they do not, the answer is None, and the values themselves have to be asked.
+bin's middle is, give or take half a bin. Such bounds leave one candidate almost always, for every width at
+once; where they leave more, the values themselves have to be asked about these.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +19,17 @@ from vqkit.primitives.spec import QuantizerSpec
 from vqkit.primitives.sums import FIRST, REST
 
 Floats = npt.NDArray[np.float32]
-Distances = dict[tuple[int, float, int, int], tuple[Floats, Floats]]
+Bounds = npt.NDArray[np.float64]
+Distances = dict[tuple[float, int, int, Sequence[int]], Floats]
 
 BINS_A_STEP = 128
 """Bins in the widest step that is tried; neighbours are joined until there are at most twice as many."""
 
 ROUNDING = 1e-3
 """Relative error that float32 sums of as many terms as there are bins may have."""
+
+PLACE_ERROR = 2.0**-22
+"""Rounding of a float32 distance from the grid, in bins, for each bin counted from 0."""
 
 
 class Counted:
@@ -33,38 +39,35 @@ class Counted:
         counts: int64, shape (2, bins): values >= 0, values < 0.
         width: of a bin; the first begins at 0.
         doubt: how far a value may lie outside of its bin, in the values' unit.
-        known: distances that were computed for counts in such bins before; extended.
+        known: distances that were computed for such bins before; extended.
     """
 
     def __init__(self, counts: npt.NDArray[np.int64], width: float, doubt: float,
                  known: Distances | None = None) -> None:  # fmt: skip
         self.doubt, self.size = doubt, float(counts.sum())
-        self._signed = bool(counts[1].any())
         self._known = {} if known is None else known
-        self._levels = [(counts.astype(np.float32), width)]
+        self._levels = [(counts[: 1 + bool(counts[1].any())].astype(np.float32), width)]
 
-    def best_offset(self, spec: QuantizerSpec, start: float) -> int | None:
-        """Which of the positions start, start + 1, … loses least, where the counts tell.
+    def best_offsets(self, spec: QuantizerSpec, start: float) -> Sequence[int]:
+        """Which of the positions start, start + 1, … may lose least.
 
         Args:
             spec: a symmetric pow-2 quantizer that rounds half up or half to even.
             start: the non-overflow position.
 
         Returns:
-            0 … 4, as `sums.best_offset`; None where bounds overlap.
+            Of 0 … 4 those that the counts do not rule out, rising.
         """
         if start + REST[-1] > grid.POS_MAX or start < grid.POS_MIN:
-            return None
+            return FIRST + REST
         step = float(position_scale(np.float32(-start)))
         counts, width = self._level(step)
-        half, bins = 0.5 + self.doubt / width, step / width
-        bounds = [self._bounds(counts, half, spec, bins / 2**i) for i in FIRST]
-        if not self._hopeless(bounds, bins / 2 ** FIRST[-1]):
-            bounds += [self._bounds(counts, half, spec, bins / 2**i) for i in REST]
-        lows, highs = np.array(bounds).T
-        best = int(np.argmin(highs))
-        rivals = np.count_nonzero(lows * (1 - ROUNDING) <= highs[best] * (1 + ROUNDING))
-        return best if rivals == 1 else None
+        half, bins = 0.5 + self.doubt / width + PLACE_ERROR * counts.shape[1], step / width
+        lows, highs = self._bounds(counts, half, spec, bins, FIRST)
+        if not self._hopeless(lows[-1], highs.min(), bins / 2 ** FIRST[-1]):
+            more = self._bounds(counts, half, spec, bins, REST)
+            lows, highs = np.append(lows, more[0]), np.append(highs, more[1])
+        return np.flatnonzero(lows * (1 - ROUNDING) <= highs.min() * (1 + ROUNDING)).tolist()
 
     def _level(self, step: float) -> tuple[Floats, float]:
         """The coarsest counts that are fine enough for a step."""
@@ -72,35 +75,38 @@ class Counted:
         while step / self._levels[level][1] >= 2 * BINS_A_STEP:
             if level + 1 == len(self._levels):
                 counts, width = self._levels[level]
-                even = np.pad(counts, ((0, 0), (0, counts.shape[1] % 2)))
+                even = counts if counts.shape[1] % 2 == 0 else np.pad(counts, ((0, 0), (0, 1)))
                 self._levels.append((even[:, ::2] + even[:, 1::2], 2 * width))
             level += 1
         return self._levels[level]
 
-    def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float) -> tuple[float, float]:
-        """Between what the sum of squared errors lies; it and the arguments are in bins."""
-        once = twice = 0.0
-        ends = ((spec.q_min, spec.q_max), (-spec.q_max, -spec.q_min))
-        for of_sign, (lowest, highest) in zip(counts, ends[: 1 + self._signed], strict=False):
-            key = (of_sign.size, step, lowest, highest)
-            if key not in self._known:
-                self._known[key] = _distances(*key)
-            lost, squared = self._known[key]
-            once += float(of_sign @ lost)
-            twice += float(of_sign @ squared)
-        return max(twice - 2 * half * once, 0.0), twice + 2 * half * once + half**2 * self.size
+    def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float,
+                offsets: Sequence[int]) -> tuple[Bounds, Bounds]:  # fmt: skip
+        """Between what the sums of squared errors lie; they and the arguments are in bins."""
+        sums: Bounds = np.zeros(2 * len(offsets))
+        for of_sign, ends in zip(
+            counts, ((spec.q_min, spec.q_max), (-spec.q_max, -spec.q_min)), strict=False
+        ):
+            sums += self._distances(of_sign.size, step, *ends, offsets)[:, : of_sign.size] @ of_sign
+        once, twice = sums.reshape(2, -1)
+        return np.maximum(twice - 2 * half * once, 0), twice + 2 * half * once + half**2 * self.size
 
-    def _hopeless(self, bounds: list[tuple[float, float]], step: float) -> bool:
+    def _hopeless(self, low: float, high: float, step: float) -> bool:
         """Whether what the last candidate clips alone costs more than the best: finer ones clip that too."""
         rounding = self.size * (step / 2) ** 2
-        return bounds[-1][0] * (1 - ROUNDING) - rounding > min(high for _, high in bounds) * (1 + ROUNDING)
+        return low * (1 - ROUNDING) - rounding > high * (1 + ROUNDING)
 
+    def _distances(self, bins: int, step: float, lowest: int, highest: int, offsets: Sequence[int]) -> Floats:
+        """How far the middle of each bin is from each grid, in bins, and then the squares.
 
-def _distances(bins: int, step: float, lowest: int, highest: int) -> tuple[Floats, Floats]:
-    """How far the middle of each bin is from the grid, in bins, and the square of it.
-
-    For negative values the grid is mirrored: rounding is symmetric but for ties, which cost the same.
-    """
-    centres = np.arange(bins) + 0.5
-    lost = np.abs(centres - np.clip(np.rint(centres / step), lowest, highest) * step)
-    return lost.astype(np.float32), np.square(lost).astype(np.float32)
+        For negative values the grid is mirrored: rounding is symmetric but for ties, which cost the same.
+        """
+        key = (step, lowest, highest, offsets)
+        if key not in self._known or self._known[key].shape[1] < bins:
+            steps = np.float32(step) / np.float32(2) ** np.array(offsets, np.float32)[:, None]
+            centres = np.arange(bins + bins // 2, dtype=np.float32) + np.float32(0.5)
+            lost = centres / steps
+            np.clip(np.rint(lost, out=lost), lowest, highest, out=lost)
+            np.subtract(centres, np.multiply(lost, steps, out=lost), out=lost)
+            self._known[key] = np.concatenate([np.abs(lost, out=lost), np.square(lost)])
+        return self._known[key]
