@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests import zoo
+from vqkit import digest
 from vqkit.errors import StrategyError
 from vqkit.flow import Bench, Data, evaluate, quantize, sqnr, tensor_values
 from vqkit.flow.data import map_inputs
@@ -224,3 +225,18 @@ def test_changed_data_are_noticed(way):
     after = bench.float_evaluation(metrics=[]).predictions
     assert not np.array_equal(before, after)
     np.testing.assert_array_equal(after, evaluate(model, bench.data.x_eval, bench.data.y_eval).predictions)
+
+
+def test_read_only_data_are_digested_once(monkeypatch):
+    model = zoo.build("conv_bn_relu")
+    data = data_for(model)
+    for part in (data.x_calib, data.x_eval):
+        part.flags.writeable = False
+    bench, read = Bench(model, data), []
+    real = digest.of_array
+    monkeypatch.setattr(digest, "of_array", lambda a: read.append(a.shape) or real(a))
+    for strategy in ("pof2s", "fsx"):
+        assert bench.evaluate(bench.quantize(strategy, batch_size=5)).n == 30
+        bench.float_evaluation()
+    assert [shape[0] for shape in read if shape[1:] == data.x_eval.shape[1:]].count(30) == 1
+    assert [shape[0] for shape in read if shape[1:] == data.x_calib.shape[1:]].count(12) == 1

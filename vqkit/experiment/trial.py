@@ -20,10 +20,9 @@ from vqkit.experiment.measure import Scores
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.training import calib_labels
 from vqkit.experiment.variant import Settings, Source, Variant, code_digest
-from vqkit.flow.data import Data, leaves
+from vqkit.flow.data import EVAL_BATCH, Data, leaves
 
 Tell = Callable[[float, str], None]
-EVAL_BATCH = 250
 
 
 class CancelledError(VqkitError):

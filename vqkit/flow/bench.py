@@ -20,7 +20,7 @@ from vqkit.errors import DataError, not_allowed
 from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.content import Outputs, graph_digest
-from vqkit.flow.data import Data, batches, map_inputs
+from vqkit.flow.data import EVAL_BATCH, Data, batches, map_inputs
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.noise import Noise
 from vqkit.flow.places import Places
@@ -36,7 +36,6 @@ from vqkit.flow.weights import WeightMemory
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower, mask_of
 
-EVAL_BATCH = 250
 KEPT_PLANS = 128
 
 
@@ -65,6 +64,7 @@ class Bench:
         self._structures: dict[str, Structure] = {}
         self._cache, self._model_digest = cache, graph_digest(self._lowered)
         self._outputs: dict[str, Outputs] = {}
+        self._locked: dict[int, tuple[np.ndarray, str]] = {}
 
     @property
     def traces(self) -> dict[tuple[Any, ...], int]:
@@ -209,7 +209,15 @@ class Bench:
 
     def _digest_of(self, field: str) -> str:
         """Digest of what the data hold now: arrays may be changed in place, or other data be given."""
-        return digest.of_json(map_inputs(lambda a, _: digest.of_array(a), getattr(self.data, field)))
+        return digest.of_json(map_inputs(lambda a, _: self._array_digest(a), getattr(self.data, field)))
+
+    def _array_digest(self, array: np.ndarray) -> str:
+        """Digest of an array; one that is read-only is read once."""
+        if array.flags.writeable:
+            return digest.of_array(array)
+        if id(array) not in self._locked:
+            self._locked[id(array)] = array, digest.of_array(array)
+        return self._locked[id(array)][1]
 
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree

@@ -13,6 +13,8 @@ from vqkit import digest as digests
 from vqkit.errors import DataError
 from vqkit.flow.units import same_unit
 
+EVAL_BATCH = 100
+"""Samples evaluated at once: few enough that a layer finds in the cache what the one before it wrote."""
 _PIECE = 1 << 22
 
 Shape = tuple[int | None, ...]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.flow.data import batches
+from vqkit.flow.data import EVAL_BATCH, batches
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph, Node
@@ -38,7 +38,7 @@ class Evaluation:
     predictions: Any
 
 
-def predict(model: Any, x: Any, *, batch_size: int = 250) -> Any:
+def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
 
     Args:
@@ -62,7 +62,7 @@ def predict(model: Any, x: Any, *, batch_size: int = 250) -> Any:
 
 
 def evaluate(
-    model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = 250
+    model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = EVAL_BATCH
 ) -> Evaluation:
     """Metrics of a model on labelled data.
 
