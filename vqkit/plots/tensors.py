@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from vqkit.plots.style import LIGHT, Theme, dress, figure, legend, note, outer_legend
+from vqkit.plots.style import LIGHT, Theme, dress, figure, legend, note, outer_legend, plain_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,8 +114,8 @@ def tensor_histogram(
     Returns:
         A figure with density on a log axis: values piled up at a limit show as a spike there.
     """
-    fig = figure(3.6, theme)
-    draw_histogram(fig.add_subplot(), float_values, quantized_values, qparams, title, theme=theme)
+    fig, ax = plain_figure(3.6, theme)
+    draw_histogram(ax, float_values, quantized_values, qparams, title, theme=theme)
     return fig
 
 
