@@ -69,6 +69,8 @@ def test_version_and_strategies():
         (["run", "none.keras", "--data", "digits"], "ModelError: model: "),
         (["run", "none.keras"], "DataError: --data: none given, and only 'quickstart' brings its own"),
         (["export", "net.h5"], "ModelError: format: none given"),
+        (["export", "net.h5", "-o", "./net.h5"], "ModelError: --output: net.h5 is the float model itself"),
+        (["recommend", "./model.keras", "-o", "."], "ModelError: --output: . holds the float model itself"),
         (["export", "net.h5", "-f", "onnx"], "For net.h5: --data file.npz"),
         (["run", "quickstart", "--data", "{"], "DataError: data: '{' is not JSON"),
         (["validate", "pyproject.toml"], "SweepError: pyproject.toml: "),

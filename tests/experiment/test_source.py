@@ -53,6 +53,16 @@ def test_npz_is_cut_scaled_and_has_an_identity(folder):
     )
 
 
+def test_text_means_what_it_means_on_the_command_line(folder):
+    np.savez(folder / "named.npz", x_calib=X, x_eval=X, y_eval=np.arange(6))
+    whole = load_data({"npz": "named.npz"}, folder)
+    assert load_data("named.npz", folder).digest == whole.digest
+    assert absolute_data("named.npz", folder) == absolute_data({"npz": "named.npz"}, folder)
+    assert load_data("code.py:load", folder).n_eval == 3
+    with pytest.raises(DataError, match=r"'named\.npy' is not allowed"):
+        load_data("named.npy", folder)
+
+
 def test_npz_with_two_inputs(folder):
     data = load_data({**NPZ, "x_calib": ["x", "other"], "x_eval": ["x", "other"]}, folder)
     np.testing.assert_array_equal(data.x_eval[1], X[:, :2].astype("float32"))

@@ -264,6 +264,8 @@ CASES = (
     C("model file", "a Lambda layer", ModelError, "holds code, which is not run", _lambda),
     C("model file", "a class of another module", ModelError, "cannot load",
       lambda f: _foreign_class(f, "this", "Popen")),
+    C("model", "a quantized one, to be quantized", ModelError, "the model is quantized already",
+      lambda _: quantized(X, quantized(X).model)),
     C("model", "a NaN weight", ModelError, "layer 'conv': 1 of 12 values",
       lambda _: quantized(X, small_model(put(0, np.nan)))),
     C("model", "an infinite bias", ModelError, "are NaN or Inf", lambda _: quantized(X, small_model(put(1, np.inf)), "fs")),

@@ -41,10 +41,15 @@ def export_(
     from vqkit.experiment.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.export.files import FORMATS, export, format_of
+    from vqkit.errors import ModelError
+    from vqkit.export.files import default_name, export, format_of
 
     name = format_of(format, output)
-    target = output or Path(f"{Path(source).stem}{FORMATS[name].suffix or '_' + name}")
+    target = output or Path(default_name(source, name))
+    if target.resolve() == Path(source).resolve():
+        raise ModelError(
+            f"--output: {target} is the float model itself, which is not replaced. Name another file"
+        )
     given = {"opset": opset, "rounding": rounding, "lowest_weight": lowest_weight}
     options = {k: v for k, v in given.items() if v is not None}
     quantized = _quantized(source, strategy, overrides, data, vitis_compat, runs)

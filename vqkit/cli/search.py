@@ -21,7 +21,7 @@ from vqkit.cli.options import (
     TrackingUri,
     data_of,
 )
-from vqkit.errors import SweepError
+from vqkit.errors import ModelError, SweepError
 
 if TYPE_CHECKING:
     from vqkit.search.engine import Engine
@@ -227,6 +227,9 @@ def recommend(
 
     # Before the search: it would be a pity to learn after twenty minutes that a format is misspelt.
     formats = [format_of(f, None) for f in format or ()]
+    folder = output or runs / "recommended" / Path(model).stem
+    if folder.resolve() == Path(model).resolve().parent and Path(model).name == "model.keras":
+        raise ModelError(f"--output: {folder} holds the float model itself, {model}, which is not replaced")
     store = Store.at(runs)
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
     asker = _engine(model, data, runs, images, calibration=calibration, seed=seed)
@@ -238,7 +241,6 @@ def recommend(
     typer.echo(f"\n{found}")
     if found.chosen is None:
         raise typer.Exit(Exit.SOME_FAILED)
-    folder = output or runs / "recommended" / Path(model).stem
     done = advice.deliver(found, engine, folder, title=Path(model).name, formats=formats)
     tracking = None if no_track else (tracking_uri,)
     key = advice.record(done, model, data_of(model, data), store, engine.settings, tracking=tracking)

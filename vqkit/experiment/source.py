@@ -61,6 +61,7 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
             `{"loader": "file.py:function", "args": {...}}`, a function that returns an object or mapping with
             x_calib, x_eval and y_eval,
             and y_calib where the calibration samples have labels. A loader is code, and it is run.
+            Or these as `data_from_text` takes them: "file.npz", "file.py:function".
         base_dir: relative paths start here.
 
     Returns:
@@ -132,10 +133,12 @@ def absolute_data(ref: Any, base_dir: str | Path) -> Any:
     Raises:
         DataError: unknown form or key.
     """
+    if isinstance(ref, str):
+        ref = data_from_text(ref)
     if ref in (DIGITS, QUICKSTART):
         return DIGITS
     if not isinstance(ref, Mapping) or not {"npz", "loader"} & set(ref):
-        allowed = [f'"{DIGITS}"', '{"npz": …}', '{"loader": …}']
+        allowed = [f'"{DIGITS}"', "file.npz", "file.py:function", '{"npz": …}', '{"loader": …}']
         raise DataError(not_allowed("data", ref, allowed))
     kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
     _checked(model, dict(ref))

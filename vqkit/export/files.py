@@ -40,6 +40,18 @@ FORMATS: dict[str, Format] = {
 """Format -> what writes it."""
 
 
+def default_name(source: str, format: str) -> str:
+    """Name of the file for a model or run where none is given; never that of the source itself.
+
+    Args:
+        source: a model file or a run.
+        format: one of `FORMATS`.
+    """
+    stem, suffix = Path(source).stem, FORMATS[format].suffix
+    words = {".keras": "_quantized", ".h5": "_quantized", ".json": "_encodings", "": f"_{format}"}
+    return f"{stem}{words.get(suffix, '')}{suffix}"
+
+
 def export(quantized: Any, path: str | Path, format: str | None = None, **options: Any) -> Path:
     """Write a quantized model as a file that another runtime executes.
 

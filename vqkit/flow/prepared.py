@@ -18,6 +18,8 @@ from vqkit.graph.keras_io import lower
 from vqkit.graph.prepare import optimize, to_device_form
 from vqkit.graph.select import select
 
+QUANTIZERS = ("FakeQuantize", "LearnedQuantize")
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
@@ -89,9 +91,10 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
         The graphs that a plan can be made on.
 
     Raises:
-        ModelError: a weight is NaN or Inf.
+        ModelError: the model is quantized already, or a weight is NaN or Inf.
         StrategyError: a layer name is unknown.
     """
+    _check_float(lowered)
     _check_weights(lowered)
     graph = select(
         lowered,
@@ -103,6 +106,16 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
     optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
     device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
     return Graphs(graph, optimized.graph, device.graph, optimized.report + device.report)
+
+
+def _check_float(graph: Graph) -> None:
+    # Quantizing on top would measure the difference to a model that has lost its precision before.
+    found = [name for name, layer in graph.layers.items() if layer.kind in QUANTIZERS]
+    if found:
+        raise ModelError(
+            f"layer {found[0]!r} is a quantizer of vqkit: the model is quantized already. Quantize the float "
+            "model it was made from; to write a quantized model in another format, vqkit.export it or its run"
+        )
 
 
 def _check_weights(graph: Graph) -> None:
