@@ -155,12 +155,13 @@ def page(result: dict[str, list[Row]]) -> str:
     from vqkit import __version__
 
     inputs, faults = result["inputs"], result["faults"]
+    told = " ".join(sys.argv[1:])
     machine = f"Python {platform.python_version()}, {os.cpu_count()} cores"
     tried, other = sum(r.get("tried", 0) for r in inputs), sum(r.get("else", 0) for r in inputs)
     injected, survived = (sum(r.get(k, 0) for r in faults) for k in ("injected", "survived"))
     return f"""# What it withstands
 
-Written by `python benchmarks/faults.py --write` on {date.today()}, vqkit {__version__}, {machine}.
+Written by `python benchmarks/faults.py {told}` on {date.today()}, vqkit {__version__}, {machine}.
 The tests do the same with fewer inputs and each fault once.
 
 ## Any input

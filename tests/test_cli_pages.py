@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from vqkit.cli import app, pages
+from vqkit.cli import app, browser, pages
 
 
 @pytest.fixture
@@ -65,3 +69,26 @@ def test_a_missing_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch, st
     shown = run(name)
     assert "vqkit[lab]" in str(shown.exception)
     assert started == []
+
+
+def test_the_page_is_opened_once_the_server_answers_and_its_token_is_on_no_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(browser.webbrowser, "open", lambda address: opened.append(address) or True)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        threading.Timer(0.3, server.listen).start()
+        assert browser.open_when_it_answers("http://page/?token=t", "127.0.0.1", port)
+    assert opened == ["http://page/?token=t"]
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert not browser.open_when_it_answers("http://page/", "127.0.0.1", port)
+    assert opened == ["http://page/?token=t"]
+    began: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, env: began.append((command, env)))
+    browser.start("http://page/?token=t", "127.0.0.1", port)
+    ((command, env),) = began
+    assert command[1:3] == ["-m", "vqkit.cli.browser"]
+    assert "token" not in " ".join(command)
+    assert env[browser.ADDRESS] == "http://page/?token=t"

@@ -105,6 +105,24 @@ def _sweep(folder: Path, content: str) -> Any:
     return Sweep.load(_file(folder, "sweep.yaml", content))
 
 
+def _built(name: str) -> Any:
+    from vqkit.experiment.variant import build_strategy
+
+    return build_strategy(name, {})
+
+
+def _sweep_at(path: Path) -> Any:
+    from vqkit.experiment.sweep import Sweep
+
+    return Sweep.load(path)
+
+
+def _path_of(ref: str, folder: Path) -> Path:
+    from vqkit.experiment.source import model_path
+
+    return model_path(ref, folder, folder)
+
+
 def _plan(**values: Any) -> Any:
     from vqkit.flow import make_plan
 
@@ -248,6 +266,12 @@ CASES = (
     C("strategy", "33 bits", StrategyError, "at most 32, got 33", lambda _: _keywords(weight_bit=33)),
     C("strategy", "a layer that is not there", StrategyError, "did you mean 'conv'",
       lambda _: _plan(ignore_layers=["comv"])),
+    C("strategy", "a path with a zero byte", StrategyError, "is no path: embedded null byte",
+      lambda _: _built("a\0.json")),
+    C("sweep file", "a path with a zero byte", SweepError, "is no path: embedded null byte",
+      lambda f: _sweep_at(f / "a\0.yaml")),
+    C("model", "a path with a zero byte", ModelError, "is no path: embedded null byte", lambda f: _path_of("a\0.keras", f)),
+    C("data", "a path with a zero byte", DataError, "is no path: embedded null byte", lambda f: _data(f, {"npz": "a\0.npz"})),
     C("sweep file", "no YAML", SweepError, "sweep.yaml", lambda f: _sweep(f, "a: [1")),
     C("sweep file", "a Python tag", SweepError, "tag",
       lambda f: _sweep(f, "!!python/object/apply:os.system ['echo spoiled']")),

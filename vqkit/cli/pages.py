@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from vqkit.cli import browser
 from vqkit.cli.application import app
 from vqkit.cli.options import Runs
 from vqkit.errors import VqkitError, missing_package
@@ -53,7 +53,7 @@ def dashboard(runs: Runs = Path("runs"), port: Port = 8866, no_browser: NoBrowse
     address = f"http://{LOOPBACK}:{port}/?token={token}"
     typer.echo(address)
     if not no_browser:
-        _open_when_it_answers(address, port)
+        browser.start(address, LOOPBACK, port)
     # Voila would open the page without the token.
     options = [
         f"--Voila.ip={LOOPBACK}",
@@ -91,22 +91,6 @@ def _needs(package: str) -> None:
 def _token() -> str:
     """Handed on in the environment: other users of the machine can read a command line."""
     return os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
-
-
-def _open_when_it_answers(address: str, port: int) -> None:
-    """A process of its own opens the browser: this one becomes the server."""
-    code = (
-        "import os, socket, time, webbrowser\n"
-        "for _ in range(600):\n"
-        "    try:\n"
-        f"        socket.create_connection(({LOOPBACK!r}, {port}), 1).close()\n"
-        "    except OSError:\n"
-        "        time.sleep(0.1)\n"
-        "    else:\n"
-        "        webbrowser.open(os.environ['VQKIT_ADDRESS'])\n"
-        "        break\n"
-    )
-    subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "VQKIT_ADDRESS": address})
 
 
 def _address(port: int, no_browser: bool) -> list[str]:

@@ -65,6 +65,8 @@ def _text(path: Path) -> str:
         raise SweepError(no_such_file(path)) from e
     except OSError as e:
         raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
+    except ValueError as e:
+        raise SweepError(f"{str(path)!r} is no path: {e}") from None
     if len(content) > MAX_BYTES:
         raise SweepError(f"{path}: larger than {MAX_BYTES} bytes, this is no sweep")
     try:

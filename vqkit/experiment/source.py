@@ -143,7 +143,14 @@ def absolute_data(ref: Any, base_dir: str | Path) -> Any:
     kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
     _checked(model, dict(ref))
     plain(ref, "data", DataError)
-    return {**ref, kind: str(Path(base_dir, ref[kind]).resolve())}
+    return {**ref, kind: str(_absolute(base_dir, ref[kind], DataError))}
+
+
+def _absolute(base_dir: str | Path, text: str, error: type[VqkitError]) -> Path:
+    try:
+        return Path(base_dir, text).resolve()
+    except ValueError as e:
+        raise error(f"{text!r} is no path: {e}") from None
 
 
 def _checked(model: type[BaseModel], ref: dict[str, Any]) -> None:
@@ -263,7 +270,7 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
         from vqkit.experiment.quickstart import quickstart_model
 
         return quickstart_model(cache)
-    path = Path(base_dir, ref).resolve()
+    path = _absolute(base_dir, ref, ModelError)
     if (path / "saved_model.pb").is_file():
         return path
     if path.suffix not in MODEL_FILES:

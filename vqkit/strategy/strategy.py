@@ -364,11 +364,14 @@ def resolve_name_or_path(name_or_path: str | Path) -> Strategy:
 
 def _read(path: str | Path) -> Any:
     try:
-        return text.parse(Path(path).read_text(encoding="utf-8"), str(path))
+        content = Path(path).read_text(encoding="utf-8")
     except OSError as e:
         raise StrategyError(f"{path}: cannot be read: {e.strerror or e}") from None
     except UnicodeDecodeError:
         raise StrategyError(f"{path}: not UTF-8 text") from None
+    except ValueError as e:
+        raise StrategyError(f"{str(path)!r} is no path: {e}") from None
+    return text.parse(content, str(path))
 
 
 def _checked(name: str, edited: Edited, source: str) -> Strategy:
