@@ -37,6 +37,26 @@ def test_nothing_changes_in_place() -> None:
     assert Strategy.builtin("pof2s").dump() == dumped
 
 
+def test_name_rules_as_a_whole() -> None:
+    base = Strategy.builtin("pof2s").with_kwargs(weight_bit=6)
+    rules: dict[str, Any] = {"conv*": {"weight_bit": 4}, "head": "float16"}
+    new = base.with_name_rules(rules, source="mine")
+    document = base.dump()
+    document[REGISTRY]["layer_config"] = rules
+    assert new == Strategy.from_dict(document)
+    assert (new.base, new.name) == ("pof2s", "pof2s")
+    rule = new.layer_rule("Dense", "conv_1")
+    assert rule is not None
+    (_, weight), *_ = rule.weights
+    assert weight is not None
+    assert weight.origins["bit_width"] == ("mine", f"/{REGISTRY}/layer_config/conv*/weight_bit")
+    rules["conv*"]["weight_bit"] = new.name_rules["conv*"]["weight_bit"] = 2
+    assert new.name_rules == {"conv*": {"weight_bit": 4}, "head": "float16"}
+    assert new.with_name_rules({}).name_rules == {}
+    with pytest.raises(StrategyError, match=r"mine /.*/layer_config/a.*weight_bits"):
+        base.with_name_rules({"a": {"weight_bits": 4}}, source="mine")
+
+
 def test_the_argument_of_update_is_left_as_it_is() -> None:
     new = {"optimize_pipeline_config": {"cle_steps": 2}, "weight_bit": 5}
     kept = json.loads(json.dumps(new))

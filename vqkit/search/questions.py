@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from vqkit.flow.plan import Plan, Role
-from vqkit.strategy import keys
 
 if TYPE_CHECKING:
     from vqkit.flow.prepared import PreparedModel
@@ -157,20 +156,15 @@ def with_rules(base: Strategy, rules: Rules, *, everything: int | None = None) -
         rules: name or "*" -> what to say; "*" silences the rules that `base` has.
         everything: bits of all weights, activations and inputs; None leaves them.
     """
-    from vqkit.strategy import Strategy as Made
-
-    document = base.dump(verbose=2)
-    registry = document[keys.REGISTRY]
-    old: Mapping[str, Any] = registry.get(keys.NAMED, {})
-    kept = {} if "*" in rules else dict(old)
+    old = base.name_rules
+    kept = {} if "*" in rules else old
     merged = {name: {**_said(old, name), **rule} if name != "*" else rule for name, rule in rules.items()}
     if everything is not None:
         kept = {p: _without_bits(rule) for p, rule in kept.items()}
         merged = {n: _without_bits(rule) for n, rule in merged.items()}
-        for key in _bit_keys(base):
-            registry[keys.USER][key] = everything
-    registry[keys.NAMED] = {**{p: r for p, r in kept.items() if p not in merged}, **merged}
-    return Made.from_dict(document, source=base.name)
+        base = base.with_kwargs(**dict.fromkeys(_bit_keys(base), everything))
+    every = {**{p: r for p, r in kept.items() if p not in merged}, **merged}
+    return base.with_name_rules(every, source=base.name)
 
 
 def _said(rules: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -127,6 +127,22 @@ class Strategy:
                 edited = edit.overrides(edited, {where: value}, self.base, f"builtin {self.base}")
         return _checked(self.name, edited, "without")
 
+    def with_name_rules(self, rules: Mapping[str, Any], source: str = "dict") -> Strategy:
+        """With other name rules than it has; what they say nothing about is checked already.
+
+        Args:
+            rules: layer name or glob -> rule; an empty mapping leaves none.
+            source: who says so.
+
+        Raises:
+            StrategyError: malformed.
+        """
+        where, plain = [keys.REGISTRY, keys.NAMED], text.plain(dict(rules), source)
+        edited = edit.set_at(self._edited, where, plain, source)
+        made = Strategy(self.name, edited, form_errors.document(edited.doc, source))
+        vars(made)["base"] = self.base  # No built-in has name rules to share.
+        return made
+
     def update(self, new: Mapping[str, Any] | str | Path) -> Strategy:
         """With another, possibly partial, strategy on top, as the original's set_quantize_strategy does.
 
@@ -224,6 +240,11 @@ class Strategy:
         """The user's global overrides that say something, in file order."""
         said = self._edited.doc[keys.REGISTRY][keys.USER]
         return {k: v for k, v in said.items() if k not in keys.LISTS and v is not None}
+
+    @property
+    def name_rules(self) -> dict[str, Any]:
+        """The rules for layers by name or glob, in file order."""
+        return dict(text.plain(self._edited.doc[keys.REGISTRY].get(keys.NAMED, {}), self.name))
 
     @property
     def input_layers(self) -> tuple[str, ...]:
