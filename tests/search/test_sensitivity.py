@@ -10,7 +10,7 @@ from vqkit.errors import DataError, RecordError
 from vqkit.experiment.variant import Settings
 from vqkit.flow import Data, evaluate, prepare, quantize
 from vqkit.flow.quality import decibel
-from vqkit.search import Sensitivity, probe, sensitivity
+from vqkit.search import Sensitivity, sensitivity
 from vqkit.search.questions import questions, strategy_for, units
 from vqkit.search.sensitive import COLUMNS
 from vqkit.search.tally import Tally, kl
@@ -58,14 +58,17 @@ def test_same_numbers_as_asking_one_by_one(tiny, name, base, modes):
         )
 
 
-def test_batches_evaluated_together_are_counted_in_order(tiny, monkeypatch):
+def test_the_batches_do_not_count(tiny, monkeypatch):
     model, found = tiny("residual"), []
-    monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", 16)
-    for small in (0, probe.SMALL):
-        monkeypatch.setattr("vqkit.search.probe.SMALL", small)
-        found.append(sensitivity(model, data_for(model), "fsx", bits=(2,), settings=SETTINGS).rows)
-    assert found[0] == found[1]
-    assert len({r["kl"] for r in found[0]}) > 1
+    for size in (16, 40):
+        monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", size)
+        found.append(sensitivity(model, data_for(model), "fsx", bits=(2,), settings=SETTINGS).table)
+    in_parts, at_once = found
+    assert in_parts["accuracy"].equals(at_once["accuracy"])
+    for measure in ("sqnr_db", "kl"):
+        # The sums are those of the batches, one after the other.
+        np.testing.assert_allclose(in_parts[measure], at_once[measure], rtol=1e-6)
+    assert in_parts["kl"].nunique() > 1
 
 
 def test_table_ranking_and_file(tiny, tmp_path):

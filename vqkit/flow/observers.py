@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
+from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec
 
 Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -199,12 +200,23 @@ def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any
         seen: facts.
         number: of the batch, from 0.
     """
+    facts = (seen.f_min, seen.f_max, seen.pos) if spec.pow2 else (seen.f_min, seen.f_max)
+    return on_grid(x, QParams(spec, *(f[number] for f in facts)))
+
+
+def on_grid(x: Any, params: QParams) -> Any:
+    """A tensor on a grid that is decided; compiled once for each spec, whatever the numbers.
+
+    Args:
+        x: float32 tensor.
+        params: its quantizer with range and position.
+    """
     import tensorflow as tf
 
-    facts = (seen.f_min, seen.f_max, seen.pos) if spec.pow2 else (seen.f_min, seen.f_max)
+    spec = params.spec
     flat = x if spec.per_channel else tf.reshape(x, [-1])
-    values = _quantizer(rounding_only(spec), flat.shape.rank)(flat, *(tf.constant(f[number]) for f in facts))
-    return tf.reshape(values, tf.shape(x))
+    numbers = [tf.constant(n) for n in (params.f_min, params.f_max, params.pos) if n is not None]
+    return tf.reshape(_quantizer(rounding_only(spec), flat.shape.rank)(flat, *numbers), tf.shape(x))
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
-from threading import Lock
 from typing import Any
 
 from vqkit.graph.ir import Graph, map_refs
@@ -35,10 +34,12 @@ class Pieces:
         self._live = make_all_live(graph)
         self._stations = _stations(self.cuts)
         self._functions: dict[tuple[int, int], Callable[[Values], Values]] = {}
-        self._lock = Lock()
 
     def run(self, start: int, end: int, state: Values) -> Values:
-        """The values needed at one cut, from those needed at an earlier one; from any thread.
+        """The values needed at one cut, from those needed at an earlier one.
+
+        One run at a time: TensorFlow's convolution that is fused with a sum keeps what it works on in itself,
+        so two threads in the same function get each other's numbers, or crash.
 
         Args:
             start: cut where the state was taken.
@@ -48,9 +49,8 @@ class Pieces:
         if start == end:
             return state
         for a, b in pairwise([start, *(s for s in self._stations if start < s < end), end]):
-            with self._lock:
-                if (a, b) not in self._functions:
-                    self._functions[a, b] = self._compiled(a, b)
+            if (a, b) not in self._functions:
+                self._functions[a, b] = self._compiled(a, b)
             state = self._functions[a, b](state)
         return state
 

@@ -9,11 +9,7 @@ would decide is found alike: one walk over the calibration data serves all quest
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import islice
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,24 +18,24 @@ from vqkit.errors import DataError
 from vqkit.flow.calibrate import Calibration, Mode, as_float
 from vqkit.flow.data import batches, leaves
 from vqkit.flow.instrument import instrument
-from vqkit.flow.observers import Observed, observe
+from vqkit.flow.observers import Observed, on_grid
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, solve_activations
+from vqkit.flow.together import Tensor, Wanted
 from vqkit.flow.weights import WeightMemory
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
-from vqkit.primitives import ops
 from vqkit.primitives.qparams import QParams
+from vqkit.primitives.spec import QuantizerSpec
 from vqkit.search.engine import EVAL_BATCH, Engine
 from vqkit.search.pieces import Pieces, Values
 from vqkit.search.questions import Question
 from vqkit.search.tally import Tally
 
-Observing = tuple[Any, ...]
-# Bytes of the largest activation of a batch up to which two batches are held at once.
-SMALL = 1 << 27
+Place = tuple[Any, ...]
+Observing = tuple[Place, QuantizerSpec]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,22 +46,23 @@ class Probe:
         weights: layer name -> its quantized weights.
         start: cut from which the model differs from float.
         row: the value that is quantized, None for none.
-        params: its range or position; None before anything was observed.
+        params: its range and position; None before anything was observed.
         end: the cut behind that value; `start` where there is none.
     """
 
     weights: Mapping[str, Mapping[str, np.ndarray]]
     start: int
     row: Row | None
-    params: Any
+    params: QParams | None
     end: int
 
     @property
     def observing(self) -> Observing:
-        """What decides what calibration sees: the value, its quantizer, the weights before it."""
+        """What decides what calibration sees: the value, the weights before it, and its quantizer."""
         assert self.row is not None
+        assert self.row.spec is not None
         before = [(k, v, id(a)) for k, arrays in self.weights.items() for v, a in arrays.items()]
-        return (self.row.name, self.row.spec, *before)
+        return (self.row.name, *before), self.row.spec
 
 
 class Probes:
@@ -92,37 +89,29 @@ class Probes:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
         tallies = {q: Tally() for q in self.probes}
         reference, labels, at = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval), 0
-        source = iter(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH))
-        with ThreadPoolExecutor(self._together()) as pool:
-            while some := [*islice(source, self._together())]:
-                here = [slice(at + i * EVAL_BATCH, at + (i + 1) * EVAL_BATCH) for i in range(len(some))]
-                for question, outputs in self._ask(some, pool):
-                    for where, found in zip(here, outputs, strict=True):
-                        tallies[question].add(found, reference[where], labels[where])
-                at += len(some) * EVAL_BATCH
+        for batch in batches(self._engine.data.x_eval, batch_size=EVAL_BATCH):
+            here = slice(at, at + EVAL_BATCH)
+            for question, outputs in self._ask(batch):
+                tallies[question].add(outputs, reference[here], labels[here])
+            at += EVAL_BATCH
         return {q: t.numbers() for q, t in tallies.items()}
 
-    def _together(self) -> int:
-        """How many batches are evaluated at once: one leaves cores idle, more need more memory."""
-        sizes = [prod(size or 1 for size in v.shape[1:]) for v in self._graph.values.values()]
-        return 2 if 4 * EVAL_BATCH * max(sizes) <= SMALL else 1
-
-    def _ask(self, some: list[Any], pool: ThreadPoolExecutor) -> Iterator[tuple[Question, list[Any]]]:
-        starts = {p.start for p in self.probes.values()}
-        for start, *states in zip(sorted(starts), *(self._walked(x, starts) for x in some), strict=True):
+    def _ask(self, batch: Any) -> Iterator[tuple[Question, list[Any]]]:
+        for start, state in self._walked(batch, {p.start for p in self.probes.values()}):
             for question, probe in self.probes.items():
                 if probe.start == start:
                     with self._pieces.assigned(probe.weights):
-                        answers = [*pool.map(partial(self._answer, probe), (s for _, s in states))]
-                    yield question, answers
+                        outputs = self._answer(probe, state)
+                    yield question, outputs
 
-    def _answer(self, probe: Probe, state: Values) -> Any:
+    def _answer(self, probe: Probe, state: Values) -> list[Any]:
         """Outputs for one batch, while the question's weights are assigned."""
         if probe.row is not None:
             state = dict(self._pieces.run(probe.start, probe.end, state))
             value = probe.row.value
             assert value is not None
-            state[value] = _fake_quantized(state[value], probe.params)
+            assert probe.params is not None
+            state[value] = on_grid(as_float(state[value]), probe.params)
         state = self._pieces.run(probe.end, self._pieces.cuts[-1], state)
         return [np.asarray(state[v]) for v in self._graph.outputs]
 
@@ -142,29 +131,33 @@ class Probes:
         Behind quantized weights a value is another one, and is observed there.
         """
         settings = self._engine.settings
-        watched = {d.observing: d for d in drafts if d.row is not None}
-        seen = {key: Observed() for key in watched}
+        asked = {d.observing: d for d in drafts if d.row is not None}
+        watched = {place: draft for (place, _), draft in asked.items()}
+        wanted: dict[Place, dict[QuantizerSpec, Wanted]] = {place: {} for place in watched}
+        for place, spec in asked:
+            wanted[place][spec] = Wanted(spec, Observed(), settings.vitis_compat)
+        seen = {place: Tensor(list(wishes.values())) for place, wishes in wanted.items()}
         starts = {d.start for d in watched.values()}
         source = batches(self._engine.data.x_calib, batch_size=settings.batch_size, steps=settings.steps)
         count = samples = 0
         for batch in source:
             for start, state in self._walked(batch, starts):
-                for key, draft in watched.items():
+                for place, draft in watched.items():
                     if draft.start == start:
-                        self._watch(draft, state, seen[key])
+                        seen[place].add(self._watched(draft, state))
             count, samples = count + 1, samples + len(leaves(batch)[0])
         if not count:
             raise DataError("calibration data: no batch was given; pass at least one")
-        return {key: self._decided(d.row, Calibration({d.row.name: seen[key]}, count, samples, Mode.FLOAT))
-                for key, d in watched.items() if d.row is not None}  # fmt: skip
+        found = {(place, spec): w.seen for place, wishes in wanted.items() for spec, w in wishes.items()}
+        return {key: self._decided(d.row, Calibration({d.row.name: found[key]}, count, samples, Mode.FLOAT))
+                for key, d in asked.items() if d.row is not None}  # fmt: skip
 
-    def _watch(self, draft: Probe, state: Values, seen: Observed) -> None:
+    def _watched(self, draft: Probe, state: Values) -> Any:
+        """The value that a question quantizes, float32, behind its quantized weights."""
         assert draft.row is not None
         assert draft.row.value is not None
-        assert draft.row.spec is not None
         with self._pieces.assigned(draft.weights):
-            value = self._pieces.run(draft.start, draft.end, state)[draft.row.value]
-        observe(as_float(value), draft.row.spec, seen, False, self._engine.settings.vitis_compat)
+            return as_float(self._pieces.run(draft.start, draft.end, state)[draft.row.value])
 
     def _decided(self, row: Row, facts: Calibration) -> QParams:
         plan = Plan((row,), "", "", "")
@@ -213,14 +206,6 @@ class Probes:
     def _behind(self, row: Row) -> int:
         producer = next((i for i, n in enumerate(self._graph.nodes) if row.value in n.outputs), -1)
         return producer + 1
-
-
-def _fake_quantized(x: Any, params: Any) -> Any:
-    import tensorflow as tf
-
-    pos = None if params.pos is None else tf.constant(params.pos)
-    return ops.fake_quantize(tf.cast(x, tf.float32), params.spec, tf.constant(params.f_min),
-                             tf.constant(params.f_max), pos)  # fmt: skip
 
 
 def plan_of(prepared: Any, strategy: Any, compat: bool) -> Plan:
