@@ -137,8 +137,7 @@ class Strategy:
         Raises:
             StrategyError: malformed.
         """
-        where, plain = [keys.REGISTRY, keys.NAMED], text.plain(dict(rules), source)
-        edited = edit.set_at(self._edited, where, plain, source)
+        edited = edit.set_at(self._edited, [keys.REGISTRY, keys.NAMED], text.plain({**rules}, source), source)
         made = Strategy(self.name, edited, form_errors.document(edited.doc, source))
         vars(made)["base"] = self.base  # No built-in has name rules to share.
         return made
