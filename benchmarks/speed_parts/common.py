@@ -20,6 +20,11 @@ sys.path[:0] = [str(ROOT), str(SHARED)]
 
 Result = dict[str, Any]
 
+LONG_ENOUGH = 2.0
+"""CPU seconds over which a work is measured, on average: the median of three times 80 ms is mostly noise."""
+
+MOST_ROUNDS = 25
+
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on, and how busy it was."""
@@ -48,10 +53,18 @@ def interleaved(works: dict[str, Callable[[], object]], repeats: int) -> dict[st
     """Median CPU seconds of each, taken in turns, so that a slow minute hits all alike.
 
     Each work is called once before, unmeasured.
+
+    Args:
+        works: by name.
+        repeats: rounds at least; works shorter than `LONG_ENOUGH` take more of them.
     """
     for work in works.values():
         work()
-    rounds = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(repeats)]
+    rounds: list[dict[str, float]] = []
+    while len(rounds) < repeats or (
+        len(rounds) < MOST_ROUNDS and sum(sum(r.values()) for r in rounds) < LONG_ENOUGH * len(works)
+    ):
+        rounds.append({name: cpu_seconds(work) for name, work in works.items()})
     return {name: statistics.median(r[name] for r in rounds) for name in works}
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vqkit.primitives import divergence
 from vqkit.primitives.affine import Array
-from vqkit.primitives.counting import GUESS_ERROR, Counts, count_by_sign
+from vqkit.primitives.counting import GUESS_ERROR, Counts, count_by_sign, extremes
 from vqkit.primitives.spec import QuantizerSpec
 
 FIRST_BINS = 2048
@@ -90,7 +90,7 @@ class Histogram:
             ValueError: the batch is empty or holds a value that is not finite.
         """
         x = np.asarray(batch, np.float32).ravel()
-        low, high = (x.min(), x.max()) if x.size else (np.float32(np.nan), np.float32(np.nan))
+        low, high = extremes(x) if x.size else (np.float32(np.nan), np.float32(np.nan))
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"a histogram needs finite values, got {low} to {high} of {x.size}")
         self.seen_min, self.seen_max = min(self.seen_min, low), max(self.seen_max, high)

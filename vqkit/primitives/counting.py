@@ -49,6 +49,20 @@ def count_by_sign(x: Array, edges: Array, fine: int = 1) -> Counts:
     return rows[:2] + ruler.look_up(np.concatenate(again))
 
 
+def extremes(x: Array) -> tuple[np.float32, np.float32]:
+    """Smallest and largest value in one pass over memory.
+
+    Args:
+        x: float32, shape (n,), not empty.
+
+    Returns:
+        (smallest, largest); not a number if x holds one.
+    """
+    blocks = [x[at : at + _BLOCK] for at in range(0, x.size, _BLOCK)]
+    found = np.array([(block.min(), block.max()) for block in blocks])
+    return found[:, 0].min(), found[:, 1].max()
+
+
 @dataclass(frozen=True, eq=False)
 class _Ruler:
     """How places are computed.

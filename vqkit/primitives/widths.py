@@ -23,7 +23,7 @@ Bounds = npt.NDArray[np.float64]
 Distances = dict[tuple[float, int, int, Sequence[int]], Floats]
 
 BINS_A_STEP = 128
-"""Bins in the widest step that is tried; neighbours are joined until there are at most twice as many."""
+"""Bins in a step at first; neighbours are joined until there are at most twice as many."""
 
 ROUNDING = 1e-3
 """Relative error that float32 sums of as many terms as there are bins may have."""
@@ -61,16 +61,12 @@ class Counted:
         if start + REST[-1] > grid.POS_MAX or start < grid.POS_MIN:
             return FIRST + REST
         step = float(position_scale(np.float32(-start)))
-        counts, width = self._level(step)
-        half, bins = 0.5 + self.doubt / width + PLACE_ERROR * counts.shape[1], step / width
-        lows, highs = self._bounds(counts, half, spec, bins, FIRST)
-        if not self._hopeless(lows[-1], highs.min(), bins / 2 ** FIRST[-1]):
-            more = self._bounds(counts, half, spec, bins, REST)
-            lows, highs = np.append(lows, more[0]), np.append(highs, more[1])
-        return np.flatnonzero(lows * (1 - ROUNDING) <= highs.min() * (1 + ROUNDING)).tolist()
+        level = self._coarsest(step)
+        left = self._left(level, spec, step)
+        return left if len(left) == 1 or level == 0 else self._left(0, spec, step)
 
-    def _level(self, step: float) -> tuple[Floats, float]:
-        """The coarsest counts that are fine enough for a step."""
+    def _coarsest(self, step: float) -> int:
+        """The coarsest level whose bins are narrow enough for a step."""
         level = 0
         while step / self._levels[level][1] >= 2 * BINS_A_STEP:
             if level + 1 == len(self._levels):
@@ -78,7 +74,17 @@ class Counted:
                 even = counts if counts.shape[1] % 2 == 0 else np.pad(counts, ((0, 0), (0, 1)))
                 self._levels.append((even[:, ::2] + even[:, 1::2], 2 * width))
             level += 1
-        return self._levels[level]
+        return level
+
+    def _left(self, level: int, spec: QuantizerSpec, step: float) -> Sequence[int]:
+        """What the counts of a level do not rule out."""
+        counts, width = self._levels[level]
+        half, bins = 0.5 + self.doubt / width + PLACE_ERROR * counts.shape[1], step / width
+        lows, highs = self._bounds(counts, half, spec, bins, FIRST)
+        if not self._hopeless(lows[-1], highs.min(), bins / 2 ** FIRST[-1]):
+            more = self._bounds(counts, half, spec, bins, REST)
+            lows, highs = np.append(lows, more[0]), np.append(highs, more[1])
+        return np.flatnonzero(lows * (1 - ROUNDING) <= highs.min() * (1 + ROUNDING)).tolist()
 
     def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float,
                 offsets: Sequence[int]) -> tuple[Bounds, Bounds]:  # fmt: skip
