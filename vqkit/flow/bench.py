@@ -29,10 +29,12 @@ from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, grap
 from vqkit.flow.ptq import Quantized, assemble, with_progress
 from vqkit.flow.quality import Evaluation, Pair, evaluate, scored, tensor_values
 from vqkit.flow.shared import Facts, Request, passing
+from vqkit.flow.shelf import Shelf
 from vqkit.flow.solve import Encodings
 from vqkit.flow.structure import Structure, crossing_values, structure_key
 from vqkit.flow.trail import value_digests
 from vqkit.flow.weights import WeightMemory
+from vqkit.graph.custom import has_custom
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower, mask_of
 
@@ -45,7 +47,8 @@ class Bench:
     Args:
         model: a built functional or Sequential Keras model; it is not changed.
         data: calibration and evaluation samples.
-        cache: folder for what is worth keeping between processes; None keeps nothing on disk.
+        cache: folder for what is worth keeping between processes: outputs of the float model, and what
+            calibration observes of it; None keeps nothing on disk.
         memory_limit: bytes that remembered activations may take.
 
     Raises:
@@ -57,7 +60,7 @@ class Bench:
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
         self._weights, self._places = WeightMemory(), Places(memory_limit)
-        self._facts = Facts(self._places)
+        self._facts = Facts(self._places, Shelf(None if has_custom(self._lowered) else cache))
         self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
         self._plans: dict[tuple[str, bool], PreparedModel] = {}

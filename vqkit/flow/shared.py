@@ -18,6 +18,7 @@ from vqkit.flow.kinds import Signs
 from vqkit.flow.observers import How, Observed, grid_values, how, observe
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Row
+from vqkit.flow.shelf import Shelf
 from vqkit.flow.stretches import Player, Stretch
 from vqkit.flow.together import Tensor, Wanted
 from vqkit.graph.ir import Graph
@@ -76,15 +77,16 @@ class Facts:
 
     Args:
         places: keeps values at the places where variants part.
+        shelf: keeps facts of the float model for other processes; none by default.
 
     Attributes:
         passes: number of runs over the calibration data; a run that begins in the middle counts as one.
         visits: number of tensors observed, all batches counted once.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, shelf: Shelf | None = None) -> None:
         self.passes = self.visits = 0
-        self._places = places
+        self._places, self._shelf = places, shelf or Shelf(None)
         self._known: dict[tuple[Any, ...], Observed] = {}
         self._seen: dict[Stream, tuple[int, int]] = {}
 
@@ -99,11 +101,13 @@ class Facts:
             What `calibrate` gives.
         """
         keys = {fq: self._key(request, fq) for fq in request.rows}
-        missing = [fq for fq, key in keys.items() if key not in self._known]
+        missing = [fq for fq, key in keys.items() if not self._knows(request, key)]
         if missing:
             _Run(request, keys, self._known, self._places, set(missing)).over(batches, self._seen)
             self.passes += 1
             self.visits += len(missing)
+            if not request.quantized:
+                self._keep({keys[fq] for fq in missing})
         count, samples = self._seen[request.stream]
         found = {row.name: self._known[keys[fq]] for fq, row in request.rows.items()}
         return Calibration(found, count, samples, Mode.QUANTIZED if request.quantized else Mode.FLOAT)
@@ -132,7 +136,7 @@ class Facts:
         found = {}
         for fq, row in request.rows.items():
             key = self._key(request, fq)
-            if key not in self._known:
+            if not self._knows(request, key):
                 assert row.spec is not None
                 found[key] = Wanted(row.spec, Observed(), request.compat)
         return found
@@ -161,8 +165,25 @@ class Facts:
         self._seen[request.stream] = (count, samples)
         for wishes in here.values():
             self._known.update({key: wish.seen for key, wish in wishes.items()})
+        self._keep(key for wishes in here.values() for key in wishes)
         self.passes += 1
         self.visits += sum(len(wishes) for wishes in here.values())
+
+    def _knows(self, request: Request, key: Key) -> bool:
+        """Whether a tensor's facts are here; those of the float model also from another process."""
+        if key not in self._known and not request.quantized:
+            value, seen_as, stream = key
+            found = self._shelf.get(value, stream, seen_as)
+            if found is not None:
+                self._known[key], self._seen[stream] = found
+        return key in self._known
+
+    def _keep(self, keys: Iterable[Key]) -> None:
+        by_tensor: dict[tuple[str, Stream], dict[Any, Observed]] = {}
+        for value, seen_as, stream in keys:
+            by_tensor.setdefault((value, stream), {})[seen_as] = self._known[value, seen_as, stream]
+        for (value, stream), facts in by_tensor.items():
+            self._shelf.put(value, stream, facts, self._seen[stream])
 
     def _key(self, request: Request, fq: str) -> tuple[Any, ...]:
         row = request.rows[fq]

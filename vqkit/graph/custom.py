@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from vqkit.graph.ir import Layer
+from vqkit.graph.ir import Graph, Layer
 
 _KNOWN = ("keras", "vqkit")
 
@@ -14,6 +14,11 @@ _KNOWN = ("keras", "vqkit")
 def is_custom(cls: type) -> bool:
     """Whether a layer class is neither Keras' nor vqkit's."""
     return cls.__module__.split(".")[0] not in _KNOWN
+
+
+def has_custom(graph: Graph) -> bool:
+    """Whether code of the user's runs in a graph, which no digest of configurations and weights covers."""
+    return any(is_custom(layer.cls) or objects_within(layer.source) for layer in graph.layers.values())
 
 
 def inner_kinds(layer: Layer) -> set[str]:

@@ -7,7 +7,9 @@ batches, and bins are added without bound, as in the reference.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +113,21 @@ class Histogram:
     def doubt(self) -> float:
         """How far a value may lie outside of the part of a bin in which it is counted."""
         return float(self.edges[-1]) * 2 * GUESS_ERROR
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All that it knows, for a file."""
+        ends = np.array([self.seen_min, self.seen_max])
+        more = np.array([self._zeros, self.vitis_compat])
+        return {"counts": self.counts_by_sign, "edges": self.edges, "ends": ends, "more": more}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Histogram:
+        """The histogram that gave such arrays."""
+        zeros, compat = arrays["more"].tolist()
+        made = cls(vitis_compat=bool(compat))
+        made.counts_by_sign, made.edges, made._zeros = arrays["counts"], arrays["edges"], zeros
+        made.seen_min, made.seen_max = arrays["ends"]
+        return made
 
     def percentile(self, percent: float) -> np.float32:
         """The threshold that `percent` of all |x| do not exceed.
