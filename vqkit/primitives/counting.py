@@ -41,12 +41,14 @@ def count_by_sign(x: Array, edges: Array, fine: int = 1) -> Counts:
         int64, shape (2, bins * fine): values >= 0, values < 0; values beyond the edges are not counted.
     """
     ruler = _Ruler.along(edges, fine)
-    if 2 * ruler.unsure >= ruler.ticks:
-        return ruler.look_up(x)
     rows: Counts = np.zeros((3, ruler.parts), np.int64)
-    again = [_count_block(x[at : at + _BLOCK], ruler, rows) for at in range(0, x.size, _BLOCK)]
+    again = x
+    if 2 * ruler.unsure < ruler.ticks:
+        blocks = [x[at : at + _BLOCK] for at in range(0, x.size, _BLOCK)]
+        again = np.concatenate([_count_block(block, ruler, rows) for block in blocks])
+    np.add.at(rows.reshape(-1), ruler.look_up(again), 1)
     rows[0] += rows[2]
-    return rows[:2] + ruler.look_up(np.concatenate(again))
+    return rows[:2]
 
 
 def extremes(x: Array) -> tuple[np.float32, np.float32]:
@@ -58,9 +60,11 @@ def extremes(x: Array) -> tuple[np.float32, np.float32]:
     Returns:
         (smallest, largest); not a number if x holds one.
     """
-    blocks = [x[at : at + _BLOCK] for at in range(0, x.size, _BLOCK)]
-    found = np.array([(block.min(), block.max()) for block in blocks])
-    return found[:, 0].min(), found[:, 1].max()
+    lows, highs = [], []
+    for at in range(0, x.size, _BLOCK):
+        lows.append(x[at : at + _BLOCK].min())
+        highs.append(x[at : at + _BLOCK].max())
+    return np.min(lows), np.max(highs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +102,7 @@ class _Ruler:
         return cls(edges, width, fine, ticks, unsure)
 
     def look_up(self, x: Array) -> Counts:
-        """Exact counts, more slowly."""
+        """The parts that values lie in, those of negative values behind the others; none beyond the edges."""
         bins, size = len(self.edges) - 1, np.abs(x)
         place = np.searchsorted(self.edges, size, side="right") - 1
         place[size == self.edges[-1]] = bins - 1
@@ -107,8 +111,7 @@ class _Ruler:
         if self.fine > 1:
             beyond = size[inside].astype(np.float64) - float(self.edges[0])
             part = np.clip((beyond * (self.fine / self.width)).astype(np.int64), first, first + self.fine - 1)
-        part = part + self.parts * (x[inside] < 0)
-        return np.bincount(part, minlength=2 * self.parts).reshape(2, self.parts)
+        return part + self.parts * (x[inside] < 0)
 
 
 class _Room(threading.local):
