@@ -75,3 +75,18 @@ def test_integers_are_written(tmp_path: Path) -> None:
 
     kernel = next(s.constants["kernel"] for s in lower(q).steps if s.layer == "conv1")
     np.testing.assert_array_equal(stored, kernel.codes.ravel())
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    kept = tmp_path / "thesis" / "chapter.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    for path in (kept.parent, kept):
+        with pytest.raises(vqkit.errors.ModelError, match="is no SavedModel folder"):
+            vqkit.export(quantized("residual"), path, "saved_model")
+    assert kept.read_text() == "years of work"
+
+
+def test_nothing_is_said_about_the_format_that_was_asked_for(tmp_path: Path, capfd) -> None:
+    vqkit.export(quantized("residual"), tmp_path / "m.h5")
+    assert "HDF5" not in capfd.readouterr().err

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from vqkit.errors import ModelError
 
 
 def write_keras(quantized: Any, path: Path) -> None:
@@ -20,20 +24,38 @@ def write_keras(quantized: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
-        with warnings.catch_warnings():
-            # Keras calls HDF5 a legacy format; here it was asked for.
-            warnings.filterwarnings("ignore", message=".*HDF5.*")
+        with _asked_for():
             quantized.model.save(part)
         os.replace(part, path)
 
 
+@contextlib.contextmanager
+def _asked_for() -> Iterator[None]:
+    """Keras calls HDF5 a legacy format, as a warning or in absl's log; here it was asked for."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*HDF5.*")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
 def write_saved_model(quantized: Any, path: Path) -> None:
-    """Write a SavedModel folder for inference: `tf.saved_model.load(path).serve(x)`.
+    """Write a SavedModel folder for inference: `model = tf.saved_model.load(path)`, then `model.serve(x)`.
 
     Args:
         quantized: a `Quantized`.
         path: the folder; an older SavedModel there is replaced.
+
+    Raises:
+        ModelError: the path is a file, or a folder of something else.
     """
+    if path.exists() and not (path / "saved_model.pb").is_file() and not (path.is_dir() and _empty(path)):
+        raise ModelError(f"path: {path} is there and is no SavedModel folder; it is not replaced")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
@@ -41,3 +63,7 @@ def write_saved_model(quantized: Any, path: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(part, path)
+
+
+def _empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
