@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -56,6 +57,28 @@ def test_same_numbers_as_asking_one_by_one(tiny, name, base, modes):
         assert {k: found.rows[i][k] for k in ("accuracy", "sqnr_db", "kl")} == one_by_one(
             model, data, strategy, asked[i]
         )
+
+
+def test_a_mask_is_heard_of_behind_every_cut():
+    layers = keras.layers
+    ids = keras.Input((6,), dtype="int32", name="ids")
+    x = layers.Embedding(11, 8, mask_zero=True, name="words")(ids)
+    x = layers.Dense(8, activation="relu", name="first")(x)
+    x = layers.Dense(6, name="second")(x)
+    model = keras.Model(ids, layers.Dense(3, name="head")(layers.GlobalAveragePooling1D(name="mean")(x)))
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 7, (56, 1))
+    words = rng.integers(1, 11, (56, 6)).astype("int32") * (np.arange(6) < lengths)
+    data = Data("padded", words[40:], words[:40], np.arange(40) % 3)
+    strategy = Strategy.builtin("fsx")
+    prepared = prepare(model, strategy)
+    assert "mask" in prepared.graph.node("mean").kwargs
+    asked = questions(units(prepared), (3,), ("both",), ("only",))
+    assert [q.unit.layer for q in asked] == ["first", "second", "head"]
+    found = sensitivity(model, data, strategy, bits=(3,), kinds=("both",), settings=SETTINGS)
+    for row, question in zip(found.rows, asked, strict=True):
+        answer = one_by_one(model, data, strategy, question)
+        assert {k: row[k] for k in answer} == answer
 
 
 def test_the_batches_do_not_count(tiny, monkeypatch):

@@ -124,7 +124,7 @@ class Step:
         row = self.rows[fq]
         assert row.spec is not None
         return observe(as_float(x), row.spec, self._observed[row.name], self.quantized, self.compat,
-                       self._nonnegative(fq))  # fmt: skip
+                       self._signs.before(fq))  # fmt: skip
 
     def _made(self, count: int) -> Player:
         chosen = {fq for fq, row in self.rows.items() if self._how(row) is How.HISTOGRAM} | self._aside
@@ -142,11 +142,8 @@ class Step:
     def _watch(self, fq: str, row: Row, rank: int, large: bool) -> Watch:
         assert row.spec is not None
         found = watch(row.spec, rank, compat=self.compat, quantized=self.quantized, large=large,
-                      nonnegative=self._nonnegative(fq))  # fmt: skip
+                      nonnegative=self._signs.before(fq))  # fmt: skip
         return lambda x, before, started: found(as_float(x), before, started)
-
-    def _nonnegative(self, fq: str) -> bool:
-        return self._signs.value(self.graph.node(fq).inputs[0])
 
     def _nothing(self, fq: str) -> Any:
         """The facts before the first batch."""

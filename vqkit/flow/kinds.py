@@ -44,6 +44,10 @@ class Signs:
         """Whether all outputs of a node are >= 0."""
         return all(self.value(v) for v in node.outputs)
 
+    def before(self, name: str) -> bool:
+        """Whether all that a node reads is >= 0."""
+        return all(self.value(v) for v in self._graph.node(name).inputs)
+
     def value(self, value: int) -> bool:
         """Whether a value is >= 0 everywhere."""
         if value not in self._known:

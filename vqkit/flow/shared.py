@@ -45,10 +45,6 @@ def passing(spec: QuantizerSpec, mode: str, compat: bool) -> str:
     return repr(observer(spec, compat))
 
 
-def _observed_values(request: Request) -> list[int]:
-    return [request.graph.node(fq).inputs[0] for fq in request.rows]
-
-
 @dataclass(frozen=True, eq=False)
 class Request:
     """One variant to calibrate.
@@ -70,6 +66,20 @@ class Request:
     stream: Stream
     quantized: bool
     compat: bool
+
+    def digest_before(self, fq: str) -> str:
+        """What the value in front of a fake-quantize layer is made of."""
+        return self.digests[self.graph.node(fq).inputs[0]]
+
+    @property
+    def first(self) -> dict[str, str]:
+        """What an observed value is made of -> the first fake-quantize layer behind such a value."""
+        return {self.digest_before(fq): fq for fq in reversed(list(self.rows))}
+
+    def entering(self, batch: Any) -> tuple[int, dict[int, Any]]:
+        """The samples of a batch, and its values by id."""
+        inputs = tensors(self.graph, batch)
+        return len(leaves(inputs)[0]), {self.graph.inputs[name]: x for name, x in inputs.items()}
 
 
 class Facts:
@@ -125,7 +135,7 @@ class Facts:
             left = [request for request in left if missing[request]]
             if not left:
                 return
-            widest = max(left, key=lambda r: len({r.digests[v] for v in _observed_values(r)}))
+            widest = max(left, key=lambda r: len(r.first))
             wanted: dict[str, dict[Key, Wanted]] = {}
             for request in left:
                 for key, wish in missing[request].items():
@@ -143,10 +153,7 @@ class Facts:
 
     def _pass_over(self, request: Request, wanted: Mapping[str, Mapping[Key, Wanted]],
                    batches: Iterable[Any]) -> None:  # fmt: skip
-        first: dict[str, str] = {}
-        for fq in request.rows:
-            first.setdefault(request.digests[request.graph.node(fq).inputs[0]], fq)
-        here = {fq: wanted[digest] for digest, fq in first.items() if digest in wanted}
+        here = {fq: wanted[digest] for digest, fq in request.first.items() if digest in wanted}
         tensors_ = {fq: Tensor(list(wishes.values())) for fq, wishes in here.items()}
 
         def visit(fq: str, x: Any) -> Any:
@@ -158,10 +165,9 @@ class Facts:
 
         count = samples = 0
         for batch in batches:
-            inputs = tensors(request.graph, batch)
-            values = {request.graph.inputs[name]: x for name, x in inputs.items()}
+            n, values = request.entering(batch)
             request.player.run(values, visit)
-            count, samples = count + 1, samples + len(leaves(inputs)[0])
+            count, samples = count + 1, samples + n
         self._seen[request.stream] = (count, samples)
         for wishes in here.values():
             self._known.update({key: wish.seen for key, wish in wishes.items()})
@@ -188,11 +194,10 @@ class Facts:
     def _key(self, request: Request, fq: str) -> tuple[Any, ...]:
         row = request.rows[fq]
         assert row.spec is not None
-        node = request.graph.node(fq)
         # A moving average quantizes its first batch with another range than it keeps, so it is run again.
         again = request.quantized and row.spec.quantizer_type is QuantizerType.MAFS
         own = (object(),) if again else ()
-        return (request.digests[node.inputs[0]], observer(row.spec, request.compat), request.stream, *own)
+        return (request.digest_before(fq), observer(row.spec, request.compat), request.stream, *own)
 
 
 class _Run:
@@ -227,15 +232,12 @@ class _Run:
         self._known.update(self._fresh)
 
     def _starts(self, batches: Iterable[Any], kept: Any) -> Iterable[tuple[int, dict[int, Any]]]:
-        graph = self._request.graph
         if kept is not None:
             crossing = self._crossing(kept[0])
             for values in kept[1]:
                 yield 0, {v: values[self._request.digests[v]] for v in crossing}
             return
-        for batch in batches:
-            inputs = tensors(graph, batch)
-            yield len(leaves(inputs)[0]), {graph.inputs[name]: x for name, x in inputs.items()}
+        yield from map(self._request.entering, batches)
 
     def _resume(self) -> tuple[int, Any]:
         for i in range(self._part, 0, -1):
@@ -271,8 +273,8 @@ class _Run:
         assert spec is not None
         x = tf.cast(x, tf.float32)
         if self._first.get(key) == fq:
-            never_negative = self._signs.value(request.graph.node(fq).inputs[0])
-            return observe(x, spec, self._fresh[key], request.quantized, request.compat, never_negative)
+            seen, never_negative = self._fresh[key], self._signs.before(fq)
+            return observe(x, spec, seen, request.quantized, request.compat, never_negative)
         seen = self._fresh.get(key) or self._known[key]
         if not request.quantized or how(spec, vitis_compat=request.compat) is How.HISTOGRAM:
             return x

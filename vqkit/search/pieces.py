@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from vqkit.flow.structure import crossing_values
 from vqkit.graph.ir import Graph, map_refs
 from vqkit.graph.keras_io import make_all_live
 from vqkit.graph.variables import assign_weights
@@ -69,16 +70,11 @@ class Pieces:
             for layer in weights:
                 assign_weights(self._live[layer], self.graph.layers[layer].weights)
 
-    def _needed(self, cut: int) -> list[int]:
-        """Values made before a cut that are read behind it or leave the model."""
-        made = set(self.graph.inputs.values()) | {v for n in self.graph.nodes[:cut] for v in n.outputs}
-        read = {v for n in self.graph.nodes[cut:] for v in n.inputs} | set(self.graph.outputs)
-        return sorted(made & read)
-
     def _compiled(self, start: int, end: int) -> Callable[[Values], Values]:
         import tensorflow as tf
 
-        graph, before, after = self.graph, self._needed(start), self._needed(end)
+        graph = self.graph
+        before, after = crossing_values(graph, start), crossing_values(graph, end)
 
         def run(*given: Any) -> list[Any]:
             values = dict(zip(before, given, strict=True))

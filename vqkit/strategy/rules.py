@@ -89,10 +89,9 @@ class Book:
         Raises:
             StrategyError: the built-in has no such entry.
         """
-        parts = pointer.split(where)
+        parts, document = pointer.split(where), builtins.document(self.base)
         if parts[1] == keys.USER:
-            return builtins.document(self.base)[keys.REGISTRY][keys.USER].get(parts[2])
-        document = builtins.document(self.base)
+            return document[keys.REGISTRY][keys.USER].get(parts[2])
         if parts[1] == keys.LAYERS:
             wanted = self.layer_types()[int(parts[2])]
             types = [keys.short_type(e["layer_type"]) for e in document[keys.REGISTRY][keys.LAYERS]]
