@@ -148,6 +148,15 @@ def _saved(folder: Path, model: Any, name: str = "m.keras") -> Path:
     return folder / name
 
 
+def _claims(folder: Path) -> Any:
+    import h5py
+
+    with h5py.File(folder / "m.h5", "w") as file:
+        # Nothing is written, so no room is taken.
+        file.create_dataset("w", (10**9,), "float32")
+    return _data_model(folder / "m.h5")
+
+
 def _lambda(folder: Path) -> Any:
     import keras
 
@@ -284,6 +293,7 @@ CASES = (
     C("model file", "empty", ModelError, "m.keras", lambda f: _load(f, "m.keras")),
     C("model file", "a .keras cut short", ModelError, "m.keras", lambda f: _truncated(f, "m.keras")),
     C("model file", "a .h5 cut short", ModelError, "m.h5", lambda f: _truncated(f, "m.h5")),
+    C("model file", "a .h5 that claims 4 GB in a few KB", ModelError, "w claims 4000000000 bytes", _claims),
     C("model file", "a pickle", ModelError, "m.h5", lambda f: _load(f, "m.h5", b"\x80\x04cos\nsystem\n.")),
     C("model file", "a Lambda layer", ModelError, "holds code, which is not run", _lambda),
     C("model file", "a class of another module", ModelError, "cannot load",
@@ -339,6 +349,8 @@ CASES = (
     C("CLI", "a key twice", SweepError, "given twice", lambda _: _command("a=1", "a=2")),
     C("notebook", "an undeclared parameter", NotebookError, "did you mean 'strategy'", lambda _: _parameters(stratgey=1)),
     C("notebook", "not a notebook", NotebookError, "cannot be read as a notebook", lambda f: _notebook(f, "{}x")),
+    C("notebook", "of a version long gone, and broken", NotebookError, "cannot be read as a notebook",
+      lambda f: _notebook(f, '{"nbformat": 1, "metadata": {}, "cells": [{"cell_type": "odd"}]}')),
     C("notebook", "no parameters cell", NotebookError, "0 code cells are tagged",
       lambda f: _notebook(f, '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')),
     C("tracking URI", "empty", TrackingError, "is not allowed", lambda f: _track("", f)),

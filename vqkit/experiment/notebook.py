@@ -202,7 +202,8 @@ def _read(path: str | Path) -> Any:
 
     try:
         return nbformat.read(path, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError) as e:
+    except Exception as e:
+        # Its converters of old formats fail in any way on what is no notebook.
         raise NotebookError(f"{path}: cannot be read as a notebook: {e}") from e
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import ModelError, no_such_file
+from vqkit.flow.h5_sizes import check_sizes
 from vqkit.graph.deep import DEEPEST, room_for
 
 _OWN_LAYERS = (
@@ -61,6 +62,8 @@ def load_model(
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
     try:
+        if path.suffix in (".h5", ".hdf5"):
+            check_sizes(path)
         rebuilt = keras2.load(path, custom_objects or {})
     except ModelError:
         raise
