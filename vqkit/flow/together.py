@@ -98,7 +98,7 @@ class Tensor:
                 continue
             start = reference.position(flat, f_min, f_max, plain)
             for w in alike:
-                pos = _position(w.spec, flat, start, counted) if _searched(w) else start
+                pos = _position(w.spec, flat, start, counted) if w.spec.method is Method.MIN_MSE else start
                 w.seen.add(np.array([f_min, f_max, pos]))
 
     def _counted(self, batch: Batch) -> Counted | None:

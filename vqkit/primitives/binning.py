@@ -185,8 +185,8 @@ class Histogram:
         elif largest > self.edges[-1]:
             self._grow(largest)
         missing = len(self.edges) - 1 - self.counts_by_sign.shape[1]
-        self.counts_by_sign = np.pad(self.counts_by_sign, ((0, 0), (0, missing)))
-        if self._zeros and missing:
+        if missing:
+            self.counts_by_sign = np.pad(self.counts_by_sign, ((0, 0), (0, missing)))
             self.counts_by_sign[0, 0] += self._zeros
             self._zeros = 0
 

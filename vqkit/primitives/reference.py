@@ -82,7 +82,8 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
     Raises:
         ValueError: negative values under a symmetric unsigned spec.
     """
-    low, high = (np.clip(np.asarray(v, np.float32), -grid.REACH, grid.REACH) for v in (low, high))
+    low, high = (np.asarray(v, np.float32) for v in (low, high))
+    low, high = (np.minimum(np.maximum(v, -grid.REACH), grid.REACH) for v in (low, high))
     if not spec.symmetry:
         return np.minimum(low, 0), np.maximum(high, 0)
     if spec.unsigned:
@@ -174,7 +175,7 @@ def position(
 
 def clip_position(pos: Array) -> Array:
     """Keep a position where scale and inverse scale are normal float32 numbers."""
-    return np.clip(pos, np.float32(grid.POS_MIN), np.float32(grid.POS_MAX))
+    return np.minimum(np.maximum(pos, np.float32(grid.POS_MIN)), np.float32(grid.POS_MAX))
 
 
 def log_threshold(f_min: Array, f_max: Array, spec: QuantizerSpec) -> Array:

@@ -19,7 +19,7 @@ from vqkit.primitives.spec import QuantizerSpec
 from vqkit.primitives.sums import FIRST, REST
 
 Floats = npt.NDArray[np.float32]
-Bounds = npt.NDArray[np.float64]
+Bounds = list[tuple[float, float]]
 Distances = dict[tuple[float, int, int, Sequence[int]], Floats]
 
 BINS_A_STEP = 128
@@ -80,27 +80,30 @@ class Counted:
         """What the counts of a level do not rule out."""
         counts, width = self._levels[level]
         half, bins = 0.5 + self.doubt / width + PLACE_ERROR * counts.shape[1], step / width
-        lows, highs = self._bounds(counts, half, spec, bins, FIRST)
-        if not self._hopeless(lows[-1], highs.min(), bins / 2 ** FIRST[-1]):
-            more = self._bounds(counts, half, spec, bins, REST)
-            lows, highs = np.append(lows, more[0]), np.append(highs, more[1])
-        return np.flatnonzero(lows * (1 - ROUNDING) <= highs.min() * (1 + ROUNDING)).tolist()
+        bounds = self._bounds(counts, half, spec, bins, FIRST)
+        if not self._hopeless(bounds, bins / 2 ** FIRST[-1]):
+            bounds += self._bounds(counts, half, spec, bins, REST)
+        best = min(high for _, high in bounds)
+        return [i for i, (low, _) in enumerate(bounds) if low * (1 - ROUNDING) <= best * (1 + ROUNDING)]
 
     def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float,
-                offsets: Sequence[int]) -> tuple[Bounds, Bounds]:  # fmt: skip
+                offsets: Sequence[int]) -> Bounds:  # fmt: skip
         """Between what the sums of squared errors lie; they and the arguments are in bins."""
-        sums: Bounds = np.zeros(2 * len(offsets))
+        sums = np.zeros(2 * len(offsets))
         for of_sign, ends in zip(
             counts, ((spec.q_min, spec.q_max), (-spec.q_max, -spec.q_min)), strict=False
         ):
             sums += self._distances(of_sign.size, step, *ends, offsets)[:, : of_sign.size] @ of_sign
-        once, twice = sums.reshape(2, -1)
-        return np.maximum(twice - 2 * half * once, 0), twice + 2 * half * once + half**2 * self.size
+        once, twice = sums.reshape(2, -1).tolist()
+        most = half**2 * self.size
+        return [
+            (max(t - 2 * half * o, 0.0), t + 2 * half * o + most) for o, t in zip(once, twice, strict=True)
+        ]
 
-    def _hopeless(self, low: float, high: float, step: float) -> bool:
+    def _hopeless(self, bounds: Bounds, step: float) -> bool:
         """Whether what the last candidate clips alone costs more than the best: finer ones clip that too."""
         rounding = self.size * (step / 2) ** 2
-        return low * (1 - ROUNDING) - rounding > high * (1 + ROUNDING)
+        return bounds[-1][0] * (1 - ROUNDING) - rounding > min(high for _, high in bounds) * (1 + ROUNDING)
 
     def _distances(self, bins: int, step: float, lowest: int, highest: int, offsets: Sequence[int]) -> Floats:
         """How far the middle of each bin is from each grid, in bins, and then the squares.
