@@ -48,7 +48,8 @@ class Bench:
         model: a built functional or Sequential Keras model; it is not changed.
         data: calibration and evaluation samples.
         cache: folder for what is worth keeping between processes: outputs of the float model, and what
-            calibration observes of it; None keeps nothing on disk.
+            calibration observes of it. None keeps nothing on disk, nor is anything kept of a model with the
+            user's own layers.
         memory_limit: bytes that remembered activations may take.
 
     Raises:
@@ -60,12 +61,14 @@ class Bench:
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
         self._weights, self._places = WeightMemory(), Places(memory_limit)
-        self._facts = Facts(self._places, Shelf(None if has_custom(self._lowered) else cache))
+        # No digest covers what a user's own layer does.
+        self._cache = None if has_custom(self._lowered) else cache
+        self._facts = Facts(self._places, Shelf(self._cache))
         self._noise = Noise()
         self._graphs: dict[str, Graphs] = {}
         self._plans: dict[tuple[str, bool], PreparedModel] = {}
         self._structures: dict[str, Structure] = {}
-        self._cache, self._model_digest = cache, graph_digest(self._lowered)
+        self._model_digest = graph_digest(self._lowered)
         self._outputs: dict[str, Outputs] = {}
         self._locked: dict[int, tuple[np.ndarray, str]] = {}
 
