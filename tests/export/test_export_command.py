@@ -70,3 +70,33 @@ def test_a_run_that_is_not_what_it_was(run: Path) -> None:
     store.write_json(path, value)
     with pytest.raises(RecordError, match="other encodings for 1 tensors, first conv1/kernel"):
         of_run("abc123", run)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["export", "net.h5"], "ModelError: format: none given"),
+        (["export", "net.h5", "-o", "./net.h5"], "ModelError: --output: net.h5 is the float model itself"),
+        (["export", "net.h5", "-f", "onnx"], "DataError: --data: none given"),
+        (["recommend", "./model.keras", "-o", "."], "ModelError: --output: . holds the float model itself"),
+    ],
+)
+def test_what_would_replace_the_model_or_lacks_data_is_refused(
+    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, *args) == Exit.INVALID
+    assert message in capsys.readouterr().err
+
+
+def test_the_default_name_is_not_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = model.read_bytes()
+    monkeypatch.chdir(model.parent)
+    args = ["--data", "data.npz", "--runs", str(tmp_path / "runs")]
+    assert call(monkeypatch, "export", model.name, "-f", "keras", *args) == Exit.OK
+    assert model.read_bytes() == before
+    assert (model.parent / f"{model.stem}_quantized.keras").is_file()
+    assert call(monkeypatch, "export", f"{model.stem}_quantized.keras", "-f", "onnx", *args) == Exit.INVALID
