@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.check import STRATEGIES, assert_plan_covers, leaves, quantize_save_load
 from tests.contract.recipes import batch
+from vqkit.errors import ModelError
 from vqkit.flow import quantize
 
 L = keras.layers
@@ -130,13 +131,6 @@ def half_precision() -> keras.Model:
     return keras.Model(x, L.Dense(2)(L.Flatten(dtype="mixed_float16")(y)))
 
 
-@_model
-def already_quantized() -> keras.Model:
-    x = keras.Input((6,))
-    model = keras.Model(x, L.Dense(2)(L.Dense(3, activation="relu")(x)))
-    return quantize(model, "fsx", batch(model)).model
-
-
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_form_of_model(name: str, strategy: str, tmp_path) -> None:
@@ -150,3 +144,14 @@ def test_form_of_model(name: str, strategy: str, tmp_path) -> None:
     for got, want in zip(leaves(quantized.model(x)), leaves(model(x)), strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, atol=0.35 * np.ptp(want))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_model_that_is_quantized_already_is_refused(strategy: str) -> None:
+    x = keras.Input((6,))
+    model = keras.Model(x, L.Dense(2)(L.Dense(3, activation="relu")(x)))
+    quantized = quantize(model, "fsx", batch(model)).model
+    with pytest.raises(
+        ModelError, match=r"layer 'quant_.*' is a quantizer of vqkit.*Quantize the float model"
+    ):
+        quantize(quantized, strategy, batch(model))
