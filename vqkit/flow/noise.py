@@ -9,7 +9,7 @@ from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.observers import rounding_only
 from vqkit.flow.ptq import Quantized
-from vqkit.flow.quality import Sides, energies, noise_table, observe, summed
+from vqkit.flow.quality import Sides, compared, energies, noise_table, summed
 from vqkit.flow.structure import Structure
 
 
@@ -28,13 +28,11 @@ class Noise:
             x: inputs, shape (n, …).
             batch_size: samples at once.
         """
-        live, _ = self.sides(structure, quantized)
+        sides = self.sides(structure, quantized)
         names = {fq: fq for fq in quantized.rows}
 
         def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            floats = observe(structure.graph, names, live, inputs)
-            fakes = observe(structure.graph, names, structure.live, inputs)
-            return energies({k: (floats[k], fakes[k]) for k in floats})
+            return energies(compared(structure.graph, names, sides, inputs))
 
         rounding = tuple(
             repr(rounding_only(layer.spec))
