@@ -10,6 +10,7 @@ from tests import zoo
 from vqkit import digest
 from vqkit.errors import StrategyError
 from vqkit.flow import Bench, Data, evaluate, quantize, sqnr, tensor_values
+from vqkit.flow.content import Digests
 from vqkit.flow.data import map_inputs
 from vqkit.strategy import Strategy
 
@@ -89,7 +90,7 @@ def test_partial_models_share_their_float_part(calibration):
     for strategy in partial("conv2", "pool"):
         assert_same(bench, model, strategy, calibration=calibration)
     kinds = [key[0] for key in bench._places.kept]
-    assert kinds.count("evaluation") == 2
+    assert kinds.count("float part") == 6
     # Before each start, and before the first tensor that six bits change.
     assert kinds.count("calibration") == 4
     assert set(bench.traces.values()) == {1}
@@ -240,3 +241,17 @@ def test_read_only_data_are_digested_once(monkeypatch):
         bench.float_evaluation()
     assert [shape[0] for shape in read if shape[1:] == data.x_eval.shape[1:]].count(30) == 1
     assert [shape[0] for shape in read if shape[1:] == data.x_calib.shape[1:]].count(12) == 1
+
+
+def test_views_of_read_only_values_are_one_array(monkeypatch):
+    values = np.arange(20.0, dtype=np.float32).reshape(10, 2)
+    values.flags.writeable = False
+    digests, read = Digests(), []
+    real = digest.of_array
+    monkeypatch.setattr(digest, "of_array", lambda a: read.append(a.shape) or real(a))
+    assert digests.of(values[:4]) == digests.of(values[:4]) != digests.of(values[4:8])
+    assert len(read) == 2
+    free = values.copy()
+    before = digests.of(free)
+    free[0] = 7
+    assert digests.of(free) != before

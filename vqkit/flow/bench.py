@@ -9,34 +9,33 @@ Observations are remembered by the content of the data: other data, or arrays ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vqkit import digest
 from vqkit.errors import DataError, not_allowed
 from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode
-from vqkit.flow.content import Outputs, graph_digest
-from vqkit.flow.data import EVAL_BATCH, Data, batches, map_inputs
+from vqkit.flow.content import Digests, Outputs, graph_digest
+from vqkit.flow.data import EVAL_BATCH, Data, batches
+from vqkit.flow.float_part import FloatPart
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.noise import Noise
 from vqkit.flow.places import Places
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import Graphs, PreparedModel, as_strategy, graphs, graphs_key, planned
 from vqkit.flow.ptq import Quantized, assemble, with_progress
-from vqkit.flow.quality import Evaluation, Pair, evaluate, scored, tensor_values
+from vqkit.flow.quality import Evaluation, Pair, evaluate, scored
 from vqkit.flow.shared import Facts, Request, passing
 from vqkit.flow.shelf import Shelf
 from vqkit.flow.solve import Encodings
-from vqkit.flow.structure import Structure, crossing_values, structure_key
+from vqkit.flow.structure import Structure, structure_key
 from vqkit.flow.trail import value_digests
 from vqkit.flow.weights import WeightMemory
 from vqkit.graph.custom import has_custom
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import lower, mask_of
+from vqkit.graph.keras_io import lower
 
 KEPT_PLANS = 128
 
@@ -64,13 +63,14 @@ class Bench:
         # No digest covers what a user's own layer does.
         self._cache = None if has_custom(self._lowered) else cache
         self._facts = Facts(self._places, Shelf(self._cache))
-        self._noise = Noise()
+        self._digests = Digests()
+        self._float_part = FloatPart(self._places, self._digests.of, self._weights.digest)
+        self._noise = Noise(self._float_part)
         self._graphs: dict[str, Graphs] = {}
         self._plans: dict[tuple[str, bool], PreparedModel] = {}
         self._structures: dict[str, Structure] = {}
         self._model_digest = graph_digest(self._lowered)
         self._outputs: dict[str, Outputs] = {}
-        self._locked: dict[int, tuple[np.ndarray, str]] = {}
 
     @property
     def traces(self) -> dict[tuple[Any, ...], int]:
@@ -177,7 +177,7 @@ class Bench:
         Returns:
             A pandas table.
         """
-        return self._noise.sqnr(self._holding(quantized)[0], quantized, x, batch_size)
+        return self._noise.sqnr(*self._holding(quantized), quantized, x, batch_size)
 
     def tensor_values(self, quantized: Quantized, x: Any, names: Sequence[str]) -> dict[str, Pair]:
         """Float and quantized values of chosen tensors, as `vqkit.tensor_values` gives them.
@@ -193,8 +193,7 @@ class Bench:
         Raises:
             KeyError: a name is no quantized tensor of the plan.
         """
-        structure = self._holding(quantized)[0]
-        return tensor_values(quantized, x, names, self._noise.sides(structure, quantized))
+        return self._noise.tensor_values(*self._holding(quantized), quantized, x, names)
 
     def float_evaluation(self, *, metrics: Sequence[Any] | None = None) -> Evaluation:
         """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.
@@ -205,7 +204,7 @@ class Bench:
         Returns:
             What `vqkit.evaluate(model, x_eval, y_eval)` gives.
         """
-        images = self._digest_of("x_eval")
+        images = self._digests.of(self.data.x_eval)
         if images not in self._outputs:
             self._outputs = {images: Outputs(self._cache, self._model_digest, images)}
         found = self._outputs[images].get(
@@ -213,53 +212,13 @@ class Bench:
         )
         return scored(found, self.data.y_eval, metrics)
 
-    def _digest_of(self, field: str) -> str:
-        """Digest of what the data hold now: arrays may be changed in place, or other data be given."""
-        return digest.of_json(map_inputs(lambda a, _: self._array_digest(a), getattr(self.data, field)))
-
-    def _array_digest(self, array: np.ndarray) -> str:
-        """Digest of an array; one that is read-only is read once."""
-        if array.flags.writeable:
-            return digest.of_array(array)
-        if id(array) not in self._locked:
-            self._locked[id(array)] = array, digest.of_array(array)
-        return self._locked[id(array)][1]
-
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree
 
-        begin, source = self._start(structure, quantized, baked)
+        begin, source = self._float_part.start(structure, quantized, baked, self.data.x_eval, EVAL_BATCH)
         run = structure.evaluator(begin)
         parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
         return tree.map_structure(lambda *p: np.concatenate(p), *parts)
-
-    def _start(self, structure: Structure, quantized: Quantized, baked: Graph) -> tuple[int, Iterable[Any]]:
-        """Where to begin an evaluation, and with what: behind a partial model's float part, if that fits."""
-        samples = batches(self.data.x_eval, batch_size=EVAL_BATCH)
-        begin = float_nodes(quantized)
-        values = crossing_values(baked, begin)
-        if not self._worth(baked, begin, values):
-            return 0, samples
-        digests = value_digests(baked, dict.fromkeys(quantized.rows, "quantized"), self._weights.digest)
-        key = ("evaluation", self._digest_of("x_eval"), *(digests[v] for v in values))
-        kept = self._places.get(key)
-        if kept is None:
-            run = structure.evaluator(0, begin)
-            made = [run(batch) for batch in samples]
-            if any(mask_of(x) is not None for x in made[0].values()):
-                return 0, batches(self.data.x_eval, batch_size=EVAL_BATCH)
-            kept = [{digests[v]: batch[f"v{v}"] for v in values} for batch in made]
-            self._places.put(key, kept)
-        return begin, [{f"v{v}": batch[digests[v]] for v in values} for batch in kept]
-
-    def _worth(self, graph: Graph, begin: int, values: list[int]) -> bool:
-        """Whether layers with weights lie before a node, and the values there fit into half of the memory."""
-        shapes = [graph.values[v].shape[1:] for v in values]
-        if None in (size for shape in shapes for size in shape):
-            return False
-        bytes_ = 4 * self.data.n_eval * sum(prod(size or 0 for size in shape) for shape in shapes)
-        weighted = any(graph.layers[n.layer].weights for n in graph.nodes[:begin])
-        return weighted and 2 * bytes_ <= self.memory_limit
 
     def _holding(self, quantized: Quantized) -> tuple[Structure, Graph]:
         """A variant's structure with its weights and ranges assigned, and the graph with those weights."""
@@ -274,16 +233,6 @@ class Bench:
         if key not in self._structures:
             self._structures[key] = Structure(graph)
         return self._structures[key]
-
-
-def float_nodes(quantized: Quantized) -> int:
-    """How many nodes at the start of a quantized graph compute what the user's model computes."""
-    layers = {r.layer for r in (*quantized.plan.quantized, *quantized.plan.typed) if r.is_weight}
-    inserted = {*quantized.rows, *rounding_rows(quantized.graph, quantized.plan)}
-    changed = layers | inserted
-    return next(
-        (i for i, n in enumerate(quantized.graph.nodes) if n.layer in changed), len(quantized.graph.nodes)
-    )
 
 
 class _Again:
@@ -359,7 +308,7 @@ class _Remembered:
         tokens = {**doing, **dict.fromkeys(passed, "")}
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
         player = self._structure.player(rows, passed)
-        stream = (self._bench._digest_of("x_calib"), *self._cut.items())
+        stream = (self._bench._digests.of(self._bench.data.x_calib), *self._cut.items())
         return Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqkit import digest
+from vqkit.flow.data import map_inputs
 from vqkit.graph.ir import Graph
 
 
@@ -31,6 +32,30 @@ def graph_digest(graph: Graph) -> str:
     nodes = [[n.name, n.layer, repr(n.args), repr(sorted(n.kwargs.items())), n.outputs] for n in graph.nodes]
     ends = [list(graph.inputs.items()), repr(graph.input_struct), repr(graph.output_struct)]
     return digest.of_json([layers, nodes, ends])
+
+
+class Digests:
+    """Digests of arrays as they are now, for they may change in place; one that is read-only is read once."""
+
+    def __init__(self) -> None:
+        self._read_only: dict[tuple[Any, ...], tuple[np.ndarray, str]] = {}
+
+    def of(self, x: Any) -> str:
+        """Digest of single or multi-input data.
+
+        Args:
+            x: numpy array, or a list, tuple or mapping of arrays.
+        """
+        return digest.of_json(map_inputs(lambda a, _: self._of_array(a), x))
+
+    def _of_array(self, array: np.ndarray) -> str:
+        if array.flags.writeable:
+            return digest.of_array(array)
+        # Two views of the same values are one array; it is held, so that its place is not given to another.
+        place = (array.ctypes.data, array.shape, array.strides, array.dtype.str)
+        if place not in self._read_only:
+            self._read_only[place] = array, digest.of_array(array)
+        return self._read_only[place][1]
 
 
 class Outputs:

@@ -2,54 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vqkit.flow.data import leaves
+from vqkit.flow.float_part import FloatPart
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.observers import rounding_only
 from vqkit.flow.ptq import Quantized
-from vqkit.flow.quality import Sides, compared, energies, noise_table, summed
-from vqkit.flow.structure import Structure
+from vqkit.flow.quality import Pair, Sides, compared, energies, noise_table, summed, tensor_values
+from vqkit.flow.structure import Structure, part_of
+from vqkit.graph.ir import Graph
 
 
 class Noise:
-    """Float twins of structures, kept from one variant to the next."""
+    """Float twins of structures, kept from one variant to the next.
 
-    def __init__(self) -> None:
+    Args:
+        float_part: tells where a variant begins.
+    """
+
+    def __init__(self, float_part: FloatPart) -> None:
+        self._float_part = float_part
         self._twins: dict[int, tuple[Structure, Mapping[str, Any]]] = {}
 
-    def sqnr(self, structure: Structure, quantized: Quantized, x: Any, batch_size: int) -> Any:
+    def sqnr(self, structure: Structure, baked: Graph, quantized: Quantized, x: Any,
+             batch_size: int) -> Any:  # fmt: skip
         """What `vqkit.sqnr` gives.
 
         Args:
             structure: holds the quantized variant.
+            baked: its graph, with the weights that the structure holds.
             quantized: the variant.
             x: inputs, shape (n, …).
             batch_size: samples at once.
         """
-        sides = self.sides(structure, quantized)
+        begin, source = self._float_part.start(structure, quantized, baked, x, batch_size)
+        sides, part = self._sides(structure, quantized), part_of(structure.graph, begin, None)
         names = {fq: fq for fq in quantized.rows}
 
         def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return energies(compared(structure.graph, names, sides, inputs))
+            return energies(compared(part, names, sides, inputs))
 
         rounding = tuple(
             repr(rounding_only(layer.spec))
             for layer in structure.live.values()
             if isinstance(layer, FakeQuantize)
         )
-        power = summed(structure.function(("noise", *names, rounding), both), x, batch_size)
+        power = summed(structure.function(("noise", begin, *names, rounding), part, both), source)
         rows = quantized.rows
         return noise_table(quantized, {rows[k].name if k in rows else k: v for k, v in power.items()})
 
-    def sides(self, structure: Structure, quantized: Quantized) -> Sides:
-        """Live layers of the float twin, holding this variant's float weights, and of the quantized side.
+    def tensor_values(self, structure: Structure, baked: Graph, quantized: Quantized, x: Any,
+                      names: Sequence[str]) -> dict[str, Pair]:  # fmt: skip
+        """What `vqkit.tensor_values` gives.
 
         Args:
             structure: holds the quantized variant.
+            baked: its graph, with the weights that the structure holds.
             quantized: the variant.
+            x: one batch of inputs, shape (n, …).
+            names: plan row names.
         """
+        begin, source = self._float_part.start(structure, quantized, baked, x, len(leaves(x)[0]), eager=True)
+        part = part_of(structure.graph, begin, None)
+        return tensor_values(quantized, next(iter(source)), names, self._sides(structure, quantized), part)
+
+    def _sides(self, structure: Structure, quantized: Quantized) -> Sides:
+        """Live layers of the float twin, holding this variant's float weights, and of the quantized side."""
         twin, live = self._twin(structure, quantized)
         twin.load(quantized.graph)
         return live, structure.live

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,6 +13,7 @@ from vqkit.errors import DataError
 from vqkit.flow.data import EVAL_BATCH, batches
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.plan import Row
+from vqkit.flow.structure import leading_to
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.primitives import ops
@@ -209,21 +210,18 @@ def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, f
     def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return energies(compared(quantized.graph, names, sides, inputs))
 
-    return summed(compiled(quantized.graph, both), x, batch_size)
+    return summed(compiled(quantized.graph, both), batches(x, batch_size=batch_size))
 
 
-def summed(
-    run: Callable[[Any], Mapping[str, Any]], x: Any, batch_size: int
-) -> dict[str, tuple[float, float]]:
+def summed(run: Callable[[Any], Mapping[str, Any]], source: Iterable[Any]) -> dict[str, tuple[float, float]]:
     """Energies of signal and noise over all batches.
 
     Args:
         run: gives the two energies of one batch by name.
-        x: inputs, shape (n, …).
-        batch_size: samples at once.
+        source: the batches.
     """
     total: dict[str, np.ndarray] = {}
-    for batch in batches(x, batch_size=batch_size):
+    for batch in source:
         for name, value in run(batch).items():
             total[name] = total.get(name, np.zeros(2)) + np.asarray(value, np.float64)
     return {k: (float(v[0]), float(v[1])) for k, v in total.items()}
@@ -299,8 +297,8 @@ def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[
     return seen
 
 
-def tensor_values(quantized: Any, x: Any, names: Sequence[str],
-                  sides: Sides | None = None) -> dict[str, Pair]:  # fmt: skip
+def tensor_values(quantized: Any, x: Any, names: Sequence[str], sides: Sides | None = None,
+                  graph: Graph | None = None) -> dict[str, Pair]:  # fmt: skip
     """Float and quantized values of chosen tensors, for pictures.
 
     Args:
@@ -308,6 +306,7 @@ def tensor_values(quantized: Any, x: Any, names: Sequence[str],
         x: one batch of inputs, shape (n, …).
         names: plan row names.
         sides: live layers of the float side and of the quantized one; the model's own by default.
+        graph: what to run, if not all of the model; `x` is then what it reads.
 
     Returns:
         Name -> (float values, quantized values).
@@ -324,6 +323,7 @@ def tensor_values(quantized: Any, x: Any, names: Sequence[str],
     seen = {fq: row.name for fq, row in quantized.rows.items() if row.name in rows}
     if seen:
         sides = _own_sides(quantized) if sides is None else sides
-        pairs = compared(quantized.graph, seen, sides, tensors(quantized.graph, x))
+        part = leading_to(graph or quantized.graph, seen)
+        pairs = compared(part, seen, sides, tensors(part, x))
         values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in seen.values()}
     return {n: values[n] for n in names}

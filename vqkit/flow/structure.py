@@ -14,8 +14,8 @@ from vqkit.flow.observers import rounding_only
 from vqkit.flow.plan import Row, spec_to_json
 from vqkit.flow.solve import Encodings
 from vqkit.flow.stretches import Player
-from vqkit.graph.ir import Graph, Layer, Ref
-from vqkit.graph.keras_io import compiled, make_all_live, replay
+from vqkit.graph.ir import Graph, Layer, Node, Ref
+from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.graph.variables import variables
 from vqkit.primitives.spec import QuantizerSpec
 
@@ -129,10 +129,15 @@ class Structure:
             self._functions[key] = self._compiled(key, part, lambda inputs: replay(part, self.live, inputs))
         return self._functions[key]
 
-    def function(self, key: tuple[Any, ...], body: Any) -> Any:
-        """A function of the graph's inputs under a key, traced when first asked for."""
+    def eagerly(self, begin: int = 0, end: int | None = None) -> Any:
+        """As `evaluator`, layer by layer."""
+        part = part_of(self.graph, begin, end)
+        return lambda batch: replay(part, self.live, tensors(part, batch))
+
+    def function(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
+        """A function of the inputs of a part of the graph, under a key; traced when first asked for."""
         if key not in self._functions:
-            self._functions[key] = self._compiled(key, self.graph, body)
+            self._functions[key] = self._compiled(key, part, body)
         return self._functions[key]
 
     def _compiled(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
@@ -159,6 +164,21 @@ def part_of(graph: Graph, begin: int, end: int | None) -> Graph:
     if end is not None:
         outputs = {f"v{v}": Ref(v) for v in crossing_values(graph, end)}
     return Graph(graph.name, inputs, graph.input_struct, outputs, graph.nodes[begin:end], {}, graph.values)
+
+
+def leading_to(graph: Graph, layers: Iterable[str]) -> Graph:
+    """What has to run for the outputs of some layers; without outputs of its own.
+
+    Args:
+        graph: the whole.
+        layers: layer names.
+    """
+    layers, read, nodes = set(layers), set[int](), list[Node]()
+    for node in reversed(graph.nodes):
+        if node.layer in layers or read & set(node.outputs):
+            read.update(node.inputs)
+            nodes.append(node)
+    return Graph(graph.name, graph.inputs, graph.input_struct, (), nodes[::-1], {}, graph.values)
 
 
 def crossing_values(graph: Graph, at: int) -> list[int]:
