@@ -339,7 +339,7 @@ def clocks() -> np.ndarray:
 
 def judged(predictions: Any, reference: Any, labels: Any) -> dict[str, float]:
     """Accuracy, SQNR and KL of a model's outputs."""
-    from vqkit.search.engine import EVAL_BATCH
+    from vqkit.flow.data import EVAL_BATCH
     from vqkit.search.tally import Tally
 
     tally = Tally()

@@ -214,23 +214,24 @@ def on_grid(x: Any, params: QParams) -> Any:
     import tensorflow as tf
 
     spec = params.spec
-    flat = x if spec.per_channel else tf.reshape(x, [-1])
     numbers = [tf.constant(n) for n in (params.f_min, params.f_max, params.pos) if n is not None]
-    return tf.reshape(_quantizer(rounding_only(spec), flat.shape.rank)(flat, *numbers), tf.shape(x))
+    return _quantizer(rounding_only(spec), x.shape.rank if spec.per_channel else None)(x, *numbers)
 
 
 @lru_cache(maxsize=256)
-def _quantizer(spec: QuantizerSpec, rank: int) -> Any:
-    """Values on the grid of a range (and position)."""
+def _quantizer(spec: QuantizerSpec, rank: int | None) -> Any:
+    """Values on the grid of a range (and position); per channel the rank is known."""
     import tensorflow as tf
 
     from vqkit.primitives import ops
 
-    number = tf.TensorSpec([None] * rank if spec.per_channel else [])
-    signature = [tf.TensorSpec([None] * rank), *[number] * (3 if spec.pow2 else 2)]
-    function = tf.function(lambda x, *numbers: ops.fake_quantize(x, spec, *numbers),
-                           input_signature=signature, autograph=False)  # fmt: skip
-    return function.get_concrete_function()
+    def run(x: Any, *numbers: Any) -> Any:
+        flat = tf.reshape(x, [-1]) if rank is None else x
+        return tf.reshape(ops.fake_quantize(flat, spec, *numbers), tf.shape(x))
+
+    free = None if rank is None else [None] * rank
+    signature = [tf.TensorSpec(free), *[tf.TensorSpec(free or [])] * (3 if spec.pow2 else 2)]
+    return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
 
 
 def rounding_only(spec: QuantizerSpec) -> QuantizerSpec:

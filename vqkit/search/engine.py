@@ -12,13 +12,12 @@ import numpy as np
 from vqkit import digest
 from vqkit.experiment import significance, store
 from vqkit.experiment.variant import Settings
+from vqkit.flow.data import EVAL_BATCH
 from vqkit.search.tally import Tally, classes, first, predicted
 
 if TYPE_CHECKING:
     from vqkit.flow.data import Data
     from vqkit.strategy import Strategy
-
-EVAL_BATCH = 250
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,7 @@ functions that all runs share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -33,6 +32,7 @@ class Pieces:
     def __init__(self, graph: Graph, cuts: Iterable[int]) -> None:
         self.graph, self.cuts = graph, sorted(cuts)
         self._live = make_all_live(graph)
+        self._changed: set[str] = set()
         self._stations = _stations(self.cuts)
         self._functions: dict[tuple[int, int], Callable[[Values], Values]] = {}
 
@@ -55,20 +55,16 @@ class Pieces:
             state = self._functions[a, b](state)
         return state
 
-    @contextmanager
-    def assigned(self, weights: Mapping[str, Any]) -> Iterator[None]:
-        """Runs within have other weights.
+    def assign(self, weights: Mapping[str, Any]) -> None:
+        """Runs from now on have these weights, and the graph's own elsewhere.
 
         Args:
             weights: layer name -> variable name -> array.
         """
-        for layer, arrays in weights.items():
-            assign_weights(self._live[layer], arrays)
-        try:
-            yield
-        finally:
-            for layer in weights:
-                assign_weights(self._live[layer], self.graph.layers[layer].weights)
+        own = {name: self.graph.layers[name].weights for name in self._changed - weights.keys()}
+        for name, arrays in {**own, **weights}.items():
+            assign_weights(self._live[name], arrays)
+        self._changed = set(weights)
 
     def _compiled(self, start: int, end: int) -> Callable[[Values], Values]:
         import tensorflow as tf

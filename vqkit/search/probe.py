@@ -8,34 +8,39 @@ would decide is found alike: one walk over the calibration data serves all quest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.flow.calibrate import Calibration, Mode, as_float
-from vqkit.flow.data import batches, leaves
+from vqkit.flow.data import EVAL_BATCH, batches, leaves
 from vqkit.flow.instrument import instrument
 from vqkit.flow.observers import Observed, on_grid
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, solve_activations
+from vqkit.flow.structure import crossing_values
 from vqkit.flow.together import Tensor, Wanted
 from vqkit.flow.weights import WeightMemory
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
-from vqkit.search.engine import EVAL_BATCH, Engine
+from vqkit.search.engine import Engine
 from vqkit.search.pieces import Pieces, Values
 from vqkit.search.questions import Question
 from vqkit.search.tally import Tally
 
 Place = tuple[Any, ...]
 Observing = tuple[Place, QuantizerSpec]
+# Bytes of the float model's values that are held while questions are asked about them.
+KEPT = 1 << 28
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,20 +94,33 @@ class Probes:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
         tallies = {q: Tally() for q in self.probes}
         reference, labels, at = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval), 0
-        for batch in batches(self._engine.data.x_eval, batch_size=EVAL_BATCH):
-            here = slice(at, at + EVAL_BATCH)
-            for question, outputs in self._ask(batch):
-                tallies[question].add(outputs, reference[here], labels[here])
-            at += EVAL_BATCH
+        for some in self._chunks(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH)):
+            ends = np.cumsum([at, *(len(leaves(batch)[0]) for batch in some)])
+            at, slices = int(ends[-1]), [slice(*pair) for pair in pairwise(ends)]
+            for question, outputs in self._ask(some):
+                for own, here in zip(outputs, slices, strict=True):
+                    tallies[question].add(own, reference[here], labels[here])
         return {q: t.numbers() for q, t in tallies.items()}
 
-    def _ask(self, batch: Any) -> Iterator[tuple[Question, list[Any]]]:
-        for start, state in self._walked(batch, {p.start for p in self.probes.values()}):
+    def _chunks(self, source: Iterable[Any]) -> Iterator[list[Any]]:
+        """Batches that a question is asked about in a row: as many as are kept at once at any start."""
+        graph, source = self._graph, iter(source)
+        shapes = [[graph.values[v].shape[1:] for v in crossing_values(graph, cut)] for cut in self._starts]
+        sizes = [sum(prod(size or KEPT for size in shape) for shape in some) for some in shapes]
+        count = max(1, KEPT // (4 * EVAL_BATCH * max(sizes, default=1)))
+        while some := list(islice(source, count)):
+            yield some
+
+    @property
+    def _starts(self) -> set[int]:
+        return {p.start for p in self.probes.values()}
+
+    def _ask(self, some: Sequence[Any]) -> Iterator[tuple[Question, list[list[Any]]]]:
+        for start, states in self._walked(some, self._starts):
             for question, probe in self.probes.items():
                 if probe.start == start:
-                    with self._pieces.assigned(probe.weights):
-                        outputs = self._answer(probe, state)
-                    yield question, outputs
+                    self._pieces.assign(probe.weights)
+                    yield question, [self._answer(probe, state) for state in states]
 
     def _answer(self, probe: Probe, state: Values) -> list[Any]:
         """Outputs for one batch, while the question's weights are assigned."""
@@ -115,13 +133,14 @@ class Probes:
         state = self._pieces.run(probe.end, self._pieces.cuts[-1], state)
         return [np.asarray(state[v]) for v in self._graph.outputs]
 
-    def _walked(self, batch: Any, stops: Iterable[int]) -> Iterator[tuple[int, Values]]:
-        """The values of the float model at some cuts, one cut after the other."""
-        state = {self._graph.inputs[name]: t for name, t in tensors(self._graph, batch).items()}
-        at = 0
+    def _walked(self, some: Sequence[Any], stops: Iterable[int]) -> Iterator[tuple[int, list[Values]]]:
+        """The values of the float model for some batches at some cuts, one cut after the other."""
+        graph, at = self._graph, 0
+        states = [{graph.inputs[name]: t for name, t in tensors(graph, batch).items()} for batch in some]
         for stop in sorted(stops):
-            state, at = self._pieces.run(at, stop, state), stop
-            yield stop, state
+            self._pieces.assign({})
+            states, at = [self._pieces.run(at, stop, state) for state in states], stop
+            yield stop, states
 
     # --- what calibration would decide ---
 
@@ -141,7 +160,7 @@ class Probes:
         source = batches(self._engine.data.x_calib, batch_size=settings.batch_size, steps=settings.steps)
         count = samples = 0
         for batch in source:
-            for start, state in self._walked(batch, starts):
+            for start, (state,) in self._walked([batch], starts):
                 for place, draft in watched.items():
                     if draft.start == start:
                         seen[place].add(self._watched(draft, state))
@@ -156,8 +175,8 @@ class Probes:
         """The value that a question quantizes, float32, behind its quantized weights."""
         assert draft.row is not None
         assert draft.row.value is not None
-        with self._pieces.assigned(draft.weights):
-            return as_float(self._pieces.run(draft.start, draft.end, state)[draft.row.value])
+        self._pieces.assign(draft.weights)
+        return as_float(self._pieces.run(draft.start, draft.end, state)[draft.row.value])
 
     def _decided(self, row: Row, facts: Calibration) -> QParams:
         plan = Plan((row,), "", "", "")

@@ -141,11 +141,13 @@ def quantizer(said: Said, role: Role, ask: Ask) -> ResolvedQuantizer:
         StrategyError: the outcome is no quantizer.
     """
     steps: dict[str, tuple[Step, ...]] = {}
+    decided: dict[str, Step] = {}
+    values: dict[str, Any] = {}
     for param in ("quantizer_type", *PARAMS):
-        decided_before = {p: heard(chain).value for p, chain in steps.items()}
-        steps[param] = tuple(_steps(param, said, role, ask, decided_before))
-    decided = {param: heard(chain) for param, chain in steps.items()}
-    spec = _spec({param: step.value for param, step in decided.items()}, decided)
+        steps[param] = tuple(_steps(param, said, role, ask, values))
+        decided[param] = heard(steps[param])
+        values[param] = decided[param].value
+    spec = _spec(values, decided)
     return ResolvedQuantizer(spec, {param: step.origin for param, step in decided.items()}, steps)
 
 
