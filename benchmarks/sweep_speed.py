@@ -216,7 +216,8 @@ def partial(n: int, jobs: int, folder: Path) -> Result:
         )  # fmt: skip
         found[f"{name}_marginal_cpu"] = (all_["cpu"] - few["cpu"]) / (n - 1)
         found[f"{name}_marginal_wall"] = (all_["wall"] - few["wall"]) / (n - 1)
-    found["times_faster_cpu"] = found["whole_marginal_cpu"] / found["late_marginal_cpu"]
+    for k in ("cpu", "wall"):
+        found[f"times_faster_{k}"] = found[f"whole_marginal_{k}"] / found[f"late_marginal_{k}"]
     return found
 
 

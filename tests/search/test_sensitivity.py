@@ -94,6 +94,16 @@ def test_the_batches_do_not_count(tiny, monkeypatch):
     assert in_parts["kl"].nunique() > 1
 
 
+def test_how_many_batches_are_held_does_not_count(tiny, monkeypatch):
+    model, found = tiny("residual"), []
+    monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", 9)
+    for kept in (1, 1 << 28):
+        monkeypatch.setattr("vqkit.search.probe.KEPT", kept)
+        found.append(sensitivity(model, data_for(model), "pof2s", bits=(3,), settings=SETTINGS).table)
+    one_by_one, all_at_once = found
+    assert one_by_one.equals(all_at_once)
+
+
 def test_table_ranking_and_file(tiny, tmp_path):
     model = tiny("conv_bn_relu")
     found = sensitivity(model, data_for(model), "fsx", bits=(8, 2), kinds=("weights",), cache=tmp_path)
