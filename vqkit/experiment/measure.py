@@ -209,13 +209,11 @@ def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Picture:
     Returns:
         The picture, so that a cell can show it.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from vqkit.plots.style import png
 
-    buffer = io.BytesIO()
-    # `savefig` draws twice, once to find the layout; drawing finds it anyway.
-    FigureCanvasAgg(figure).print_png(buffer)
-    store.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), buffer.getvalue())
-    return Picture(figure, buffer.getvalue())
+    drawn = png(figure)
+    store.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), drawn)
+    return Picture(figure, drawn)
 
 
 def first_samples(data: Any, n: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +31,10 @@ def write(advice: Advice, path: str | Path, title: str) -> Path:
     Returns:
         The path.
     """
+    from vqkit.plots.style import png
     from vqkit.search.advice import HEADER
 
-    picture = base64.b64encode(_png(figure(advice))).decode()
+    picture = base64.b64encode(png(figure(advice))).decode()
     chosen = advice.chosen
     bits = "" if chosen is None or not chosen.bits else (
         "<h2>Bits of the weights</h2>"
@@ -58,7 +58,7 @@ def figure(advice: Advice) -> Any:
     """Accuracy against size of everything measured, with intervals; the recommended one is marked."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(7, 4.2), layout="constrained")
+    fig = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     ax = fig.subplots()
     sizes = [p.measured.size_bytes / 1e3 for p in advice.points]
     values = [100 * p.measured.accuracy for p in advice.points]
@@ -76,9 +76,3 @@ def figure(advice: Advice) -> Any:
     ax.set(xlabel="size of the weights, kB", ylabel="top-1 accuracy, %")
     ax.legend(frameon=False, loc="lower right")
     return fig
-
-
-def _png(fig: Any) -> bytes:
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from matplotlib.colors import to_rgb
 
 from vqkit.plots.points import places
-from vqkit.widgets.style import figure_png
+from vqkit.plots.style import png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def clickable(figure: Figure, names: Mapping[str, str], alt: str, *, chosen: str
     """
     width, height = figure.bbox.width, figure.bbox.height
     marks = sorted(places(figure).items(), key=lambda item: item[1])
-    data = base64.b64encode(figure_png(figure)).decode()
+    data = base64.b64encode(png(figure)).decode()
     ink = "#e6e6e6" if _dark(figure) else "#222222"
     return (
         f"<svg class='vq-figure' role='listbox' aria-label='{escape(alt, quote=True)}' style='color:{ink}' "
