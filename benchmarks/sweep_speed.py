@@ -214,8 +214,8 @@ def partial(n: int, jobs: int, folder: Path) -> Result:
                            "--no-track", "-j", jobs, "--runs", folder / f"{name}-{k}"))
             for k, some in (("one", chosen[:1]), ("all", chosen))
         )  # fmt: skip
-        found[f"{name}_marginal_cpu"] = (all_["cpu"] - few["cpu"]) / (n - 1)
-        found[f"{name}_marginal_wall"] = (all_["wall"] - few["wall"]) / (n - 1)
+        for k in ("cpu", "wall"):
+            found[f"{name}_marginal_{k}"] = (all_[k] - few[k]) / (n - 1)
     for k in ("cpu", "wall"):
         found[f"times_faster_{k}"] = found[f"whole_marginal_{k}"] / found[f"late_marginal_{k}"]
     return found

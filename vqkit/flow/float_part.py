@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from vqkit.flow.data import batches, leaves
 from vqkit.flow.instrument import rounding_rows
 from vqkit.flow.places import Places
 from vqkit.flow.ptq import Quantized
-from vqkit.flow.structure import Structure, crossing_values
+from vqkit.flow.structure import Structure, crossing_values, numbers_at
 from vqkit.flow.trail import value_digests
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import mask_of
@@ -48,34 +47,36 @@ class FloatPart:
             the model, inputs.
         """
         begin = float_nodes(quantized)
-        values = crossing_values(baked, begin)
-        known = all(isinstance(array, np.ndarray) for array in leaves(x))
-        if known and self._worth(baked, begin, values, x):
-            digests, floats = (self._digests(quantized, graph) for graph in (baked, quantized.graph))
+        kept = None
+        if all(isinstance(array, np.ndarray) for array in leaves(x)) and self._worth(baked, begin, x):
+            digests, floats = (self._digests(quantized, begin, graph) for graph in (baked, quantized.graph))
             # What is kept serves the float model too, so it has to be that model's.
-            if all(digests[v] == floats[v] for v in values):
-                key = ("float part", self._data_digest(x), batch_size, eager, *(digests[v] for v in values))
-                if self._places.get(key) is None:
-                    run = (structure.eagerly if eager else structure.evaluator)(0, begin)
-                    made = [run(batch) for batch in batches(x, batch_size=batch_size)]
-                    if not any(mask_of(value) is not None for value in made[0].values()):
-                        self._places.put(key, [{digests[v]: b[f"v{v}"] for v in values} for b in made])
-                kept = self._places.get(key)
-                if kept is not None:
-                    return begin, [{f"v{v}": batch[digests[v]] for v in values} for batch in kept]
-        return 0, batches(x, batch_size=batch_size)
+            if digests == floats:
+                kept = self._kept(structure, begin, digests, x, batch_size, eager)
+        return (0, batches(x, batch_size=batch_size)) if kept is None else (begin, kept)
 
-    def _digests(self, quantized: Quantized, graph: Graph) -> dict[int, str]:
-        return value_digests(graph, dict.fromkeys(quantized.rows, "quantized"), self._weight_digest)
+    def _kept(self, structure: Structure, begin: int, digests: dict[str, str], x: Any, batch_size: int,
+              eager: bool) -> list[Any] | None:  # fmt: skip
+        key = ("float part", self._data_digest(x), batch_size, eager, *digests.values())
+        if self._places.get(key) is None:
+            run = (structure.eagerly if eager else structure.evaluator)(0, begin)
+            made = [run(batch) for batch in batches(x, batch_size=batch_size)]
+            if any(mask_of(value) is not None for value in made[0].values()):
+                return None
+            self._places.put(key, [{d: batch[name] for name, d in digests.items()} for batch in made])
+        kept = self._places.get(key)
+        return kept and [{name: batch[d] for name, d in digests.items()} for batch in kept]
 
-    def _worth(self, graph: Graph, begin: int, values: list[int], x: Any) -> bool:
+    def _digests(self, quantized: Quantized, begin: int, graph: Graph) -> dict[str, str]:
+        """What each value in front of a node is made of, by its name."""
+        found = value_digests(graph, dict.fromkeys(quantized.rows, "quantized"), self._weight_digest)
+        return {f"v{v}": found[v] for v in crossing_values(graph, begin)}
+
+    def _worth(self, graph: Graph, begin: int, x: Any) -> bool:
         """Whether layers with weights lie before a node, and the values there fit into half of the memory."""
-        shapes = [graph.values[v].shape[1:] for v in values]
-        if None in (size for shape in shapes for size in shape):
-            return False
-        bytes_ = 4 * len(leaves(x)[0]) * sum(prod(size or 0 for size in shape) for shape in shapes)
         weighted = any(graph.layers[n.layer].weights for n in graph.nodes[:begin])
-        return weighted and 2 * bytes_ <= self._places.limit
+        numbers = numbers_at(graph, begin)
+        return weighted and numbers is not None and 8 * len(leaves(x)[0]) * numbers <= self._places.limit
 
 
 def float_nodes(quantized: Quantized) -> int:

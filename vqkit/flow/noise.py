@@ -8,8 +8,6 @@ from typing import Any
 from vqkit.flow.data import leaves
 from vqkit.flow.float_part import FloatPart
 from vqkit.flow.instrument import passing_through, rounding_rows
-from vqkit.flow.layers import FakeQuantize
-from vqkit.flow.observers import rounding_only
 from vqkit.flow.ptq import Quantized
 from vqkit.flow.quality import Pair, Sides, compared, energies, noise_table, summed, tensor_values
 from vqkit.flow.structure import Structure, part_of
@@ -45,12 +43,7 @@ class Noise:
         def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
             return energies(compared(part, names, sides, inputs))
 
-        rounding = tuple(
-            repr(rounding_only(layer.spec))
-            for layer in structure.live.values()
-            if isinstance(layer, FakeQuantize)
-        )
-        power = summed(structure.function(("noise", begin, *names, rounding), part, both), source)
+        power = summed(structure.function(("noise", begin, *names), part, both), source)
         rows = quantized.rows
         return noise_table(quantized, {rows[k].name if k in rows else k: v for k, v in power.items()})
 

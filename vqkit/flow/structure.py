@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -120,14 +121,8 @@ class Structure:
             A function of the values by name (`v<id>`, or the model's input names from the start) that gives
             the model's outputs, or the crossing values by name.
         """
-        rounding = tuple(
-            repr(rounding_only(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
-        )
-        key = ("evaluate", begin, end, rounding)
-        if key not in self._functions:
-            part = part_of(self.graph, begin, end)
-            self._functions[key] = self._compiled(key, part, lambda inputs: replay(part, self.live, inputs))
-        return self._functions[key]
+        part = part_of(self.graph, begin, end)
+        return self.function(("evaluate", begin, end), part, lambda x: replay(part, self.live, x))
 
     def eagerly(self, begin: int = 0, end: int | None = None) -> Any:
         """As `evaluator`, layer by layer."""
@@ -135,7 +130,11 @@ class Structure:
         return lambda batch: replay(part, self.live, tensors(part, batch))
 
     def function(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
-        """A function of the inputs of a part of the graph, under a key; traced when first asked for."""
+        """A function of the inputs of a part of the graph, under a key; traced once for a way of rounding."""
+        rounding = tuple(
+            repr(rounding_only(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
+        )
+        key = (*key, rounding)
         if key not in self._functions:
             self._functions[key] = self._compiled(key, part, body)
         return self._functions[key]
@@ -179,6 +178,18 @@ def leading_to(graph: Graph, layers: Iterable[str]) -> Graph:
             read.update(node.inputs)
             nodes.append(node)
     return Graph(graph.name, graph.inputs, graph.input_struct, (), nodes[::-1], {}, graph.values)
+
+
+def numbers_at(graph: Graph, at: int) -> int | None:
+    """How many numbers cross in front of a node for one sample; None where a size is free."""
+    numbers = 0
+    for v in crossing_values(graph, at):
+        shape = graph.values[v].shape[1:]
+        sizes = [size for size in shape if size is not None]
+        if len(sizes) < len(shape):
+            return None
+        numbers += prod(sizes)
+    return numbers
 
 
 def crossing_values(graph: Graph, at: int) -> list[int]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
-from math import prod
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings, solve_activations
-from vqkit.flow.structure import crossing_values
+from vqkit.flow.structure import numbers_at
 from vqkit.flow.together import Tensor, Wanted
 from vqkit.flow.weights import WeightMemory
 from vqkit.graph.ir import Graph
@@ -93,23 +92,21 @@ class Probes:
     def answers(self) -> dict[Question, dict[str, float]]:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
         tallies = {q: Tally() for q in self.probes}
-        reference, labels, at = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval), 0
-        for some in self._chunks(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH)):
-            ends = np.cumsum([at, *(len(leaves(batch)[0]) for batch in some)])
-            at, slices = int(ends[-1]), [slice(*pair) for pair in pairwise(ends)]
-            for question, outputs in self._ask(some):
-                for own, here in zip(outputs, slices, strict=True):
+        reference, labels = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval)
+        source = enumerate(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH))
+        in_a_row = self._in_a_row()
+        while some := dict(islice(source, in_a_row)):
+            for question, outputs in self._ask(list(some.values())):
+                for number, own in zip(some, outputs, strict=True):
+                    here = slice(number * EVAL_BATCH, (number + 1) * EVAL_BATCH)
                     tallies[question].add(own, reference[here], labels[here])
         return {q: t.numbers() for q, t in tallies.items()}
 
-    def _chunks(self, source: Iterable[Any]) -> Iterator[list[Any]]:
-        """Batches that a question is asked about in a row: as many as are kept at once at any start."""
-        graph, source = self._graph, iter(source)
-        shapes = [[graph.values[v].shape[1:] for v in crossing_values(graph, cut)] for cut in self._starts]
-        sizes = [sum(prod(size or KEPT for size in shape) for shape in some) for some in shapes]
-        count = max(1, KEPT // (4 * EVAL_BATCH * max(sizes, default=1)))
-        while some := list(islice(source, count)):
-            yield some
+    def _in_a_row(self) -> int:
+        """How many batches a question is asked about in a row: as many as may be held at any start."""
+        sizes = [numbers_at(self._graph, cut) for cut in self._starts]
+        known = [4 * EVAL_BATCH * size for size in sizes if size is not None]
+        return 1 if len(known) < len(sizes) else max(1, KEPT // max([*known, 1]))
 
     @property
     def _starts(self) -> set[int]:

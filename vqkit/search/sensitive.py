@@ -211,6 +211,7 @@ def _probed(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question])
         return {}
     plans: dict[Question, Any] = {}
     known: dict[Question, Any] = {}
+    # TensorFlow computes the float outputs while Python plans; nothing below asks for them or for the bench.
     with ThreadPoolExecutor(1) as aside:
         reference = aside.submit(engine.float_outputs)
         for q in asked:
