@@ -41,11 +41,7 @@ def ptq(name: str, strategy: str) -> Result:
     Returns:
         seconds, the reference's, how many times less that is, and what is wanted.
     """
-    code = f"from benchmarks.speed_parts import single; single.alone({name!r}, {strategy!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    seconds = float(json.loads(done.stdout.splitlines()[-1]))
+    seconds = in_a_process("alone", name, strategy)
     reference, wanted, *_ = REFERENCE[name, strategy]
     return {
         "seconds": seconds,
@@ -54,6 +50,20 @@ def ptq(name: str, strategy: str) -> Result:
         "wanted": wanted,
         "more": True,
     }
+
+
+def in_a_process(function: str, *args: Any) -> Any:
+    """What a function of this module prints as JSON, run in a fresh process.
+
+    Args:
+        function: its name.
+        args: literals.
+    """
+    code = f"from benchmarks.speed_parts import single; single.{function}(*{args!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def alone(name: str, strategy: str) -> None:
@@ -137,16 +147,24 @@ def union(name: str, wanted: float, repeats: int) -> Result:
 
 
 def inference(name: str, wanted: float, repeats: int) -> Result:
-    """The quantized model in one compiled function, in passes of the float one.
+    """The quantized model in one compiled function, in passes of the float one; in a fresh process.
+
+    The passes are short, and what ran before in a process leaves its threads and memory behind.
 
     Args:
         name: of the model.
         wanted: the goal.
-        repeats: measured passes.
+        repeats: measured passes, at least.
 
     Returns:
         The ratio; `predict` is the ratio to `predict` of the user's own float model.
     """
+    taken = in_a_process("passes", name, repeats)
+    return {**_ratio(taken["fake"], taken["float"], wanted), "predict": taken["fake"] / taken["predict"]}
+
+
+def passes(name: str, repeats: int) -> None:
+    """Measure passes and print the CPU seconds of each kind; what `inference` starts."""
     import tensorflow as tf
 
     from vqkit.flow import quantize
@@ -162,8 +180,7 @@ def inference(name: str, wanted: float, repeats: int) -> Result:
         "fake": lambda: [fake(tf.constant(x)) for x in cut],
         "predict": lambda: model.predict(images, batch_size=batch, verbose=0),
     }
-    taken = interleaved(works, repeats)
-    return {**_ratio(taken["fake"], taken["float"], wanted), "predict": taken["fake"] / taken["predict"]}
+    print(json.dumps(interleaved(works, repeats)))
 
 
 def _ratio(seconds: float, unit: float, wanted: float) -> Result:

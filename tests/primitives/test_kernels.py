@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests.primitives.cases import FS, POF2S, TQT, every_code, grids, name, range_for
-from vqkit.primitives import ops, reference
+from vqkit.primitives import kernels, ops, reference
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType, RoundMode
 
@@ -32,6 +32,24 @@ def test_pow2_every_code(spec: QuantizerSpec, pos: int) -> None:
     if spec.symmetry:
         codes = np.unique(out / np.float32(step))
         np.testing.assert_array_equal(codes, np.arange(spec.q_min, spec.q_max + 1))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8, 16, 23])
+@pytest.mark.parametrize("mode", [RoundMode.HALF_TO_EVEN, RoundMode.HALF_UP])
+@pytest.mark.parametrize(("unsigned", "narrow"), [(False, False), (False, True), (True, False)])
+def test_pow2_at_every_position(bits: int, mode: RoundMode, unsigned: bool, narrow: bool) -> None:
+    """Everywhere from the largest grid that float32 holds to the finest position."""
+    spec = QuantizerSpec(POF2S, bits, round_mode=mode, unsigned=unsigned, narrow_range=narrow)
+    codes = np.float32([0, 0.25, 0.5, 1, 1.5, 2.5, spec.q_max - 0.5, spec.q_max, spec.q_max + 0.5])
+    codes = np.unique(np.concatenate([codes, np.nextafter(codes[1:], np.float32(0)), -codes]))
+    positions = np.arange(bits - 126, 127, dtype=np.float32)
+    x = codes * np.exp2(-positions)[:, None]
+    x[np.abs(x) < np.finfo(np.float32).tiny] = 0
+    one = lambda given: kernels.pow2_values(given[0], spec, 0.0, given[1])  # noqa: E731
+    found = tf.function(lambda *given: tf.map_fn(one, given, tf.float32), autograph=False)(x, positions)
+    for row, pos, values in zip(x, positions, found.numpy(), strict=True):
+        expected = reference.fake_quantize(row, QParams(spec, *range_for(spec, 2.0**-pos), pos))
+        np.testing.assert_array_equal(values, expected)
 
 
 @pytest.mark.parametrize("spec", grids(kind=FS, bits=(2, 3, 8)), ids=name)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from vqkit.flow.ends import known_end
 from vqkit.flow.plan import spec_from_json, spec_to_json
 from vqkit.primitives import ops
 from vqkit.primitives.qparams import QParams
@@ -46,8 +47,10 @@ class FakeQuantize(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """The nearest points of the grid."""
-        pos = self.quantize_pos.value if self.spec.pow2 else None
         inputs = keras.ops.cast(inputs, "float32")
+        if (end := known_end(self)) is not None:
+            return ops.fake_quantize_up_to(inputs, self.spec, end)
+        pos = self.quantize_pos.value if self.spec.pow2 else None
         return ops.fake_quantize(inputs, self.spec, self.f_min.value, self.f_max.value, pos)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

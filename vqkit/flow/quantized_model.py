@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from vqkit.flow.ends import computed_together
+from vqkit.flow.layers import FakeQuantize
 from vqkit.primitives.qparams import QParams
 
 
@@ -19,6 +21,11 @@ class QuantizedModel(keras.Model):
     """A functional model with the grids of its weights; make it with `carrying`."""
 
     _weight_grids: tuple[tuple[str, str, Any], ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any model; the positions of all grids are read at once."""
+        with computed_together(layer for layer in self.layers if isinstance(layer, FakeQuantize)):
+            return super().__call__(*args, **kwargs)
 
     @property
     def weight_grids(self) -> dict[tuple[str, str], QParams]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqkit import digest
+from vqkit.flow.ends import computed_together
 from vqkit.flow.instrument import passing_through
 from vqkit.flow.layers import FakeQuantize
 from vqkit.flow.observers import rounding_only
@@ -140,9 +141,12 @@ class Structure:
         return self._functions[key]
 
     def _compiled(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
+        used = {node.layer: self.live[node.layer] for node in part.nodes}
+
         def counted(inputs: Mapping[str, Any]) -> Any:
             self._traces[key] = self._traces.get(key, 0) + 1
-            return body(inputs)
+            with computed_together(layer for layer in used.values() if isinstance(layer, FakeQuantize)):
+                return body(inputs)
 
         return compiled(part, counted)
 

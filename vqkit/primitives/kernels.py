@@ -120,7 +120,7 @@ def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> T
         float32, shape of x.
     """
     if v4_is_exact(spec):
-        return values_at_step(x, spec, position_scale(-pos))
+        return values_up_to(x, spec, far_end(far_code(spec), pos))
     return codes_and_values(x, spec, f_min, position_scale(pos))[1]
 
 
@@ -130,21 +130,42 @@ def v4_is_exact(spec: QuantizerSpec) -> bool:
     return whole and 2 <= spec.bit_width <= _V4_BITS
 
 
-def values_at_step(x: Tensor, spec: QuantizerSpec, step: Tensor) -> Tensor:
+def far_code(spec: QuantizerSpec) -> np.float32:
+    """The code farthest from 0 of a quantizer that `v4_is_exact` accepts."""
+    return np.float32(spec.q_max if spec.unsigned else spec.q_min)
+
+
+def far_end(codes: Tensor, pos: Tensor) -> Tensor:
+    """Where grids end, on the side that is farther from 0: code · 2**-pos, exact.
+
+    Args:
+        codes: `far_code` of each quantizer.
+        pos: positions, integers as float32 in -127..126, same shape.
+
+    Returns:
+        float32, same shape.
+    """
+    return codes * tf.bitcast((127 - tf.cast(pos, tf.int32)) * (1 << 23), tf.float32)
+
+
+def values_up_to(x: Tensor, spec: QuantizerSpec, end: Tensor) -> Tensor:
     """Fake-quantized values by TensorFlow's op, for a quantizer that `v4_is_exact` accepts.
+
+    The op takes its scale from the one end it is given, which spares it the other's arithmetic.
 
     Args:
         x: float32 tensor.
         spec: the quantizer.
-        step: 2**-pos, shape ().
+        end: `far_code` times 2**-pos, shape ().
 
     Returns:
         float32, shape of x.
     """
+    nothing = np.float32(0)
     return tf.raw_ops.QuantizeAndDequantizeV4(
         input=x,
-        input_min=np.float32(spec.q_min) * step,
-        input_max=np.float32(spec.q_max) * step,
+        input_min=nothing if spec.unsigned else end,
+        input_max=end if spec.unsigned else nothing,
         signed_input=not spec.unsigned,
         num_bits=spec.bit_width,
         range_given=True,

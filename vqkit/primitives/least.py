@@ -46,7 +46,7 @@ def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[
     if large:
         first, good = _sums_of_pieces(flat, spec, start, FIRST), tf.constant(True)
     else:
-        first, good = _of(flat, spec, tf.unstack(_steps(start, FIRST))), tf.size(flat) <= WHOLE
+        first, good = _of(flat, spec, _ends(spec, start, FIRST)), tf.size(flat) <= WHOLE
     settled = good & _clear(first) & _hopeless(first, tf.size(flat), start)
     if exact is not None:
         return tf.cond(settled, lambda: tf.argmin(first), lambda: _all(flat, spec, start, first, good, exact))
@@ -82,27 +82,30 @@ def _hopeless(sums: Tensor, n: Tensor, start: Tensor) -> Tensor:
 
     An unclipped value is at most half a step away from the grid.
     """
-    step = tf.cast(_steps(start, FIRST[-1:])[0], tf.float64)
+    step = tf.cast(kernels.position_scale(-_positions(start, FIRST[-1:])[0]), tf.float64)
     rounding = tf.cast(n, tf.float64) * tf.square(step / 2)
     return sums[-1] * (1 - MARGIN) - rounding * (1 + MARGIN) > tf.reduce_min(sums) * (1 + MARGIN)
 
 
-def _steps(start: Tensor, offsets: Sequence[int]) -> Tensor:
-    positions = tf.clip_by_value(start + np.array(offsets, np.float32), grid.POS_MIN, grid.POS_MAX)
-    return kernels.position_scale(-positions)
+def _positions(start: Tensor, offsets: Sequence[int]) -> Tensor:
+    return tf.clip_by_value(start + np.array(offsets, np.float32), grid.POS_MIN, grid.POS_MAX)
 
 
-def _of(flat: Tensor, spec: QuantizerSpec, steps: Sequence[Tensor]) -> Tensor:
-    """Sum of squared errors of each candidate, float64, to within `MARGIN`; shape (steps,)."""
-    lost = [tf.nn.l2_loss(flat - kernels.values_at_step(flat, spec, step)) for step in steps]
+def _ends(spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> list[Tensor]:
+    return tf.unstack(kernels.far_end(kernels.far_code(spec), _positions(start, offsets)))
+
+
+def _of(flat: Tensor, spec: QuantizerSpec, ends: Sequence[Tensor]) -> Tensor:
+    """Sum of squared errors of each candidate, float64, to within `MARGIN`; shape (ends,)."""
+    lost = [tf.nn.l2_loss(flat - kernels.values_up_to(flat, spec, end)) for end in ends]
     return 2 * tf.cast(tf.stack(lost), tf.float64)
 
 
 def _sums_of_pieces(flat: Tensor, spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> Tensor:
-    steps = tf.unstack(_steps(start, offsets))
+    ends = _ends(spec, start, offsets)
 
     def add(at: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        return at + PIECE, total + _of(flat[at : at + PIECE], spec, steps)
+        return at + PIECE, total + _of(flat[at : at + PIECE], spec, ends)
 
     begin = (tf.constant(0), tf.zeros([len(offsets)], tf.float64))
     return tf.while_loop(lambda at, _: at < tf.size(flat), add, begin, parallel_iterations=2)[1]

@@ -234,6 +234,20 @@ def fake_quantize(
     return kernels.float_values(x, spec, f_min, f_max, vitis_compat=vitis_compat)
 
 
+def fake_quantize_up_to(x: Tensor, spec: QuantizerSpec, end: Tensor) -> Tensor:
+    """`fake_quantize` for a pow-2 scale whose grid's end is computed already; gradient straight through.
+
+    Args:
+        x: float32 tensor.
+        spec: a quantizer that `kernels.v4_is_exact` accepts.
+        end: `kernels.far_end`, shape ().
+
+    Returns:
+        float32, shape of x.
+    """
+    return kernels.straight_through(lambda x: kernels.values_up_to(x, spec, end), x)
+
+
 def trained_threshold(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
     """Fake-quantize with a trainable log2 threshold and its gradient; see `kernels.threshold_gradient`.
 
