@@ -292,6 +292,7 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
     from vqkit.flow import evaluate, prepare, quantize
     from vqkit.search import sensitivity as ask
     from vqkit.search.questions import questions, strategy_for, units
+    from vqkit.search.tally import tallied
     from vqkit.strategy import Strategy
 
     images, kinds = n_eval or 1000, ("weights", "activations")
@@ -308,7 +309,7 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
                 for question in asked:
                     made = quantize(model, strategy_for(strategy, question), engine.data.x_calib)
                     outputs = evaluate(made.model, engine.data.x_eval, engine.data.y_eval).predictions
-                    alone.append(judged(outputs, engine.float_outputs(), engine.data.y_eval))
+                    alone.append(tallied(outputs, engine.float_outputs(), engine.data.y_eval))
             else:
                 found.append(
                     ask(model, engine.data, strategy, bits=(8, 6, 4), kinds=kinds, engine=engine).rows
@@ -339,18 +340,6 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
 def clocks() -> np.ndarray:
     """Wall and CPU seconds."""
     return np.array([time.perf_counter(), time.process_time()])
-
-
-def judged(predictions: Any, reference: Any, labels: Any) -> dict[str, float]:
-    """Accuracy, SQNR and KL of a model's outputs."""
-    from vqkit.flow.data import EVAL_BATCH
-    from vqkit.search.tally import Tally
-
-    tally = Tally()
-    for i in range(0, len(predictions), EVAL_BATCH):
-        at = slice(i, i + EVAL_BATCH)
-        tally.add(predictions[at], reference[at], labels[at])
-    return tally.numbers()
 
 
 def rows_name(row: Any) -> tuple[str, str, int]:

@@ -52,15 +52,17 @@ def ptq(name: str, strategy: str) -> Result:
     }
 
 
-def in_a_process(function: str, *args: Any) -> Any:
+def in_a_process(function: str, *args: Any, **environment: str) -> Any:
     """What a function of this module prints as JSON, run in a fresh process.
 
     Args:
         function: its name.
         args: literals.
+        environment: variables that are set there.
     """
     code = f"from benchmarks.speed_parts import single; single.{function}(*{args!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment},
+                          capture_output=True, text=True, check=False)  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -157,10 +159,16 @@ def inference(name: str, wanted: float, repeats: int) -> Result:
         repeats: measured passes, at least.
 
     Returns:
-        The ratio; `predict` is the ratio to `predict` of the user's own float model.
+        The ratio; `predict` is the ratio to `predict` of the user's own float model, `one core` the ratio
+        where TensorFlow has one, as in a sweep with a worker for each.
     """
     taken = in_a_process("passes", name, repeats)
-    return {**_ratio(taken["fake"], taken["float"], wanted), "predict": taken["fake"] / taken["predict"]}
+    single = in_a_process("passes", name, repeats, TF_NUM_INTRAOP_THREADS="1")
+    return {
+        **_ratio(taken["fake"], taken["float"], wanted),
+        "predict": taken["fake"] / taken["predict"],
+        "one core": single["fake"] / single["float"],
+    }
 
 
 def passes(name: str, repeats: int) -> None:

@@ -77,6 +77,16 @@ def test_every_variant_is_what_quantizing_anew_gives(calibration):
     assert set(bench.traces.values()) == {1}
 
 
+def test_old_plans_make_room_for_new_ones(monkeypatch):
+    monkeypatch.setattr("vqkit.flow.bench.KEPT_PLANS", 2)
+    model = zoo.build("residual")
+    bench = Bench(model, data_for(model))
+    asked = [Strategy.builtin("pof2s").with_kwargs(activation_bit=bits) for bits in (8, 7, 6)]
+    for strategy in (*asked, asked[0]):
+        assert_same(bench, model, strategy)
+    assert [digest for digest, _ in bench._plans] == [asked[2].digest, asked[0].digest]
+
+
 def partial(*names):
     pof2s = Strategy.builtin("pof2s")
     changes = ({}, {"activation_bit": 6})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,7 @@ import numpy as np
 from vqkit import digest
 from vqkit.experiment import significance, store
 from vqkit.experiment.variant import Settings
-from vqkit.flow.data import EVAL_BATCH
-from vqkit.search.tally import Tally, classes, first, predicted
+from vqkit.search.tally import classes, first, predicted, tallied
 
 if TYPE_CHECKING:
     from vqkit.flow.data import Data
@@ -158,14 +156,13 @@ class Engine:
         made = self.quantize(strategy)
         outputs = first(self.bench.evaluate(made, metrics=[]).predictions)
         self.evaluations += 1
-        tally, reference, labels = Tally(), self.float_outputs(), self.data.y_eval
-        for at in _slices(len(outputs)):
-            tally.add(outputs[at], reference[at], np.asarray(labels)[at])
+        labels = np.asarray(self.data.y_eval)
+        numbers = tallied(outputs, self.float_outputs(), labels)
         right = predicted(outputs) == classes(labels)
         work = totals(made).get("bit_operations", float("nan"))
         return Measured(
             strategy.digest, float_accuracy=float(self.float_right().mean()), right=np.asarray(right),
-            size_bytes=made.size_bytes, bit_operations=work, **tally.numbers(),
+            size_bytes=made.size_bytes, bit_operations=work, **numbers,
         )  # fmt: skip
 
     def _path(self, key: str) -> Path | None:
@@ -180,10 +177,6 @@ class Engine:
         if path is not None:
             store.write_json(path, measured.to_json())
         return measured
-
-
-def _slices(n: int) -> Iterator[slice]:
-    return (slice(i, i + EVAL_BATCH) for i in range(0, n, EVAL_BATCH))
 
 
 def _head(data: Data, images: int) -> Data:

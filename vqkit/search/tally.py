@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqkit.flow.data import leaves
+from vqkit.flow.data import EVAL_BATCH, leaves
 from vqkit.flow.quality import decibel
 
 _TINY = 1e-12
@@ -51,6 +51,23 @@ class Tally:
         """`accuracy` (fraction), `sqnr_db` of the output, `kl` (nats per sample)."""
         accuracy, divergence = self.right / self.n, self.divergence / self.n
         return {"accuracy": accuracy, "sqnr_db": decibel(self.signal, self.noise), "kl": divergence}
+
+
+def tallied(outputs: Any, reference: Any, labels: NDArray[Any]) -> dict[str, float]:
+    """The numbers of a whole evaluation, summed in the batches in which `evaluate` computes it.
+
+    Sums of floats depend on their order: so a question that is asked batch by batch has the same numbers.
+
+    Args:
+        outputs: as in `Tally.add`, of all samples.
+        reference: likewise.
+        labels: likewise.
+    """
+    tally = Tally()
+    for begin in range(0, len(outputs), EVAL_BATCH):
+        here = slice(begin, begin + EVAL_BATCH)
+        tally.add(outputs[here], reference[here], labels[here])
+    return tally.numbers()
 
 
 def first(outputs: Any) -> NDArray[Any]:
