@@ -4,7 +4,7 @@
 
     ptq_*          one quantization in a fresh process, CPU seconds from call to model, against the original
     calibrate_*    calibration in float passes over the same images
-    inference_*    simulated quantized inference in float passes
+    inference_*    simulated quantized inference in float passes, each in a fresh process
     marginal_*     one more variant of ResNet-8 on a bench, in float evaluations of 10,000 images
     partial        variants that quantize the last layers only: without shared float prefix / with
     memory         peak memory of calibrating on a stream, long over short

@@ -1,7 +1,7 @@
-"""Where the grids of a whole network end, computed at once: five operations for all, not five for each.
+"""Where the grids of a whole network end, computed at once: a few operations for all, not for each.
 
 An operation on a single number costs a traced function as much as one on sixty-five, and for a small batch
-the arithmetic of the positions would be a few percent of an inference.
+the arithmetic of the positions would be two percent of an inference.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def far_end(codes: Tensor, pos: Tensor) -> Tensor:
     Returns:
         float32, same shape.
     """
-    return codes * tf.bitcast((127 - tf.cast(pos, tf.int32)) * (1 << 23), tf.float32)
+    return codes * position_scale(-pos)
 
 
 def values_up_to(x: Tensor, spec: QuantizerSpec, end: Tensor) -> Tensor:
