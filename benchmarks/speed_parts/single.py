@@ -173,19 +173,17 @@ def inference(name: str, wanted: float, repeats: int) -> Result:
 
 def passes(name: str, repeats: int, kinds: tuple[str, ...]) -> None:
     """Measure passes and print the CPU seconds of each kind; what `inference` starts."""
-    import tensorflow as tf
-
     from vqkit.flow import quantize
+    from vqkit.flow.quality import in_one_function
 
     batch = {"resnet8": 250, "resnet50": 8, "mobilenetv2_96": 32}.get(name, 16)
     model, images = model_and_images(name, 2 * batch if batch < 100 else 1000)
     quantized = quantize(model, "pof2s", images[:batch], batch_size=batch).model
-    free = [tf.TensorSpec((None, *images.shape[1:]))]
-    fake = tf.function(lambda x: quantized(x, training=False), input_signature=free, autograph=False)
-    run, cut = float_function(model), [images[i : i + batch] for i in range(0, len(images), batch)]
+    run, fake = float_function(model), in_one_function(quantized, images)
+    cut = [images[i : i + batch] for i in range(0, len(images), batch)]
     works: dict[str, Any] = {
         "float": lambda: [run(x) for x in cut],
-        "fake": lambda: [fake(tf.constant(x)) for x in cut],
+        "fake": lambda: [fake(x) for x in cut],
         "predict": lambda: model.predict(images, batch_size=batch, verbose=0),
     }
     print(json.dumps(interleaved({kind: works[kind] for kind in kinds}, repeats)))

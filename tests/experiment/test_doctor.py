@@ -16,7 +16,15 @@ def test_a_working_environment_has_nothing_bad(tmp_path):
     findings = doctor.examine(tmp_path / "not" / "yet" / "there")
     found = by_name(findings)
     assert [f for f in findings if f.verdict == "bad"] == []
-    assert {"Python", "packages", "TensorFlow", "notebook kernel", "run folder", "sqlite"} <= set(found)
+    assert {
+        "Python",
+        "packages",
+        "TensorFlow",
+        "own operations",
+        "notebook kernel",
+        "run folder",
+        "sqlite",
+    } <= set(found)
     assert str(tmp_path) in found["run folder"].found
     assert not (tmp_path / "not").exists()
     text = doctor.report(findings)
@@ -30,6 +38,14 @@ def test_another_keras_backend_is_named_with_the_way_out(monkeypatch):
     finding = doctor._tensorflow()
     assert finding.verdict == "bad"
     assert finding.advice == "set KERAS_BACKEND=tensorflow"
+
+
+def test_own_operations_that_cannot_be_had(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    finding = doctor._operations()
+    assert (finding.verdict, finding.found) == ("warn", "no C++ compiler (c++, g++, clang++) is on PATH")
+    assert "g++" in finding.advice
 
 
 def test_a_kernel_that_cannot_start(monkeypatch, tmp_path):

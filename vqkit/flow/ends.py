@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.primitives import kernels
+from vqkit.primitives import kernels, native
+from vqkit.primitives.spec import QuantizerSpec
 
 _KNOWN: ContextVar[Mapping[int, Any]] = ContextVar("_KNOWN", default=MappingProxyType({}))
 
@@ -31,7 +32,7 @@ def computed_together(layers: Iterable[Any]) -> Iterator[None]:
     """
     import tensorflow as tf
 
-    layers = [layer for layer in layers if layer.spec.pow2 and kernels.v4_is_exact(layer.spec)]
+    layers = [layer for layer in layers if needs_end(layer.spec)]
     if tf.executing_eagerly() or len(layers) < 2:
         yield
         return
@@ -43,6 +44,11 @@ def computed_together(layers: Iterable[Any]) -> Iterator[None]:
         yield
     finally:
         _KNOWN.reset(token)
+
+
+def needs_end(spec: QuantizerSpec) -> bool:
+    """Whether the operation that will put a tensor on this grid takes the grid's end, not its position."""
+    return spec.pow2 and kernels.v4_is_exact(spec) and not native.wanted(spec)
 
 
 def known_end(layer: Any) -> Any:

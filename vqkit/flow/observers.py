@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
+from vqkit.primitives.native import in_process
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec
 
@@ -152,8 +153,9 @@ def _part(function: Callable[..., Any], rank: int | None, *, whole: bool) -> Any
     ends = [None] * (1 + (rank or 0))
     signature = [tf.TensorSpec(shape), tf.TensorSpec(ends), tf.TensorSpec([], tf.bool)]
     attributes = {"_noinline": True} if whole else None
-    return tf.function(function, input_signature=signature, autograph=False,
-                       experimental_attributes=attributes).get_concrete_function()  # fmt: skip
+    with in_process():
+        return tf.function(function, input_signature=signature, autograph=False,
+                           experimental_attributes=attributes).get_concrete_function()  # fmt: skip
 
 
 @lru_cache(maxsize=256)
@@ -231,7 +233,8 @@ def _quantizer(spec: QuantizerSpec, rank: int | None) -> Any:
 
     free = None if rank is None else [None] * rank
     signature = [tf.TensorSpec(free), *[tf.TensorSpec(free or [])] * (3 if spec.pow2 else 2)]
-    return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+    with in_process():
+        return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
 
 
 def rounding_only(spec: QuantizerSpec) -> QuantizerSpec:

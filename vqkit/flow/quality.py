@@ -17,6 +17,7 @@ from vqkit.flow.structure import leading_to
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.primitives import ops
+from vqkit.primitives.native import in_process
 
 Pair = tuple[Any, Any]
 """A value of the float model, and the same of the quantized one."""
@@ -50,16 +51,33 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     Returns:
         float32 outputs of shape (n, …), nested as the model's.
     """
-    import tensorflow as tf
     from keras import tree
 
     source = iter(batches(x, batch_size=batch_size))
     first = next(source)
-    free = tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), first)
-    call = tf.function(lambda batch: model(batch, training=False), input_signature=[free], autograph=False)
-    run = call.get_concrete_function()
-    parts = [run(tree.map_structure(tf.convert_to_tensor, b)) for b in chain([first], source)]
+    run = in_one_function(model, first)
+    parts = [run(b) for b in chain([first], source)]
     return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
+
+
+def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
+    """A model's inference, compiled for batches of any size.
+
+    Args:
+        model: any Keras model.
+        like: a batch, for its structure, shapes and dtypes.
+
+    Returns:
+        A function of a batch that gives the model's outputs.
+    """
+    import tensorflow as tf
+    from keras import tree
+
+    free = tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), like)
+    call = tf.function(lambda batch: model(batch, training=False), input_signature=[free], autograph=False)
+    with in_process():
+        run = call.get_concrete_function()
+    return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
 
 
 def evaluate(

@@ -7,12 +7,14 @@ cannot be read from the values alone; so the model carries it, also through `sav
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
 
 from vqkit.flow.ends import computed_together
 from vqkit.flow.layers import FakeQuantize
+from vqkit.primitives.native import in_process
 from vqkit.primitives.qparams import QParams
 
 
@@ -26,6 +28,20 @@ class QuantizedModel(keras.Model):
         """As any model; the positions of all grids are read at once."""
         with computed_together(layer for layer in self.layers if isinstance(layer, FakeQuantize)):
             return super().__call__(*args, **kwargs)
+
+    def predict_step(self, data: Any) -> Any:
+        """As any model's; what `predict` compiles never leaves the process."""
+        with self._in_process():
+            return super().predict_step(data)
+
+    def test_step(self, data: Any) -> Any:
+        """As any model's; what `evaluate` compiles never leaves the process."""
+        with self._in_process():
+            return super().test_step(data)
+
+    def _in_process(self) -> AbstractContextManager[None]:
+        # XLA knows TensorFlow's operations only.
+        return nullcontext() if self.jit_compile else in_process()
 
     @property
     def weight_grids(self) -> dict[tuple[str, str], QParams]:

@@ -15,6 +15,7 @@ from vqkit.graph.deep import room_for
 from vqkit.graph.inputs import check_shapes, named_inputs
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
 from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
+from vqkit.primitives.native import in_process
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
@@ -360,7 +361,8 @@ def compiled(graph: Graph, function: Callable[[dict[str, Any]], Any]) -> Callabl
     import tensorflow as tf
 
     signature = input_signature(graph)
-    run = tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
+    with in_process():
+        run = tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
     return lambda batch: run(tensors(graph, batch))
 
 

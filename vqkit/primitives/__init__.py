@@ -6,6 +6,7 @@
     reference    range, position, codes in numpy: the oracle
     kernels      the same arithmetic in TensorFlow, faster where exact, with gradients
     ops          the TensorFlow front: value_range, position, fake_quantize, choose
+    native       vqkit's own operations, compiled on the machine where that is possible
     sums, least  the least error among candidate positions, in numpy and in TensorFlow
     counting     how many values lie in each of many equal bins
     binning      histograms of |x| that grow batch by batch
@@ -17,5 +18,5 @@
     qparams      the decided numbers of one tensor
     dpu          average pooling and sigmoid as the DPU computes them
 
-Only `kernels`, `least` and `ops` import TensorFlow.
+Only `kernels`, `least`, `native` and `ops` import TensorFlow.
 """

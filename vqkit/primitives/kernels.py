@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vqkit.primitives import grid
+from vqkit.primitives import grid, native
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
 
 Tensor = Any
@@ -119,6 +119,8 @@ def pow2_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, pos: Tensor) -> T
     Returns:
         float32, shape of x.
     """
+    if native.wanted(spec):
+        return native.values(x, spec, pos)
     if v4_is_exact(spec):
         return values_up_to(x, spec, far_end(far_code(spec), pos))
     return codes_and_values(x, spec, f_min, position_scale(pos))[1]
@@ -191,6 +193,8 @@ def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
     """
     if spec.per_channel:
         return _masked(x, f_min, f_max, lambda x, low, high: _framework_chain(x, spec, low, high))
+    if native.framework_wanted():
+        return _masked(x, f_min, f_max, lambda x, low, high: native.framework_values(x, spec, low, high))
     return tf.quantization.fake_quant_with_min_max_vars(
         x,
         tf.reshape(f_min, []),
@@ -258,6 +262,8 @@ def float_values(
 
     def forward(x: Tensor, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         s = multiplier(spec, f_min, f_max, None)
+        if not vitis_compat and native.wanted(spec):
+            return native.values(x, spec, s), f_min, f_max
         has_width = tf.logical_or(tf.math.is_finite(s), vitis_compat)
         s = tf.where(has_width, s, 1.0)
         values = tf.where(has_width, codes_and_values(x, spec, f_min, s)[1], 0.0)

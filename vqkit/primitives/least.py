@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from vqkit.primitives import grid, kernels
+from vqkit.primitives import grid, kernels, native
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.primitives.sums import FIRST, MARGIN, REST, SMALLEST
 from vqkit.primitives.sums import best_offset as in_numpy
@@ -43,6 +43,11 @@ def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[
         int64, shape ().
     """
     flat = tf.reshape(x, [-1])
+    if native.wanted(spec):
+        sums = native.squared_errors(flat, spec, _positions(start, FIRST + REST))
+        known, good = sums[: len(FIRST)], tf.constant(True)
+        other = exact or (lambda: _outside(flat, spec, start, known, good))
+        return tf.cond(_clear(sums), lambda: tf.argmin(sums), other)
     if large:
         first, good = _sums_of_pieces(flat, spec, start, FIRST), tf.constant(True)
     else:
