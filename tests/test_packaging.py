@@ -69,6 +69,7 @@ def test_the_wheel_carries_what_it_needs_and_nothing_else(wheel: Path) -> None:
     for kind, pattern in (("strategies", "*.json"), ("notebooks", "*.ipynb")):
         for path in sorted((ROOT / kind).glob(pattern)):
             assert f"vqkit/_data/{kind}/{path.name}" in names
+    assert "vqkit/primitives/native.cc" in names
     tops = {name.split("/")[0] for name in names}
     assert {t for t in tops if not t.startswith("vqkit")} == set()
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -121,7 +121,8 @@ def _observed(arrays: Arrays) -> Observed:
 def _here() -> str:
     """Digest of the code that observes and of what it runs on: a convolution's last bits depend on both."""
     package = Path(__file__).resolve().parents[1]
-    files = sorted(f for part in ("primitives", "graph", "flow") for f in (package / part).glob("*.[pc][yc]"))
+    parts = [package / part for part in ("primitives", "graph", "flow")]
+    files = sorted(f for part in parts for kind in ("*.py", "*.cc") for f in part.glob(kind))
     versions = [version(name) for name in ("tensorflow", "keras", "numpy")]
     return digest.of_json([[digest.of_file(f) for f in files], versions, *_processor()])
 

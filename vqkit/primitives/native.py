@@ -9,7 +9,6 @@ function is traced `in_process`.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import platform
@@ -26,6 +25,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from vqkit import digest
 from vqkit.errors import VqkitError
 from vqkit.primitives import grid
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
@@ -185,9 +185,8 @@ def _built() -> Path:
     if tf.config.list_physical_devices("GPU"):
         raise VqkitError("TensorFlow sees a GPU, where its own operations are faster")
     flags = [*FLAGS, *tf.sysconfig.get_compile_flags(), str(SOURCE), *tf.sysconfig.get_link_flags()]
-    made_of = (SOURCE.read_text(), tf.version.GIT_VERSION, tf.__version__, flags, platform.machine())
-    name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
-    library = user_cache_path("vqkit") / "native" / f"{name}.so"
+    made_of = [digest.of_file(SOURCE), tf.version.GIT_VERSION, tf.__version__, platform.machine(), *flags]
+    library = user_cache_path("vqkit") / "native" / f"{digest.of_json(made_of)}.so"
     if not library.is_file():
         _compile(library, flags)
     return library
@@ -208,8 +207,8 @@ def _compile(library: Path, flags: list[str]) -> None:
         except subprocess.TimeoutExpired as error:
             raise VqkitError(f"{compiler} did not end within {error.timeout:.0f} s") from error
         if done.returncode or not made.is_file():
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-            raise VqkitError(f"{compiler} could not compile {SOURCE.name}: {last}")
+            why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+            raise VqkitError(f"{compiler} could not compile {SOURCE.name}: {why}")
         made.replace(library)
 
 
