@@ -74,7 +74,17 @@ def row(name: str, found: Result) -> str:
     """A line of the table."""
     goal = "" if "wanted" not in found else f"{'≥' if found['more'] else '≤'} {found['wanted']:g}"
     ratio = f"{found['ratio']:.2f}" if "ratio" in found else ""
-    shown = ("reference", "unit", "predict", "one core", "traces", "start", "growth", "megabytes")
+    shown = (
+        "reference",
+        "unit",
+        "predict",
+        "one core",
+        "without own operations",
+        "traces",
+        "start",
+        "growth",
+        "megabytes",
+    )
     beside = ", ".join(f"{k} {_short(found[k])}" for k in shown if k in found)
     return f"| `{name}` | {found['seconds']:.3g} | {ratio} | {goal} | {beside} |"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,21 +122,31 @@ def scale(picture: Path) -> Result:
     data = Data("random", x[:64], x, y)
     model = chain(10)
     quantize(model, "pof2s", x[:64])
-    curves: dict[str, list[tuple[float, float]]] = {"variants": [], "images": [], "layers": []}
-    for n in (1, 4, 16, 64):
-        bench, plans = Bench(model, data), variants(n)
-        curves["variants"].append(
-            (n, cpu_seconds(lambda b=bench, p=plans: [b.evaluate(b.quantize(s)) for s in p]))
-        )
-    for n in (50, 200, 800, 3200):
-        many = np.concatenate([x] * 4)[:n]
-        curves["images"].append((n, cpu_seconds(lambda m=many: quantize(model, "pof2s", m))))
-    for depth in (10, 50, 100, 200):
-        deep = chain(depth)
-        curves["layers"].append((depth, cpu_seconds(lambda m=deep: quantize(m, "pof2s", x[:64]))))
+    many, deep = np.concatenate([x] * 4), {depth: chain(depth) for depth in (10, 50, 100, 200)}
+
+    def sweep(n: int) -> None:
+        bench = Bench(model, data)
+        for strategy in variants(n):
+            bench.evaluate(bench.quantize(strategy))
+
+    curves = {
+        "variants": _medians((1, 4, 16, 64), sweep),
+        "images": _medians((50, 200, 800, 3200), lambda n: quantize(model, "pof2s", many[:n])),
+        "layers": _medians(tuple(deep), lambda depth: quantize(deep[depth], "pof2s", x[:64])),
+    }
     _draw(curves, picture)
     growth = {k: _growth(points) for k, points in curves.items()}
     return {"seconds": sum(s for p in curves.values() for _, s in p), "curves": curves, "growth": growth}
+
+
+def _medians(
+    sizes: tuple[int, ...], work: Callable[[int], object], rounds: int = 3
+) -> list[tuple[float, float]]:
+    """CPU seconds of a work at each size, taken in turns."""
+    taken = [[cpu_seconds(lambda n=n: work(n)) for n in sizes] for _ in range(rounds)]
+    return [
+        (n, statistics.median(seconds)) for n, seconds in zip(sizes, zip(*taken, strict=True), strict=True)
+    ]
 
 
 def _growth(points: list[tuple[float, float]]) -> float:

@@ -160,14 +160,17 @@ def inference(name: str, wanted: float, repeats: int) -> Result:
 
     Returns:
         The ratio; `predict` is the ratio to `predict` of the user's own float model, `one core` the ratio
-        where TensorFlow has one, as in a sweep with a worker for each.
+        where TensorFlow has one, as in a sweep with a worker for each, `without own operations` the ratio
+        where no C++ compiler is found.
     """
     taken = in_a_process("passes", name, repeats, ("float", "fake", "predict"))
     single = in_a_process("passes", name, repeats, ("float", "fake"), TF_NUM_INTRAOP_THREADS="1")
+    plain = in_a_process("passes", name, repeats, ("float", "fake"), VQKIT_NATIVE="0")
     return {
         **_ratio(taken["fake"], taken["float"], wanted),
         "predict": taken["fake"] / taken["predict"],
         "one core": single["fake"] / single["float"],
+        "without own operations": plain["fake"] / plain["float"],
     }
 
 

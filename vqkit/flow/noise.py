@@ -37,13 +37,13 @@ class Noise:
             batch_size: samples at once.
         """
         begin, source = self._float_part.start(structure, quantized, baked, x, batch_size)
-        sides, part = self._sides(structure, quantized), part_of(structure.graph, begin, None)
-        names = {fq: fq for fq in quantized.rows}
+        sides, names = self._sides(structure, quantized), {fq: fq for fq in quantized.rows}
 
-        def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return energies(compared(part, names, sides, inputs))
+        def make() -> tuple[Graph, Any]:
+            part = part_of(structure.graph, begin, None)
+            return part, lambda inputs: energies(compared(part, names, sides, inputs))
 
-        power = summed(structure.function(("noise", begin, *names), part, both), source)
+        power = summed(structure.function(("noise", begin, *names), make), source)
         rows = quantized.rows
         return noise_table(quantized, {rows[k].name if k in rows else k: v for k, v in power.items()})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -122,22 +122,31 @@ class Structure:
             A function of the values by name (`v<id>`, or the model's input names from the start) that gives
             the model's outputs, or the crossing values by name.
         """
-        part = part_of(self.graph, begin, end)
-        return self.function(("evaluate", begin, end), part, lambda x: replay(part, self.live, x))
+
+        def make() -> tuple[Graph, Any]:
+            part = part_of(self.graph, begin, end)
+            return part, lambda inputs: replay(part, self.live, inputs)
+
+        return self.function(("evaluate", begin, end), make)
 
     def eagerly(self, begin: int = 0, end: int | None = None) -> Any:
         """As `evaluator`, layer by layer."""
         part = part_of(self.graph, begin, end)
         return lambda batch: replay(part, self.live, tensors(part, batch))
 
-    def function(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
-        """A function of the inputs of a part of the graph, under a key; traced once for a way of rounding."""
+    def function(self, key: tuple[Any, ...], make: Callable[[], tuple[Graph, Any]]) -> Any:
+        """A compiled function; traced once for a way of rounding.
+
+        Args:
+            key: what it is known by.
+            make: gives a part of the graph, and a function of that part's inputs to compile.
+        """
         rounding = tuple(
             repr(rounding_only(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
         )
         key = (*key, rounding)
         if key not in self._functions:
-            self._functions[key] = self._compiled(key, part, body)
+            self._functions[key] = self._compiled(key, *make())
         return self._functions[key]
 
     def _compiled(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,9 @@ class Node:
     outputs: tuple[int, ...]
     origin: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[int, ...]:
-        """Ids of the values it reads, in order of appearance."""
+        """Ids of the values it reads, in order of appearance; every change of a graph asks every node."""
         return tuple(r.id for r in refs((self.args, dict(self.kwargs))))
 
     @property

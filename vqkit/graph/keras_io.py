@@ -93,7 +93,8 @@ class _Reader:
                     self._visit(node, ids, prefix)
 
     def _visit(self, node: Any, ids: dict[int, int], prefix: str) -> None:
-        args, kwargs = node.arguments.fill_in({k: Ref(v) for k, v in ids.items()})
+        read = {id(tensor) for tensor in node.input_tensors}
+        args, kwargs = node.arguments.fill_in({k: Ref(ids[k]) for k in read & ids.keys()})
         operation = node.operation
         if _is_model(operation):
             self._inline(node, args, kwargs, ids, prefix)

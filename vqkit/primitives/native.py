@@ -183,7 +183,7 @@ def _built() -> Path:
     if not sys.platform.startswith("linux"):
         raise VqkitError(f"they are not made for {sys.platform}")
     if tf.config.list_physical_devices("GPU"):
-        raise VqkitError("TensorFlow sees a GPU, where its own operations are faster")
+        raise VqkitError("TensorFlow sees a GPU, for which they are not made")
     flags = [*FLAGS, *tf.sysconfig.get_compile_flags(), str(SOURCE), *tf.sysconfig.get_link_flags()]
     made_of = [digest.of_file(SOURCE), tf.version.GIT_VERSION, tf.__version__, platform.machine(), *flags]
     library = user_cache_path("vqkit") / "native" / f"{digest.of_json(made_of)}.so"
