@@ -8,12 +8,12 @@
     marginal_*     one more variant of ResNet-8 on a bench, in float evaluations of 10,000 images
     partial        variants that quantize the last layers only: without shared float prefix / with
     memory         peak memory of calibrating on a stream, long over short
-    scale          cost over variants, images and layers; draws docs/speed-scale.png
+    scale          cost over variants, images and layers
     kl_*           the search for a clipping threshold on a histogram
 
 The unit is the BN-folded float model in one compiled function. Times are CPU seconds of the process, which
 other work on the machine disturbs less than it disturbs wall time. Prints one table; with --json, one JSON
-object as the last line; --write puts the table into docs/benchmarks.md.
+object as the last line; --write puts the table into docs/benchmarks.md and draws docs/speed-scale.png.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CASES: dict[str, Callable[[int], Result]] = {
     "marginal_quantized": lambda _: many.marginal("quantized", 1.7),
     "partial": lambda _: many.partial(2),
     "memory": lambda _: memory.stream(1.2),
-    "scale": lambda _: many.scale(PICTURE),
+    "scale": lambda _: many.scale(),
     "kl_2048": lambda r: kl(2048, max(r, 15)),
     "kl_16k": lambda r: kl(16384, r),
 }  # fmt: skip
@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> None:
         results[name] = CASES[name](args.repeats)
         lines.append(row(name, results[name]))
         print(lines[-1], flush=True)
+    if args.write and "scale" in results:
+        many.draw(results["scale"]["curves"], PICTURE)
     if args.write:
         write([", ".join(f"{k} {v}" for k, v in described.items()) + ".", "", *lines])
     if args.json:

@@ -106,11 +106,8 @@ def chain(depth: int) -> Any:
     return keras.Model(i, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
 
 
-def scale(picture: Path) -> Result:
-    """CPU seconds over variants (1 to 64), calibration images (50 to 800) and layers (10 to 200); draws them.
-
-    Args:
-        picture: where the PNG goes.
+def scale() -> Result:
+    """CPU seconds over variants (1 to 64), calibration images (50 to 3200) and layers (10 to 200).
 
     Returns:
         The points, and for each axis the cost per unit at its end over that in its middle: 1 is linear.
@@ -134,7 +131,6 @@ def scale(picture: Path) -> Result:
         "images": _medians((50, 200, 800, 3200), lambda n: quantize(model, "pof2s", many[:n])),
         "layers": _medians(tuple(deep), lambda depth: quantize(deep[depth], "pof2s", x[:64])),
     }
-    _draw(curves, picture)
     growth = {k: _growth(points) for k, points in curves.items()}
     return {"seconds": sum(s for p in curves.values() for _, s in p), "curves": curves, "growth": growth}
 
@@ -155,7 +151,13 @@ def _growth(points: list[tuple[float, float]]) -> float:
     return ((fc - fb) / (c - b)) / ((fb - fa) / (b - a))
 
 
-def _draw(curves: dict[str, list[tuple[float, float]]], picture: Path) -> None:
+def draw(curves: dict[str, list[tuple[float, float]]], picture: Path) -> None:
+    """Cost over variants, images and layers.
+
+    Args:
+        curves: what `scale` measured.
+        picture: where the PNG goes.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
