@@ -1,7 +1,8 @@
 """vqkit's own operations on tensors: compiled once on a machine that has a C++ compiler, else absent.
 
 TensorFlow's quantize operations write to fresh memory, which on a network of many cheap layers costs a fifth
-of its time; ours work in place. The values are the same to the bit.
+of its time; ours work in place. The values are the same; of zeros the sign may differ, which in TensorFlow's
+depends on the place in the tensor.
 
 A graph that leaves the process must not hold them: elsewhere nobody knows them. So they are used only while a
 function is traced `in_process`.
