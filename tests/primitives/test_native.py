@@ -27,10 +27,13 @@ from vqkit.primitives.spec import QuantizerSpec, RoundMode
 def can_compile() -> bool:
     """Where this holds the operations must be there, so that no test is skipped because they are broken."""
     home = next(p for p in (user_cache_path("vqkit"), *user_cache_path("vqkit").parents) if p.exists())
-    return any(map(shutil.which, native.COMPILERS)) and os.access(home, os.W_OK)
+    switched_off = os.environ.get(native.SWITCH) == "0"
+    return any(map(shutil.which, native.COMPILERS)) and os.access(home, os.W_OK) and not switched_off
 
 
-compiled = pytest.mark.skipif(not can_compile(), reason="no C++ compiler, or no place for what it makes")
+compiled = pytest.mark.skipif(
+    not can_compile(), reason="switched off, no C++ compiler, or no place for a library"
+)
 ODD = np.concatenate([EXTREME, np.float32([np.nan, np.inf, -np.inf])])
 ONE_BIT = QuantizerSpec(POF2S, 1, round_mode=RoundMode.HALF_UP)
 SYMMETRIC = [ONE_BIT, *(s for s in grids(bits=(2, 8, 16, 24, 32)) if s.symmetry)]
