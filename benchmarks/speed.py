@@ -120,9 +120,9 @@ def main(argv: list[str] | None = None) -> None:
         results[name] = CASES[name](args.repeats)
         lines.append(row(name, results[name]))
         print(lines[-1], flush=True)
-    if args.write and "scale" in results:
-        many.draw(results["scale"]["curves"], PICTURE)
     if args.write:
+        if "scale" in results:
+            many.draw(results["scale"]["curves"], PICTURE)
         write([", ".join(f"{k} {v}" for k, v in described.items()) + ".", "", *lines])
     if args.json:
         print(json.dumps({"machine": described, "results": results}))

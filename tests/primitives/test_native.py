@@ -1,4 +1,4 @@
-"""vqkit's own operations give the bits of TensorFlow's, stay in the process, and are missed by nobody."""
+"""vqkit's own operations give the values of TensorFlow's, stay in the process, and are missed by nobody."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_functions_that_may_leave_the_process_have_tensorflow_operations_only() 
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nobody has asked yet, and the cache is empty. Libraries are not loaded: they would stay."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(native.SWITCH, raising=False)

@@ -121,11 +121,15 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
 def _tensorflow() -> Finding:
     done = _run(_TENSORFLOW)
     if done.returncode == 0:
         return Finding("TensorFlow", "ok", f"computes; TensorFlow and Keras {done.stdout.strip()}")
-    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    last = _last_words(done)
     if done.returncode == -4:
         last, advice = "illegal instruction", "this processor lacks AVX; use another machine"
     elif "backend" in done.stderr or os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
@@ -144,7 +148,7 @@ def _operations() -> Finding:
     have, _, told = (done.stdout.strip().splitlines() or ["False "])[-1].partition(" ")
     if have == "True":
         return Finding("own operations", "ok", told)
-    why = told or (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    why = told or _last_words(done)
     advice = "everything works, evaluation takes a tenth longer; they need a C++ compiler such as g++"
     return Finding("own operations", "warn", why, advice)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
-from vqkit.primitives.native import in_process
+from vqkit.primitives.native import traced_here
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec
 
@@ -153,9 +153,7 @@ def _part(function: Callable[..., Any], rank: int | None, *, whole: bool) -> Any
     ends = [None] * (1 + (rank or 0))
     signature = [tf.TensorSpec(shape), tf.TensorSpec(ends), tf.TensorSpec([], tf.bool)]
     attributes = {"_noinline": True} if whole else None
-    with in_process():
-        return tf.function(function, input_signature=signature, autograph=False,
-                           experimental_attributes=attributes).get_concrete_function()  # fmt: skip
+    return traced_here(function, signature, experimental_attributes=attributes)
 
 
 @lru_cache(maxsize=256)
@@ -233,8 +231,7 @@ def _quantizer(spec: QuantizerSpec, rank: int | None) -> Any:
 
     free = None if rank is None else [None] * rank
     signature = [tf.TensorSpec(free), *[tf.TensorSpec(free or [])] * (3 if spec.pow2 else 2)]
-    with in_process():
-        return tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+    return traced_here(run, signature)
 
 
 def rounding_only(spec: QuantizerSpec) -> QuantizerSpec:

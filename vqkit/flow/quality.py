@@ -17,7 +17,7 @@ from vqkit.flow.structure import leading_to
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import compiled, make_all_live, replay, tensors
 from vqkit.primitives import ops
-from vqkit.primitives.native import in_process
+from vqkit.primitives.native import traced_here
 
 Pair = tuple[Any, Any]
 """A value of the float model, and the same of the quantized one."""
@@ -74,9 +74,7 @@ def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
     from keras import tree
 
     free = tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), like)
-    call = tf.function(lambda batch: model(batch, training=False), input_signature=[free], autograph=False)
-    with in_process():
-        run = call.get_concrete_function()
+    run = traced_here(lambda batch: model(batch, training=False), [free])
     return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
 
 

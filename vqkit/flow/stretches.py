@@ -12,7 +12,7 @@ from typing import Any
 
 from vqkit.graph.ir import Graph, Node, Ref
 from vqkit.graph.keras_io import mask_of, masked, replay
-from vqkit.primitives.native import in_process
+from vqkit.primitives.native import traced_here
 
 Values = dict[int, Any]
 Facts = dict[str, Any]
@@ -172,8 +172,7 @@ class Player:
         free_masks = [tf.TensorSpec([None] * m.shape.rank, m.dtype) for m in masks if m is not None]
         free_facts = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in before.items()}
         signature = [free, free_masks, free_facts, tf.TensorSpec([], tf.bool)]
-        with in_process():
-            run = tf.function(call, input_signature=signature, autograph=False).get_concrete_function()
+        run = traced_here(call, signature)
 
         def with_all(*given: Any) -> tuple[list[Any], list[Any], Facts]:
             outputs, found, facts = run(*given)

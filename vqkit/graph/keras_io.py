@@ -15,7 +15,7 @@ from vqkit.graph.deep import room_for
 from vqkit.graph.inputs import check_shapes, named_inputs
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
 from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
-from vqkit.primitives.native import in_process
+from vqkit.primitives.native import traced_here
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
@@ -359,11 +359,7 @@ def compiled(graph: Graph, function: Callable[[dict[str, Any]], Any]) -> Callabl
     Returns:
         A function of a batch, nested as the model's inputs.
     """
-    import tensorflow as tf
-
-    signature = input_signature(graph)
-    with in_process():
-        run = tf.function(function, input_signature=[signature], autograph=False).get_concrete_function()
+    run = traced_here(function, [input_signature(graph)])
     return lambda batch: run(tensors(graph, batch))
 
 

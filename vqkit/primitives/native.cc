@@ -52,12 +52,17 @@ VECTORIZED inline float Clip(float v, float low, float high) {
   return v <= low ? low : v;
 }
 
-// x * s are codes. A power of two has an exact reciprocal; dividing by any other s rounds once.
+template <Rounding rounding>
+VECTORIZED inline float Code(float v, float s, float low, float high) {
+  return Clip(Round<rounding>(v * s), low, high);
+}
+
+// A power of two has an exact reciprocal; dividing by any other s rounds once.
 template <Rounding rounding, bool power_of_two>
 VECTORIZED void Quantize(const float* x, float* y, int64_t n, float s, float low, float high) {
   const float step = 1.0f / s;
   for (int64_t i = 0; i < n; ++i) {
-    const float code = Clip(Round<rounding>(x[i] * s), low, high);
+    const float code = Code<rounding>(x[i], s, low, high);
     y[i] = power_of_two ? code * step : code / s;
   }
 }
@@ -70,13 +75,13 @@ VECTORIZED double SquaredError(const float* x, int64_t n, float s, float low, fl
   const int64_t whole = n - n % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     for (int64_t j = 0; j < kLanes; ++j) {
-      const float lost = x[i + j] - Clip(Round<rounding>(x[i + j] * s), low, high) * step;
+      const float lost = x[i + j] - Code<rounding>(x[i + j], s, low, high) * step;
       lanes[j] += lost * lost;
     }
   }
   double sum = 0;
   for (int64_t i = whole; i < n; ++i) {
-    const float lost = x[i] - Clip(Round<rounding>(x[i] * s), low, high) * step;
+    const float lost = x[i] - Code<rounding>(x[i], s, low, high) * step;
     sum += lost * lost;
   }
   for (const float lane : lanes) sum += lane;
@@ -134,6 +139,11 @@ void InPlace(tf::OpKernelContext* c, const Loop& loop) {
          [&](int64_t begin, int64_t end) { loop(from + begin, to + begin, end - begin); });
 }
 
+// What a range without width gives.
+void Zeros(tf::OpKernelContext* c) {
+  InPlace(c, [](const float*, float* to, int64_t n) { std::fill_n(to, n, 0.0f); });
+}
+
 class FakeQuantize : public tf::OpKernel {
  public:
   explicit FakeQuantize(tf::OpKernelConstruction* c) : OpKernel(c), grid_(c) {
@@ -143,10 +153,7 @@ class FakeQuantize : public tf::OpKernel {
   void Compute(tf::OpKernelContext* c) override {
     const float number = c->input(1).scalar<float>()();
     const float s = power_of_two_ ? PowerOfTwo(number) : number;
-    if (!std::isfinite(s)) {
-      InPlace(c, [](const float*, float* to, int64_t n) { std::fill_n(to, n, 0.0f); });
-      return;
-    }
+    if (!std::isfinite(s)) return Zeros(c);
     const auto loop = power_of_two_ ? grid_.loops.on_power_of_two : grid_.loops.on_any_scale;
     InPlace(c, [&](const float* from, float* to, int64_t n) { loop(from, to, n, s, grid_.low, grid_.high); });
   }
@@ -213,8 +220,7 @@ class FrameworkFakeQuantize : public tf::OpKernel {
     if (f_min == 0.0f && f_max == 0.0f) {
       low->scalar<float>()() = -std::numeric_limits<float>::infinity();
       high->scalar<float>()() = std::numeric_limits<float>::infinity();
-      InPlace(c, [](const float*, float* to, int64_t n) { std::fill_n(to, n, 0.0f); });
-      return;
+      return Zeros(c);
     }
     const float step = (f_max - f_min) / (high_ - low_), s = (high_ - low_) / (f_max - f_min);
     const float zero = Clip(std::floor(low_ - f_min / step + 0.5f), low_, high_);

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -70,6 +70,24 @@ def in_process() -> Iterator[None]:
         yield
     finally:
         _IN_PROCESS.reset(token)
+
+
+def traced_here(function: Callable[..., Any], signature: Sequence[Any], **options: Any) -> Any:
+    """A function, traced once for arguments of this signature; no other process may read its graph.
+
+    Args:
+        function: of tensors.
+        signature: a nested `tf.TensorSpec` for each argument.
+        options: of `tf.function`.
+
+    Returns:
+        The concrete function.
+    """
+    import tensorflow as tf
+
+    with in_process():
+        whole = tf.function(function, input_signature=signature, autograph=False, **options)
+        return whole.get_concrete_function()
 
 
 def wanted(spec: QuantizerSpec) -> bool:

@@ -15,7 +15,7 @@ from vqkit.flow.structure import crossing_values
 from vqkit.graph.ir import Graph, map_refs
 from vqkit.graph.keras_io import make_all_live
 from vqkit.graph.variables import assign_weights
-from vqkit.primitives.native import in_process
+from vqkit.primitives.native import traced_here
 
 Values = dict[int, Any]
 # Nodes between two stations, at least. Calls cost less than tracing does from here on.
@@ -81,8 +81,7 @@ class Pieces:
             return [values[v] for v in after]
 
         signature = [tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for v in before]
-        with in_process():
-            traced = tf.function(run, input_signature=signature, autograph=False).get_concrete_function()
+        traced = traced_here(run, signature)
         return lambda state: dict(zip(after, traced(*(state[v] for v in before)), strict=True))
 
 
