@@ -16,6 +16,13 @@ Pads = tuple[tuple[int, int], ...]
 FORMS: dict[str, Form] = {}
 """Layer class, or `op:<Class>`, -> its form."""
 
+TAKES_INTEGERS: set[str] = set()
+"""Layer classes whose form reads integers as they are given; all others get them as float32, as in Keras."""
+
+MOVES_ANY_TYPE = {"Flatten", "Reshape", "Permute", "Concatenate", "Identity", "op:Reshape", "op:Squeeze",
+                  "op:ExpandDims", "op:Transpose", "op:Concatenate", "op:Flatten"}  # fmt: skip
+"""Layer classes that give their input's type and do no arithmetic, so that float32 holds what they give."""
+
 
 def form(*kinds: str) -> Callable[[Form], Form]:
     """Register a form for layer classes."""

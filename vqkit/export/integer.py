@@ -14,7 +14,7 @@ A DPU's average pool is k / 2**n times the sum, the simulation's is float32(floa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,8 @@ from vqkit.export.fixed import Fixed, Ints, bound, shifted
 from vqkit.export.integer_ops import RULES, constant, positions
 from vqkit.export.lowering import lower
 from vqkit.export.steps import Constant, Program, Step, codes_of
-from vqkit.graph.ir import map_refs
+from vqkit.graph.ir import Node, map_refs
+from vqkit.graph.keras_io import at_inference
 from vqkit.primitives import affine
 from vqkit.primitives.qparams import QParams
 
@@ -67,9 +68,7 @@ class IntegerModel:
     def __init__(self, quantized: Any, *, program: Program | None = None) -> None:
         self.quantized = quantized
         self.program = lower(quantized) if program is None else program
-        self._nodes = {n.name: n for n in quantized.graph.nodes}
-        names = {s.name for s in self.program.steps}
-        self._alone = {n for n in names & set(self._nodes) if f"{n}.2" not in names}
+        self._makers = {v: n for n in quantized.graph.nodes for v in n.outputs}
         for row in quantized.plan.quantized:
             if not row.spec.pow2:
                 raise ModelError(
@@ -88,7 +87,8 @@ class IntegerModel:
         """
         run = _Run(self, inputs)
         for step in self.program.steps:
-            run.step(step)
+            if step.output not in run.known:
+                run.step(step)
         outputs = {name: run.floats(v) for name, v in self.program.outputs.items()}
         return IntegerRun(run.codes, run.values, outputs, run.largest, tuple(run.in_float))
 
@@ -143,7 +143,7 @@ class _Run:
         return known.values if isinstance(known, Fixed) else known
 
     def step(self, step: Step) -> None:
-        """Execute one step."""
+        """Execute one step; where it has no integer form, all that its layer gives."""
         if step.kind == "quantize":
             self._quantize(step)
             return
@@ -152,7 +152,7 @@ class _Run:
         fixed = RULES[step.kind](step, given) if known else None
         if fixed is None:
             self.in_float.append(step.name)
-            self.known[step.output] = self._in_float(step)
+            self._in_float(step)
             return
         if step.kind in _SUMS:
             self.largest[step.layer] = max(
@@ -184,24 +184,61 @@ class _Run:
         self.known[step.output] = fixed
         self.codes[step.row], self.values[step.row] = codes + zero, fixed.values
 
-    def _in_float(self, step: Step) -> np.ndarray:
-        """The step as the simulation computes it: by the Keras layer, or its activation function."""
-        import keras
+    def _in_float(self, step: Step) -> None:
+        """The step as the simulation computes it: its activation function, or the whole Keras layer."""
+        if step.kind == "cast":
+            self.known[step.output] = self.floats(step.values[0]).astype(step.attrs["dtype"])
+            return
+        made = self.model._makers.get(step.output)
+        function = _FUNCTIONS.get(step.kind)
+        if function is not None and made is not None and step.values[0] not in made.inputs:
+            self.known[step.output] = np.asarray(function(self.floats(step.values[0]), step.attrs))
+            return
+        self._layer(self._node(step) if made is None else made)
 
-        quantized = self.model.quantized
-        if step.name in self.model._alone:
-            node = self.model._nodes[step.name]
-            args, kwargs = map_refs(
-                lambda r: keras.ops.convert_to_tensor(self.floats(r.id)), (node.args, dict(node.kwargs))
-            )
-            return np.asarray(quantized.live[node.layer](*args, **kwargs))
-        x = self.floats(step.values[0])
-        if step.kind in ("unary", "softmax", "log_softmax", "relu"):
-            name = {"swish": "silu"}.get(
-                step.attrs.get("function", step.kind), step.attrs.get("function", step.kind)
-            )
-            return np.asarray(keras.activations.get(name)(keras.ops.convert_to_tensor(x)))
-        raise ModelError(
-            f"layer {step.layer!r}: its part {step.name} ({step.kind}) has no integer form. Separate the "
-            "activation from the layer (separate_conv_act), or check it in ONNX Runtime"
+    def _node(self, step: Step) -> Node:
+        """The call of a layer that a step is a part of: its last step gives what the layer gives."""
+        later = self.program.steps[self.program.steps.index(step) :]
+        return next(self.model._makers[s.output] for s in later if s.output in self.model._makers)
+
+    def _layer(self, node: Node) -> None:
+        from keras import ops, tree
+
+        live = self.model.quantized.live[node.layer]
+        args, kwargs = map_refs(
+            lambda r: ops.convert_to_tensor(self.floats(r.id)), (node.args, dict(node.kwargs))
         )
+        found = tree.flatten(live(*args, **at_inference(live, kwargs)))
+        self.known |= {v: np.asarray(y) for v, y in zip(node.outputs, found, strict=True)}
+
+
+def _unary(x: np.ndarray, attrs: Mapping[str, Any]) -> Any:
+    import keras
+
+    name = {"swish": "silu"}.get(attrs["function"], attrs["function"])
+    more = {"alpha": attrs["alpha"]} if name == "elu" else {}
+    return keras.activations.get(name)(keras.ops.convert_to_tensor(x), **more)
+
+
+def _relu(x: np.ndarray, attrs: Mapping[str, Any]) -> Any:
+    from keras import activations
+
+    return activations.relu(x, attrs["slope"], attrs["max_value"], attrs["threshold"])
+
+
+def _softmax(name: str) -> Callable[[np.ndarray, Mapping[str, Any]], Any]:
+    def function(x: np.ndarray, attrs: Mapping[str, Any]) -> Any:
+        from keras import activations
+
+        return activations.get(name)(x, axis=attrs["axis"])
+
+    return function
+
+
+_FUNCTIONS: Mapping[str, Callable[[np.ndarray, Mapping[str, Any]], Any]] = {
+    "unary": _unary,
+    "relu": _relu,
+    "softmax": _softmax("softmax"),
+    "log_softmax": _softmax("log_softmax"),
+}
+"""Activations behind sums in one layer: sums are integers, and this function of them is computed in float."""

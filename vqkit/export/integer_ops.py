@@ -274,7 +274,7 @@ def _concat(step: Step, given: Operands) -> Fixed | None:
 # --- moves ---
 
 
-@rule("identity")
+@rule("identity", "cast")
 def _identity(_: Step, given: Operands) -> Fixed:
     return given[0]
 

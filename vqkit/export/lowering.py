@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.export.forms import FORMS
+from vqkit.export.forms import FORMS, MOVES_ANY_TYPE, TAKES_INTEGERS
 from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes
 from vqkit.flow.solve import bake
 from vqkit.graph.ir import Layer, Node, Ref, refs
@@ -47,7 +47,10 @@ class Site:
         self.config: Mapping[str, Any] = self.layer.config
         given = _flat((node.args, *_tensors(node.kwargs)))
         self.is_value = [isinstance(a, Ref) for a in given]
-        self.operands = [a.id if isinstance(a, Ref) else a for a in given]
+        as_given = self.layer.kind in TAKES_INTEGERS
+        self.operands = [
+            a if not isinstance(a, Ref) else a.id if as_given else lowering.in_float32(a.id) for a in given
+        ]
         self.last: int | Constant = self.operands[0]
         self._made = 0
 
@@ -108,14 +111,32 @@ class _Lowering:
         self.baked = bake(quantized.corrected, quantized.encodings, quantized.plan)
         self.known = {r.name: r for r in quantized.plan.quantized if r.is_weight}
         self.shapes: dict[int, Shape] = {v: tuple(x.shape) for v, x in self.graph.values.items()}
-        self.dtypes = {v: x.dtype for v, x in self.graph.values.items()}
+        given = set(self.graph.inputs.values())
+        self.dtypes = {v: x.dtype if v in given else "float32" for v, x in self.graph.values.items()}
         self.steps: list[Step] = []
+        self._casts: dict[int, int] = {}
         self._constants: dict[str, Constant] = {}
 
     def value(self, shape: Shape) -> int:
         fresh = max(self.shapes) + 1
         self.shapes[fresh], self.dtypes[fresh] = tuple(shape), "float32"
         return fresh
+
+    def in_float32(self, value: int) -> int:
+        """The value as float32, the type in which a program computes; an input may have another."""
+        if self.dtypes[value] == "float32":
+            return value
+        if value not in self._casts:
+            self._casts[value] = self._cast(value, "float32")
+        return self._casts[value]
+
+    def _cast(self, value: int, dtype: str) -> int:
+        name = next((k for k, v in self.graph.inputs.items() if v == value), None)
+        name = next(s.name for s in self.steps if s.output == value) if name is None else name
+        output = self.value(self.shapes[value])
+        self.dtypes[output] = dtype
+        self.steps.append(Step("cast", f"{name}/{dtype}", (value,), output, {"dtype": dtype}))
+        return output
 
     def constant(self, layer: Layer, tensor: str) -> Constant | None:
         name = f"{layer.name}/{tensor}"
@@ -128,22 +149,27 @@ class _Lowering:
         return self._constants[name]
 
     def program(self) -> Program:
+        for name, value in self.graph.inputs.items():
+            if self.dtypes[value] not in INPUT_TYPES:
+                raise ModelError(f"input {name!r} cannot be exported: it is {self.dtypes[value]}. Allowed: "
+                                 f"{', '.join(INPUT_TYPES)}; or export keras or saved_model")  # fmt: skip
         for node in self.graph.nodes:
             self._visit(node)
-        inputs = dict(self.graph.inputs)
-        return Program(self.graph.name, inputs, self._outputs(), tuple(self.steps), self.shapes, self.dtypes)
+        inputs, outputs = dict(self.graph.inputs), self._outputs()
+        return Program(self.graph.name, inputs, outputs, tuple(self.steps), self.shapes, self.dtypes)
 
     def _visit(self, node: Node) -> None:
         layer = self.graph.layer_of(node)
         _refuse_strange(node, layer)
         if node.layer in self.quantized.rows:
             row = self.quantized.rows[node.layer]
-            (source,) = node.inputs
+            source = self.in_float32(node.inputs[0])
             attrs = {"params": self.quantized.encodings[row.name]}
             self.steps.append(
                 Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name)
             )
             return
+        _refuse_type(node, layer, self.graph.values[node.output].dtype)
         site, before = Site(self, node), len(self.steps)
         form: Callable[[Site], None] | None = FORMS.get(layer.kind)
         if form is None:
@@ -171,8 +197,13 @@ class _Lowering:
     def _outputs(self) -> dict[str, int]:
         ids = self.graph.outputs
         names = [f"output_{i}" if len(ids) > 1 else "output" for i in range(len(ids))]
-        return dict(zip(names, ids, strict=True))
+        types = [self.graph.values[v].dtype for v in ids]
+        found = [v if self.dtypes[v] == t else self._cast(v, t) for v, t in zip(ids, types, strict=True)]
+        return dict(zip(names, found, strict=True))
 
+
+INPUT_TYPES = ("float32", "float64", "float16", "uint8", "int8", "int16", "int32", "int64", "bool")
+"""Types that an input may have; inside all is float32."""
 
 _FUSING = ("Conv1D", "Conv3D", "SeparableConv1D", "SeparableConv2D", "DepthwiseConv1D")
 
@@ -191,6 +222,17 @@ def _refuse_strange(node: Node, layer: Layer) -> None:
         raise ModelError(
             f"{where}: it has {len(node.outputs)} outputs. Export format keras, h5 or saved_model"
         )
+
+
+def _refuse_type(node: Node, layer: Layer, dtype: str) -> None:
+    where = f"layer {node.name!r} ({layer.kind}) cannot be exported"
+    if dtype in ("float16", "bfloat16"):
+        raise ModelError(f"{where}: it computes in {dtype}, and the files compute in float32 and integers. "
+                         "Quantize a copy of the model in float32 (docs/export.md, Types), or export keras "
+                         "or saved_model")  # fmt: skip
+    if dtype not in ("float32", "float64") and layer.kind not in MOVES_ANY_TYPE:
+        raise ModelError(f"{where}: it gives {dtype}, and the files compute in float32. Put what makes "
+                         "integers in front of the model, or export keras or saved_model")  # fmt: skip
 
 
 def _tensors(kwargs: Mapping[str, Any]) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from vqkit.errors import ModelError, missing_package
 
 OLDEST_OPSET = 11
+_NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 _INT4_OPSET = 21
 _PER_CHANNEL_OPSET = 13
 
@@ -121,8 +122,9 @@ class Builder:
         )
 
     def cast(self, x: str, kind: str, name: str) -> str:
-        """A node that changes the type."""
-        return self.op("Cast", [x], name, to=getattr(self._onnx.TensorProto, kind))
+        """A node that changes the type, given in ONNX's word or numpy's."""
+        to = getattr(self._onnx.TensorProto, _NAMES.get(kind, kind.upper()))
+        return self.op("Cast", [x], name, to=to)
 
     def rename(self, old: str, name: str) -> str:
         """The same value under a name of its own."""
@@ -150,7 +152,7 @@ class Builder:
         helper, proto = self._onnx.helper, self._onnx.TensorProto
 
         def info(name: str, shape: Sequence[int | None], dtype: str) -> Any:
-            kind = getattr(proto, {"float32": "FLOAT"}.get(dtype, dtype.upper()))
+            kind = getattr(proto, _NAMES.get(dtype, dtype.upper()))
             sizes = ["batch" if i == 0 else f"{name}_{i}" if n is None else n for i, n in enumerate(shape)]
             return helper.make_tensor_value_info(name, kind, sizes)
 

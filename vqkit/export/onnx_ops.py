@@ -31,6 +31,11 @@ def _round_to_type(w: Writer, step: Step) -> str:
     return str(w.b.cast(short, "FLOAT", step.name))
 
 
+@writes("cast")
+def _cast(w: Writer, step: Step) -> str:
+    return str(w.b.cast(w.read(step.values[0]), step.attrs["dtype"], step.name))
+
+
 # --- weighted ---
 
 
@@ -209,7 +214,10 @@ def _unary(w: Writer, step: Step) -> str:
             "HardSigmoid", [x], f"{name}/gate" if function == "hard_silu" else name, alpha=1 / 6, beta=0.5
         )
         return str(gate if function == "hard_sigmoid" else b.op("Mul", [x, gate], name))
-    # gelu with tanh off, Keras' default is the approximation.
+    if not step.attrs.get("approximate"):
+        root = b.op("Mul", [x, number(w, np.sqrt(0.5))], f"{name}/argument")
+        share = b.op("Add", [b.op("Erf", [root], f"{name}/erf"), number(w, 1.0)], f"{name}/one_plus")
+        return str(b.op("Mul", [b.op("Mul", [x, share], f"{name}/twice"), number(w, 0.5)], name))
     cube = b.op("Mul", [b.op("Mul", [x, x], f"{name}/square"), x], f"{name}/cube")
     inner = b.op("Add", [x, b.op("Mul", [cube, number(w, 0.044715)], f"{name}/bend")], f"{name}/inner")
     root = b.constant(np.float32(np.sqrt(2 / np.pi)), "root_2_pi")
@@ -319,7 +327,8 @@ def _crop(w: Writer, step: Step) -> str:
     ends = [-a if a else far for _, a in step.attrs["crops"]]
     arrays = [w.b.constant(np.asarray(v, np.int64), f"{step.name}/{k}")
               for k, v in (("starts", starts), ("ends", ends), ("axes", axes))]  # fmt: skip
-    return str(w.b.op("Slice", [w.read(step.values[0]), *arrays], step.name))
+    x = w.read(step.values[0])
+    return w.quant.moved(x, lambda x, name: w.b.op("Slice", [x, *arrays], name), step.name)
 
 
 @writes("resize")
@@ -352,5 +361,9 @@ def _transpose(w: Writer, step: Step) -> str:
 @writes("repeat")
 def _repeat(w: Writer, step: Step) -> str:
     shape = w.b.constant(np.asarray([1, step.attrs["n"], 1], np.int64), f"{step.name}/times")
-    tall = w.b.with_axes("Unsqueeze", w.read(step.values[0]), [1], f"{step.name}/row", since=13)
-    return str(w.b.op("Tile", [tall, shape], step.name))
+
+    def repeat(x: str, name: str) -> str:
+        tall = w.b.with_axes("Unsqueeze", x, [1], f"{name}/row", since=13)
+        return str(w.b.op("Tile", [tall, shape], name))
+
+    return w.quant.moved(w.read(step.values[0]), repeat, step.name)

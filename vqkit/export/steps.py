@@ -178,7 +178,8 @@ def _per_tensor(params: QParams) -> bool:
     return not params.spec.per_channel
 
 
-KEEPS_GRID = ("max_pool", "global_max", "pad", "crop", "reshape", "transpose", "repeat", "identity")
+KEEPS_GRID = ("max_pool", "global_max", "pad", "crop", "reshape", "transpose", "repeat", "identity",
+              "cast")  # fmt: skip
 """Steps whose outputs are some of their inputs (or zeros): a tensor on a grid stays on it."""
 
 

@@ -10,7 +10,10 @@ import numpy as np
 from vqkit.export.litert import schema
 from vqkit.export.steps import Shape
 
-_TYPES = {"float32": "FLOAT32", "int8": "INT8", "int32": "INT32", "int64": "INT64", "float16": "FLOAT16"}
+_TYPES = {
+    **{k: k.upper() for k in ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64")},
+    "bool": "BOOL",
+}
 # The oldest version of each operator that knows int8 and what is used here.
 _VERSIONS = {
     "CONV_2D": 3,
@@ -93,6 +96,11 @@ class TfliteBuilder:
         if key not in self._constants:
             self._constants[key] = self.tensor(name, array.shape, str(array.dtype), data=array)
         return self._constants[key]
+
+    def cast(self, x: int, y: int) -> int:
+        """A CAST from one tensor to the type of another; returns the other."""
+        types = {"inDataType": self._tensors[x].type, "outDataType": self._tensors[y].type}
+        return self.op("CAST", [x], [y], "CastOptions", **types)
 
     def op(
         self, kind: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **values: Any

@@ -28,7 +28,7 @@ def _floats(*kinds: str) -> Callable[[Float], Float]:
 
 def _out(w: Writer, step: Step, suffix: str = "", shape: Any = None) -> int:
     shape = w.program.shapes[step.output] if shape is None else shape
-    return int(w.b.tensor(f"{step.name}{suffix}", shape, "float32"))
+    return int(w.b.tensor(f"{step.name}{suffix}", shape, w.program.dtypes[step.output]))
 
 
 def _given(w: Writer, step: Step) -> int:
@@ -160,7 +160,8 @@ def _unary(w: Writer, step: Step) -> int:
     if function == "swish":
         return _pair(w, step, "MUL", x, w.b.op("LOGISTIC", [x], [_out(w, step, "/gate")]))
     if function == "gelu":
-        return int(w.b.op("GELU", [x], [_out(w, step)], "GeluOptions", approximate=True))
+        approximate = bool(step.attrs.get("approximate"))
+        return int(w.b.op("GELU", [x], [_out(w, step)], "GeluOptions", approximate=approximate))
     if function == "hard_sigmoid":
         x = _pair(w, step, "ADD", x, _number(w, 3.0), "/shifted")
         x = w.b.op("RELU6", [x], [_out(w, step, "/clipped")])
@@ -286,21 +287,13 @@ def _resize(w: Writer, step: Step) -> int:
 def _round_to_type(w: Writer, step: Step) -> int:
     if step.attrs["dtype"] != "float16":
         raise _refuse(step, f"rounding to {step.attrs['dtype']}")
-    types = w.b.s.TensorType
     short = w.b.tensor(f"{step.name}/short", w.program.shapes[step.output], "float16")
-    w.b.op(
-        "CAST", [_given(w, step)], [short], "CastOptions", inDataType=types.FLOAT32, outDataType=types.FLOAT16
-    )
-    return int(
-        w.b.op(
-            "CAST",
-            [short],
-            [_out(w, step)],
-            "CastOptions",
-            inDataType=types.FLOAT16,
-            outDataType=types.FLOAT32,
-        )
-    )
+    return int(w.b.cast(w.b.cast(_given(w, step), short), _out(w, step)))
+
+
+@_floats("cast")
+def _cast(w: Writer, step: Step) -> int:
+    return int(w.b.cast(_given(w, step), _out(w, step)))
 
 
 @_floats("repeat")

@@ -258,15 +258,25 @@ def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hoo
     for node in graph.nodes:
         args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
         operation = live[node.layer]
-        outputs = _flat(operation(*args, **(kwargs if symbolic else _at_inference(operation, kwargs))))
+        outputs = _flat(operation(*args, **(kwargs if symbolic else at_inference(operation, kwargs))))
         if hook is not None:
             outputs = hook(node, outputs)
         values.update(zip(node.outputs, outputs, strict=True))
     return map_refs(lambda r: values[r.id], graph.output_struct)
 
 
-def _at_inference(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keras records a layer's own default, so an augmentation layer called on its own would augment."""
+def at_inference(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call as `predict` makes it.
+
+    Keras records a layer's own default, so an augmentation layer called on its own would augment.
+
+    Args:
+        operation: the live layer or operation.
+        kwargs: as recorded.
+
+    Returns:
+        The arguments, with `training` off where the layer knows it.
+    """
     return {**kwargs, "training": False} if getattr(operation, "_call_has_training_arg", False) else kwargs
 
 
