@@ -207,7 +207,7 @@ def test_kl_is_not_led_astray_by_a_constant_channel() -> None:
     undisturbed = Histogram()
     undisturbed.add(alive)
     assert thresholds[True] < 0.5 * undisturbed.kl(8)
-    assert abs(thresholds[False] / undisturbed.kl(8) - 1) < 0.25
+    assert thresholds[False] > 0.75 * undisturbed.kl(8)
 
 
 def test_only_lone_bins_count_as_spikes() -> None:

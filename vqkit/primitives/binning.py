@@ -7,7 +7,7 @@ batches, and bins are added without bound, as in the reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vqkit.primitives import divergence
 from vqkit.primitives.affine import Array
+from vqkit.primitives.clipping import Grids, bearable
 from vqkit.primitives.counting import GUESS_ERROR, Counts, count_by_sign, extremes
 from vqkit.primitives.spec import QuantizerSpec
 
@@ -147,22 +148,35 @@ class Histogram:
         bin_ = np.searchsorted(np.cumsum(counts), counts.sum() * (percent / 100))
         return np.minimum(self.edges[min(bin_, len(counts) - 1) + 1], self.abs_max)
 
-    def kl(self, bit_width: int, *, unsigned: bool = False) -> np.float32:
+    def kl(
+        self, bit_width: int, *, unsigned: bool = False, grids: Callable[[Array], Grids] | None = None
+    ) -> np.float32:
         """The threshold that distorts the histogram least when quantized; see `divergence`.
 
         Args:
             bit_width: bits of the code; with `vitis_compat` 8 whatever is asked.
             unsigned: all codes serve |x|, instead of one half.
+            grids: the grids that thresholds lead to; among them only those count whose squared error is
+                bearable (see `clipping`). By default those of a symmetric float scale. Not read with
+                `vitis_compat`.
 
         Returns:
             A bin edge, at most the largest |x| seen.
         """
         if self._empty():
             return np.float32(0)
-        bits = 7 if self.vitis_compat else bit_width - (not unsigned)
-        counts = self.counts if self.vitis_compat else divergence.without_spikes(self.counts)
-        width = divergence.best_width(counts, 2**bits, vitis_compat=self.vitis_compat)
-        return self.edges[width] if self.vitis_compat else np.minimum(self.edges[width], self.abs_max)
+        if self.vitis_compat:
+            return self.edges[divergence.best_width(self.counts, 2**7, vitis_compat=True)]
+        levels = 2 ** (bit_width - (not unsigned))
+        widths = divergence.candidates(len(self.edges) - 1, levels)
+        if not len(widths):
+            return self.abs_max
+        ends = np.minimum(self.edges[widths], self.abs_max)
+        tried = Grids.symmetric(ends, bit_width, unsigned=unsigned) if grids is None else grids(ends)
+        allowed = bearable(self.counts_by_sign, self.width, tried)
+        counts = divergence.without_spikes(self.counts)
+        width = divergence.best_width(counts, levels, allowed=allowed)
+        return np.minimum(self.edges[width], self.abs_max)
 
     def values(self) -> tuple[Array, Counts]:
         """The histogram as signed values and how often each occurs, for error sums.

@@ -54,12 +54,29 @@ def without_spikes(counts: Counts) -> Counts:
     return np.minimum(counts, np.maximum(SPIKE_RATIO * median, SPIKE_RATIO).astype(np.int64))
 
 
-def best_width(counts: npt.ArrayLike, levels: int, *, vitis_compat: bool = False) -> int:
+def candidates(bins: int, levels: int) -> npt.NDArray[np.int64]:
+    """The widths that a search tries, rising; none where there is nothing to choose.
+
+    Args:
+        bins: of the histogram.
+        levels: codes available for |x|.
+    """
+    return np.arange(max(FIRST_WIDTH, levels), bins + 1)
+
+
+def best_width(
+    counts: npt.ArrayLike,
+    levels: int,
+    *,
+    allowed: npt.NDArray[np.bool_] | None = None,
+    vitis_compat: bool = False,
+) -> int:
     """How many bins to keep so that `levels` groups distort the histogram least.
 
     Args:
         counts: counts of |x| per bin; bin 0 takes the count of bin 1 first, since zeros cost nothing.
         levels: codes available for |x|, a power of two.
+        allowed: which of the `candidates` count; all by default.
         vitis_compat: a candidate that keeps no count at all divides 0 by 0, and wins, as in the reference.
 
     Returns:
@@ -68,7 +85,8 @@ def best_width(counts: npt.ArrayLike, levels: int, *, vitis_compat: bool = False
     """
     kept = np.array(counts, np.int64)
     kept[:1] = kept[1:2]
-    widths = np.arange(max(FIRST_WIDTH, 1 if vitis_compat else levels), len(kept) + 1)
+    widths = candidates(len(kept), 1 if vitis_compat else levels)
+    widths = widths if allowed is None else widths[allowed]
     if len(widths) == 0 or not kept.any():
         return len(kept)
     within = np.cumsum(kept)
@@ -117,6 +135,8 @@ def _group_of_last(widths: npt.NDArray[np.int64], levels: int) -> npt.NDArray[np
 
 def _last_minimum(counts: Counts, widths: npt.NDArray[np.int64], found: Floats, levels: int) -> int:
     """Decide between candidates that the fast formula cannot tell apart by computing each term by term."""
+    if np.isinf(found.min()):
+        return int(widths[-1])
     near = np.flatnonzero(found <= found.min() + _NEAR)[::-1]
     best, least = widths[near[0]], np.inf
     for i in near if len(near) > 1 else ():

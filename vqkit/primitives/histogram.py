@@ -8,6 +8,7 @@ import numpy.typing as npt
 from vqkit.primitives import grid
 from vqkit.primitives.affine import Array
 from vqkit.primitives.binning import ChannelHistograms, Histogram
+from vqkit.primitives.clipping import Grids
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import position, range_from_extremes
 from vqkit.primitives.search import mse_range
@@ -102,7 +103,13 @@ def threshold(seen: Histogram, spec: QuantizerSpec) -> np.float32:
     if spec.method == Method.PERCENTILE:
         return seen.percentile(spec.method_percentile)
     one_sided = spec.unsigned or not (spec.symmetry or (seen.seen_min < 0 < seen.seen_max))
-    return seen.kl(spec.bit_width, unsigned=one_sided)
+
+    def grids(ends: Array) -> Grids:
+        f_min, f_max = range_from_threshold(ends, seen.seen_min, seen.seen_max, spec)
+        pos = position(ends, f_min, f_max, spec) if spec.pow2 else None
+        return Grids.of_ranges(f_min, f_max, pos, spec)
+
+    return seen.kl(spec.bit_width, unsigned=one_sided, grids=grids)
 
 
 def range_from_threshold(
