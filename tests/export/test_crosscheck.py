@@ -8,7 +8,7 @@ import pytest
 import vqkit
 from tests.export.common import quantized, samples
 from vqkit.errors import CrossCheckError, ModelError
-from vqkit.export import crosscheck, witnesses
+from vqkit.export import tally, witnesses
 from vqkit.export.crosscheck import Bound, Witness
 
 
@@ -92,7 +92,7 @@ def test_a_softmax_is_counted_in_256ths() -> None:
         quantized("fused_activations"), samples("fused_activations")["image"], ["onnxruntime"]
     )
     assert found.metrics["onnxruntime_output_max"] < 0.01
-    assert crosscheck.OUTPUT_BITS == 8
+    assert tally.OUTPUT_BITS == 8
 
 
 def test_order_and_progress(capsys: pytest.CaptureFixture[str]) -> None:

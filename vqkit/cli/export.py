@@ -45,6 +45,10 @@ def export_(
     from vqkit.export.files import default_name, export, format_of
 
     name = format_of(format, output)
+    if check is not None and name not in _RUNTIMES:
+        raise ModelError(
+            f"--check: format {name!r} has no runtime to compare with; {', '.join(_RUNTIMES)} have"
+        )
     target = output or Path(default_name(source, name))
     if target.resolve() == Path(source).resolve():
         raise ModelError(
@@ -58,22 +62,23 @@ def export_(
         _cross_check(quantized, check, samples, name, options)
 
 
+_RUNTIMES = {
+    "onnx": "onnxruntime", "tflite": "litert", "keras": "keras", "h5": "h5", "saved_model": "saved_model",
+    "ints": "integer",
+}  # fmt: skip
+"""Format -> what runs its files, or computes in the integers that it holds."""
+
+
 def _cross_check(quantized: Any, check: str, samples: int, format: str, options: dict[str, Any]) -> None:
-    """The file's runtime beside the simulation, and the integer interpreter where scales allow it."""
-    from vqkit.errors import ModelError
+    """The file's runtime beside the simulation; beside an integer file's also the integer interpreter."""
     from vqkit.experiment.measure import first_samples
     from vqkit.experiment.source import data_from_text, load_data
     from vqkit.export.crosscheck import cross_check
 
-    runtime = {"onnx": "onnxruntime", "tflite": "litert"}.get(format)
-    if runtime is None:
-        raise ModelError(f"--check: format {format!r} has no runtime to compare with; onnx and tflite have")
-    pow2 = all(r.spec.pow2 for r in quantized.plan.quantized)
     x = first_samples(load_data(data_from_text(check)).x_eval, samples)
-    runtimes = [runtime, *(["integer"] if pow2 else [])]
-    onnx, tflite = (options, None) if format == "onnx" else (None, options)
-    result = cross_check(quantized, x, runtimes, onnx=onnx, tflite=tflite)
-    typer.echo(str(result))
+    onnx, tflite = ({**options} if format == name else None for name in ("onnx", "tflite"))
+    also = [] if onnx is None and tflite is None else ["integer"]
+    typer.echo(str(cross_check(quantized, x, [_RUNTIMES[format]], also=also, onnx=onnx, tflite=tflite)))
 
 
 def _quantized(

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vqkit.errors import CrossCheckError, ModelError, not_allowed
+from vqkit.errors import CrossCheckError, DataError, ModelError, not_allowed
 from vqkit.export.lowering import lower
 from vqkit.export.steps import Program
-from vqkit.primitives.qparams import QParams
 
 Values = dict[str, np.ndarray]
 RUNTIMES = ("onnxruntime", "litert", "integer")
-OUTPUT_BITS = 8
+FILES = ("keras", "h5", "saved_model")
+"""Files that hold the simulation itself: written, read again and run."""
 
 
 class Bound(NamedTuple):
@@ -30,7 +30,6 @@ class Bound(NamedTuple):
     share: float
 
 
-_COLUMNS = ["runtime", "tensor", "elements", "different", "beyond_1", "within", "max_codes"]
 EXACT, NEAR = Bound(0, 1.0), Bound(1, 0.99)
 
 
@@ -46,8 +45,9 @@ class CrossCheck:
         metrics: name -> number, for the run's record: for each runtime top-1 agreement of each sample with
             the simulation, share of output elements within one unit, largest difference.
         first: runtime -> first tensor outside its bound; absent where there is none.
-        notes: runtime -> what to know about its file.
+        notes: runtime -> what to know about its file, and what of it was not compared.
         samples: number of samples.
+        skipped: runtime -> why it was not compared.
     """
 
     table: Any
@@ -56,13 +56,15 @@ class CrossCheck:
     first: Mapping[str, str]
     notes: Mapping[str, tuple[str, ...]]
     samples: int
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join([*self.summary(), self.table.to_string(index=False)])
 
     def summary(self) -> list[str]:
-        """One line for each runtime."""
-        return [self._line(runtime) for runtime in self.bounds]
+        """One line for each runtime, those that were not compared last."""
+        left_out = [f"{runtime}: not compared: {why}" for runtime, why in self.skipped.items()]
+        return [*(self._line(runtime) for runtime in self.bounds), *left_out]
 
     def _line(self, runtime: str) -> str:
         m, (codes, share) = self.metrics, self.bounds[runtime]
@@ -85,7 +87,7 @@ class CrossCheck:
         return {
             "samples": self.samples, "bounds": {k: list(v) for k, v in self.bounds.items()},
             "metrics": dict(self.metrics), "first": dict(self.first),
-            "notes": {k: list(v) for k, v in self.notes.items()},
+            "notes": {k: list(v) for k, v in self.notes.items()}, "skipped": dict(self.skipped),
             "table": [{str(k): v for k, v in row.items()} for row in self.table.to_dict("records")],
         }  # fmt: skip
 
@@ -110,8 +112,8 @@ class Witness:
 
 
 def cross_check(
-    quantized: Any, inputs: Any, runtimes: Sequence[str] = RUNTIMES, *, batch_size: int = 32,
-    bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True,
+    quantized: Any, inputs: Any, runtimes: Sequence[str] | None = None, *, also: Sequence[str] = (),
+    batch_size: int = 32, bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True,
     int32_biases: bool = False, layers: bool = True,
     onnx: Mapping[str, Any] | None = None, tflite: Mapping[str, Any] | None = None, progress: bool = False,
 ) -> CrossCheck:  # fmt: skip
@@ -120,8 +122,11 @@ def cross_check(
     Args:
         quantized: a `Quantized`.
         inputs: samples, arrays of shape (n, …) nested as the model's inputs.
-        runtimes: of "onnxruntime", "litert" and "integer".
-        batch_size: samples at once.
+        runtimes: of "onnxruntime", "litert" and "integer", and of the files "keras", "h5" and "saved_model",
+            which are written, read again and run; one that cannot compute the model is an error. None: the
+            first three, those that can.
+        also: further ones, left out where they cannot compute the model; `skipped` says why.
+        batch_size: samples at once; a model with a fixed batch size is run in that.
         bounds: runtime -> (codes, share), where it shall be held to another bound than the stated one: every
             element equal for the integer interpreter and for exact ONNX, of power-of-two grids whose sums
             float32 holds or with the strategy's `integer_arithmetic`, else at most one code in 99 % of each
@@ -141,31 +146,94 @@ def cross_check(
 
     Raises:
         CrossCheckError: a bound does not hold; the first layer that departs is named, `result` has the table.
-        ModelError: unknown runtime, or a layer that a runtime does not have.
+        ModelError: unknown runtime, or a layer that a runtime does not have; where none was asked for, if no
+            runtime has all layers.
+        DataError: no sample, or with a fixed batch size no full batch.
     """
-    from vqkit.export.accumulator import with_int32_biases
-    from vqkit.export.witnesses import MAKERS, simulation
-    from vqkit.flow.data import batches
-    from vqkit.graph.keras_io import named_inputs
+    from vqkit.export.tally import Tally
+    from vqkit.export.witnesses import simulation
 
-    unknown = [r for r in runtimes if r not in RUNTIMES]
-    if unknown:
-        raise ModelError(not_allowed("runtimes", unknown[0], RUNTIMES, what="runtime"))
-    program = with_int32_biases(lower(quantized)) if int32_biases else lower(quantized)
-    options = {"onnxruntime": dict(onnx or {}), "litert": dict(tflite or {}), "integer": {}}
-    witnesses = {r: MAKERS[r](quantized, program, layers, options[r]) for r in runtimes}
+    asked, further = ((), RUNTIMES) if runtimes is None else (tuple(runtimes), tuple(also))
+    for name in (*asked, *further):
+        if name not in (*RUNTIMES, *FILES):
+            raise ModelError(not_allowed("runtimes", name, (*RUNTIMES, *FILES), what="runtime"))
+    program = _program(quantized, int32_biases)
+    options = {"onnxruntime": dict(onnx or {}), "litert": dict(tflite or {})}
+    witnesses, skipped = _witnesses(quantized, program, layers, options, asked, further)
     held = {r: Bound(*(bounds or {}).get(r, w.bound)) for r, w in witnesses.items()}
-    tally = _Tally(quantized, program, held)
-    simulate = simulation(quantized, layers, program if int32_biases else None)
-    for batch in _shown(batches(inputs, batch_size=batch_size), progress):
-        given = {k: np.asarray(v) for k, v in named_inputs(quantized.graph, batch).items()}
+    lowered = program if isinstance(program, Program) else None
+    tally = Tally(quantized, lowered, held)
+    simulate = simulation(quantized, layers, lowered if int32_biases else None)
+    left_out = 0
+    for given in _shown(_batches(quantized, inputs, batch_size), progress):
+        if isinstance(given, int):
+            left_out += given
+            continue
         truth = simulate(given)
         for runtime, witness in witnesses.items():
             tally.add(runtime, truth, witness.run(given))
-    result = tally.result({r: w.notes for r, w in witnesses.items()})
+    result = tally.result({r: w.notes for r, w in witnesses.items()}, skipped, left_out)
     if strict and result.first:
-        raise CrossCheckError(_message(result) + _way_out(program), result)
+        raise CrossCheckError(_message(result) + ("" if lowered is None else _way_out(lowered)), result)
     return result
+
+
+def _program(quantized: Any, int32_biases: bool) -> Program | ModelError:
+    """The lowered model, or why it has no lowered form; the files that hold the simulation need none."""
+    from vqkit.export.accumulator import with_int32_biases
+
+    try:
+        program = lower(quantized)
+    except ModelError as error:
+        return error
+    return with_int32_biases(program) if int32_biases else program
+
+
+def _witnesses(
+    quantized: Any, program: Program | ModelError, layers: bool, options: Mapping[str, Any],
+    asked: Sequence[str], further: Sequence[str],
+) -> tuple[dict[str, Witness], dict[str, str]]:  # fmt: skip
+    """The runtimes that can compute the model, and why others cannot."""
+    from vqkit.export.witnesses import MAKERS, file_witness
+
+    found: dict[str, Witness] = {}
+    skipped: dict[str, str] = {}
+    for name in dict.fromkeys((*asked, *further)):
+        try:
+            if name in FILES:
+                found[name] = file_witness(quantized, name)
+            elif isinstance(program, ModelError):
+                raise program
+            else:
+                found[name] = MAKERS[name](quantized, program, layers, options.get(name, {}))
+        except ModelError as error:
+            if name in asked:
+                raise
+            skipped[name] = str(error)
+    if not found:
+        reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items()) or "no runtime was named"
+        raise ModelError(f"cross_check: nothing to compare: {reasons}")
+    return found, skipped
+
+
+def _batches(quantized: Any, inputs: Any, batch_size: int) -> Iterator[Values | int]:
+    """Inputs by name in the model's types; for a batch that is not of its fixed size, the size alone."""
+    from vqkit.flow.data import batches
+    from vqkit.graph.keras_io import named_inputs
+
+    graph = quantized.graph
+    fixed = next((n for v in graph.inputs.values() if (n := graph.values[v].shape[0]) is not None), None)
+    seen = False
+    for batch in batches(inputs, batch_size=batch_size if fixed is None else fixed):
+        named = {k: np.asarray(v) for k, v in named_inputs(graph, batch).items()}
+        size = len(next(iter(named.values())))
+        if fixed is not None and size != fixed:
+            yield size
+            continue
+        seen = True
+        yield {k: v.astype(graph.values[graph.inputs[k]].dtype, copy=False) for k, v in named.items()}
+    if not seen:
+        raise DataError(f"cross_check: the model's batch size is {fixed}, and no batch has that many samples")
 
 
 def _way_out(program: Program) -> str:
@@ -196,104 +264,3 @@ def _message(result: CrossCheck) -> str:
             f"the largest difference is {row.max_codes:g} codes"
         )
     return "; ".join(lines)
-
-
-@dataclass(eq=False)
-class _Count:
-    elements: int = 0
-    different: int = 0
-    outside: int = 0
-    beyond_one: int = 0
-    largest: float = 0.0
-
-
-@dataclass(eq=False)
-class _Tally:
-    """Adds up differences batch by batch."""
-
-    quantized: Any
-    program: Program
-    bounds: Mapping[str, Bound]
-    counts: dict[tuple[str, str], _Count] = field(default_factory=dict)
-    agree: dict[str, list[int]] = field(default_factory=dict)
-    samples: int = 0
-    scales: dict[str, float] = field(default_factory=dict)
-
-    def add(self, runtime: str, truth: Values, found: Values) -> None:
-        """Compare one batch."""
-        for tensor, expected in truth.items():
-            if tensor in found:
-                self._compare(runtime, tensor, expected, found[tensor])
-        first = next(k for k in truth if k.startswith("output"))
-        agree = self.agree.setdefault(runtime, [0, 0])
-        agree[1] += len(truth[first])
-        if truth[first].ndim == 2 and truth[first].shape[1] > 1:
-            agree[0] += int(np.sum(truth[first].argmax(-1) == found[first].argmax(-1)))
-        else:
-            agree[0] = -1
-
-    def _compare(self, runtime: str, tensor: str, expected: np.ndarray, got: np.ndarray) -> None:
-        codes = np.abs(got.astype(np.float64) - expected.astype(np.float64)) / self._unit(tensor, expected)
-        # A value on a grid is q * step in float32: whole codes up to its rounding.
-        codes = np.rint(codes) if self._grid(tensor) is not None else codes
-        count, bound = self.counts.setdefault((runtime, tensor), _Count()), self.bounds[runtime]
-        count.elements += codes.size
-        count.different += int(np.sum(codes > 0))
-        count.outside += int(np.sum(codes > max(bound.codes, _float_slack(self._grid(tensor)))))
-        count.beyond_one += int(np.sum(codes > 1))
-        count.largest = max(count.largest, float(codes.max(initial=0)))
-
-    def _grid(self, tensor: str) -> QParams | None:
-        if tensor.startswith("output"):
-            return self.program.grids.get(self.program.outputs[tensor])
-        params: QParams = self.quantized.encodings[tensor]
-        return params
-
-    def _unit(self, tensor: str, expected: np.ndarray) -> Any:
-        grid = self._grid(tensor)
-        if grid is not None:
-            return np.where(grid.scale > 0, grid.scale, 1).astype(np.float64)
-        if self.program.producers[self.program.outputs[tensor]].kind == "softmax":
-            return 2.0**-OUTPUT_BITS
-        # The unit of the first batch serves all.
-        largest = float(np.abs(expected).max(initial=0)) or 1.0
-        return self.scales.setdefault(tensor, largest * 2.0**-OUTPUT_BITS)
-
-    def result(self, notes: Mapping[str, tuple[str, ...]]) -> CrossCheck:
-        """The table and the numbers."""
-        import pandas as pd
-
-        rows: list[tuple[Any, ...]] = []
-        first: dict[str, str] = {}
-        metrics: dict[str, float] = {}
-        for (runtime, tensor), c in sorted(self.counts.items(), key=lambda item: self._order(item[0])):
-            within = 1 - c.outside / max(c.elements, 1)
-            n = max(c.elements, 1)
-            rows.append((runtime, tensor, c.elements, c.different / n, c.beyond_one / n, within, c.largest))
-            if within < self.bounds[runtime].share:
-                first.setdefault(runtime, tensor)
-        for runtime in self.bounds:
-            metrics |= self._metrics(runtime)
-        table = pd.DataFrame(rows, columns=_COLUMNS)
-        samples = max((n for _, n in self.agree.values()), default=0)
-        return CrossCheck(table, self.bounds, metrics, first, notes, samples)
-
-    def _order(self, key: tuple[str, str]) -> tuple[int, int]:
-        runtime, tensor = key
-        rows = [s.row for s in self.program.quantizers]
-        return list(self.bounds).index(runtime), rows.index(tensor) if tensor in rows else len(rows)
-
-    def _metrics(self, runtime: str) -> dict[str, float]:
-        outputs = [c for (r, t), c in self.counts.items() if r == runtime and t.startswith("output")]
-        elements = sum(c.elements for c in outputs)
-        agree, samples = self.agree.get(runtime, [-1, 0])
-        found = {
-            f"{runtime}_output_within_1": 1 - sum(c.beyond_one for c in outputs) / max(elements, 1),
-            f"{runtime}_output_max": max((c.largest for c in outputs), default=0.0),
-        }
-        return found | ({f"{runtime}_top1_agreement": agree / samples} if agree >= 0 and samples else {})
-
-
-def _float_slack(grid: QParams | None) -> float:
-    """An output in float (softmax, tanh) may differ in its last places where its inputs are equal."""
-    return 0.0 if grid is not None else 2.0**-8

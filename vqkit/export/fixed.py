@@ -18,6 +18,12 @@ EXACT_FLOAT64 = 2.0**53
 SHORT = 12
 """Bits of a factor whose product with a quantized value is exact in float32 as well."""
 _LONGEST_SHIFT = 62
+_SAFE_SHIFT = 16
+"""Sums of 8-bit products have far fewer bits than the rest of the 62."""
+
+
+class TooWideError(ArithmeticError):
+    """Two grids are so far apart that 64 bits hold no number on both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +48,17 @@ class Fixed:
 
         Args:
             pos: not smaller than the own position.
+
+        Raises:
+            TooWideError: 63 bits do not hold them there.
         """
-        return np.left_shift(self.codes, np.asarray(pos, np.int64) - self.pos)
+        shift = np.asarray(pos, np.int64) - self.pos
+        if np.max(shift, initial=0) > _SAFE_SHIFT:
+            largest = np.abs(self.codes).astype(np.float64) * 2.0 ** np.asarray(shift, np.float64)
+            if np.max(largest, initial=0) >= 2.0**_LONGEST_SHIFT:
+                raise TooWideError(f"codes at position {np.max(self.pos)} have no place at {np.max(pos)}")
+        # Of codes that are 0 any shift is 0.
+        return np.left_shift(self.codes, np.minimum(shift, _LONGEST_SHIFT))
 
     def with_codes(self, codes: Ints) -> Fixed:
         """Other codes at the same position."""

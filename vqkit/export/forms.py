@@ -348,7 +348,7 @@ def _upsampling(site: Any) -> None:
 @form("Flatten", "Reshape", "op:Reshape", "op:Squeeze", "op:ExpandDims", "op:Flatten")
 def _reshape(site: Any) -> None:
     shape = site.out_shape
-    if sum(n is None for n in shape) > 1 or shape[0] is not None:
+    if sum(n is None for n in shape) > 1 or (shape[0] is not None and site.shape()[0] is None):
         raise site.refuse(f"its output shape {shape} is not fixed", "Give the model's input a fixed size")
     site.put("reshape", to=shape)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.export.fixed import Fixed, Ints, bound, shifted
+from vqkit.export.fixed import Fixed, Ints, TooWideError, bound, shifted
 from vqkit.export.integer_ops import RULES, constant, positions
 from vqkit.export.lowering import lower
 from vqkit.export.steps import Constant, Program, Step, codes_of
@@ -87,7 +87,8 @@ class IntegerModel:
         """
         run = _Run(self, inputs)
         for step in self.program.steps:
-            if step.output not in run.known:
+            # A layer that ran as a whole leaves its other steps without their operands.
+            if step.output not in run.known and all(v in run.known for v in step.values):
                 run.step(step)
         outputs = {name: run.floats(v) for name, v in self.program.outputs.items()}
         return IntegerRun(run.codes, run.values, outputs, run.largest, tuple(run.in_float))
@@ -117,8 +118,10 @@ class IntegerModel:
         if bias is not None:
             # In units of the accumulator, or of the bias where that is finer.
             pos = int(np.max(positions(grid))) + np.max(kernel.pos)
-            finest = max(pos, np.max(bias.pos))
-            largest = largest * 2.0 ** (finest - pos) + float(np.abs(bias.at(finest)).max())
+            used = np.any(bias.codes)
+            finest = max(pos, np.max(bias.pos)) if used else pos
+            largest = largest * 2.0 ** float(finest - pos)
+            largest += float(np.max(np.abs(bias.codes) * 2.0 ** (finest - np.asarray(bias.pos, np.float64))))
         bits = np.log2(max(largest, 1))
         return step.layer, round(float(bits), 1), largest < FLOAT32_EXACT, largest < INT32
 
@@ -149,7 +152,10 @@ class _Run:
             return
         given = [f for o in step.inputs if (f := self._fixed(o)) is not None]
         known = len(given) == len(step.inputs) and step.kind in RULES
-        fixed = RULES[step.kind](step, given) if known else None
+        try:
+            fixed = RULES[step.kind](step, given) if known else None
+        except TooWideError:
+            fixed = None
         if fixed is None:
             self.in_float.append(step.name)
             self._in_float(step)
@@ -170,15 +176,14 @@ class _Run:
         params: QParams = step.attrs["params"]
         spec, pos, zero = params.spec, positions(params), params.zero_point.astype(np.int64)
         source = self.known[step.values[0]]
-        if isinstance(source, Fixed):
-            # Rounding counts from the lowest code on an asymmetric grid.
-            first = np.asarray(0 if spec.symmetry else spec.q_min - zero, np.int64)
-            finest = np.maximum(source.pos, pos)
-            drop = finest - pos
-            above = shifted(source.at(finest) - np.left_shift(first, drop), drop, spec.round_mode)
-            codes = np.clip(above + first, spec.q_min - zero, spec.q_max - zero)
-        else:
-            on_grid = affine.own_kernel(source, params.f_min, params.f_max, params.pos, spec)
+        try:
+            codes = _requantized(source, params, pos) if isinstance(source, Fixed) else None
+        except TooWideError:
+            codes = None
+        if codes is None:
+            on_grid = affine.own_kernel(
+                self.floats(step.values[0]), params.f_min, params.f_max, params.pos, spec
+            )
             codes = codes_of(on_grid, params) - zero
         fixed = Fixed(codes, pos)
         self.known[step.output] = fixed
@@ -210,6 +215,16 @@ class _Run:
         )
         found = tree.flatten(live(*args, **at_inference(live, kwargs)))
         self.known |= {v: np.asarray(y) for v, y in zip(node.outputs, found, strict=True)}
+
+
+def _requantized(source: Fixed, params: QParams, pos: Any) -> Ints:
+    """Codes on another grid, less their zero point, with bits dropped as the strategy rounds."""
+    spec, zero = params.spec, params.zero_point.astype(np.int64)
+    # Rounding counts from the lowest code on an asymmetric grid.
+    first = Fixed(np.asarray(0 if spec.symmetry else spec.q_min - zero, np.int64), pos)
+    finest = np.maximum(source.pos, pos)
+    above = shifted(source.at(finest) - first.at(finest), finest - pos, spec.round_mode)
+    return np.clip(above + first.codes, spec.q_min - zero, spec.q_max - zero)
 
 
 def _unary(x: np.ndarray, attrs: Mapping[str, Any]) -> Any:

@@ -20,13 +20,29 @@ def write_keras(quantized: Any, path: Path) -> None:
     Args:
         quantized: a `Quantized`.
         path: its suffix decides which.
+
+    Raises:
+        ModelError: an `.h5` file does not hold some weight's type.
     """
+    if path.suffix == ".h5":
+        _check_types(quantized.model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
         with _asked_for():
             quantized.model.save(part)
         os.replace(part, path)
+
+
+def _check_types(model: Any) -> None:
+    """HDF5 has no bfloat16: Keras writes such weights as bytes and cannot read them again."""
+    for layer in model.layers:
+        for weight in layer.weights:
+            if weight.dtype == "bfloat16":
+                raise ModelError(
+                    f"layer {layer.name!r} cannot be exported: {weight.name} is bfloat16, which .h5 files do not "
+                    "have. Export keras or saved_model, or build the model with the policy mixed_bfloat16"
+                )
 
 
 @contextlib.contextmanager

@@ -45,10 +45,13 @@ class LiteRtSession:
             "reference": OpResolverType.BUILTIN_REF,
         }[kernels]
         source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-        self._interpreter = Interpreter(**source, experimental_op_resolver_type=resolver, num_threads=1)
-        signature = self._interpreter.get_signature_list()["serving_default"]
+        try:
+            self._interpreter = Interpreter(**source, experimental_op_resolver_type=resolver, num_threads=1)
+            signature = self._interpreter.get_signature_list()["serving_default"]
+            self._runner = self._interpreter.get_signature_runner("serving_default")
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"LiteRT cannot run the file: {error}") from error
         self.inputs, self.outputs = list(signature["inputs"]), list(signature["outputs"])
-        self._runner = self._interpreter.get_signature_runner("serving_default")
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Values of the outputs.
@@ -58,5 +61,11 @@ class LiteRtSession:
 
         Returns:
             Output name -> array.
+
+        Raises:
+            ModelError: the runtime stops; its message is given.
         """
-        return {k: np.array(v) for k, v in self._runner(**inputs).items()}
+        try:
+            return {k: np.array(v) for k, v in self._runner(**inputs).items()}
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"LiteRT stops: {error}") from error

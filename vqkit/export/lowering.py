@@ -10,7 +10,7 @@ import numpy as np
 
 from vqkit.errors import ModelError
 from vqkit.export.forms import FORMS, MOVES_ANY_TYPE, TAKES_INTEGERS
-from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes
+from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes, output_names
 from vqkit.flow.solve import bake
 from vqkit.graph.ir import Layer, Node, Ref, refs
 from vqkit.graph.match import activation_name
@@ -196,7 +196,7 @@ class _Lowering:
 
     def _outputs(self) -> dict[str, int]:
         ids = self.graph.outputs
-        names = [f"output_{i}" if len(ids) > 1 else "output" for i in range(len(ids))]
+        names = output_names(self.graph.inputs, len(ids))
         types = [self.graph.values[v].dtype for v in ids]
         found = [v if self.dtypes[v] == t else self._cast(v, t) for v, t in zip(ids, types, strict=True)]
         return dict(zip(names, found, strict=True))

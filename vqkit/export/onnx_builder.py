@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ class Builder:
         count = self._names.get(name, 0)
         self._names[name] = count + 1
         return name if count == 0 else self.fresh(f"{name}_{count}")
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Keep names of inputs and outputs for them; a layer may be called the same."""
+        self._names.update(dict.fromkeys(names, 1))
 
     def constant(self, array: Any, name: str) -> str:
         """An initializer; an equal one of that name is used again."""
@@ -129,6 +133,11 @@ class Builder:
     def rename(self, old: str, name: str) -> str:
         """The same value under a name of its own."""
         return self.op("Identity", [old], name)
+
+    def output(self, old: str, name: str) -> str:
+        """The same value under a name that `reserve` kept for it."""
+        self._nodes.append(self._onnx.helper.make_node("Identity", [old], [name], name=f"Identity:{name}"))
+        return name
 
     # --- the model ---
 

@@ -58,12 +58,13 @@ def to_onnx(
         raise ModelError(not_allowed("rounding", rounding, ROUNDINGS))
     program = lower(quantized) if program is None else program
     builder = Builder(opset)
+    builder.reserve(program.outputs)
     writer = Writer(program, builder, exact=rounding == "exact")
     writer.write()
     outputs = {}
     for name, value in program.outputs.items():
         source = writer.read(value, LAST)
-        outputs[builder.rename(source, name)] = (program.shapes[value], program.dtypes[value])
+        outputs[builder.output(source, name)] = (program.shapes[value], program.dtypes[value])
     tensors = {
         s.row: (writer.names[s.output, writer.home[s.output]], writer.home[s.output] == FIRST)
         for s in program.quantizers

@@ -29,7 +29,10 @@ class OnnxSession:
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         source = str(model) if isinstance(model, (str, Path)) else model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # a class for each of its status codes, of no common base
+            raise ModelError(f"ONNX Runtime cannot run the file: {error}") from error
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
 
@@ -44,6 +47,15 @@ class OnnxSession:
 
         Returns:
             Output name -> array.
+
+        Raises:
+            ModelError: the runtime stops; its message is given.
         """
         names = self.outputs if outputs is None else list(outputs)
-        return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        if not names:
+            return {}  # to the runtime no names are all names
+        try:
+            found = self._session.run(names, dict(inputs))
+        except Exception as error:  # likewise
+            raise ModelError(f"ONNX Runtime stops: {error}") from error
+        return dict(zip(names, found, strict=True))

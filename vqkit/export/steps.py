@@ -6,7 +6,7 @@ is said once, with explicit padding, so that a writer needs one function for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -172,6 +172,19 @@ class Program:
     def quantizers(self) -> Iterator[Step]:
         """The quantize steps, in order."""
         return (s for s in self.steps if s.kind == "quantize")
+
+
+def output_names(inputs: Iterable[str], count: int) -> list[str]:
+    """Names of a model's outputs in every file: "output", or "output_0" and so on; none is an input's.
+
+    Args:
+        inputs: names of the inputs.
+        count: number of outputs.
+    """
+    names, taken = ["output"] if count == 1 else [f"output_{i}" for i in range(count)], set(inputs)
+    while taken & set(names):
+        names = [f"{name}_" for name in names]
+    return names
 
 
 def _per_tensor(params: QParams) -> bool:

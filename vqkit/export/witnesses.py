@@ -9,7 +9,7 @@ import numpy as np
 
 from vqkit.export.accumulator import live_with_biases
 from vqkit.export.crosscheck import EXACT, NEAR, Values, Witness
-from vqkit.export.steps import Program
+from vqkit.export.steps import Program, output_names
 
 Maker = Callable[[Any, Program, bool, Mapping[str, Any]], Witness]
 
@@ -42,7 +42,7 @@ def simulation(quantized: Any, layers: bool, program: Program | None = None) -> 
         from keras import tree
 
         flat = tree.flatten(replay(quantized.graph, live, inputs, hook))
-        names = ["output"] if len(flat) == 1 else [f"output_{i}" for i in range(len(flat))]
+        names = output_names(quantized.graph.inputs, len(flat))
         return seen | dict(zip(names, flat, strict=True))
 
     run = compiled(quantized.graph, observe)
@@ -110,6 +110,52 @@ def integer(quantized: Any, program: Program, layers: bool, _: Mapping[str, Any]
         return {**(found.values if layers else {}), **found.outputs}
 
     return Witness(run, EXACT if sums_are_exact(quantized, program) else NEAR)
+
+
+def file_witness(quantized: Any, format: str) -> Witness:
+    """A file that holds the simulation, written to a folder of its own, read again and run; outputs alone.
+
+    Args:
+        quantized: a `Quantized`.
+        format: "keras", "h5" or "saved_model".
+    """
+    from keras import tree
+
+    from vqkit.graph.ir import map_refs
+
+    model, graph = _read_again(quantized, format), quantized.graph
+    names = {v: k for k, v in graph.inputs.items()}
+
+    def run(inputs: Values) -> Values:
+        import tensorflow as tf
+
+        given = {k: tf.convert_to_tensor(v, graph.values[graph.inputs[k]].dtype) for k, v in inputs.items()}
+        flat = tree.flatten(model(map_refs(lambda r: given[names[r.id]], graph.input_struct)))
+        outputs = output_names(graph.inputs, len(flat))
+        return {k: np.asarray(v) for k, v in zip(outputs, flat, strict=True)}
+
+    return Witness(run, EXACT)
+
+
+def _read_again(quantized: Any, format: str) -> Callable[[Any], Any]:
+    import tempfile
+    from pathlib import Path
+
+    import tensorflow as tf
+
+    from vqkit.export.keras_files import write_keras, write_saved_model
+    from vqkit.flow.models import load_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        if format == "saved_model":
+            write_saved_model(quantized, Path(folder, "model"))
+            loaded = tf.saved_model.load(str(Path(folder, "model")))
+            return lambda given: loaded.serve(given)  # keeps its variables alive
+        path = Path(folder, f"model.{format}")
+        write_keras(quantized, path)
+        model = load_model(path)
+    run: Callable[[Any], Any] = tf.function(lambda given: model(given, training=False))
+    return run
 
 
 MAKERS: Mapping[str, Maker] = {"onnxruntime": onnxruntime, "litert": litert, "integer": integer}
