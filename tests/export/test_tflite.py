@@ -115,8 +115,8 @@ def test_the_weight_of_minus_128() -> None:
 def test_what_tflite_has_not_is_named() -> None:
     with pytest.raises(ModelError, match=r"stem_relu/output.*has 16. Export onnx"):
         to_tflite(quantized("residual", POF2S, activation_bit=16, weight_bit=16, bias_bit=32))
-    i = keras.Input((12, 3), name="line")
-    model = keras.Model(i, keras.layers.Conv1D(2, 3, name="line_conv")(i))
-    q = vqkit.quantize(model, POF2S, np.random.default_rng(0).normal(size=(8, 12, 3)).astype(np.float32))
-    with pytest.raises(ModelError, match=r"'line_conv' cannot be exported to TFLite"):
+    i = keras.Input((4, 4, 4, 4), name="cube")
+    model = keras.Model(i, keras.layers.Conv3D(2, 3, groups=2, name="cube_conv")(i))
+    q = vqkit.quantize(model, POF2S, np.random.default_rng(0).normal(size=(8, 4, 4, 4, 4)).astype(np.float32))
+    with pytest.raises(ModelError, match=r"'cube_conv' cannot be exported to TFLite.*2 groups"):
         to_tflite(q)

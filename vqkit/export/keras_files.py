@@ -40,8 +40,8 @@ def _check_types(model: Any) -> None:
         for weight in layer.weights:
             if weight.dtype == "bfloat16":
                 raise ModelError(
-                    f"layer {layer.name!r} cannot be exported: {weight.name} is bfloat16, which .h5 files do not "
-                    "have. Export keras or saved_model, or build the model with the policy mixed_bfloat16"
+                    f"layer {layer.name!r} cannot be exported: {weight.name} is bfloat16, which .h5 files "
+                    "do not have. Export keras or saved_model, or use the policy mixed_bfloat16"
                 )
 
 

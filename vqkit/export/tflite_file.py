@@ -27,6 +27,8 @@ from vqkit.primitives.spec import RoundMode
 LOWEST_WEIGHTS = ("keep", "clip", "error")
 ROUNDINGS = ("exact", "fused")
 BITS = 8
+_NOTHING = np.float32(2.0**-16)
+"""Step of a grid on which all is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class TfliteWriter:
         self.in_float: list[str] = []
         self.lowest: dict[str, int] = {}
         self.inputs: dict[str, int] = {}
+        self.memo: dict[tuple[str, int], int] = {}
 
     def write(self) -> dict[str, int]:
         """All that the outputs need; returns output name -> tensor."""
@@ -165,12 +168,26 @@ class TfliteWriter:
         from vqkit.export.tflite_integer import fused
 
         params = self._checked(step)
+        if not params.scale > 0:
+            self._without_width(step, params)
+            return
         self.grids[step.output] = params
         whole = params.spec.bit_width == BITS and not (params.spec.narrow_range and not params.spec.unsigned)
         y = fused(self, step, params)
         if y is None:
             y = self.on_grid(step.values[0], params, step.name)
         self.integers[step.output] = y if whole else self._clipped(y, step, params)
+
+    def _without_width(self, step: Step, params: QParams) -> None:
+        """A range without width: everything there becomes 0, on a grid that is fine enough for any bias."""
+        fine = QParams(params.spec, params.spec.q_min * _NOTHING, params.spec.q_max * _NOTHING)
+        source, shape = step.values[0], self.program.shapes[step.output]
+        zeros = self.b.tensor(f"{step.name}/zeros", shape, "float32")
+        nought = self.b.constant("number_0", np.float32(0))
+        self.b.op("MUL", [self.float(source), nought], [zeros], "MulOptions")
+        self.grids[step.output] = fine
+        y = self.grid_tensor(step.name, step.output, fine)
+        self.integers[step.output] = self.b.op("QUANTIZE", [zeros], [y], "QuantizeOptions")
 
     def on_grid(self, value: int, params: QParams, name: str) -> int:
         """Codes of a value on a grid, by QUANTIZE.
@@ -229,11 +246,6 @@ class TfliteWriter:
         if params.spec.per_channel:
             raise ModelError(
                 f"{where} has one scale for an activation, this one has one for each channel. Export onnx"
-            )
-        if not params.scale > 0:
-            raise ModelError(
-                f"{where} needs a scale above 0, its range has no width. Calibrate on other data, or "
-                "export onnx"
             )
         return params
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vqkit.errors import ModelError
+from vqkit.export import tflite_curves as curves
 from vqkit.export import tflite_integer as integer
-from vqkit.export.steps import Constant, Step
+from vqkit.export import tflite_planes as planes
+from vqkit.export.steps import Constant, Shape, Step
 from vqkit.primitives.dpu import SIGMOID_FACTOR
 
 Writer = Any
@@ -43,21 +46,50 @@ def _refuse(step: Step, why: str) -> ModelError:
     return ModelError(f"layer {step.layer!r} cannot be exported to TFLite: {why}. Export onnx")
 
 
+def _beside(w: Writer, step: Step) -> Callable[[str, Shape], int]:
+    return lambda word, shape: int(w.b.tensor(f"{step.name}/{word}", shape, "float32"))
+
+
+def _planar(w: Writer, step: Step, write: Callable[[Step, int, int], int]) -> int:
+    """A window over one or two spatial axes, written as one over two.
+
+    Args:
+        w: the writer.
+        step: the step.
+        write: from the step with two axes, what it reads and where it goes to the result.
+    """
+    whole, like = w.program.shapes[step.output], _beside(w, step)
+    image = planes.tall(whole)
+    x = planes.raised(w, _given(w, step), like)
+    y = write(planes.planar(step), x, _out(w, step, "" if image == whole else "/image", image))
+    return y if image == whole else planes.lowered(w, y, _out(w, step))
+
+
 @_floats("conv")
 def _conv(w: Writer, step: Step) -> int:
-    a, source = step.attrs, step.values[0]
-    if len(a["window"]) != 2:
-        raise _refuse(step, f"it has {len(a['window'])} spatial axes, TFLite's convolutions have 2")
-    if a["groups"] != 1 and not a["depthwise"]:
-        raise _refuse(step, f"it has {a['groups']} groups")
-    lay = integer.depthwise_kernel if a["depthwise"] else integer.output_first
-    x = w.float(source)
-    spot = integer.placed(w, step, x, w.program.shapes[source])
-    if spot is None:
-        raise _refuse(step, f"padding {a['padding']!r}")
-    outputs = w.program.shapes[step.output][-1]
-    inputs = [spot[0], w.float_constant(step.constants["kernel"], lay), _bias(w, step, outputs)]
-    return integer.convolution(w, step, inputs, _out(w, step), spot[1], "NONE")
+    outputs = int(w.program.shapes[step.output][-1])
+    if planes.axes_of(step) == 3:
+        return _conv_3d(w, step, _bias(w, step, outputs))
+
+    def write(step: Step, x: int, y: int) -> int:
+        lay = integer.depthwise_kernel if step.attrs["depthwise"] else integer.output_first
+        spot = integer.placed(w, step, x, w.b.shape(x), _beside(w, step))
+        kernel = w.float_constant(step.constants["kernel"], lay)
+        return integer.convolution(w, step, [spot[0], kernel, _bias(w, step, outputs)], y, spot[1], "NONE")
+
+    return _planar(w, step, write)
+
+
+def _conv_3d(w: Writer, step: Step, bias: int) -> int:
+    a, x = step.attrs, _given(w, step)
+    if a["groups"] != 1:
+        raise _refuse(step, f"it has three spatial axes and {a['groups']} groups")
+    spot = integer.placed(w, step, x, w.b.shape(x), _beside(w, step))
+    sizes = {f"stride{axis}": n for axis, n in zip("DHW", a["strides"], strict=True)}
+    sizes |= {f"dilation{axis}Factor": n for axis, n in zip("DHW", a["dilations"], strict=True)}
+    inputs = [spot[0], w.float_constant(step.constants["kernel"]), bias]
+    return int(w.b.op("CONV_3D", inputs, [_out(w, step)], "Conv3DOptions", padding=spot[1],
+                      fusedActivationFunction=0, **sizes))  # fmt: skip
 
 
 def _bias(w: Writer, step: Step, outputs: int) -> int:
@@ -111,14 +143,29 @@ def _conv_transpose(w: Writer, step: Step) -> int:
 def _relu(w: Writer, step: Step) -> int:
     a, x = step.attrs, _given(w, step)
     if a["threshold"]:
-        raise _refuse(step, "a ReLU with a threshold")
+        return _bent_relu(w, step, x)
     if a["slope"]:
-        x = w.b.op("LEAKY_RELU", [x], [_out(w, step)], "LeakyReluOptions", alpha=a["slope"])
-        return x if a["max_value"] is None else _pair(w, step, "MINIMUM", x, _number(w, a["max_value"]))
+        last = a["max_value"] is None
+        x = w.b.op("LEAKY_RELU", [x], [_out(w, step, "" if last else "/leaky")], "LeakyReluOptions",
+                   alpha=a["slope"])  # fmt: skip
+        return x if last else _pair(w, step, "MINIMUM", x, _number(w, a["max_value"]))
     if a["max_value"] in (None, 6.0):
         return int(w.b.op("RELU6" if a["max_value"] else "RELU", [x], [_out(w, step)]))
     y = w.b.op("RELU", [x], [_out(w, step, "/positive")])
     return _pair(w, step, "MINIMUM", y, _number(w, a["max_value"]))
+
+
+def _bent_relu(w: Writer, step: Step, x: int) -> int:
+    """x above the threshold, slope * (x - threshold) below."""
+    a, shape = step.attrs, w.program.shapes[step.output]
+    threshold = _number(w, a["threshold"])
+    above = w.b.op("GREATER", [x, threshold], [w.b.tensor(f"{step.name}/above", shape, "bool")],
+                   "GreaterOptions")  # fmt: skip
+    less = _pair(w, step, "SUB", x, threshold, "/less")
+    below = _pair(w, step, "MUL", less, _number(w, a["slope"]), "/below")
+    last = a["max_value"] is None
+    y = w.b.op("SELECT_V2", [above, x, below], [_out(w, step, "" if last else "/bent")], "SelectV2Options")
+    return int(y) if last else _pair(w, step, "MINIMUM", y, _number(w, a["max_value"]))
 
 
 def _pair(w: Writer, step: Step, kind: str, x: int, y: int, suffix: str = "") -> int:
@@ -144,41 +191,31 @@ def _dpu_sigmoid(w: Writer, step: Step) -> int:
     return _pair(w, step, "MUL", x, int(w.b.constant("dpu_sixth", np.float32(SIGMOID_FACTOR))))
 
 
-_UNARY = {
-    "sigmoid": "LOGISTIC",
-    "tanh": "TANH",
-    "exponential": "EXP",
-    "elu": "ELU",
-    "hard_silu": "HARD_SWISH",
-}
-_UNARY_OPTIONS = {"EXP": "ExpOptions", "HARD_SWISH": "HardSwishOptions"}
-
-
 @_floats("unary")
 def _unary(w: Writer, step: Step) -> int:
-    function, x = step.attrs["function"], _given(w, step)
-    if function == "swish":
-        return _pair(w, step, "MUL", x, w.b.op("LOGISTIC", [x], [_out(w, step, "/gate")]))
-    if function == "gelu":
-        approximate = bool(step.attrs.get("approximate"))
-        return int(w.b.op("GELU", [x], [_out(w, step)], "GeluOptions", approximate=approximate))
-    if function == "hard_sigmoid":
-        x = _pair(w, step, "ADD", x, _number(w, 3.0), "/shifted")
-        x = w.b.op("RELU6", [x], [_out(w, step, "/clipped")])
-        return _pair(w, step, "MUL", x, int(w.b.constant("sixth", np.float32(1 / 6))))
-    if function not in _UNARY or (function == "elu" and step.attrs["alpha"] != 1.0):
-        raise _refuse(step, f"activation {function!r} has no operator there")
-    return int(w.b.op(_UNARY[function], [x], [_out(w, step)], _UNARY_OPTIONS.get(_UNARY[function], "")))
+    curve = curves.Curve(w.b, step.name, w.program.shapes[step.output])
+    found = curve.write(step.attrs["function"], _given(w, step), step.attrs)
+    if found is None:
+        raise _refuse(step, f"activation {step.attrs['function']!r} has no operator there")
+    return found
 
 
 @_floats("softmax", "log_softmax")
 def _softmax(w: Writer, step: Step) -> int:
-    rank = len(w.program.shapes[step.output])
-    if step.attrs["axis"] % rank != rank - 1:
-        raise _refuse(step, f"softmax over axis {step.attrs['axis']}, TFLite's is over the last one")
-    if step.kind == "log_softmax":
-        return int(w.b.op("LOG_SOFTMAX", [_given(w, step)], [_out(w, step)], "LogSoftmaxOptions"))
-    return int(w.b.op("SOFTMAX", [_given(w, step)], [_out(w, step)], "SoftmaxOptions", beta=1.0))
+    shape, x = w.program.shapes[step.output], _given(w, step)
+    axis, last = step.attrs["axis"] % len(shape), len(shape) - 1
+    kind, options = ("SOFTMAX", "SoftmaxOptions") if step.kind == "softmax" else (
+        "LOG_SOFTMAX", "LogSoftmaxOptions")  # fmt: skip
+    more = {"beta": 1.0} if step.kind == "softmax" else {}
+    if axis == last:
+        return int(w.b.op(kind, [x], [_out(w, step)], options, **more))
+    # TFLite's is over the last axis.
+    perm = [last if i == axis else axis if i == last else i for i in range(len(shape))]
+    order = w.b.constant(f"order_{'_'.join(map(str, perm))}", np.asarray(perm, np.int32))
+    turned = tuple(shape[i] for i in perm)
+    x = w.b.op("TRANSPOSE", [x, order], [_out(w, step, "/turned", turned)], "TransposeOptions")
+    y = w.b.op(kind, [x], [_out(w, step, "/last", turned)], options, **more)
+    return int(w.b.op("TRANSPOSE", [y, order], [_out(w, step)], "TransposeOptions"))
 
 
 # --- pools ---
@@ -186,12 +223,45 @@ def _softmax(w: Writer, step: Step) -> int:
 
 @_floats("max_pool", "avg_pool")
 def _pool(w: Writer, step: Step) -> int:
-    spot = integer.placed(w, step, _given(w, step), w.program.shapes[step.values[0]])
-    if spot is None or len(step.attrs["window"]) != 2:
-        raise _refuse(step, "this window has no operator there")
-    kind, factor = {"max_pool": "MAX_POOL_2D", "avg_pool": "AVERAGE_POOL_2D"}[step.kind], step.attrs["factor"]
-    y = integer.pool(w, kind, step, spot, _out(w, step, "" if factor is None else "/mean"))
-    return _scaled(w, step, y)
+    if planes.axes_of(step) == 3:
+        return _scaled(w, step, _pool_3d(w, step))
+    kind = _POOLS[step.kind]
+
+    def write(step: Step, x: int, y: int) -> int:
+        spot = integer.placed(w, step, x, w.b.shape(x), _beside(w, step))
+        return integer.pool(w, kind, step, spot, y)
+
+    if step.attrs["factor"] is None:
+        return _planar(w, step, write)
+    unscaled = replace(step, name=f"{step.name}/mean")
+    return _scaled(w, step, _planar(w, unscaled, write))
+
+
+_POOLS = {"max_pool": "MAX_POOL_2D", "avg_pool": "AVERAGE_POOL_2D"}
+
+
+def _pool_3d(w: Writer, step: Step) -> int:
+    """A pool over height and width, then over depth: both kinds are products of the two."""
+    (_, *size, channels), (_, *made, _) = (w.program.shapes[v] for v in (step.values[0], step.output))
+    if None in (*size, *made):
+        raise _refuse(step, f"its size {size} is free")
+    x, (depth, height, width) = _given(w, step), size
+    out = "" if step.attrs["factor"] is None else "/mean"
+
+    def part(x: int, shape: Shape, axes: slice, to: Shape, word: str) -> int:
+        attrs = {k: step.attrs[k][axes] if isinstance(step.attrs[k], tuple) else step.attrs[k]
+                 for k in ("window", "strides", "dilations", "padding", "pads")}  # fmt: skip
+        flat = planes.planar(replace(step, attrs=attrs))
+        x = integer.reshaped(w, x, _out(w, step, f"/{word}_of", shape), shape)
+        spot = integer.placed(w, flat, x, shape, _beside(w, step))
+        return integer.pool(w, _POOLS[step.kind], flat, spot, _out(w, step, f"/{word}", to))
+
+    x = part(x, (None, height, width, channels), slice(1, 3), (None, made[1], made[2], channels), "plane")
+    across = made[1] * made[2]
+    y = part(
+        x, (None, 1, depth, across * channels), slice(0, 1), (None, 1, made[0], across * channels), "depth"
+    )
+    return integer.reshaped(w, y, _out(w, step, out), w.program.shapes[step.output])
 
 
 def _scaled(w: Writer, step: Step, y: int) -> int:
@@ -270,17 +340,18 @@ def _crop(w: Writer, step: Step) -> int:
 
 @_floats("resize")
 def _resize(w: Writer, step: Step) -> int:
-    shape = w.program.shapes[step.output]
+    shape = planes.tall(w.program.shapes[step.output])
     if len(shape) != 4 or None in shape[1:3]:
-        raise _refuse(step, f"its output size {shape} is free or has not two spatial axes")
-    kind, name = ("RESIZE_BILINEAR", "ResizeBilinearOptions") if step.attrs["mode"] == "bilinear" else (
+        raise _refuse(step, f"its output size {shape} is free or has three spatial axes")
+    smooth = step.attrs["mode"] == "bilinear"
+    kind, name = ("RESIZE_BILINEAR", "ResizeBilinearOptions") if smooth else (
         "RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")  # fmt: skip
     size = w.b.constant(f"{step.name}/size", np.asarray(shape[1:3], np.int32))
-    return int(
-        w.b.op(
-            kind, [_given(w, step), size], [_out(w, step)], name, halfPixelCenters=kind == "RESIZE_BILINEAR"
-        )
-    )
+
+    def write(_: Step, x: int, y: int) -> int:
+        return int(w.b.op(kind, [x, size], [y], name, halfPixelCenters=smooth))
+
+    return _planar(w, step, write)
 
 
 @_floats("round_to_type")

@@ -9,9 +9,12 @@ import numpy as np
 
 from vqkit.export.fixed import binary_share
 from vqkit.export.forms import same_pads
-from vqkit.export.steps import Constant, Step, Sums, int32_codes
+from vqkit.export.steps import Constant, Shape, Step, Sums, int32_codes
+from vqkit.export.tflite_planes import axes_of, lowered, planar, raised, tall
 from vqkit.export.tflite_ties import Lift, Nudge, ties_up
 from vqkit.primitives.qparams import QParams
+
+_DEAD_SHARE = 2.0**-8
 
 Writer = Any
 Move = Callable[[Writer, Step, int], int | None]
@@ -74,9 +77,12 @@ def _fusable(step: Step) -> str | None:
 
 def _weight(
     w: Writer, c: Constant, lay: Callable[[np.ndarray], np.ndarray], axis: int, nudge: Nudge,
-    sums: Sums | None = None,
+    dead: float, sums: Sums | None = None,
 ) -> tuple[int, np.ndarray] | None:  # fmt: skip
-    """The tensor of a weight and its scales before the nudge; None where TFLite has no such grid."""
+    """The tensor of a weight and its scales before the nudge; None where TFLite has no such grid.
+
+    Where all is 0 there is no scale: any serves its codes, `dead` serves its bias too.
+    """
     if (
         c.params is None
         or c.params.spec.bit_width > 8
@@ -91,10 +97,14 @@ def _weight(
         return None
     scales = along[:, 0] if np.any(along != along[0, 0]) else along[:1, 0]
     scales = scales if sums is None else sums.weight_scale
-    if not np.all(scales > 0):
-        return None
+    scales = np.where(scales > 0, scales, np.float32(dead)).astype(np.float32)
     codes = np.ascontiguousarray(lay(w.weight_codes(c)))
     return w.b.tensor(c.name, codes.shape, "int8", data=codes, scale=nudge(scales), axis=axis), scales
+
+
+def _dead(grid: QParams, params: QParams) -> float:
+    """A scale for weights that are all 0, fine enough for their bias and within what LiteRT multiplies by."""
+    return float(_DEAD_SHARE * params.scale / grid.scale)
 
 
 def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int, lift: float = 0.0) -> int:
@@ -107,38 +117,53 @@ def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int
     return int(w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale))
 
 
-def placed(w: Writer, step: Step, x: int, shape: Any) -> tuple[int, int] | None:
-    """Padding as TFLite has it: the input, padded by an operator where it must be, and the padding word."""
+def placed(
+    w: Writer, step: Step, x: int, shape: Any, like: Callable[[str, Shape], int]
+) -> tuple[int, int]:  # fmt: skip
+    """Padding as TFLite has it: the input, padded by an operator where it must be, and the padding word.
+
+    Args:
+        w: the writer.
+        step: with two or three spatial axes.
+        x: what it reads.
+        shape: of `x`.
+        like: from a name and a shape to a tensor of the same type and grid.
+    """
     pads, word = step.attrs["pads"], step.attrs["padding"]
     if word == "valid" or pads is None or not any(p for pair in pads for p in pair):
         return x, w.b.padding("same" if word == "same" and pads is None else "valid")
     reach = [(k - 1) * d + 1 for k, d in zip(step.attrs["window"], step.attrs["dilations"], strict=True)]
     if word == "same" and pads == same_pads(shape[1:-1], reach, step.attrs["strides"]):
         return x, w.b.padding("same")
-    return None
+    sizes = [None if n is None else n + sum(p) for n, p in zip(shape[1:-1], pads, strict=True)]
+    return pad(w, step, x, like("padded", (shape[0], *sizes, shape[-1]))), w.b.padding("valid")
+
+
+def _beside(w: Writer, step: Step, value: int) -> Callable[[str, Shape], int]:
+    """Tensors on the grid of a value."""
+    return lambda word, shape: int(w.grid_tensor(f"{step.name}/{word}", value, w.grids[value], shape))
 
 
 @_fuses("conv")
 def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int | None:
-    source, a = step.values[0], step.attrs
-    if len(a["window"]) != 2 or a["groups"] not in (1, w.program.shapes[source][-1]):
+    source, whole = step.values[0], w.program.shapes[end.output]
+    if axes_of(step) > 2 or w.moved(source) is None:
         return None
-    if a["groups"] != 1 and not a["depthwise"]:
-        return None
-    if w.moved(source) is None:
-        return None
-    grid, kernel = w.grids[source], step.constants["kernel"]
-    depthwise, lift = a["depthwise"], Lift(w, step, end, params, word)
+    grid, like, image = w.grids[source], _beside(w, step, source), tall(whole)
+    flat = image == whole
+    x, step = raised(w, w.integers[source], like), planar(step)
+    depthwise, kernel = step.attrs["depthwise"], step.constants["kernel"]
+    lift = Lift(w, step, end, params, word, None if flat else image)
     nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
     weight = _weight(w, kernel, depthwise_kernel if depthwise else output_first, 3 if depthwise else 0,
-                     nudge, step.sums)  # fmt: skip
-    spot = placed(w, step, w.integers[source], w.program.shapes[source])
-    if weight is None or spot is None:
+                     nudge, _dead(grid, params), step.sums)  # fmt: skip
+    if weight is None:
         return None
-    x, padding = spot
+    x, padding = placed(w, step, x, w.b.shape(x), like)
     outputs = w.program.shapes[step.output][-1]
     inputs = [x, weight[0], _bias(w, step, grid, weight[1], outputs, lift.offset)]
-    return lift.lower(convolution(w, step, inputs, lift.target(), padding, word))
+    y = lift.lower(convolution(w, step, inputs, lift.target(), padding, word))
+    return y if flat else lowered(w, y, w.grid_tensor(end.name, end.output, params))
 
 
 def convolution(w: Writer, step: Step, inputs: list[int], y: int, padding: int, word: str) -> int:
@@ -181,7 +206,8 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
         return None
     lift = Lift(w, step, end, params, word)
     nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
-    weight = _weight(w, step.constants["kernel"], np.transpose, 0, nudge, step.sums)
+    dead = _dead(w.grids[source], params)
+    weight = _weight(w, step.constants["kernel"], np.transpose, 0, nudge, dead, step.sums)
     if weight is None:
         return None
     bias = _bias(w, step, w.grids[source], weight[1], w.program.shapes[step.output][-1], lift.offset)
@@ -201,14 +227,15 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
 @_fuses("avg_pool")
 def _avg_pool(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int | None:
     pads = step.attrs["pads"]
-    if len(step.attrs["window"]) != 2 or pads is None or any(p for pair in pads for p in pair):
+    if axes_of(step) > 2 or pads is None or any(p for pair in pads for p in pair):
         return None
-    return _pool(w, step, end, params, word, step.attrs["window"], step.attrs["strides"])
+    flat = planar(step).attrs
+    return _pool(w, step, end, params, word, flat["window"], flat["strides"])
 
 
 @_fuses("global_avg")
 def _global_avg(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int | None:
-    window = w.program.shapes[step.values[0]][1:-1]
+    window = tall(w.program.shapes[step.values[0]])[1:-1]
     if len(window) != 2 or None in window:
         return None
     return _pool(w, step, end, params, word, window, (1, 1))
@@ -233,14 +260,19 @@ def _pool(
     nudged = ties_up(w, source, params, positive=word != "NONE")(scales)
     weight = w.b.tensor(f"{step.name}/share", taps.shape, "int8", data=taps, scale=nudged, axis=3)
     bias = _bias(w, step, grid, scales, channels)
-    shape = w.program.shapes[end.output]
-    flat = len(shape) == 2
-    y = w.grid_tensor(f"{end.name}/image" if flat else end.name, end.output, params,
-                      (shape[0], 1, 1, channels) if flat else shape)  # fmt: skip
-    w.b.op("DEPTHWISE_CONV_2D", [w.integers[source], weight, bias], [y], "DepthwiseConv2DOptions",
+    x, shape = raised(w, w.integers[source], _beside(w, step, source)), w.program.shapes[end.output]
+    sizes = [None if n is None else (n - k) // s + 1 for n, k, s in zip(w.b.shape(x)[1:3], window, strides,
+                                                                        strict=True)]  # fmt: skip
+    image = (shape[0], *sizes, channels)
+    flat = image == shape
+    y = w.grid_tensor(end.name if flat else f"{end.name}/image", end.output, params, image)
+    w.b.op("DEPTHWISE_CONV_2D", [x, weight, bias], [y], "DepthwiseConv2DOptions",
            padding=w.b.padding("valid"), strideH=strides[0], strideW=strides[1], depthMultiplier=1,
            dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=w.b.activation(word))  # fmt: skip
-    return reshaped(w, y, w.grid_tensor(end.name, end.output, params), shape) if flat else int(y)
+    if flat:
+        return int(y)
+    target = w.grid_tensor(end.name, end.output, params)
+    return lowered(w, y, target) if len(shape) == 3 else reshaped(w, y, target, shape)
 
 
 def _never_negative(w: Writer, value: int) -> bool:
@@ -298,12 +330,18 @@ def _same_grid(w: Writer, step: Step) -> int:
 
 
 def _max_pool(w: Writer, step: Step, x: int) -> int | None:
-    spot = placed(w, step, x, w.program.shapes[step.values[0]])
-    return (
-        None
-        if spot is None or len(step.attrs["window"]) != 2
-        else pool(w, "MAX_POOL_2D", step, spot, _same_grid(w, step))
-    )
+    source, whole = step.values[0], w.program.shapes[step.output]
+    if axes_of(step) > 2:
+        return None
+    like = _beside(w, step, source)
+    flat, image = planar(step), tall(whole)
+    x = raised(w, x, like)
+    spot = placed(w, flat, x, w.b.shape(x), like)
+    if image == whole:
+        return pool(w, "MAX_POOL_2D", flat, spot, _same_grid(w, step))
+    y = pool(w, "MAX_POOL_2D", flat, spot, w.grid_tensor(f"{step.name}/image", step.output,
+                                                        w.grids[step.output], image))  # fmt: skip
+    return lowered(w, y, _same_grid(w, step))
 
 
 def pool(w: Writer, kind: str, step: Step, spot: tuple[int, int], y: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.export.steps import Step
+from vqkit.export.steps import Shape, Step
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import RoundMode
 
@@ -53,11 +53,16 @@ def _drops_bits(grid: QParams, scales: np.ndarray, params: QParams) -> bool:
 class Lift:
     """A result with negative values, computed 128 codes higher and put down again by an exact SUB.
 
-    So all ties are positive, and `ties_up` can send them up.
+    So all ties are positive, and `ties_up` can send them up. `image` is the shape of the operator's result
+    where the quantized value has another.
     """
 
-    def __init__(self, w: Writer, step: Step, end: Step, params: QParams, word: str) -> None:
-        self.w, self.end, self.params = w, end, params
+    def __init__(
+        self, w: Writer, step: Step, end: Step, params: QParams, word: str, image: Shape | None = None
+    ) -> None:
+        self.w, self.params = w, params
+        self.shape = w.program.shapes[end.output] if image is None else image
+        self.name, self.value = end.name if image is None else f"{end.name}/image", end.output
         kernel = step.constants["kernel"].params
         self.on = bool(
             w.exact and word == "NONE" and params.spec.bit_width == 8 and not params.zero_point.any()
@@ -69,11 +74,10 @@ class Lift:
     def target(self) -> int:
         """The tensor that the operator writes."""
         if not self.on:
-            return int(self.w.grid_tensor(self.end.name, self.end.output, self.params))
-        shape = self.w.program.shapes[self.end.output]
+            return int(self.w.grid_tensor(self.name, self.value, self.params, self.shape))
         return int(
             self.w.b.tensor(
-                f"{self.end.name}/lifted", shape, "int8", scale=self.params.scale, zero_point=-128
+                f"{self.name}/lifted", self.shape, "int8", scale=self.params.scale, zero_point=-128
             )
         )
 
@@ -82,8 +86,6 @@ class Lift:
         if not self.on:
             return y
         w, scale = self.w, self.params.scale
-        height = w.b.tensor(
-            f"{self.end.name}/height", (), "int8", data=np.int8(0), scale=scale, zero_point=-128
-        )
-        low = w.grid_tensor(self.end.name, self.end.output, self.params)
+        height = w.b.tensor(f"{self.name}/height", (), "int8", data=np.int8(0), scale=scale, zero_point=-128)
+        low = w.grid_tensor(self.name, self.value, self.params, self.shape)
         return int(w.b.op("SUB", [y, height], [low], "SubOptions", fusedActivationFunction=0))
