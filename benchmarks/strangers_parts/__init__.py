@@ -1,0 +1,1 @@
+"""The models of `benchmarks/strangers.py` and what is asked of each."""
