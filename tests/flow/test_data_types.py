@@ -230,3 +230,22 @@ def test_corrections_work_around_16_bit_layers(more):
     x = zoo.batch(model, 8)
     quantized = quantize(model, named(conv1="bfloat16").with_kwargs(weight_bit=4, **more), x)
     assert quantized.audit()["ok"].all()
+
+
+@pytest.mark.parametrize("data_type", HALF)
+def test_variables_in_16_bits_take_only_grids_that_they_hold(data_type):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=data_type, name="dense")])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    quantized = quantize(model, "pof2s", x)
+    assert quantized.audit().ok.all()
+    wide = Strategy.builtin("pof2s").with_kwargs(weight_bit=16)
+    for strategy, words in (("fsx", "8-bit quantizer with float scale"), (wide, "16-bit quantizer")):
+        with pytest.raises(StrategyError, match=rf"dense/kernel: .*{data_type}.*{words}.*mixed_{data_type}"):
+            make_plan(strategy, model)
+
+
+def test_a_mixed_policy_keeps_variables_that_hold_any_grid():
+    layer = keras.layers.Dense(3, dtype="mixed_bfloat16", name="dense")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    assert quantize(model, "fsx", x).audit().ok.all()

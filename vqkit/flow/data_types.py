@@ -18,6 +18,8 @@ from vqkit.graph.ir import Graph, Layer
 
 HALF_TYPES = ("float16", "bfloat16")
 HALF_BITS = 16
+# Integers up to 2**bits are exact in the type.
+_SIGNIFICAND = {"float16": 11, "bfloat16": 8}
 
 Named = Mapping[str, tuple[str, Any]]
 
@@ -76,6 +78,36 @@ def _value(row: Row, graph: Graph) -> int:
         return graph.inputs[row.layer]
     index = row.tensor.rpartition("_")[2]
     return graph.node(row.layer).outputs[int(index) if index.isdigit() else 0]
+
+
+def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
+    """Refuse weights whose variable cannot hold the values of their quantizer.
+
+    A layer whose dtype is float16 or bfloat16 keeps its variables in it (one with a mixed policy does not).
+    Values on a power-of-two grid of few bits are exact there; code × float scale is not, so the model would
+    compute with other weights than were decided.
+
+    Args:
+        rows: those of a plan that have a quantizer.
+        graph: what the plan is about.
+
+    Raises:
+        StrategyError: such a weight; layer, type, quantizer and the way out are named.
+    """
+    for row in rows:
+        if row.spec is None or not row.is_weight:
+            continue
+        kind = str(graph.layers[row.layer].weights[row.tensor].dtype)
+        bits = _SIGNIFICAND.get(kind)
+        if bits is None or (row.spec.pow2 and row.spec.bit_width - 1 <= bits):
+            continue
+        scale = "power-of-two" if row.spec.pow2 else "float"
+        raise StrategyError(
+            f"{row.name}: the layer keeps its variables in {kind}, which cannot hold the values of a "
+            f"{row.spec.bit_width}-bit quantizer with {scale} scale. Allowed there: power-of-two scale and at "
+            f"most {bits + 1} bits, or a model whose variables are float32 (dtype policy 'mixed_{kind}' or "
+            "'float32')"
+        )
 
 
 def rounded(weight: np.ndarray, row: Row) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from vqkit.digest import of_json
 from vqkit.errors import ModelError, StrategyError
+from vqkit.flow.data_types import refuse_rounded_grids
 from vqkit.flow.plan import Plan
 from vqkit.flow.planner import resolve
 from vqkit.graph.custom import inner_kinds
@@ -158,6 +159,7 @@ def planned(made: Graphs, strategy: Any, vitis_compat: bool) -> PreparedModel:
     if not vitis_compat:
         _refuse_unknown(strategy, made)
     plan = resolve(strategy, made.device, vitis_compat=vitis_compat)
+    refuse_rounded_grids(plan.quantized, made.device)
     return PreparedModel(made.optimized, made.device, plan, made.report)
 
 
