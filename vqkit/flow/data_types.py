@@ -105,8 +105,8 @@ def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
         raise StrategyError(
             f"{row.name}: the layer keeps its variables in {kind}, which cannot hold the values of a "
             f"{row.spec.bit_width}-bit quantizer with {scale} scale. Allowed there: power-of-two scale and "
-            f"at most {bits + 1} bits, or a model whose variables are float32 (dtype policy 'mixed_{kind}' or "
-            "'float32')"
+            f"at most {bits + 1} bits, or a model whose variables are float32 (dtype policy 'mixed_{kind}' "
+            "or 'float32')"
         )
 
 
