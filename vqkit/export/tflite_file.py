@@ -180,7 +180,8 @@ class TfliteWriter:
 
     def _without_width(self, step: Step, params: QParams) -> None:
         """A range without width: everything there becomes 0, on a grid that is fine enough for any bias."""
-        fine = QParams(params.spec, params.spec.q_min * _NOTHING, params.spec.q_max * _NOTHING)
+        ends = np.asarray([params.spec.q_min, params.spec.q_max], np.float32) * _NOTHING
+        fine = QParams(params.spec, ends[0], ends[1])
         source, shape = step.values[0], self.program.shapes[step.output]
         zeros = self.b.tensor(f"{step.name}/zeros", shape, "float32")
         nought = self.b.constant("number_0", np.float32(0))
