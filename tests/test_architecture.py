@@ -21,6 +21,7 @@ FLOORS = {
     "_lazy": 0,
     "_version": 0,
     "resources": 0,
+    "limits": 0,
     "primitives": 1,
     "strategy": 2,
     "graph": 3,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import zipfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from vqkit.errors import ModelError, no_such_file
-from vqkit.flow.h5_sizes import check_sizes
+from vqkit.graph.counted import weights_within
 from vqkit.graph.deep import DEEPEST, room_for
+from vqkit.graph.why import reason, subclassed
+from vqkit.limits import Room, check_h5, check_zip
 
 _OWN_LAYERS = (
     "vqkit.graph.layers",
@@ -62,22 +67,25 @@ def load_model(
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
     try:
-        if path.suffix in (".h5", ".hdf5"):
-            check_sizes(path)
-        rebuilt = keras2.load(path, custom_objects or {})
+        room = Room(path)
+        check_zip(path, room)
+        if _is_h5(path):
+            check_h5(path, room)
+        with weights_within(room, zeros=True):
+            rebuilt = keras2.load(path, custom_objects or {})
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(
-            f"{path}: cannot be read as a model, it is damaged or of another kind: {type(error).__name__}: "
-            f"{str(error)[:300]}. {_GIVE}"
+            f"{path}: cannot be read as a model, it is damaged or of another kind: {reason(error)}. {_GIVE}"
         ) from error
     if rebuilt is not None:
         return rebuilt
 
     def read() -> Any:
         objects = dict(custom_objects or {})
-        return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=safe_mode)
+        with weights_within(room):
+            return keras.saving.load_model(path, custom_objects=objects, compile=False, safe_mode=safe_mode)
 
     try:
         try:
@@ -85,8 +93,30 @@ def load_model(
         except RecursionError:
             with room_for(DEEPEST):
                 return read()
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(_explained(path, error)) from error
+
+
+def _subclassed(path: Path) -> str | None:
+    """Class of the model in a `.keras` file, where its layers are known to code only."""
+    with contextlib.suppress(OSError, ValueError, KeyError), zipfile.ZipFile(path) as archive:
+        architecture = json.loads(archive.read("config.json"))
+        config = architecture.get("config") or {}
+        if (
+            architecture.get("class_name") not in ("Functional", "Sequential", "Model")
+            and "layers" not in config
+        ):
+            return str(architecture.get("class_name"))
+    return None
+
+
+def _is_h5(path: Path) -> bool:
+    """By content, or by a name that says it is one."""
+    import h5py
+
+    return path.is_file() and (path.suffix in (".h5", ".hdf5") or bool(h5py.is_hdf5(path)))
 
 
 def _explained(path: str | Path, error: Exception) -> str:
@@ -94,6 +124,11 @@ def _explained(path: str | Path, error: Exception) -> str:
     unknown = next((a or b for a, b in _UNKNOWN.findall(text)), None)
     if unknown is not None:
         name = unknown.rpartition(">")[2]
+        if name == _subclassed(Path(path)):
+            return (
+                f"{path}: {subclassed(name)}. To load it as it is, import the module that registers it, "
+                f"or pass custom_objects={{{name!r}: {name}}}"
+            )
         return (
             f"{where}: it does not know {name!r}. Pass custom_objects={{{name!r}: {name}}}, or import the "
             "module that registers it with @keras.saving.register_keras_serializable"
@@ -103,4 +138,4 @@ def _explained(path: str | Path, error: Exception) -> str:
             f"{where}: a Lambda layer holds code, which is not run. If you trust the file, load it with "
             "load_model(path, safe_mode=False)"
         )
-    return f"{where}: {type(error).__name__}: {text[:500]}"
+    return f"{where}: {reason(error)}"

@@ -1,16 +1,19 @@
 """Model files that Keras 2 wrote, rebuilt as models of Keras 3: `.h5`, `.keras` and SavedModel folders.
 
-    archive    what a file holds: its architecture, and a way to its weights
-    rebuild    the architecture, called layer by layer
-    layers     one layer's configuration in the words of Keras 3
-    functions  `tf.…` functions and operators (TFOpLambda) as operations of Keras 3
-    raw_ops    the same for graph operations of TensorFlow before 2.4 (TensorFlowOpLayer)
+    archive      what a file holds: its architecture, and a way to its weights
+    rebuild      the architecture, called layer by layer
+    layers       one layer's configuration in the words of Keras 3
+    activations  functions that Keras 3 defines otherwise
+    weights      the three layouts of weights, found again in the rebuilt model
+    functions    `tf.…` functions and operators (TFOpLambda) as operations of Keras 3
+    raw_ops      the same for graph operations of TensorFlow before 2.4 (TensorFlowOpLayer)
 
 Everything is read as data: no pickle, no bytecode and no function of a graph is executed.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,13 @@ def load(path: Path, custom_objects: Mapping[str, Any]) -> Any | None:
     archive = read(path)
     if archive is None:
         return None
-    model = rebuild(archive.architecture, custom_objects, str(path))
-    archive.assign(model)
-    return model
+    made = rebuild(archive.architecture, custom_objects, str(path))
+    archive.assign(made)
+    if made.renamed:
+        told = ", ".join(f"{old!r} is now {new!r}" for old, new in made.renamed.items())
+        warnings.warn(
+            f"{path}: Keras 3 takes no layer name with a slash; a strategy must use the new names: {told}",
+            UserWarning,
+            stacklevel=2,
+        )
+    return made.model

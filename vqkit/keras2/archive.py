@@ -10,14 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vqkit.errors import ModelError
-
-# A variable of a Keras 2 layer that has another attribute name in Keras 3.
-_RENAMED = {"depthwise_kernel": "kernel"}
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_OPTIMIZER = ("optimizer", "keras_api", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+from vqkit.graph.why import subclassed
+from vqkit.keras2.rebuild import Rebuilt
+from vqkit.keras2.weights import from_checkpoint, from_groups, from_h5
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Archive:
     """
 
     architecture: Mapping[str, Any]
-    assign: Callable[[Any], None]
+    assign: Callable[[Rebuilt], None]
 
 
 def read(path: Path) -> Archive | None:
@@ -47,9 +43,8 @@ def read(path: Path) -> Archive | None:
     """
     if path.is_dir():
         return _saved_model(path)
-    if zipfile.is_zipfile(path):
-        return _zip(path)
-    return _h5(path) if path.suffix in (".h5", ".hdf5") else None
+    # By content: before 2.12, Keras wrote HDF5 under the name `.keras` too.
+    return _zip(path) if zipfile.is_zipfile(path) else _h5(path)
 
 
 # --- .h5 ---
@@ -69,63 +64,27 @@ def _h5(path: Path) -> Archive | None:
         if _text(file.attrs.get("keras_version", "")).startswith("3"):
             return None
         architecture = json.loads(_text(file.attrs["model_config"]))
-    return Archive(architecture, lambda model: _assign_h5(model, path))
+    return Archive(_with_layers(architecture, path), lambda made: _assign_h5(made, path))
+
+
+def _assign_h5(made: Rebuilt, path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        from_h5(file, made, path)
+
+
+def _with_layers(architecture: Any, path: Path) -> Mapping[str, Any]:
+    """The architecture, which says how its layers are connected."""
+    kind = architecture.get("class_name") if isinstance(architecture, Mapping) else None
+    config = architecture.get("config") if isinstance(architecture, Mapping) else None
+    if isinstance(config, list) or (isinstance(config, Mapping) and isinstance(config.get("layers"), list)):
+        return architecture
+    raise ModelError(f"{path}: {subclassed(kind)}")
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _assign_h5(model: Any, path: Path) -> None:
-    import h5py
-
-    with h5py.File(path) as file:
-        groups = file["model_weights"]
-        stored = {name: _arrays(groups[name]) for name in _names(groups, "layer_names")}
-    stored = {name: arrays for name, arrays in stored.items() if arrays}
-    layers = {layer.name: _variables(layer) for layer in model.layers if layer.weights}
-    if set(stored) != set(layers):
-        _refuse(path, f"weights of {sorted(set(stored) ^ set(layers))} have no counterpart")
-    for name, arrays in stored.items():
-        if len(arrays) != len(layers[name]):
-            _refuse(path, f"layer {name!r} has {len(arrays)} weights, Keras 3 has {len(layers[name])}")
-        for variable, (label, array) in zip(layers[name], arrays, strict=True):
-            ours, theirs = variable.path.rpartition("/")[2], label.rpartition("/")[2].split(":")[0]
-            if ours != _RENAMED.get(theirs, theirs) and ours != theirs:
-                _refuse(path, f"layer {name!r}: weight {label!r} meets {variable.path!r}")
-            _set(variable, array, path)
-
-
-def _names(group: Any, key: str) -> list[str]:
-    """A list in the attributes of a group, which is cut into pieces where it is long."""
-    if key in group.attrs:
-        return [_text(n) for n in group.attrs[key]]
-    pieces: list[str] = []
-    while f"{key}{len(pieces)}" in group.attrs:
-        pieces.append(f"{key}{len(pieces)}")
-    return [_text(n) for piece in pieces for n in group.attrs[piece]]
-
-
-def _arrays(group: Any) -> list[tuple[str, np.ndarray]]:
-    return [(name, np.asarray(group[name])) for name in _names(group, "weight_names")]
-
-
-def _variables(layer: Any) -> list[Any]:
-    """In the order of an `.h5` file."""
-    return [*layer.trainable_weights, *layer.non_trainable_weights]
-
-
-def _set(variable: Any, array: np.ndarray, path: Path) -> None:
-    if tuple(variable.shape) != array.shape:
-        _refuse(path, f"{variable.path!r} has shape {tuple(variable.shape)}, the file {array.shape}")
-    variable.assign(array)
-
-
-def _refuse(path: Path, why: str) -> None:
-    raise ModelError(
-        f"{path}: its weights do not fit the model rebuilt from it: {why}. Build the model anew in Keras 3 "
-        "and copy the weights layer by layer with set_weights"
-    )
 
 
 # --- .keras ---
@@ -138,16 +97,25 @@ def _zip(path: Path) -> Archive | None:
         if not str(json.loads(file.read("metadata.json")).get("keras_version", "")).startswith("2"):
             return None
         architecture = json.loads(file.read("config.json"))
-    return Archive(architecture, lambda model: _assign_zip(model, path))
+    return Archive(_with_layers(architecture, path), lambda made: _assign_zip(made, path))
 
 
-def _assign_zip(model: Any, path: Path) -> None:
+def _assign_zip(made: Rebuilt, path: Path) -> None:
+    import h5py
+
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as file:
-        file.extract("model.weights.h5", folder)
-        try:
-            model.load_weights(Path(folder) / "model.weights.h5")
-        except Exception as error:
-            _refuse(path, f"{type(error).__name__}: {str(error)[:300]}")
+        names = {name.replace("\\", "/"): name for name in file.namelist()}
+
+        def assets(place: str) -> Path | None:
+            start = f"assets/{place}/"
+            inside = [n for n in names if n.startswith(start) and "/" not in n[len(start) :] and n != start]
+            target = Path(tempfile.mkdtemp(dir=folder))
+            for name in inside:
+                (target / Path(name).name).write_bytes(file.read(names[name]))
+            return target if inside else None
+
+        with h5py.File(file.extract("model.weights.h5", folder), "r") as weights:
+            from_groups(weights, made, path, assets)
 
 
 # --- SavedModel ---
@@ -164,12 +132,7 @@ def _saved_model(path: Path) -> Archive:
             "quantize: save the model itself, with model.save('model.keras'), where its code is"
         )
     architecture = metadata.get("model_config") or metadata
-    if "config" not in architecture or "layers" not in (architecture["config"] or {}):
-        raise ModelError(
-            f"{path}: holds a subclassed model ({metadata.get('class_name')}), whose layers are known to its "
-            "Python code only. Build it in code as a functional model and copy the weights"
-        )
-    return Archive(architecture, lambda model: _assign_checkpoint(model, path))
+    return Archive(_with_layers(architecture, path), lambda made: from_checkpoint(made, path))
 
 
 def _root_metadata(path: Path) -> Any:
@@ -223,35 +186,3 @@ def _fields(message: bytes, wanted: int) -> Iterator[bytes]:
             varint()
         else:
             at += {1: 8, 5: 4}[key & 7]
-
-
-def _assign_checkpoint(model: Any, path: Path) -> None:
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(path / "variables" / "variables"))
-    stored = {k.removesuffix(_SUFFIX) for k in reader.get_variable_to_shape_map()}
-    stored = {k for k in stored if k.split("/")[0] not in _OPTIMIZER and k.startswith("layer_with_weights-")}
-    done: set[int] = set()
-    for key in sorted(stored):
-        variable = _at(model, key.split("/"))
-        if variable is None or id(variable) in done:
-            _refuse(path, f"{key!r} has no counterpart")
-        done.add(id(variable))
-        _set(variable, reader.get_tensor(key + _SUFFIX), path)
-    left = [v.path for v in model.weights if id(v) not in done]
-    if left:
-        _refuse(path, f"nothing is stored for {left}")
-
-
-def _at(owner: Any, steps: list[str]) -> Any:
-    """The variable at the end of a path of attributes; `layer_with_weights-<n>` is the n-th with weights."""
-    for step in steps:
-        if step.startswith("layer_with_weights-"):
-            weighted = [layer for layer in owner.layers if layer.weights]
-            number = int(step.rpartition("-")[2])
-            owner = weighted[number] if number < len(weighted) else None
-        else:
-            owner = getattr(owner, step, getattr(owner, _RENAMED.get(step, step), None))
-        if owner is None:
-            return None
-    return owner if hasattr(owner, "assign") else None

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from vqkit.errors import ModelError, nearest
+from vqkit.graph.why import reason
 
 Function = Callable[..., Any]
 # Older keyword -> the one that TensorFlow 2 uses.
@@ -49,7 +50,7 @@ def call_function(function: str, args: Any, kwargs: Mapping[str, Any], where: st
     try:
         return known(args, **given)
     except Exception as error:
-        raise ModelError(f"{where}: tf.{function} with {sorted(given)}: {str(error)[:300]}") from error
+        raise ModelError(f"{where}: tf.{function} with {sorted(given)}: {reason(error)}") from error
 
 
 def _unary(op: Function) -> Function:

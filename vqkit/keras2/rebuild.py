@@ -3,23 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from vqkit.errors import ModelError
 from vqkit.graph.keras_io import name_operation
+from vqkit.graph.why import reason
 from vqkit.keras2.functions import call_function
-from vqkit.keras2.layers import make_layer
+from vqkit.keras2.layers import MODELS, make_layer, short_name
 from vqkit.keras2.raw_ops import call_raw
 
-_MODELS = ("Functional", "Model", "Sequential")
 _LAMBDAS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
+# They add a loss or a metric while training, and give back what they read.
+_ASIDE = ("AddLoss", "AddMetric")
 _CONSTANT = "_CONSTANT_VALUE"
 
 
-def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], where: str) -> Any:
-    """A model with random weights.
+@dataclass(frozen=True)
+class Part:
+    """One layer of a model.
+
+    Attributes:
+        name: as the file has it.
+        kind: its class, as the file has it.
+        live: the layer or model of Keras 3; None where none was made (an operation, or no output needs it).
+    """
+
+    name: str
+    kind: str
+    live: Any
+
+
+@dataclass
+class Rebuilt:
+    """What came of an architecture.
+
+    Attributes:
+        parts: of each live model (by `id`), its layers in the file's order.
+        renamed: name in the file -> name in Keras 3.
+    """
+
+    parts: dict[int, list[Part]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    model: Any = None
+
+    def name(self, written: str, taken: Any = ()) -> str:
+        """A name that Keras 3 takes, unlike those of `taken`."""
+        name = written.replace("/", "_").strip() or "unnamed"
+        while name != written and name in taken:
+            name += "_"
+        if name != written:
+            self.renamed[written] = name
+        return name
+
+
+def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], where: str) -> Rebuilt:
+    """A model whose weights are not set yet.
 
     Args:
         architecture: `class_name` and `config` of the model.
@@ -27,42 +68,83 @@ def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], 
         where: the file, for messages.
 
     Returns:
-        A functional or Sequential `keras.Model`; its layers have the names they had.
+        A functional or Sequential `keras.Model`, and its layers in the file's order; they have the names they
+        had, but where Keras 3 allows no such name.
 
     Raises:
         ModelError: it cannot be rebuilt.
     """
-    if architecture["class_name"] == "Sequential":
-        return _sequential(architecture["config"], custom_objects, where)
-    return _Functional(architecture["config"], custom_objects, where).model()
+    made = Rebuilt()
+    made.model = _model(architecture, custom_objects, where, made)
+    return made
 
 
-def _sequential(config: Any, custom: Mapping[str, Any], where: str) -> Any:
+def _model(architecture: Mapping[str, Any], custom: Mapping[str, Any], where: str, made: Rebuilt,
+           *, inside: bool = False) -> Any:  # fmt: skip
+    if short_name(architecture["class_name"]) == "Sequential":
+        return _sequential(architecture["config"], custom, where, made, inside)
+    return _Functional(architecture["config"], custom, where, made).model()
+
+
+def _sequential(config: Any, custom: Mapping[str, Any], where: str, made: Rebuilt, inside: bool) -> Any:
     entries = config["layers"] if isinstance(config, Mapping) else config
     name = config.get("name") if isinstance(config, Mapping) else None
-    model = keras.Sequential(name=name)
+    if not entries:
+        raise ModelError(f"{where}: the Sequential model {name!r} has no layers")
+    model = keras.Sequential(name=name and made.name(name))
     first = entries[0]["config"]
-    shape = first.get("batch_input_shape") or (
-        isinstance(config, Mapping) and config.get("build_input_shape")
-    )
-    if entries[0]["class_name"] != "InputLayer":
+    shape = _shape_of(entries[0]) or (isinstance(config, Mapping) and config.get("build_input_shape"))
+    if entries[0]["class_name"] != "InputLayer" and (shape or not inside):
         if not shape:
             raise ModelError(f"{where}: the Sequential model {name!r} was saved without its input shape")
-        model.add(_input(first, f"{first['name']}_input", shape))
-    for entry in entries:
-        label = f"{where}: layer {entry['config'].get('name')!r}"
+        model.add(_input(first, made.name(f"{first['name']}_input"), shape))
+    parts = made.parts[id(model)] = []
+    names = [entry["config"].get("name") for entry in entries]
+    for entry, written in zip(entries, names, strict=True):
+        label = f"{where}: layer {written!r}"
         if entry["class_name"] == "InputLayer":
-            model.add(_input(entry["config"], entry["config"]["name"], shape))
-        elif entry["class_name"] in _MODELS:
-            model.add(rebuild(entry, custom, where))
+            live = _input(entry["config"], made.name(written, names), shape)
+        elif short_name(entry["class_name"]) in MODELS:
+            live = _model(entry, custom, where, made, inside=True)
         else:
-            model.add(make_layer(entry, custom, label))
+            live = _layer(entry, custom, label, where, made, names)
+        try:
+            model.add(live)
+        except Exception as error:
+            raise ModelError(f"{label} ({entry['class_name']}) cannot be called: {reason(error)}") from error
+        parts.append(Part(written, short_name(entry["class_name"]), None if _is_tensor(live) else live))
     return model
 
 
-def _input(config: Mapping[str, Any], name: str, shape: Any = None) -> Any:
-    shape = config.get("batch_input_shape") or config.get("batch_shape") or shape
-    dtype = config.get("dtype") or "float32"
+def _layer(entry: Mapping[str, Any], custom: Mapping[str, Any], label: str, where: str, made: Rebuilt,
+           names: Any) -> Any:  # fmt: skip
+    name = made.name(entry["config"]["name"], names)
+    named = {**entry, "config": {**entry["config"], "name": name}}
+    functions = _with_lambda(custom, entry, name)
+    return make_layer(named, functions, label, lambda e: _model(e, custom, where, made, inside=True))
+
+
+def _with_lambda(custom: Mapping[str, Any], entry: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The function of a Lambda layer is given by the name in the file."""
+    written = entry["config"]["name"]
+    return {**custom, name: custom[written]} if written in custom and name != written else custom
+
+
+def _shape_of(entry: Mapping[str, Any]) -> Any:
+    """The input shape that an entry holds; that of a wrapper or model may stand inside it."""
+    config = entry["config"]
+    if isinstance(config, list):
+        return _shape_of(config[0])
+    own = config.get("batch_input_shape") or config.get("batch_shape")
+    if own is None and short_name(entry["class_name"]) in MODELS and config.get("layers"):
+        return _shape_of(config["layers"][0]) or config.get("build_input_shape")
+    return own
+
+
+def _input(config: Any, name: str, shape: Any = None) -> Any:
+    given = config if isinstance(config, Mapping) else {}
+    shape = given.get("batch_input_shape") or given.get("batch_shape") or shape
+    dtype = given.get("dtype") or "float32"
     dtype = dtype["config"].get("name", "float32") if isinstance(dtype, Mapping) else dtype
     return keras.Input(batch_shape=tuple(shape), dtype=dtype, name=name)
 
@@ -70,8 +152,10 @@ def _input(config: Mapping[str, Any], name: str, shape: Any = None) -> Any:
 class _Functional:
     """Calls the layers of a functional configuration, each when its inputs are there."""
 
-    def __init__(self, config: Mapping[str, Any], custom: Mapping[str, Any], where: str) -> None:
-        self._config, self._custom, self._where = config, custom, where
+    def __init__(
+        self, config: Mapping[str, Any], custom: Mapping[str, Any], where: str, made: Rebuilt
+    ) -> None:
+        self._config, self._custom, self._where, self._made = config, custom, where, made
         self._entries = {entry["name"]: entry for entry in config["layers"]}
         self._values: dict[tuple[str, int], Any] = {}
         self._live: dict[str, Any] = {}
@@ -80,22 +164,60 @@ class _Functional:
         waiting = [
             (name, number, node)
             for name, entry in self._entries.items()
-            for number, node in enumerate(entry["inbound_nodes"], start=_first_node(entry))
+            for number, node in enumerate(entry["inbound_nodes"], start=self._first_call(name, entry))
         ]
         for name, entry in self._entries.items():
             if entry["class_name"] == "InputLayer":
-                self._values[name, 0] = _input(entry["config"], name)
+                self._values[name, 0] = _input(entry["config"], self._made.name(name, self._entries))
+        needed = self._needed({(name, number): node for name, number, node in waiting})
         while waiting:
             ready = [call for call in waiting if self._is_ready(call[2])]
             if not ready:
-                raise ModelError(
-                    f"{self._where}: no layer makes what {sorted({c[0] for c in waiting})} reads"
-                )
+                lost = {c[0] for c in waiting if (c[0], c[1]) in needed}
+                if not lost:
+                    break
+                raise ModelError(f"{self._where}: no layer makes what {sorted(lost)} reads")
+            waiting = [call for call in waiting if call not in ready]
             for name, number, node in ready:
-                self._values[name, number] = self._call(name, node)
-            waiting = [call for call in waiting if (call[0], call[1]) not in self._values]
+                try:
+                    self._values[name, number] = self._call(name, node)
+                except ModelError:
+                    # What only a loss or a metric read is not part of the model.
+                    if (name, number) in needed:
+                        raise
         inputs, outputs = (_map(self._tensor, self._config[k]) for k in ("input_layers", "output_layers"))
-        return keras.Model(_unpacked(inputs), _unpacked(outputs), name=self._config.get("name"))
+        name = self._config.get("name")
+        model = keras.Model(_unpacked(inputs), _unpacked(outputs), name=name and self._made.name(name))
+        self._made.parts[id(model)] = [
+            Part(name, short_name(entry["class_name"]), self._live.get(name))
+            for name, entry in self._entries.items()
+        ]
+        return model
+
+    def _first_call(self, name: str, entry: Mapping[str, Any]) -> int:
+        """Keras 2 counts the calls of a model in a model from 1: building it was the first.
+
+        A Sequential model that was built by being called has none before that; who reads it tells.
+        """
+        if short_name(entry["class_name"]) not in MODELS:
+            return 0
+        ends: list[Any] = []
+        _map(ends.append, self._config["output_layers"])
+        ends += [r for e in self._entries.values() for node in e["inbound_nodes"] for r in self._refs(node)]
+        read = [r[1] for r in ends if r[0] == name]
+        return int(0 not in read)
+
+    def _needed(self, nodes: Mapping[tuple[str, int], Any]) -> set[tuple[str, int]]:
+        """The calls that the outputs depend on."""
+        ends: list[Any] = []
+        _map(ends.append, self._config["output_layers"])
+        found, waiting = set(), [(r[0], r[1]) for r in ends]
+        while waiting:
+            key = waiting.pop()
+            if key not in found:
+                found.add(key)
+                waiting += [(r[0], r[1]) for r in self._refs(nodes.get(key, []))]
+        return found
 
     def _is_ready(self, node: Any) -> bool:
         return all((r[0], r[1]) in self._values for r in self._refs(node))
@@ -133,24 +255,32 @@ class _Functional:
         )
         args = self._arguments(node)
         kind, config = entry["class_name"], entry["config"]
+        if kind in _ASIDE:
+            return args[0] if isinstance(args, list) else args
         if kind in _LAMBDAS:
             return name_operation(
-                call_function(config["function"], args, kwargs, where), name, (args, kwargs)
-            )
+                call_function(config["function"], args, kwargs, where),
+                self._made.name(name, self._entries), (args, kwargs),
+            )  # fmt: skip
         if kind == "TensorFlowOpLayer":
-            return name_operation(call_raw(config, _listed(args), where), name, args)
+            return name_operation(
+                call_raw(config, _listed(args), where), self._made.name(name, self._entries), args
+            )
         if isinstance(args, list) and len(args) == 1:
             (args,) = args
         if name not in self._live:
-            is_model = kind in _MODELS
+            # In a functional model the entry's name is the layer's.
+            named = config if isinstance(config, list) else {**config, "name": config.get("name", name)}
             self._live[name] = (
-                rebuild(entry, self._custom, self._where) if is_model
-                else make_layer(entry, self._custom, where)
+                _model(entry, self._custom, self._where, self._made, inside=True)
+                if short_name(kind) in MODELS
+                else _layer({**entry, "config": named}, self._custom, where, self._where, self._made,
+                            self._entries)
             )  # fmt: skip
         try:
             return self._live[name](args, **kwargs)
         except Exception as error:
-            raise ModelError(f"{where} ({kind}) cannot be called: {str(error)[:300]}") from error
+            raise ModelError(f"{where} ({kind}) cannot be called: {reason(error)}") from error
 
 
 class _Held:
@@ -158,16 +288,6 @@ class _Held:
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def _first_node(entry: Mapping[str, Any]) -> int:
-    """Keras 2 counts the calls of a model in a model from 1: building it was the first."""
-    if entry["class_name"] in ("Functional", "Model"):
-        return 1
-    if entry["class_name"] == "Sequential":
-        layers = entry["config"]["layers"] if isinstance(entry["config"], Mapping) else entry["config"]
-        return int(layers[0]["class_name"] == "InputLayer")
-    return 0
 
 
 def _map(function: Any, structure: Any, is_leaf: Any = None) -> Any:
@@ -183,6 +303,10 @@ def _map(function: Any, structure: Any, is_leaf: Any = None) -> Any:
 
 def _is_tensors(values: Any) -> bool:
     return any(isinstance(v, keras.KerasTensor) for v in values)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
 
 
 def _listed(args: Any) -> list[Any]:
