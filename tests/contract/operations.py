@@ -238,8 +238,8 @@ def excused() -> set[str]:
     return {name for names in NO_NODE for name in names.split()}
 
 
-def build(expressions: dict[str, Expression]) -> keras.Model:
-    """One model with an output for each expression, fed by Dense layers."""
+def build(expressions: dict[str, Expression], *, after: bool = True) -> keras.Model:
+    """One model with an output for each expression, fed by Dense layers, and with Dense layers behind it."""
     inputs = {k: keras.Input(shape, name=k) for k, shape in SHAPES.items()}
     inputs["n"] = keras.Input((6,), dtype="int32", name="n")
     dense = {
@@ -248,7 +248,8 @@ def build(expressions: dict[str, Expression]) -> keras.Model:
         if k != "n"
     }
     t = SimpleNamespace(**{**dense, "p": K.abs(dense["p"]) + 0.5, "n": inputs["n"]})
-    outputs = [_used(e(t), f"after_{i}") for i, e in enumerate(expressions.values())]
+    results = [e(t) for e in expressions.values()]
+    outputs = [_used(r, f"after_{i}") if after else r for i, r in enumerate(results)]
     return keras.Model(list(inputs.values()), outputs, name="operations")
 
 

@@ -289,14 +289,15 @@ def classes() -> Mapping[str, type]:
     return {c.__name__: c for c in found if isinstance(c, type) and issubclass(c, L.Layer)}
 
 
-def build(name: str) -> keras.Model:
+def build(name: str, *, after: bool = True) -> keras.Model:
     """A functional model around the layer, with random weights.
 
     Args:
         name: one of `NAMES`.
+        after: put Dense layers behind it too.
     """
     specs, call = _ingredients(name)
-    return around(call, *specs, name=f"around_{name.lower()}")
+    return around(call, *specs, name=f"around_{name.lower()}", after=after)
 
 
 def _ingredients(name: str) -> tuple[tuple[Spec, ...], Call]:
@@ -308,18 +309,19 @@ def _ingredients(name: str) -> tuple[tuple[Spec, ...], Call]:
     return (spec,), lambda t: getattr(L, name)(**config)(t)
 
 
-def around(call: Call, *specs: Spec, name: str = "around") -> keras.Model:
+def around(call: Call, *specs: Spec, name: str = "around", after: bool = True) -> keras.Model:
     """A model that calls `call` between Dense layers.
 
     Args:
         call: takes one tensor for each spec, returns a nest of tensors.
         specs: the inputs.
         name: of the model.
+        after: put Dense layers behind it too.
     """
     inputs = [keras.Input(s.shape, dtype=s.dtype, name=f"in{i}") for i, s in enumerate(specs)]
     before = [_dense(t, f"before{i}", t.shape[-1]) for i, t in enumerate(inputs)]
     results = keras.tree.flatten(call(*before))
-    outputs = [_dense(t, f"after{i}", 2) for i, t in enumerate(results)]
+    outputs = [_dense(t, f"after{i}", 2) if after else t for i, t in enumerate(results)]
     return keras.Model(_single(inputs), _single(outputs), name=name)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from vqkit.errors import ModelError
 from vqkit.export.fixed import Fixed, Ints, TooWideError, bound, shifted
+from vqkit.export.float_forms import KIND
 from vqkit.export.integer_ops import RULES, constant, positions
 from vqkit.export.lowering import lower
 from vqkit.export.steps import Constant, Program, Step, codes_of
@@ -193,6 +194,12 @@ class _Run:
         """The step as the simulation computes it: its activation function, or the whole Keras layer."""
         if step.kind == "cast":
             self.known[step.output] = self.floats(step.values[0]).astype(step.attrs["dtype"])
+            return
+        if step.kind == KIND:
+            from keras.ops import convert_to_tensor
+
+            found = step.attrs["traced"].run(*(convert_to_tensor(self.floats(v)) for v in step.values))
+            self.known |= {v: np.asarray(y) for v, y in zip(step.outputs, found, strict=True)}
             return
         made = self.model._makers.get(step.output)
         function = _FUNCTIONS.get(step.kind)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.export.forms import FORMS, MOVES_ANY_TYPE, TAKES_INTEGERS
+from vqkit.export.float_forms import Masks, form_serves, put_masks, put_traced
+from vqkit.export.forms import FORMS, TAKES_INTEGERS
 from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes, output_names
 from vqkit.flow.solve import bake
 from vqkit.graph.ir import Layer, Node, Ref, refs
@@ -101,8 +102,12 @@ class Site:
         self.last = output
 
     def refuse(self, why: str, way_out: str) -> ModelError:
-        """The error for a call that no runtime has."""
-        return ModelError(f"layer {self.name!r} ({self.layer.kind}) cannot be exported: {why}. {way_out}")
+        """The error for a call that the layer's form does not have."""
+        return NoFormError(f"layer {self.name!r} ({self.layer.kind}) cannot be exported: {why}. {way_out}")
+
+
+class NoFormError(ModelError):
+    """A call that a layer's form does not have; it is traced instead."""
 
 
 class _Lowering:
@@ -114,25 +119,38 @@ class _Lowering:
         given = set(self.graph.inputs.values())
         self.dtypes = {v: x.dtype if v in given else "float32" for v, x in self.graph.values.items()}
         self.steps: list[Step] = []
-        self._casts: dict[int, int] = {}
+        self._casts: dict[tuple[int, str], int] = {}
+        self.masks: Masks = {}
+        self.traced: set[int] = set()
+        """Values that traced calls make: their types are what they are, not what Keras states."""
+        self.reshaped: set[int] = set()
+        """Values of another shape than Keras states."""
         self._constants: dict[str, Constant] = {}
 
-    def value(self, shape: Shape) -> int:
+    def value(self, shape: Shape, dtype: str = "float32") -> int:
         fresh = max(self.shapes) + 1
-        self.shapes[fresh], self.dtypes[fresh] = tuple(shape), "float32"
+        self.shapes[fresh], self.dtypes[fresh] = tuple(shape), dtype
         return fresh
 
     def in_float32(self, value: int) -> int:
-        """The value as float32, the type in which a program computes; an input may have another."""
-        if self.dtypes[value] == "float32":
+        """The value as float32, the type in which forms compute; an input may have another."""
+        return self.in_type(value, "float32")
+
+    def in_type(self, value: int, dtype: str) -> int:
+        """The value in a type."""
+        if self.dtypes[value] == dtype:
             return value
-        if value not in self._casts:
-            self._casts[value] = self._cast(value, "float32")
-        return self._casts[value]
+        if (value, dtype) not in self._casts:
+            self._casts[value, dtype] = self._cast(value, dtype)
+        return self._casts[value, dtype]
+
+    def type_of(self, value: int) -> str:
+        """The type that a value has in the Keras model."""
+        return self.dtypes[value] if value in self.traced else self.graph.values[value].dtype
 
     def _cast(self, value: int, dtype: str) -> int:
         name = next((k for k, v in self.graph.inputs.items() if v == value), None)
-        name = next(s.name for s in self.steps if s.output == value) if name is None else name
+        name = next(s.name for s in self.steps if value in s.outputs) if name is None else name
         output = self.value(self.shapes[value])
         self.dtypes[output] = dtype
         self.steps.append(Step("cast", f"{name}/{dtype}", (value,), output, {"dtype": dtype}))
@@ -168,22 +186,29 @@ class _Lowering:
             self.steps.append(
                 Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name)
             )
+            if source in self.reshaped:
+                self.reshaped.add(node.output)
+                self.shapes[node.output] = self.shapes[source]
+            put_masks(self, node)
             return
         _refuse_type(node, layer, self.graph.values[node.output].dtype)
-        site, before = Site(self, node), len(self.steps)
         form: Callable[[Site], None] | None = FORMS.get(layer.kind)
-        if form is None:
-            raise site.refuse(
-                "it has no form in ONNX, TFLite or integers that vqkit knows",
-                "Export format keras, h5 or saved_model instead, or replace the layer; "
-                f"known classes: {', '.join(sorted(FORMS))}",
-            )
-        form(site)
-        if layer.kind in WEIGHTED or layer.kind in _FUSING:
-            _activate(site)
+        if form is None or not form_serves(self, node):
+            put_traced(self, node)
+            return
+        site, before = Site(self, node), len(self.steps)
+        try:
+            form(site)
+            if layer.kind in WEIGHTED or layer.kind in _FUSING:
+                _activate(site)
+        except NoFormError:
+            del self.steps[before:]
+            put_traced(self, node)
+            return
         if len(self.steps) == before:
             site.put("identity")
         self.steps[-1] = replace(self.steps[-1], output=node.output, sums=self._sums(layer))
+        put_masks(self, node)
 
     def _sums(self, layer: Layer) -> Sums | None:
         if "multiplier" not in layer.weights:
@@ -197,8 +222,7 @@ class _Lowering:
     def _outputs(self) -> dict[str, int]:
         ids = self.graph.outputs
         names = output_names(self.graph.inputs, len(ids))
-        types = [self.graph.values[v].dtype for v in ids]
-        found = [v if self.dtypes[v] == t else self._cast(v, t) for v, t in zip(ids, types, strict=True)]
+        found = [v if v in self.traced else self.in_type(v, self.graph.values[v].dtype) for v in ids]
         return dict(zip(names, found, strict=True))
 
 
@@ -218,10 +242,6 @@ def _refuse_strange(node: Node, layer: Layer) -> None:
     if layer.config.get("data_format") == "channels_first":
         raise ModelError(f"{where}: it is channels_first. Build the model with channels_last; its ONNX file "
                          "is channels_first inside all the same")  # fmt: skip
-    if len(node.outputs) != 1:
-        raise ModelError(
-            f"{where}: it has {len(node.outputs)} outputs. Export format keras, h5 or saved_model"
-        )
 
 
 def _refuse_type(node: Node, layer: Layer, dtype: str) -> None:
@@ -230,9 +250,6 @@ def _refuse_type(node: Node, layer: Layer, dtype: str) -> None:
         raise ModelError(f"{where}: it computes in {dtype}, and the files compute in float32 and integers. "
                          "Quantize a copy of the model in float32 (docs/export.md, Types), or export keras "
                          "or saved_model")  # fmt: skip
-    if dtype not in ("float32", "float64") and layer.kind not in MOVES_ANY_TYPE:
-        raise ModelError(f"{where}: it gives {dtype}, and the files compute in float32. Put what makes "
-                         "integers in front of the model, or export keras or saved_model")  # fmt: skip
 
 
 def _tensors(kwargs: Mapping[str, Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,12 +105,16 @@ class Builder:
 
     def op(self, kind: str, inputs: Sequence[str], name: str, **attrs: Any) -> str:
         """Append a node with one output; returns the output's name."""
-        output = self.fresh(name)
+        return self.ops(kind, inputs, [name], **attrs)[0]
+
+    def ops(self, kind: str, inputs: Sequence[str], names: Sequence[str], **attrs: Any) -> list[str]:
+        """Append a node with an output for each name; returns their names."""
+        outputs = [self.fresh(n) for n in names]
         attrs = {k: v for k, v in attrs.items() if v is not None}
         self._nodes.append(
-            self._onnx.helper.make_node(kind, list(inputs), [output], name=f"{kind}:{output}", **attrs)
+            self._onnx.helper.make_node(kind, list(inputs), outputs, name=f"{kind}:{outputs[0]}", **attrs)
         )
-        return output
+        return outputs
 
     def with_axes(
         self, kind: str, x: str, axes: Sequence[int], name: str, *, since: int, **attrs: Any
@@ -127,8 +131,7 @@ class Builder:
 
     def cast(self, x: str, kind: str, name: str) -> str:
         """A node that changes the type, given in ONNX's word or numpy's."""
-        to = getattr(self._onnx.TensorProto, _NAMES.get(kind, kind.upper()))
-        return self.op("Cast", [x], name, to=to)
+        return self.op("Cast", [x], name, to=self.type_of(kind))
 
     def rename(self, old: str, name: str) -> str:
         """The same value under a name of its own."""
@@ -139,12 +142,43 @@ class Builder:
         self._nodes.append(self._onnx.helper.make_node("Identity", [old], [name], name=f"Identity:{name}"))
         return name
 
+    def subgraph(self, name: str, inputs: Mapping[str, tuple[Sequence[int | None], str]],
+                 write: Callable[[], Sequence[str]]) -> Any:  # fmt: skip
+        """A graph inside a node; it may read the values around it.
+
+        Args:
+            name: its name.
+            inputs: name -> shape and dtype.
+            write: appends its nodes; returns the names of its outputs.
+
+        Returns:
+            The graph, an attribute of Loop or If.
+        """
+        around, self._nodes = self._nodes, []
+        try:
+            # Each output needs a node of its own in the graph.
+            outputs = [self.rename(o, f"{name}/out") for o in write()]
+            helper = self._onnx.helper
+            given = [self._info(k, *v) for k, v in inputs.items()]
+            made = [helper.make_empty_tensor_value_info(o) for o in outputs]
+            return helper.make_graph(self._nodes, name, given, made)
+        finally:
+            self._nodes = around
+
+    def _info(self, name: str, shape: Sequence[int | None], dtype: str) -> Any:
+        sizes = [f"{name}_{i}" if n is None else n for i, n in enumerate(shape)]
+        return self._onnx.helper.make_tensor_value_info(name, self.type_of(dtype), sizes)
+
+    def type_of(self, dtype: str) -> int:
+        """ONNX' number of a type, given in its own word or numpy's."""
+        return int(getattr(self._onnx.TensorProto, _NAMES.get(dtype, dtype.upper())))
+
     # --- the model ---
 
     def model(
         self, *, graph_name: str, inputs: Mapping[str, tuple[Sequence[int | None], str]],
         outputs: Mapping[str, tuple[Sequence[int | None], str]], metadata: Mapping[str, str],
-        values: Sequence[str] = (),
+        values: Mapping[str, tuple[Sequence[int | None], str]] | None = None,
     ) -> Any:  # fmt: skip
         """Check the graph and make a model of it.
 
@@ -153,29 +187,28 @@ class Builder:
             inputs: name -> shape and dtype.
             outputs: name -> shape and dtype.
             metadata: key -> text.
-            values: further values to be outputs, for looking at.
+            values: further values to be outputs, for looking at: name -> shape and dtype.
 
         Returns:
             The ONNX model.
         """
-        helper, proto = self._onnx.helper, self._onnx.TensorProto
+        helper = self._onnx.helper
 
         def info(name: str, shape: Sequence[int | None], dtype: str) -> Any:
-            kind = getattr(proto, _NAMES.get(dtype, dtype.upper()))
-            sizes = ["batch" if i == 0 else f"{name}_{i}" if n is None else n for i, n in enumerate(shape)]
+            kind = self.type_of(dtype)
+            free = ["batch", *(f"{name}_{i}" for i in range(1, len(shape)))]
+            sizes = [word if n is None else n for n, word in zip(shape, free, strict=False)]
             return helper.make_tensor_value_info(name, kind, sizes)
 
         graph = helper.make_graph(
             self._nodes, graph_name, [info(k, *v) for k, v in inputs.items()],
-            [*(info(k, *v) for k, v in outputs.items()), *map(helper.make_empty_tensor_value_info, values)],
+            [info(k, *v) for k, v in {**outputs, **(values or {})}.items()],
             list(self._constants.values()),
         )  # fmt: skip
         opset = helper.make_opsetid("", self.opset)
         model = helper.make_model(graph, opset_imports=[opset], producer_name="vqkit",
                                   ir_version=helper.find_min_ir_version_for([opset]))  # fmt: skip
         helper.set_model_props(model, dict(metadata))
-        if values:
-            model = self._onnx.shape_inference.infer_shapes(model, strict_mode=True)
         self._onnx.checker.check_model(model, full_check=True)
         if model.ByteSize() >= 2**31:
             size = model.ByteSize() / 2**30

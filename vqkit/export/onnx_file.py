@@ -13,7 +13,7 @@ from vqkit.export.encodings import encodings_of
 from vqkit.export.lowering import lower
 from vqkit.export.onnx_builder import Builder
 from vqkit.export.onnx_layout import FIRST, LAST, Writer
-from vqkit.export.steps import Program
+from vqkit.export.steps import Program, Shape
 
 DEFAULT_OPSET = 21
 ROUNDINGS = ("exact", "qdq")
@@ -73,10 +73,20 @@ def to_onnx(
         graph_name=program.name,
         inputs={k: (program.shapes[v], program.dtypes[v]) for k, v in program.inputs.items()},
         outputs=outputs,
-        values=[name for name, _ in tensors.values()] if intermediate else (),
+        values=_seen(writer) if intermediate else None,
         metadata={"vqkit.encodings": json.dumps(encodings_of(quantized)), "vqkit.rounding": rounding},
     )
     return OnnxModel(model, tensors)
+
+
+def _seen(writer: Writer) -> dict[str, tuple[Shape, str]]:
+    """Every quantized tensor: its name -> shape and dtype, in its layout."""
+    found = {}
+    for step in writer.program.quantizers:
+        layout, shape = writer.home[step.output], writer.program.shapes[step.output]
+        laid = (shape[0], shape[-1], *shape[1:-1]) if layout == FIRST else shape
+        found[writer.names[step.output, layout]] = (laid, "float32")
+    return found
 
 
 def write_onnx(quantized: Any, path: Path, **options: Any) -> None:

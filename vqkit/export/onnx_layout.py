@@ -45,15 +45,17 @@ class Writer:
         for name, value in self.program.inputs.items():
             self.names[value, LAST] = self.b.fresh(name)
             self.home[value] = LAST
-        from vqkit.export import onnx_ops  # It registers the writers.
+        from vqkit.export import onnx_floats, onnx_ops  # They register the writers.
 
         assert onnx_ops
+        assert onnx_floats
         for step in self.program.steps:
             self.layout = self._layout(step)
-            result = WRITERS[step.kind](self, step)
-            layout = self.layout if self.rank(step.output) > 2 else LAST
-            self.names[step.output, layout] = result
-            self.home[step.output] = layout
+            made = WRITERS[step.kind](self, step)
+            for value, name in zip(step.outputs, [made] if isinstance(made, str) else made, strict=True):
+                layout = self.layout if self.rank(value) > 2 else LAST
+                self.names[value, layout] = name
+                self.home[value] = layout
 
     # --- values and their layout ---
 
@@ -115,13 +117,15 @@ class Writer:
         return list(range(2, rank)) if self.layout == FIRST else list(range(1, rank - 1))
 
 
-WRITERS: dict[str, Callable[[Writer, Step], str]] = {}
+Written = Callable[[Writer, Step], str | list[str]]
+WRITERS: dict[str, Written] = {}
+"""Kind of step -> what writes it and gives the name of its output, or the names of all."""
 
 
-def writes(*kinds: str) -> Callable[[Callable[[Writer, Step], str]], Callable[[Writer, Step], str]]:
+def writes(*kinds: str) -> Callable[[Written], Written]:
     """Register the writer of some kinds of steps."""
 
-    def register(function: Callable[[Writer, Step], str]) -> Callable[[Writer, Step], str]:
+    def register(function: Written) -> Written:
         WRITERS.update(dict.fromkeys(kinds, function))
         return function
 

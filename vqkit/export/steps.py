@@ -103,6 +103,7 @@ class Step:
         layer: name of the Keras layer.
         row: plan row of a quantize step.
         sums: how a weighted step or pool computes in integers; None where it adds floats.
+        also: value ids of further outputs.
     """
 
     kind: str
@@ -114,6 +115,12 @@ class Step:
     layer: str = ""
     row: str = ""
     sums: Sums | None = None
+    also: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Ids of all that it makes."""
+        return (self.output, *self.also)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -145,7 +152,7 @@ class Program:
     @cached_property
     def producers(self) -> dict[int, Step]:
         """Value id -> the step that makes it."""
-        return {s.output: s for s in self.steps}
+        return {v: s for s in self.steps for v in s.outputs}
 
     @cached_property
     def readers(self) -> dict[int, list[Step]]:
@@ -164,8 +171,8 @@ class Program:
             given = [found.get(v) for v in step.values]
             if step.kind == "quantize":
                 found[step.output] = step.attrs["params"]
-            elif step.kind in KEEPS_GRID and given and given[0] is not None and _per_tensor(given[0]):
-                found[step.output] = given[0]
+            elif _keeps(step) and given and given[0] is not None and _per_tensor(given[0]):
+                found.update(dict.fromkeys(step.outputs, given[0]))
         return found
 
     @property
@@ -185,6 +192,10 @@ def output_names(inputs: Iterable[str], count: int) -> list[str]:
     while taken & set(names):
         names = [f"{name}_" for name in names]
     return names
+
+
+def _keeps(step: Step) -> bool:
+    return step.kind in KEEPS_GRID or bool(step.attrs.get("moves"))
 
 
 def _per_tensor(params: QParams) -> bool:

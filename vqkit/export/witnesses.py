@@ -9,7 +9,7 @@ import numpy as np
 
 from vqkit.export.accumulator import live_with_biases
 from vqkit.export.crosscheck import EXACT, NEAR, Values, Witness
-from vqkit.export.steps import Program, output_names
+from vqkit.export.steps import Program, Step, output_names
 
 Maker = Callable[[Any, Program, bool, Mapping[str, Any]], Witness]
 
@@ -165,10 +165,11 @@ def sums_are_exact(quantized: Any, program: Program) -> bool:
     """Whether float32 holds every sum of the simulation, so that runtimes must be equal bit for bit."""
     from vqkit.export.integer import IntegerModel
 
-    if any(s.kind in _APPROXIMATE and _is_quantized_later(program, s.output) for s in program.steps):
+    later = _quantized_later(program)
+    if any(_inexact(s) and later.intersection(s.outputs) for s in program.steps):
         return False
     if any(s.sums is not None for s in program.steps):
-        adding = [s for s in program.steps if s.kind in _ADDING and _is_quantized_later(program, s.output)]
+        adding = [s for s in program.steps if s.kind in _ADDING and s.output in later]
         return all(s.sums is not None for s in adding)
     if not all(r.spec.pow2 for r in quantized.plan.quantized):
         return False
@@ -181,5 +182,14 @@ _ADDING = ("conv", "dense", "conv_transpose", "avg_pool", "global_avg")
 _APPROXIMATE = ("unary", "softmax", "log_softmax", "affine")
 
 
-def _is_quantized_later(program: Program, value: int) -> bool:
-    return any(s.kind == "quantize" or _is_quantized_later(program, s.output) for s in program.readers[value])
+def _inexact(step: Step) -> bool:
+    return step.kind in _APPROXIMATE or bool(step.attrs.get("inexact"))
+
+
+def _quantized_later(program: Program) -> set[int]:
+    """Values that a quantizer reads, or something does that a quantizer reads."""
+    found: set[int] = set()
+    for step in reversed(program.steps):
+        if step.kind == "quantize" or found.intersection(step.outputs):
+            found.update(step.values)
+    return found

@@ -1,0 +1,387 @@
+"""A call of a layer as the plain operations that TensorFlow traces it to.
+
+A layer that is not quantized may be anything: attention, a normalization, a recurrent cell, the user's own
+class. TensorFlow writes each as the same hundred operations. Here they are read into a small form of our own:
+constants computed, what nothing reads left out, weights under their names, loops and branches with bodies.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from vqkit.export.steps import Constant, Shape
+
+Slot = int | Constant
+"""A value by its number, or a constant."""
+
+_SAME = {"Identity", "StopGradient", "PreventGradient", "CheckNumerics", "Snapshot", "PlaceholderWithDefault",
+         "EnsureShape"}  # fmt: skip
+_CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
+_LARGEST_FOLDED = 1 << 22
+"""Constants of more elements are left to the runtime to compute, unless they shrink."""
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One TensorFlow operation.
+
+    Attributes:
+        kind: its type, e.g. "StridedSlice".
+        name: unique in the call.
+        inputs: what it reads.
+        outputs: numbers of the values it makes.
+        attrs: its attributes, functions left out.
+        bodies: "cond" and "body" of a loop, "then" and "else" of a branch.
+    """
+
+    kind: str
+    name: str
+    inputs: tuple[Slot, ...]
+    outputs: tuple[int, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    bodies: Mapping[str, Body] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A function inside: it may read values of the functions around it.
+
+    Attributes:
+        inputs: numbers of its arguments; those that stand for an outer value are absent (None).
+        outputs: what it returns.
+        ops: in order.
+    """
+
+    inputs: tuple[int | None, ...]
+    outputs: tuple[Slot, ...]
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A traced call.
+
+    Attributes:
+        body: arguments, results and operations.
+        shapes: number of a value -> shape; None where the rank is not known.
+        dtypes: number of a value -> numpy name, or "variant" for a list of tensors.
+        run: the traced function: tensors in, list of tensors out.
+    """
+
+    body: Body
+    shapes: Mapping[int, Shape | None]
+    dtypes: Mapping[int, str]
+    run: Callable[..., Any]
+
+    def only(self, outputs: Sequence[int]) -> Traced:
+        """The same with the results at these places."""
+        run, body = self.run, self.body
+        kept = Body(body.inputs, tuple(body.outputs[i] for i in outputs), body.ops)
+        return replace(self, body=_alive(kept), run=lambda *tensors: [run(*tensors)[i] for i in outputs])
+
+    def kind_of(self, slot: Slot) -> tuple[Shape | None, str]:
+        """Shape and type of a value."""
+        if isinstance(slot, Constant):
+            return slot.value.shape, slot.value.dtype.name
+        return self.shapes[slot], self.dtypes[slot]
+
+    @property
+    def kinds(self) -> set[str]:
+        """All types of operations, those of bodies included."""
+        return set(_kinds(self.body))
+
+
+def _kinds(body: Body) -> Sequence[str]:
+    return [k for op in body.ops for k in (op.kind, *(k for b in op.bodies.values() for k in _kinds(b)))]
+
+
+def trace(function: Callable[..., Any], signature: Sequence[Any], weights: Mapping[int, Constant],
+          name: str) -> Traced:  # fmt: skip
+    """Trace a function and read what came of it.
+
+    Args:
+        function: of tensors, returns a list of tensors.
+        signature: a `tf.TensorSpec` for each argument.
+        weights: id of a variable's handle -> the constant that stands for it.
+        name: what constants and operations are named after.
+
+    Returns:
+        The operations.
+    """
+    import tensorflow as tf
+
+    whole = tf.function(function, input_signature=list(signature), autograph=False)
+    concrete = whole.get_concrete_function()
+    reader = _Reader(weights, name)
+    reader.handles = {id(v.handle): v for v in concrete.graph.variables}
+    body = reader.outermost(concrete)
+    return Traced(_alive(body), reader.shapes, reader.dtypes, concrete)
+
+
+class _Reader:
+    """Reads graphs into operations; numbers of values are unique over all bodies."""
+
+    def __init__(self, weights: Mapping[int, Constant], name: str) -> None:
+        self.weights, self.name = weights, name
+        self.handles: dict[int, Any] = {}
+        self.shapes: dict[int, Shape | None] = {}
+        self.dtypes: dict[int, str] = {}
+        self._next = count()
+        self._names: dict[str, int] = {}
+        self._makers: dict[int, Op] = {}
+
+    def outermost(self, concrete: Any) -> Body:
+        graph = concrete.graph
+        inner = {id(t) for _, t in graph.captures}
+        given = [t for t in graph.inputs if id(t) not in inner]
+        bound = {**{id(t): self.value(t) for t in given},
+                 **{id(t): self._captured(outer) for outer, t in graph.captures}}  # fmt: skip
+        inputs = tuple(bound[id(t)] for t in given)
+        ops, outputs = self.read(graph, bound)
+        return Body(inputs, outputs, ops)
+
+    def value(self, tensor: Any) -> int:
+        number = next(self._next)
+        rank = tensor.shape.rank
+        self.shapes[number] = None if rank is None else tuple(tensor.shape)
+        self.dtypes[number] = tensor.dtype.name
+        return number
+
+    def _captured(self, outer: Any) -> Any:
+        if outer.dtype.name != "resource":
+            return Constant(f"{self.name}/captured", np.asarray(outer))
+        if id(outer) in self.weights:
+            return self.weights[id(outer)]
+        variable = self.handles.get(id(outer))
+        if variable is None:
+            return outer
+        return Constant(f"{self.name}/{variable.name.partition(':')[0]}", np.asarray(variable))
+
+    def read(self, graph: Any, bound: dict[int, Any]) -> tuple[tuple[Op, ...], tuple[Slot, ...]]:
+        """Operations and results of a graph whose arguments are bound."""
+        ops: list[Op] = []
+        needed = _needed(graph)
+        for op in graph.get_operations():
+            if op.name in needed and op.type != "Placeholder":
+                for tensor, slot in zip(op.outputs, self._visit(op, bound, ops), strict=True):
+                    bound[id(tensor)] = slot
+        return tuple(ops), tuple(bound[id(t)] for t in graph.outputs)
+
+    def _visit(self, op: Any, bound: dict[int, Any], ops: list[Op]) -> Sequence[Any]:
+        given = [bound[id(t)] for t in op.inputs]
+        if op.type in _SAME:
+            return given[:1]
+        if op.type in ("IdentityN", "ReadVariableOp"):
+            return given
+        if op.type == "Const":
+            return [self._constant(op, _array(op.get_attr("value")))]
+        if op.type in _CALLS:
+            return self._inlined(op.graph, op.get_attr("f").name, given, ops)[1]
+        known = self._known(op, given)
+        if known is not None:
+            return known
+        if op.type in ("While", "StatelessWhile"):
+            return self._loop(op, given, ops)
+        if op.type in ("If", "StatelessIf"):
+            return self._branch(op, given, ops)
+        if op.type == "Reshape":
+            given[1] = self._target(op, given[1])
+        outputs = tuple(self.value(t) for t in op.outputs)
+        made = Op(op.type, self._unique(op.name), tuple(given), outputs, _attrs(op))
+        ops.append(made)
+        self._makers.update(dict.fromkeys(outputs, made))
+        return outputs
+
+    def _constant(self, op: Any, array: np.ndarray, index: int = 0) -> Constant:
+        return Constant(f"{self.name}/{op.name}" + (f"_{index}" if index else ""), array)
+
+    def _unique(self, name: str) -> str:
+        n = self._names[name] = self._names.get(name, 0) + 1
+        return name if n == 1 else f"{name}_{n}"
+
+    # --- what is known beforehand ---
+
+    def _known(self, op: Any, given: Sequence[Any]) -> list[Constant] | None:
+        import tensorflow as tf
+
+        if any(t.dtype.name in ("variant", "resource") for t in (*op.inputs, *op.outputs)) or not op.outputs:
+            return None
+        if all(isinstance(s, Constant) and s.params is None for s in given) and _pure(op):
+            return self._folded(op, given)
+        if op.type == "Minimum":
+            return self._between(given)
+        if all(t.dtype.is_integer and (t.shape.rank or 0) <= 1 for t in op.outputs):
+            # Shapes and what is computed from them.
+            values = [tf.get_static_value(t) for t in op.outputs]
+            if all(v is not None for v in values):
+                return [self._constant(op, np.asarray(v), i) for i, v in enumerate(values)]
+        return None
+
+    def _between(self, given: Sequence[Any]) -> list[Constant] | None:
+        """The least of a number and of what is no less: how TensorFlow writes some fixed sizes."""
+        top = [s for s in given if isinstance(s, Constant)]
+        makers = [self._makers.get(s) for s in given if isinstance(s, int)]
+        if len(top) != 1 or makers[0] is None or makers[0].kind != "Maximum":
+            return None
+        low = [s for s in makers[0].inputs if isinstance(s, Constant) and s.value.shape == top[0].value.shape]
+        return top if low and np.all(low[0].value >= top[0].value) else None
+
+    def _folded(self, op: Any, given: Sequence[Constant]) -> list[Constant] | None:
+        import tensorflow as tf
+
+        raw = getattr(tf.raw_ops, op.type, None)
+        sizes = [t.shape.num_elements() for t in op.outputs]
+        room = max(_LARGEST_FOLDED, sum(c.value.size for c in given))
+        if raw is None or any(n is None or n > room for n in sizes):
+            return None
+        arrays = [tf.constant(c.value, t.dtype) for c, t in zip(given, op.inputs, strict=True)]
+        made = raw(**_keywords(op, raw, arrays))
+        flat = made if isinstance(made, (list, tuple)) else [made]
+        flat = [t for item in flat for t in (item if isinstance(item, (list, tuple)) else [item])]
+        return [self._constant(op, np.asarray(t), i) for i, t in enumerate(flat)]
+
+    def _target(self, op: Any, shape: Any) -> Any:
+        """The shape of a reshape as a constant, where at most one size is free."""
+        result = op.outputs[0].shape
+        if isinstance(shape, Constant) or result.rank is None or sum(n is None for n in result) > 1:
+            return shape
+        if 0 in tuple(result):
+            return shape
+        return self._constant(op, np.asarray([-1 if n is None else n for n in result], np.int64))
+
+    # --- functions inside ---
+
+    def _inlined(
+        self, graph: Any, name: str, given: Sequence[Any], ops: list[Op]
+    ) -> tuple[Any, Sequence[Any]]:
+        inner = _function(graph, name)
+        found, outputs = self.read(inner, {id(t): s for t, s in zip(inner.inputs, given, strict=True)})
+        ops.extend(found)
+        return inner, outputs
+
+    def _branch(self, op: Any, given: Sequence[Any], ops: list[Op]) -> Sequence[Any]:
+        words = {"then": "then_branch", "else": "else_branch"}
+        if isinstance(given[0], Constant):
+            chosen = "then" if given[0].value else "else"
+            return self._inlined(op.graph, op.get_attr(words[chosen]).name, given[1:], ops)[1]
+        bodies = {}
+        for word, attr in words.items():
+            inside: list[Op] = []
+            _, outputs = self._inlined(op.graph, op.get_attr(attr).name, given[1:], inside)
+            bodies[word] = Body((), tuple(outputs), tuple(inside))
+        outputs = tuple(self.value(t) for t in op.outputs)
+        ops.append(Op("If", self._unique(op.name), (given[0],), outputs, {}, bodies))
+        return outputs
+
+    def _loop(self, op: Any, given: Sequence[Any], ops: list[Op]) -> Sequence[Any]:
+        inner, test = (_function(op.graph, op.get_attr(a).name) for a in ("body", "cond"))
+        still = [_source(o) is i for i, o in zip(inner.inputs, inner.outputs, strict=True)]
+        bodies, moving = {}, [i for i, same in enumerate(still) if not same]
+        for word, graph in (("body", inner), ("cond", test)):
+            slots = [given[i] if still[i] else self.value(t) for i, t in enumerate(graph.inputs)]
+            found, results = self.read(graph, {id(t): s for t, s in zip(graph.inputs, slots, strict=True)})
+            kept = tuple(results[i] for i in moving) if word == "body" else results
+            bodies[word] = Body(tuple(slots[i] for i in moving), kept, found)
+        outputs = [given[i] if still[i] else self.value(t) for i, t in enumerate(op.outputs)]
+        ops.append(Op("While", self._unique(op.name), tuple(given[i] for i in moving),
+                      tuple(outputs[i] for i in moving), {}, bodies))  # fmt: skip
+        return outputs
+
+
+# --- reading TensorFlow's graphs ---
+
+
+def _needed(graph: Any) -> set[str]:
+    found: set[str] = set()
+    open_ = [t.op for t in graph.outputs]
+    while open_:
+        op = open_.pop()
+        if op.name not in found:
+            found.add(op.name)
+            open_.extend(t.op for t in op.inputs)
+    return found
+
+
+def _source(tensor: Any) -> Any:
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _function(graph: Any, name: str) -> Any:
+    """The graph of a function that an operation calls."""
+    while graph is not None:
+        known = graph._functions.get(name)
+        known = getattr(known, "graph", known)
+        if hasattr(known, "get_operations"):
+            return known
+        graph = getattr(graph, "outer_graph", None)
+    raise ValueError(f"function {name} is not at hand as a graph")
+
+
+def _array(proto: Any) -> np.ndarray:
+    import tensorflow as tf
+
+    return np.asarray(tf.make_ndarray(proto))
+
+
+def _pure(op: Any) -> bool:
+    return not op.op_def.is_stateful and not any(a.type == "func" for a in op.op_def.attr)
+
+
+def _count(op: Any, arg: Any) -> int | None:
+    """How many tensors an argument takes; None for one that is no list."""
+    if arg.number_attr:
+        return int(op.get_attr(arg.number_attr))
+    return len(op.get_attr(arg.type_list_attr)) if arg.type_list_attr else None
+
+
+def _keywords(op: Any, raw: Any, arrays: Sequence[Any]) -> dict[str, Any]:
+    """The arguments of an operation for its function in `tf.raw_ops`, which calls some inputs otherwise."""
+    wanted = [p for p in inspect.signature(raw).parameters if p != "name"]
+    named, attrs = [a.name for a in op.op_def.input_arg], {a.name for a in op.op_def.attr}
+    renamed = dict(zip([n for n in named if n not in wanted],
+                       [p for p in wanted if p not in named and p not in attrs], strict=False))  # fmt: skip
+    found: dict[str, Any] = {p: op.get_attr(p) for p in wanted if p in attrs}
+    left = iter(arrays)
+    for arg in op.op_def.input_arg:
+        n = _count(op, arg)
+        found[renamed.get(arg.name, arg.name)] = next(left) if n is None else [next(left) for _ in range(n)]
+    return found
+
+
+def _attrs(op: Any) -> dict[str, Any]:
+    found = {}
+    for attr in op.op_def.attr:
+        if attr.type in ("func", "list(func)"):
+            continue
+        value = op.get_attr(attr.name)
+        if attr.type == "type":
+            value = value.name
+        found[attr.name] = value.decode() if isinstance(value, bytes) else value
+    return found
+
+
+def _alive(body: Body) -> Body:
+    """Without the operations that nothing reads."""
+    needed = {s for s in body.outputs if isinstance(s, int)}
+    kept: list[Op] = []
+    for op in reversed(body.ops):
+        if needed.intersection(op.outputs):
+            kept.append(op)
+            needed.update(s for s in op.inputs if isinstance(s, int))
+            needed.update(s for inner in op.bodies.values() for s in _read(inner))
+    return Body(body.inputs, body.outputs, tuple(kept[::-1]))
+
+
+def _read(body: Body) -> set[int]:
+    """All values that a body reads, its own among them."""
+    slots = [*body.outputs, *(s for op in body.ops for s in op.inputs)]
+    own = {s for s in slots if isinstance(s, int)}
+    return own.union(*(_read(b) for op in body.ops for b in op.bodies.values()))
