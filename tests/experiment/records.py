@@ -70,6 +70,7 @@ def record(
             else {}
         )
         | {"notebook": "notebook.ipynb"},
+        "notes": [],
         "environment": {
             "python": "3.11.7",
             "tensorflow": "2.21.0",

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.experiment import records as make
-from vqkit.experiment import report
+from vqkit.experiment import compare, report
 
 EVIL = "<script>alert('x')</script>"
 
@@ -136,3 +136,16 @@ def test_missing_numbers_and_infinity_are_shown(tmp_path):
     make.add(tmp_path, made)
     page = Page(report.write(tmp_path, tmp_path / "page.html").read_text())
     assert {"1e308", ""} <= {a.get("data-v") for a in page.all("td")}
+
+
+def test_what_runs_note_stands_below_the_leaderboard(tmp_path):
+    note = "quant_x/input: 48 % of the values lie outside the range that PERCENTILE chose <evil>"
+    make.add(tmp_path, make.record("fs", notes=[note]))
+    make.add(tmp_path, make.record("fsx"))
+    page = report.write(tmp_path, tmp_path / "page.html").read_text()
+    assert "fs: quant_x/input: 48 %" in page
+    assert "&lt;evil&gt;" in page
+    assert f"Noted:\n  fs: {note}" in compare.render(tmp_path)
+    many = make.record("fs", {"weight_bit": 4}, notes=[f"n{i}" for i in range(compare.MOST_NOTES)])
+    make.add(tmp_path, many)
+    assert "… and 1 more" in compare.render(tmp_path)

@@ -117,11 +117,12 @@ def completed(runs: Store, record: RunRecord) -> RunRecord | None:
         The finished record, or None where the result is not there or not whole.
     """
     try:
-        metrics = _result(runs.variant_dir(record.key), record)
+        metrics, notes = _result(runs.variant_dir(record.key), record)
     except RecordError:
         return None
     ended = store.now(after=record.started)
-    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=ended))
+    done = record.with_(status=Status.FINISHED, metrics=metrics, notes=notes, ended=ended)
+    return _written(runs, done)
 
 
 def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunRecord:
@@ -137,14 +138,15 @@ def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunR
     env = {ATTEMPT: record.attempt}
     try:
         failure = notebook.execute(job.notebook, folder / NOTEBOOK, parameters, env=env, kernel=kernel)
-        metrics = _result(folder, record) if failure is None else {}
+        metrics, notes = _result(folder, record) if failure is None else ({}, [])
     except Exception as e:
-        failure, metrics = Failure(type(e).__name__, str(e), None, f"{type(e).__name__}: {e}\n"), {}
+        failure = Failure(type(e).__name__, str(e), None, f"{type(e).__name__}: {e}\n")
     if failure is not None:
         return _failed(runs, record, failure)
     metrics["seconds_total"] = time.perf_counter() - began
     ended = store.now(after=record.started)
-    return _written(runs, record.with_(status=Status.FINISHED, metrics=metrics, ended=ended))
+    done = record.with_(status=Status.FINISHED, metrics=metrics, notes=notes, ended=ended)
+    return _written(runs, done)
 
 
 def _kind(kernel: Kernel | None) -> str:
@@ -166,15 +168,15 @@ def _clear_halves(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _result(folder: Path, record: RunRecord) -> dict[str, float]:
-    """Metrics that this attempt's notebook wrote; nothing else proves that it reached its end."""
+def _result(folder: Path, record: RunRecord) -> tuple[dict[str, float], list[str]]:
+    """Metrics and notes that this attempt's notebook wrote; nothing else proves that it reached its end."""
     path = folder / store.RESULT
     if not path.exists():
         raise RecordError(f"the notebook ended without recording a result for {record.key}")
     result = store.read_json(path)
     if (result.get("key"), result.get("attempt")) != (record.key, record.attempt):
         raise RecordError(f"{path}: the result belongs to key {result.get('key')}, not to {record.key}")
-    return dict(result["metrics"])
+    return dict(result["metrics"]), list(result.get("notes", ()))
 
 
 def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:

@@ -248,7 +248,7 @@ class Leaderboard:
             parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1), width=width)]
             parts += [f"… and {hidden} more"] if hidden else []
         parts += ["", _wrapped(LEGEND), "", _wrapped(recommend(self.frame).sentence)]
-        return "\n".join(parts + _failures(self.frame))
+        return "\n".join([*parts, *_told(self.frame), *_failures(self.frame)])
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{html.escape(self.title)}</b>: {counts(self.frame)}</p>"]
@@ -259,7 +259,7 @@ class Leaderboard:
                 tables.html_table(header, rows, left=(1, len(header) - 1)),
                 more,
             ]
-        sentences = [LEGEND, recommend(self.frame).sentence, *_failures(self.frame)]
+        sentences = [LEGEND, recommend(self.frame).sentence, *_told(self.frame), *_failures(self.frame)]
         return "".join(parts + [f"<p>{html.escape(s)}</p>" for s in sentences if s])
 
     def groups(self) -> Iterator[tuple[str, tuple[str, ...], list[list[str]], int]]:
@@ -270,6 +270,9 @@ class Leaderboard:
             cells = [_cells(run) for run in rows_of(shown)]
             yield heading(members), HEADER, cells, len(members) - len(shown)
 
+
+MOST_NOTES = 20
+"""Notes of runs that are shown below a leaderboard; their records hold all."""
 
 HEADER = ("#", "run", "accuracy % (95 %)", "Δ float", "size", "min SQNR", "out SQNR", "time", "")
 LEGEND = (
@@ -323,6 +326,24 @@ def counts(frame: pd.DataFrame) -> str:
     found = Counter(frame["status"])
     text = ", ".join(f"{n} {str(status).lower()}" for status, n in found.most_common())
     return text or "none"
+
+
+def notes(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """(run, note) of every finished run that has notes, such as tensors outside the range chosen for them.
+
+    Args:
+        frame: from `load_records` or `leaderboard`.
+    """
+    found = ((str(run["name"]), run.get("notes")) for run in rows_of(frame))
+    return [(name, note) for name, told in found if isinstance(told, tuple) for note in told]
+
+
+def _told(frame: pd.DataFrame) -> list[str]:
+    """The first notes, for people."""
+    found = notes(frame)
+    lines = [f"  {name}: {note}" for name, note in found[:MOST_NOTES]]
+    more = [f"  … and {len(found) - MOST_NOTES} more, in the runs' records"] if found[MOST_NOTES:] else []
+    return ["", "Noted:", *lines, *more] if found else []
 
 
 def _failures(frame: pd.DataFrame) -> list[str]:

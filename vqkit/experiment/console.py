@@ -53,12 +53,13 @@ def _minutes(seconds: float) -> str:
 
 
 def outcome_line(record: RunRecord, runs: Store) -> str:
-    """One finished or failed variant in one line; a failure says where its notebook is."""
+    """One variant's outcome in one line, and one for each note; a failure says where its notebook is."""
     head = f"{MARKS.get(record.status, record.status)}  {record.name}"
     if record.status is Status.FINISHED:
         accuracy, delta = record.metrics.get("accuracy"), record.metrics.get("accuracy_delta")
         told = "" if accuracy is None or delta is None else f"  {accuracy:.4f} ({100 * delta:+.2f} points)"
-        return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s"
+        notes = "".join(f"\n        {note}" for note in record.notes)
+        return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s{notes}"
     error = record.error or {}
     where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
     message = " ".join(str(error.get("message", "")).split())

@@ -266,7 +266,9 @@ def record(
     from vqkit.export.finalize import finalize
 
     finalize(quantized, folder)
-    store.write_json(folder / store.RESULT, {"key": key, "attempt": expected["attempt"], "metrics": found})
+    notes = list(quantized.outside)
+    result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes}
+    store.write_json(folder / store.RESULT, result)
     return found
 
 

@@ -209,11 +209,17 @@ def row(record: Record) -> dict[str, Any]:
         "error_type": error.get("type"),
         "error": error.get("message"),
         "error_cell": error.get("cell"),
+        "notes": _notes(record),
         "started": record.get("started"),
         "ended": record.get("ended"),
         "directory": record.get("directory"),
         **{OVERRIDE + name: value for name, value in _mapping(inputs, "overrides").items()},
     }
+
+
+def _notes(record: Record) -> tuple[str, ...]:
+    found = record.get("notes")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _mapping(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:

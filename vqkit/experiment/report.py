@@ -118,6 +118,7 @@ def render(
         closer=_closer(advice.row),
         failures=[_failure(run, beside) for run in rows_of(rest.head(limit))],
         pending=pending,
+        notes=compare.notes(frame)[: compare.MOST_NOTES],
         legend=compare.LEGEND,
         provenance=_provenance(frame),
         runs_dir=runs_dir,

@@ -55,6 +55,7 @@ class RunRecord:
         error: type, message and cell of the failure.
         artifacts: name -> path relative to the run folder.
         environment: versions, threads and git state.
+        notes: what a person should know of the result, such as tensors outside the range chosen for them.
     """
 
     key: str
@@ -70,6 +71,7 @@ class RunRecord:
     error: dict[str, Any] | None = None
     artifacts: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def with_(self, **changes: Any) -> RunRecord:
         """A copy with some attributes changed."""

@@ -33,7 +33,8 @@ def audit(quantized: Any, layers: Mapping[str, Any] | None = None) -> Any:
         layers: name -> live layer that holds the result; those of its model by default.
 
     Returns:
-        A pandas table with one row for each tensor: requested, applied, ok, problem.
+        A pandas table with one row for each tensor: requested, applied, ok, problem, and a note where much of
+        it lies outside the range that was chosen.
 
     Raises:
         AuditError: some row differs; the message names the first three.
@@ -56,8 +57,9 @@ def _check(quantized: Any, row: Row, layers: Mapping[str, Any]) -> dict[str, Any
     applied, problem = (_applied_weight if row.is_weight else _applied_value)(quantized, row, layers)
     if not problem and applied != wanted:
         problem = f"requested {_words(wanted)}, applied {_words(applied)}"
+    note = next((line for line in quantized.outside if line.startswith(f"{row.name}: ")), "")
     return {"tensor": row.name, "requested": _words(wanted), "applied": _words(applied), "ok": not problem,
-            "problem": problem}  # fmt: skip
+            "problem": problem, "note": note}  # fmt: skip
 
 
 def _requested(quantized: Any, row: Row) -> Applied:

@@ -131,7 +131,7 @@ def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, larg
     """
     one_rank = rank if spec.per_channel else None
     if how(spec, vitis_compat=compat) is How.RUNNING:
-        return _shaped(_running(spec, one_rank, quantized, nonnegative))
+        return _shaped(_running(spec, one_rank, compat, quantized, nonnegative))
     piecewise = large and spec.method is Method.MIN_MSE
     return _shaped(_positioned(spec, one_rank, compat, quantized, piecewise, nonnegative))
 
@@ -176,7 +176,7 @@ def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: 
 
 
 @lru_cache(maxsize=256)
-def _running(spec: QuantizerSpec, rank: int | None, quantized: bool, nonnegative: bool) -> Any:
+def _running(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, nonnegative: bool) -> Any:
     """The range over all batches so far."""
     import tensorflow as tf
 
@@ -185,14 +185,14 @@ def _running(spec: QuantizerSpec, rank: int | None, quantized: bool, nonnegative
     def run(x: Any, before: Any, started: Any) -> tuple[Any, Any]:
         flat = tf.reshape(x, [-1]) if rank is None else x
         found = tf.stack(ops.value_range(flat, spec, nonnegative=nonnegative))
-        used, kept = ops.running_range(before, found, spec, started)
+        used, kept = ops.running_range(before, found, spec, started, vitis_compat=compat)
         return ops.fake_quantize(x, spec, used[0], used[1]) if quantized else x, kept
 
     return _part(run, rank, whole=False)
 
 
 def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any:
-    """A batch on the grid that was decided when it was observed before; not for moving averages.
+    """A batch on the grid that was decided when it was observed before; not for a compat moving average.
 
     Args:
         x: float32 tensor.

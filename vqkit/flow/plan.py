@@ -150,6 +150,10 @@ class Plan:
 
         return pd.DataFrame([_flat(r) for r in self.rows])
 
+    def __repr__(self) -> str:
+        """One line; `print(plan)` shows every tensor."""
+        return f"<{self.summary()}>"
+
     def __str__(self) -> str:
         table = self.to_frame().drop(columns=["pointer"]).to_string(index=False, max_colwidth=48)
         return f"{self.summary()}\n{table}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from vqkit.flow.data_types import HALF_BITS
 from vqkit.flow.finetune import finetune
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.integers import SCALES, in_integers
+from vqkit.flow.outside import lines, values_outside, weights_outside
 from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
 from vqkit.flow.refine import refine
@@ -40,10 +41,11 @@ class Quantized:
         corrected: the same with weights as refinement corrected them before they were quantized.
         optimized: the float graph after the optimize pipeline, before conversions to device form.
         rows: fake-quantize layer name -> plan row.
-        report: what passes and refinement did.
+        report: what passes and refinement did, and the lines of `outside`.
         timings: step -> seconds.
         calibration: "quantized" or "float".
         vitis_compat: whether the reference's mistakes were reproduced.
+        outside: a line for each tensor of which much lies outside the range that was chosen for it.
     """
 
     plan: Plan
@@ -58,7 +60,13 @@ class Quantized:
     timings: Mapping[str, float]
     calibration: str = "quantized"
     vitis_compat: bool = False
+    outside: tuple[str, ...] = ()
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """One line: model, strategy, how many tensors are quantized; `report` and `plan` tell more."""
+        clipped = f", {len(self.outside)} with much outside their range" if self.outside else ""
+        return f"<Quantized: {self.plan.summary()}{clipped}>"
 
     @cached_property
     def live(self) -> Mapping[str, Any]:
@@ -245,7 +253,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
     data = work.data(any(again))
     rounding = rounding_rows(graph, plan)
     seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
-    facts = work.calibrate(graph, rows, seen, data, calibration, vitis_compat)
+    source = _Source(data)
+    facts = work.calibrate(graph, rows, seen, source, calibration, vitis_compat)
     encodings |= solve_activations(facts, plan, vitis_compat=vitis_compat)
     clock.mark("calibrate")
     notes: list[str] = []
@@ -273,6 +282,10 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         _apply(work, corrected, refined, plan, rows, live)
         notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
     clock.mark("correct")
+    shares = weights_outside(corrected, plan, refined)
+    shares |= values_outside(graph, rows, refined, facts.tensors, live, source.first)
+    beyond = tuple(lines(shares, plan))
+    clock.mark("check")
     if config.integer_arithmetic:
         form = in_integers(graph, corrected, rows, plan, refined)
         graph, corrected, notes = form.graph, form.corrected, [*notes, *form.report]
@@ -280,11 +293,28 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         _apply(work, corrected, refined, plan, rows, live)
     result = Quantized(
         plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
-        (*prepared.report, *adjusted, *notes), clock.seconds, calibration, vitis_compat,
+        (*prepared.report, *adjusted, *notes, *beyond), clock.seconds, calibration, vitis_compat, beyond,
     )  # fmt: skip
     work.finish(result, live)
     clock.mark("build")
     return result
+
+
+class _Source:
+    """Calibration batches whose first one can be read again; a generator's others cannot."""
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self._data, self._first = data, None
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._data:
+            self._first = batch if self._first is None else self._first
+            yield batch
+
+    @property
+    def first(self) -> Iterator[Any]:
+        """The first batch alone."""
+        yield next(iter(self._data)) if self._first is None else self._first
 
 
 class _Fresh:

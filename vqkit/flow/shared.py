@@ -194,8 +194,9 @@ class Facts:
     def _key(self, request: Request, fq: str) -> tuple[Any, ...]:
         row = request.rows[fq]
         assert row.spec is not None
-        # A moving average quantizes its first batch with another range than it keeps, so it is run again.
-        again = request.quantized and row.spec.quantizer_type is QuantizerType.MAFS
+        # There a moving average quantizes its first batch with another range than it keeps: it is run again.
+        average = row.spec.quantizer_type is QuantizerType.MAFS
+        again = request.quantized and request.compat and average
         own = (object(),) if again else ()
         return (request.digest_before(fq), observer(row.spec, request.compat), request.stream, *own)
 

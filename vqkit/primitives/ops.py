@@ -72,7 +72,7 @@ def range_from_extremes(low: Tensor, high: Tensor, spec: QuantizerSpec) -> tuple
 
 
 def running_range(
-    before: Tensor, found: Tensor, spec: QuantizerSpec, started: Tensor
+    before: Tensor, found: Tensor, spec: QuantizerSpec, started: Tensor, *, vitis_compat: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The range over all batches so far; see `reference.running_range`.
 
@@ -81,13 +81,15 @@ def running_range(
         found: the batch's own range, same shape.
         spec: a quantizer with a float scale.
         started: whether there was a batch before, bool, shape ().
+        vitis_compat: the first batch of a moving average is quantized with an average that starts at 0.
 
     Returns:
         (used, kept): the range that the batch is quantized with, and the one to go on with.
     """
     if spec.quantizer_type == QuantizerType.MAFS:
-        used = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
-        return used, tf.where(started, used, found)
+        mean = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
+        kept = tf.where(started, mean, found)
+        return mean if vitis_compat else kept, kept
     used = tf.stack([tf.minimum(before[0], found[0]), tf.maximum(before[1], found[1])])
     return used, used
 

@@ -99,7 +99,9 @@ def range_from_extremes(low: npt.ArrayLike, high: npt.ArrayLike, spec: Quantizer
     return f_min, np.maximum(high, low * grid.inverse_ratio(spec))
 
 
-def running_range(before: Array, found: Array, spec: QuantizerSpec, started: bool) -> tuple[Array, Array]:
+def running_range(
+    before: Array, found: Array, spec: QuantizerSpec, started: bool, *, vitis_compat: bool = False
+) -> tuple[Array, Array]:
     """The range over all batches so far: the widest, or a moving average, which starts at the first batch.
 
     Args:
@@ -107,14 +109,16 @@ def running_range(before: Array, found: Array, spec: QuantizerSpec, started: boo
         found: the batch's own range, same shape.
         spec: a quantizer with a float scale.
         started: whether there was a batch before.
+        vitis_compat: the first batch of a moving average is quantized with an average that starts at 0.
 
     Returns:
-        (used, kept): the range that the batch is quantized with, and the one to go on with. They differ in
-        the first batch of a moving average, which is quantized with an average that starts at 0.
+        (used, kept): the range that the batch is quantized with, and the one to go on with. They differ only
+        in the first batch of a moving average with `vitis_compat`.
     """
     if spec.quantizer_type == QuantizerType.MAFS:
-        used = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
-        return used, used if started else found
+        mean = before * np.float32(grid.EMA_DECAY) + found * np.float32(1 - grid.EMA_DECAY)
+        kept = mean if started else found
+        return mean if vitis_compat else kept, kept
     used = np.stack([np.minimum(before[0], found[0]), np.maximum(before[1], found[1])])
     return used, used
 

@@ -9,6 +9,7 @@ from typing import Any
 from vqkit.errors import ModelError
 from vqkit.flow.instrument import instrument
 from vqkit.flow.integers import in_integers
+from vqkit.flow.outside import lines, weights_outside
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.planner import resolve
 from vqkit.flow.ptq import Quantized
@@ -55,8 +56,10 @@ def deploy_model(model: Any) -> Quantized:
     if strategy.refine.integer_arithmetic:
         form = in_integers(graph, graph, rows, plan, refined)
         graph, notes = form.corrected, form.report
+    beyond = tuple(lines(weights_outside(graph, plan, refined), plan))
     result = Quantized(plan, refined, trained, strategy, graph, graph, bare.graph, rows,
-                       (*recipe["report"], *adjusted, *notes), {}, recipe["calibration"], compat)  # fmt: skip
+                       (*recipe["report"], *adjusted, *notes, *beyond), {}, recipe["calibration"], compat,
+                       beyond)  # fmt: skip
     result.audit()
     return result
 
