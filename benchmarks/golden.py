@@ -73,11 +73,12 @@ def _print(result: PartResult, seconds: float) -> None:
     )
     for line in result.lines:
         print(f"  {line}")
-    for title, lines in (("exception", result.exceptions), ("MISMATCH", result.mismatches)):
-        for line in lines[:SHOWN]:
-            print(f"  {title}: {line}")
-        if len(lines) > SHOWN:
-            print(f"  … and {len(lines) - SHOWN} more")
+    for line in result.exceptions[:SHOWN]:
+        print(f"  exception: {line}")
+    if len(result.exceptions) > SHOWN:
+        print(f"  … and {len(result.exceptions) - SHOWN} more exceptions; --json lists them")
+    for line in result.mismatches:
+        print(f"  MISMATCH: {line}")
     sys.stdout.flush()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from vqkit.flow.calibrate import Step
 from vqkit.flow.data import batches
 from vqkit.flow.plan import Row
-from vqkit.flow.solve import bake
+from vqkit.flow.solve import bake, weights_while_calibrating
 from vqkit.graph.keras_io import make_all_live
 from vqkit.graph.variables import assign_weights
 from vqkit.primitives.qparams import QParams
@@ -35,7 +35,9 @@ class _Watch(Step):
         return y
 
 
-def explain(quantized: Any, row: Row, wanted: float, calib: np.ndarray, batch_size: int) -> str | None:
+def explain(
+    quantized: Any, row: Row, wanted: float, calib: Any, batch_size: int, steps: int | None = None
+) -> str | None:
     """Say why a recorded activation position may differ from ours, if it may.
 
     Args:
@@ -44,6 +46,7 @@ def explain(quantized: Any, row: Row, wanted: float, calib: np.ndarray, batch_si
         wanted: the recorded position.
         calib: the calibration inputs.
         batch_size: their batch size.
+        steps: how many batches; all by default.
 
     Returns:
         A sentence naming the batches within `MARGIN` of the recorded decision; None when the difference
@@ -51,12 +54,13 @@ def explain(quantized: Any, row: Row, wanted: float, calib: np.ndarray, batch_si
     """
     fq = next(name for name, r in quantized.rows.items() if r.name == row.name)
     live = make_all_live(quantized.graph)
-    baked = bake(quantized.graph, quantized.calibrated, quantized.plan)
+    plan = weights_while_calibrating(quantized.plan, vitis_compat=quantized.vitis_compat)
+    baked = bake(quantized.graph, quantized.calibrated, plan)
     for r in quantized.plan.quantized:
         if r.is_weight:
             assign_weights(live[r.layer], baked.layers[r.layer].weights)
     watch = _Watch(fq, quantized.graph, quantized.rows, live, True, quantized.vitis_compat)
-    for batch in batches(calib, batch_size=batch_size):
+    for batch in batches(calib, batch_size=batch_size, steps=steps):
         watch(batch)
     assert row.spec is not None
     margins = [_margin(row.spec, float(wanted), *facts) for facts in watch.seen]

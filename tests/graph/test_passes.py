@@ -94,11 +94,89 @@ def test_conv_relu_layer_conv_is_equalized_and_left_alone_in_compat():
 
 
 @pytest.mark.parametrize(
-    "relu", [keras.layers.ReLU(6.0), keras.layers.ReLU(negative_slope=0.1), keras.layers.ReLU(threshold=1.0)]
+    "relu",
+    [
+        keras.layers.ReLU(6.0),
+        keras.layers.ReLU(6.0, negative_slope=0.1),
+        keras.layers.ReLU(threshold=1.0),
+        keras.layers.Activation("tanh"),
+        keras.layers.Activation("hard_sigmoid"),
+        keras.layers.ELU(),
+        keras.layers.SpatialDropout2D(0.2),
+    ],
 )
-def test_equalization_stops_at_activations_that_do_not_scale(relu):
+@pytest.mark.parametrize("through_relu6", [False, True])
+def test_equalization_stops_at_activations_that_do_not_scale(relu, through_relu6):
     graph = lower(conv_relu_conv(relu))
-    assert equalize.equalize(graph).layers["head"] is graph.layers["head"]
+    after = equalize.equalize(graph, through_relu6=through_relu6)
+    plain_relu6 = getattr(relu, "max_value", None) == 6.0 and not relu.negative_slope
+    assert (after.layers["head"] is graph.layers["head"]) is not (through_relu6 and plain_relu6)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        keras.layers.ReLU(negative_slope=0.1),
+        keras.layers.LeakyReLU(negative_slope=0.3),
+        keras.layers.PReLU(),
+        keras.layers.PReLU(shared_axes=[1, 2]),
+        keras.layers.Activation("leaky_relu"),
+    ],
+)
+def test_equalization_across_slopes_is_exact_and_left_alone_in_compat(act):
+    model = conv_relu_conv(act)
+    graph = lower(model)
+    after, x = equalize.equalize(graph), zoo.batch(model)
+    assert after.layers["head"] is not graph.layers["head"]
+    np.testing.assert_allclose(raise_model(after)(x), model(x), rtol=1e-5, atol=1e-5)
+    assert equalize.equalize(graph, vitis_compat=True).layers["head"] is graph.layers["head"]
+
+
+@pytest.mark.parametrize("function", ["tanh", "sigmoid", "relu6", "softmax"])
+@pytest.mark.parametrize("inline", [True, False])
+def test_compat_equalizes_across_any_activation_with_cle_to_relu6(function, inline):
+    model = conv_with(function) if inline else conv_relu_conv(keras.layers.Activation(function))
+    graph, x = lower(model), zoo.batch(model)
+    assert equalize.equalize(graph, vitis_compat=True).layers["head"] is graph.layers["head"]
+    after = equalize.equalize(graph, through_relu6=True, vitis_compat=True)
+    assert np.abs(raise_model(after)(x) - model(x)).max() > 0.01
+    right = equalize.equalize(graph, through_relu6=True)
+    np.testing.assert_allclose(raise_model(right)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", ["linear", "relu", "leaky_relu"])
+def test_a_convolutions_own_activation_is_equalized_across(function):
+    model = conv_with(function)
+    graph, x = lower(model), zoo.batch(model)
+    after = equalize.equalize(graph)
+    assert after.layers["head"] is not graph.layers["head"]
+    np.testing.assert_allclose(raise_model(after)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def conv_with(function):
+    x = keras.Input((6, 6, 2))
+    y = keras.layers.Conv2D(3, 3, activation=function, name="head")(x)
+    model = keras.Model(x, keras.layers.Conv2D(2, 3, name="tail")(y))
+    zoo.randomize(model, seed=3)
+    head = model.get_layer("head")
+    head.kernel.assign(head.kernel.numpy() * np.array([0.2, 1, 4], "float32"))
+    return model
+
+
+@pytest.mark.parametrize("balance", ["max", "avg"])
+@pytest.mark.parametrize("compat", [True, False])
+def test_the_threshold_asks_for_largest_magnitudes_whatever_is_balanced(balance, compat):
+    """A net of small mean and large maximum was not equalized at all by "avg"."""
+    graph = lower(conv_with("relu"))
+    head, tail = (np.abs(graph.layers[n].weights["kernel"]) for n in ("head", "tail"))
+    bias = np.abs(graph.layers["head"].weights["bias"])
+    reach = np.maximum(head.max((0, 1, 2)), bias) + tail.max((0, 1, 3))
+    assert np.sort(head.mean((0, 1, 2)) + tail.mean((0, 1, 3)))[-1] < np.sort(reach)[1]
+    between = float(np.sort(reach)[:2].mean())
+    after = equalize.equalize(graph, steps=1, balance=balance, threshold=between, vitis_compat=compat)
+    factor = after.layers["head"].weights["kernel"] / graph.layers["head"].weights["kernel"]
+    moved = ~np.isclose(factor[0, 0, 0], 1)
+    np.testing.assert_array_equal(moved, reach >= between)
 
 
 def test_equalized_scale_follows_the_formula():
@@ -156,6 +234,51 @@ def test_swish_becomes_gate_and_product():
     assert [(n.name, graph.kind(n)) for n in graph.nodes[1:]] == [
         ("act", "VitisSigmoid"),
         ("act_mul", "Multiply"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("function", "compat", "behind"),
+    [
+        ("sigmoid", False, ["conv_sigmoid"]),
+        ("sigmoid", True, ["conv_sigmoid"]),
+        ("swish", True, ["conv_sigmoid", "conv_mul"]),
+        ("silu", False, ["conv_sigmoid", "conv_mul"]),
+        ("hard_silu", False, ["conv_sigmoid", "conv_mul"]),
+        ("hard_silu", True, []),
+        ("hard_sigmoid", False, ["conv_sigmoid"]),
+        ("hard_sigmoid", True, []),
+        ("tanh", False, []),
+    ],
+)
+@pytest.mark.parametrize("some", [None, {"conv", "after"}])
+def test_a_layers_own_sigmoid_and_swish_are_split_off_in_device_form(function, compat, behind, some):
+    x = keras.Input((4, 4, 2))
+    y = keras.layers.Conv2D(2, 1, activation=function, name="conv")(x)
+    z = keras.layers.Conv2D(2, 1, name="after")(y)
+    model = keras.Model(x, [z, y])
+    zoo.randomize(model, seed=5)
+    graph = lower(model)
+    graph.candidates = some
+    after = dpu.sigmoids(graph, vitis_compat=compat)
+    assert [n.name for n in after.nodes] == ["conv", *behind, "after"]
+    assert all(map(after.is_candidate, after.nodes))
+    x = zoo.batch(model)
+    gap = max(np.abs(a - b).max() for a, b in zip(raise_model(after)(x), model(x), strict=True))
+    assert gap < (0.6 if behind else 1e-6)
+
+
+def test_dropouts_are_removed_and_in_compat_the_plain_one_only():
+    layers = keras.layers
+    _, graph = device_graph(
+        layers.SpatialDropout2D(0.2), layers.GaussianNoise(0.1), layers.Dropout(0.1), layers.AlphaDropout(0.1)
+    )
+    assert kinds(simplify.remove_dropout(graph)) == ["Conv2D"]
+    assert kinds(simplify.remove_dropout(graph, vitis_compat=True)) == [
+        "Conv2D",
+        "SpatialDropout2D",
+        "GaussianNoise",
+        "AlphaDropout",
     ]
 
 

@@ -7,7 +7,7 @@ from vqkit.graph.match import activation_name
 from vqkit.graph.simplify import WEIGHTED
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
-POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D")
+DEVICE_POOLS = ("MaxPooling2D", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D")
 QUANTIZED_AFTER = ("linear", "relu")
 QUANTIZED_BEFORE = (
     "softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "sigmoid", "exponential",

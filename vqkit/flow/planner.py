@@ -11,19 +11,23 @@ from vqkit.flow.data_types import named_types, with_data_types
 from vqkit.flow.kinds import (
     ACTIVATIONS,
     KEEPS_GRID,
-    POOLS,
     QUANTIZED_AFTER,
     QUANTIZED_BEFORE,
     Signs,
     linear_weighted,
 )
 from vqkit.flow.plan import Plan, Role, Row, Slot
+from vqkit.flow.reference_rules import (
+    ReferenceRules,
+    is_inline,
+    refuse_what_the_reference_refuses,
+    unknown_function,
+)
 from vqkit.flow.rows import constant, float_constant, float_input, origins_of, tensor_name
 from vqkit.graph.custom import is_custom
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.match import Chains, activation_name, kind_in
 from vqkit.graph.select import input_nodes
-from vqkit.graph.simplify import WEIGHTED
 from vqkit.strategy.reach import UnusedError
 
 # The strategy format has Keras 2's name for this variable; Keras 3 calls it plainly kernel.
@@ -42,11 +46,14 @@ def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
         The plan; its rows are in graph order.
 
     Raises:
-        StrategyError: an override reaches no quantizer, or an activation cannot be quantized (compat).
+        StrategyError: an override reaches no quantizer; with compat, an activation cannot be quantized or
+            the reference has no such quantizer.
     """
     planner = _Planner(strategy, graph, vitis_compat)
     rows = with_data_types(planner.rows(), graph, planner.typed)
-    if not vitis_compat:
+    if vitis_compat:
+        refuse_what_the_reference_refuses(rows)
+    else:
         _refuse_unused(strategy, rows, planner.silenced())
     return Plan(tuple(rows), strategy.name, strategy.digest, graph.name)
 
@@ -69,14 +76,18 @@ class _Planner:
         self.producers, self.consumers = graph.producers(), graph.consumers()
         self.rules = {n.name: rule for n in graph.nodes if (rule := self._rule(n)) is not None}
         self.merged = self._merged()
+        self.reference = ReferenceRules(graph, self.rules, self.merged, self.float_scale)
         if compat:
-            self._drop_standalone_activations()
+            for name in self.reference.standalone():
+                self.rules.pop(name, None)
         self.on_grid: dict[int, str] = {}
         self.inserted: dict[int, Row] = {}
 
     # --- which layers have a rule ---
 
     def _rule(self, node: Node) -> Any:
+        if is_inline(self.graph.layer_of(node)):
+            return None
         shared = self.graph.calls()[node.layer] > 1 if self.compat else False
         if not self.graph.is_candidate(node) or shared:
             return None
@@ -106,20 +117,13 @@ class _Planner:
         adds = kind_in("Add") if self.float_scale else kind_in("Add", "Multiply")
         patterns: list[tuple[Any, tuple[str, ...]]] = []
         if getattr(config, "no_quant_in_conv_act", True):
-            patterns.append((linear_weighted, ACTIVATIONS))
+            leaky = not (self.compat and self.float_scale)
+            patterns.append((linear_weighted, ACTIVATIONS if leaky else ("ReLU", "Activation")))
         if getattr(config, "no_quant_in_add_act", True):
             patterns.append((adds, ("ReLU", "Activation")))
-        if not self.float_scale:
-            patterns.append((kind_in(*POOLS), ("ReLU", "Activation")))
-        if getattr(config, "no_quant_in_conv_bn_act", True):
+        if getattr(config, "no_quant_in_conv_bn_act", True) and not self.compat:
             patterns.append((kind_in("BatchNormalization"), ("ReLU", "Activation")))
         return patterns
-
-    def _drop_standalone_activations(self) -> None:
-        tails = set(self.merged.values())
-        for node in self.graph.nodes:
-            if self.graph.kind(node) in ACTIVATIONS and node.name not in tails:
-                self.rules.pop(node.name, None)
 
     def silenced(self) -> set[tuple[str, str]]:
         """Origins of what a name rule's word leaves float; they are heard, if only to be overruled."""
@@ -232,11 +236,11 @@ class _Planner:
         return {v: named[str(i)] for i, v in enumerate(node.inputs) if str(i) in named}
 
     def _producer_name(self, value: int) -> str:
-        node = self.producers.get(value)
+        node = self.reference.maker(value)
         if node is not None:
             if self.compat and node.name in self.rules:
                 return f"quant_{node.name}"
-            index = node.outputs.index(value)
+            index = node.outputs.index(value) if value in node.outputs else 0
             return node.name if index == 0 else f"{node.name}_{index}"
         return next(k for k, v in self.graph.inputs.items() if v == value)
 
@@ -245,7 +249,7 @@ class _Planner:
         if "float" not in self.graph.values[value].dtype or (row is not None and row.readers is None):
             return False
         if self.compat:
-            return self._compat_wants(node, value)
+            return self.reference.wants_input_quantizer(node, value)
         if node.name in self.merged.values() and self._is_merged_head(value):
             return False
         if not started and self._reads_nothing(node):
@@ -267,22 +271,6 @@ class _Planner:
             return value in self.on_grid
         keeps = self.graph.kind(producer) in KEEPS_GRID and producer.name not in self.typed
         return keeps and all(self._is_on_grid(v) for v in producer.inputs)
-
-    def _compat_wants(self, node: Node, value: int) -> bool:
-        if len(set(node.inputs)) != 1:
-            return False
-        producer = self.producers.get(value)
-        if producer is None:
-            return self.float_scale
-        rule = self.rules.get(producer.name)
-        if rule is None:
-            return self.float_scale or self.graph.is_candidate(producer)
-        empty = self._adds_no_quantizer(producer, rule)
-        return self.float_scale and empty
-
-    def _adds_no_quantizer(self, producer: Node, rule: Any) -> bool:
-        whole_layer_off = producer.name in self.merged and self.graph.kind(producer) not in WEIGHTED
-        return whole_layer_off or not (rule.activations or rule.outputs)
 
     def _behind(self, node: Node) -> list[Row]:
         """The reference quantizes behind a named input layer that stays float itself."""
@@ -330,13 +318,15 @@ class _Planner:
 
     def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:
         function = activation_name(layer)
+        if self.compat and (inline := self.reference.inline_function(node)) is not None:
+            row = self._output(node, 0, quantizer, Slot.PRE_ACTIVATION)
+            return replace(row, reason=row.reason or f"{inline} is computed in float")
         if function in QUANTIZED_AFTER or layer.kind != "Activation":
             return self._output(node, 0, quantizer, Slot.POST_ACTIVATION)
         if function in QUANTIZED_BEFORE:
             return self._before(node, quantizer)
         if self.compat:
-            raise StrategyError(f"{node.name}: activation {function!r} cannot be quantized; "
-                                f"allowed: {', '.join((*QUANTIZED_AFTER, *QUANTIZED_BEFORE))}")  # fmt: skip
+            raise unknown_function(node, function)
         return self._output(node, 0, quantizer, Slot.POST_ACTIVATION)
 
     def _output(self, node: Node, index: int, quantizer: Any, slot: Slot) -> Row:
@@ -380,6 +370,8 @@ class _Planner:
         return [*constants, *(self._float(node, reason, i) for i in range(len(node.outputs)))]
 
     def _why_float(self, node: Node) -> str:
+        if is_inline(self.graph.layer_of(node)):
+            return "computed by the layer before it"
         if not self.graph.is_candidate(node):
             return "not in the selected part of the model"
         rule = self._stated(node)

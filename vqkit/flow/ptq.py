@@ -22,7 +22,7 @@ from vqkit.flow.plan import Plan, Role, Row
 from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
 from vqkit.flow.refine import refine
 from vqkit.flow.search import Search
-from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights
+from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights, weights_while_calibrating
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import make_all_live, raise_model
 from vqkit.graph.variables import assign_weights
@@ -244,7 +244,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
     clock.mark("prepare")
     encodings = work.weights(graph, plan, vitis_compat)
     if calibration != Mode.FLOAT:
-        work.assign(work.bake(graph, encodings, plan), plan)
+        seen_by_calibration = weights_while_calibrating(plan, vitis_compat=vitis_compat)
+        work.assign(work.bake(graph, encodings, seen_by_calibration), plan)
     clock.mark("weights")
     # Corrections read the data again, and a generator can be read only once.
     config = strategy.refine

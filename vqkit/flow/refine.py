@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.flow.plan import Row
+from vqkit.flow.plan import Row, Slot
 from vqkit.flow.solve import Encodings
 from vqkit.graph.fold import KERNEL
 from vqkit.graph.ir import Graph, Node
@@ -62,10 +62,9 @@ class Refiner:
         if self.graph.kind(node) in TRANSPARENT and self.graph.is_candidate(node):
             return self._upwards(node.inputs[0])
         before = self.producers.get(node.inputs[0]) if node.inputs else None
-        quantized_before = before is not None and before.layer in self.rows
-        if self.compat and quantized_before and self.rows[before.layer].layer == node.name:  # type: ignore[union-attr]
-            return self.rows[before.layer].name  # type: ignore[union-attr]
-        return None
+        row = None if before is None else self.rows.get(before.layer)
+        # The reference takes what stands in front of a float function for the position of its output.
+        return row.name if self.compat and row is not None and row.slot is Slot.PRE_ACTIVATION else None
 
     def output_key(self, node: Node) -> str | None:
         """The row that quantizes a node's output, directly or behind its first reader."""

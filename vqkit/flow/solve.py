@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vqkit.flow.plan import Plan, Role, Row
 from vqkit.graph.ir import Graph
 from vqkit.primitives import ops
 from vqkit.primitives.choose import choose_from_histogram
+from vqkit.primitives.histogram import CLIPPING
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerType
 
@@ -39,6 +41,22 @@ def solve_weights(graph: Graph, plan: Plan, *, roles: Sequence[Role] = (Role.WEI
         for row in plan.quantized
         if row.role in roles and row.spec is not None
     }
+
+
+def weights_while_calibrating(plan: Plan, *, vitis_compat: bool) -> Plan:
+    """The plan whose weights are quantized while activations are observed.
+
+    Args:
+        plan: of all tensors.
+        vitis_compat: weights by MIN_KL or PERCENTILE are float until calibration ends, as in the reference.
+
+    Returns:
+        The plan, or a part of it.
+    """
+    if not vitis_compat:
+        return plan
+    late = [r for r in plan.quantized if r.is_weight and r.spec is not None and r.spec.method in CLIPPING]
+    return replace(plan, rows=tuple(r for r in plan.rows if r not in late)) if late else plan
 
 
 def solve_activations(calibration: Calibration, plan: Plan, *, vitis_compat: bool = False) -> Encodings:

@@ -7,16 +7,18 @@ from typing import Any
 
 from vqkit.graph.ir import Graph, Layer, Node, Ref, refs
 from vqkit.graph.match import Chains, activation_name
+from vqkit.graph.simplify import WEIGHTED
 from vqkit.primitives.dpu import average_pool_scale
 
 _LEAKY, _LEAKY_DPU = 0.1, 26.0 / 256.0
 
 
 def sigmoids(graph: Graph, *, vitis_compat: bool = False) -> Graph:
-    """Activation sigmoid becomes the device's hard sigmoid; swish becomes that times its input.
+    """Sigmoid becomes the device's hard sigmoid; swish becomes that times its input.
 
-    By default hard_sigmoid and hard_silu, which Keras 3 defines as relu6(x + 3) / 6, are converted too;
-    with `vitis_compat` they stay, as in the reference.
+    The function may be an Activation layer, or a convolution's or dense layer's own: that is split off as
+    `<layer>_sigmoid`. By default hard_sigmoid and hard_silu, which Keras 3 defines as relu6(x + 3) / 6, are
+    converted too; with `vitis_compat` they stay, as in the reference.
     """
     graph = graph.copy()
     gates = {"sigmoid"} if vitis_compat else {"sigmoid", "hard_sigmoid"}
@@ -24,14 +26,29 @@ def sigmoids(graph: Graph, *, vitis_compat: bool = False) -> Graph:
     chains = Chains(graph)
     for node in list(graph.nodes):
         layer = graph.layer_of(node)
-        if layer.kind != "Activation" or not chains.free(node):
-            continue
         function = activation_name(layer)
-        if function in gates | products:
+        if function not in gates | products or not chains.free(node):
+            continue
+        if layer.kind == "Activation":
             graph.layers[layer.name] = _hard_sigmoid(layer.name)
+            gate = graph.node(node.name)
+        elif layer.kind in WEIGHTED:
+            gate = _split_gate(graph, node)
+        else:
+            continue
         if function in products:
-            _times_input(graph, graph.node(node.name))
+            _times_input(graph, gate, f"{node.name}_mul")
     return graph
+
+
+def _split_gate(graph: Graph, node: Node) -> Node:
+    """The hard sigmoid behind a layer that computed a function of its own."""
+    graph.layers[node.layer] = graph.layer_of(node).with_(config={"activation": "linear"})
+    name = graph.unique(f"{node.name}_sigmoid")
+    gate = graph.insert_after(node.output, _hard_sigmoid(name), origin=node.origin)
+    if graph.candidates is not None:
+        graph.candidates.add(name)
+    return gate
 
 
 def _hard_sigmoid(name: str) -> Layer:
@@ -40,10 +57,10 @@ def _hard_sigmoid(name: str) -> Layer:
     return Layer(name, VitisSigmoid, {})
 
 
-def _times_input(graph: Graph, gate: Node) -> None:
+def _times_input(graph: Graph, gate: Node, name: str) -> None:
     import keras
 
-    name = graph.unique(f"{gate.name}_mul")
+    name = graph.unique(name)
     out = graph.new_value(gate.output)
     graph.redirect(gate.output, out)
     graph.layers[name] = Layer(name, keras.layers.Multiply, {})

@@ -6,6 +6,7 @@ threshold follow the behaviour of the Vitis quantizer 2.5.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,23 @@ from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.match import Chains, Test, activation_name, kind_in
 
 _LOW, _HIGH = np.float32(0.1), np.float32(10.0)
+
+
+_HOMOGENEOUS = ("linear", "relu", "leaky_relu")
+"""Functions with f(a x) = a f(x) for each a > 0: across them equalization is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What may stand between two convolutions whose channels are rescaled against each other.
+
+    Attributes:
+        between: a test for each layer between them, nearest to the second first.
+        head: a test for the first one's own activation, by name.
+    """
+
+    between: tuple[Test, ...]
+    head: Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +52,26 @@ class Pair:
 
 def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: float = 0.1,
              through_relu6: bool = False, vitis_compat: bool = False) -> Graph:  # fmt: skip
-    """Equalize all pairs of convolutions with at most a ReLU (and padding) between them.
+    """Equalize all pairs of convolutions with at most an activation (and padding) between them.
+
+    By default the activation is one across which equalization is exact: ReLU (with a slope below zero or
+    without), LeakyReLU, PReLU, and ReLU6 with `through_relu6`.
 
     Args:
         graph: batch norms folded and activations separated before, or few pairs are found.
         steps: how often to go over all pairs.
         balance: "max" compares largest magnitudes, "avg" means.
-        threshold: channels whose magnitudes add up to less are left alone.
+        threshold: channels whose largest magnitudes add up to less are left alone, whatever `balance` says.
         through_relu6: also across ReLU6, which becomes a ReLU with a ceiling for each channel.
-        vitis_compat: skip pairs across a `ReLU` layer and leave the ceiling of a ReLU6 at 6, which changes
-            the float function, as the reference does by mistake.
+        vitis_compat: as the reference does by mistake, skip pairs across a `ReLU` layer; with `through_relu6`
+            equalize across any activation and leave ceilings where they are, which changes the function.
 
     Returns:
         A graph with rescaled kernels and biases, and the same function.
     """
     graph = graph.copy()
-    groups = [_pairs(graph, middle) for middle in _patterns(through_relu6, vitis_compat)]
+    patterns = _compat_patterns(through_relu6) if vitis_compat else _patterns(through_relu6)
+    groups = [_pairs(graph, pattern) for pattern in patterns]
     if not vitis_compat:
         _free_ceilings(graph, [p for pairs in groups for p in pairs if p.clip])
     for _ in range(steps):
@@ -66,7 +88,7 @@ def pairs_of(graph: Graph, *, through_relu6: bool = False) -> list[Pair]:
         graph: batch norms folded and activations separated before, or few pairs are found.
         through_relu6: also across ReLU6.
     """
-    return [p for middle in _patterns(through_relu6, False) for p in _pairs(graph, middle)]
+    return [p for pattern in _patterns(through_relu6) for p in _pairs(graph, pattern)]
 
 
 def rescaled(graph: Graph, pair: Pair, scale: np.ndarray) -> Graph:
@@ -83,30 +105,54 @@ def rescaled(graph: Graph, pair: Pair, scale: np.ndarray) -> Graph:
     return graph
 
 
-def _patterns(through_relu6: bool, vitis_compat: bool) -> list[tuple[Test, ...]]:
+def _patterns(through_relu6: bool) -> list[Pattern]:
+    names = (*_HOMOGENEOUS, "relu6") if through_relu6 else _HOMOGENEOUS
+
     def activation(layer: Layer) -> bool:
-        names = ("linear", "relu", "relu6") if through_relu6 and not vitis_compat else ("linear", "relu")
         return layer.kind == "Activation" and activation_name(layer) in names
 
     def relu(layer: Layer) -> bool:
-        return layer.kind == "ReLU" and _scales(layer, through_relu6) and (through_relu6 or not vitis_compat)
+        return layer.kind in ("LeakyReLU", "PReLU") or (
+            layer.kind == "ReLU" and _scales(layer, through_relu6)
+        )
 
-    return [(), (activation,), (relu,), (kind_in("ZeroPadding2D"), relu)]
+    fused, none = Pattern((), _HOMOGENEOUS.__contains__), "linear".__eq__
+    padded = (kind_in("ZeroPadding2D"), relu)
+    return [fused, Pattern((activation,), none), Pattern((relu,), none), Pattern(padded, none)]
+
+
+def _compat_patterns(anything: bool) -> list[Pattern]:
+    """The reference's: `cle_to_relu6` lets it pass any activation; without, no ReLU layer at all."""
+
+    def passes(name: str) -> bool:
+        return anything or name in ("linear", "relu")
+
+    def activation(layer: Layer) -> bool:
+        return layer.kind == "Activation" and passes(activation_name(layer))
+
+    def relu(layer: Layer) -> bool:
+        return layer.kind == "ReLU" and anything
+
+    fused, none = Pattern((), passes), "linear".__eq__
+    padded = (kind_in("ZeroPadding2D"), relu)
+    return [fused, Pattern((activation,), none), Pattern((relu,), none), Pattern(padded, none)]
 
 
 def _scales(layer: Layer, through_relu6: bool) -> bool:
-    limits = (None, 6.0) if through_relu6 else (None,)
-    plain = not layer.config.get("negative_slope") and not layer.config.get("threshold")
-    return plain and layer.config.get("max_value") in limits
+    """Whether a ReLU is homogeneous, or a plain ReLU6 whose ceiling can follow."""
+    if layer.config.get("threshold"):
+        return False
+    ceiling = layer.config.get("max_value")
+    return ceiling is None or (through_relu6 and ceiling == 6.0 and not layer.config.get("negative_slope"))
 
 
-def _pairs(graph: Graph, middle: tuple[Test, ...]) -> list[Pair]:
+def _pairs(graph: Graph, pattern: Pattern) -> list[Pair]:
     chains = Chains(graph)
     found = []
     for node in graph.nodes:
         if _equalizable(graph.layer_of(node)):
-            chain = chains.upstream(node, *middle, _equalizable)
-            if chain is not None and activation_name(graph.layer_of(chain[-1])) == "linear":
+            chain = chains.upstream(node, *pattern.between, _equalizable)
+            if chain is not None and pattern.head(activation_name(graph.layer_of(chain[-1]))):
                 clips = [n.layer for n in chain[:-1] if _clips(graph.layer_of(n))]
                 found.append(Pair(chain[-1].layer, node.layer, "".join(clips)))
     return found
@@ -141,11 +187,12 @@ def _equalizable(layer: Layer) -> bool:
 
 def _balance(graph: Graph, pair: Pair, balance: str, threshold: np.float32) -> None:
     head, tail = graph.layers[pair.head], graph.layers[pair.tail]
-    head_range = _magnitude(_rows_by_output(head), balance)
-    tail_range = _magnitude(_rows_by_input(tail), balance)
+    rows = np.abs(_rows_by_output(head)), np.abs(_rows_by_input(tail))
+    head_range, tail_range = (r.max(axis=0) if balance == "max" else r.mean(axis=0) for r in rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.clip(np.sqrt(tail_range / head_range), _LOW, _HIGH)
-    scale = np.where(head_range + tail_range < threshold, np.float32(1), scale).astype(np.float32)
+    small = rows[0].max(axis=0) + rows[1].max(axis=0) < threshold
+    scale = np.where(small, np.float32(1), scale).astype(np.float32)
     _rescale(graph, pair, scale)
 
 
@@ -157,10 +204,6 @@ def _rescale(graph: Graph, pair: Pair, scale: np.ndarray) -> None:
     graph.layers[tail.name] = tail.with_(
         weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)}
     )
-
-
-def _magnitude(rows: np.ndarray, balance: str) -> np.ndarray:
-    return np.max(np.abs(rows), axis=0) if balance == "max" else np.mean(np.abs(rows), axis=0)
 
 
 def _rows_by_output(layer: Layer) -> np.ndarray:

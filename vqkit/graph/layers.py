@@ -28,6 +28,14 @@ class VitisSigmoid(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="vqkit")
+class InlineActivation(keras.layers.Activation):
+    """The activation function of the layer in front of it; a strategy sees one layer in the two."""
+
+    registry_kind = "Activation"
+    inline = True
+
+
+@keras.saving.register_keras_serializable(package="vqkit")
 class VitisAveragePooling2D(keras.layers.AveragePooling2D):
     """Average pooling whose 1/n is the shift-and-multiply approximation of the device.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vqkit.graph import dpu, equalize, fold, simplify
@@ -37,7 +37,8 @@ def optimize(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepar
         The float graph that will be quantized.
     """
     return _run(graph, [
-        ("remove_dropout", config.remove_dropout, simplify.remove_dropout),
+        ("remove_dropout", config.remove_dropout,
+         lambda g: simplify.remove_dropout(g, vitis_compat=vitis_compat)),
         ("convert_tf_op_to_keras", config.convert_tf_op_to_keras, simplify.ops_to_layers),
         ("separate_conv_act", config.separate_conv_act, simplify.separate_activations),
         ("convert_relu6_to_relu", config.convert_relu6_to_relu, simplify.relu6_to_relu),
@@ -62,7 +63,7 @@ def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> 
         The graph whose values will be quantized.
     """
     sigmoid = config.convert_sigmoid_to_hard_sigmoid and config.convert_hard_sigmoid_to_dpu_version
-    return _run(graph, [
+    converted = _run(graph, [
         ("convert_sigmoid_to_hard_sigmoid", sigmoid, lambda g: dpu.sigmoids(g, vitis_compat=vitis_compat)),
         ("convert_hard_sigmoid_to_dpu_version", config.convert_hard_sigmoid_to_dpu_version,
          lambda g: dpu.hard_sigmoid_patterns(g, vitis_compat=vitis_compat)),
@@ -70,6 +71,12 @@ def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> 
          lambda g: dpu.average_pools(g, vitis_compat=vitis_compat)),
         ("convert_leaky_relu_to_dpu_version", config.convert_leaky_relu_to_dpu_version, dpu.leaky_relus),
     ])  # fmt: skip
+    # By default what such a layer gives is quantized; the reference quantizes what its function reads.
+    return (
+        replace(converted, graph=simplify.show_inline_activations(converted.graph))
+        if vitis_compat
+        else converted
+    )
 
 
 def _run(graph: Graph, passes: list[Pass]) -> Prepared:

@@ -20,7 +20,8 @@ def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Seq
         input_layers: where quantization starts.
         output_layers: where it stops.
         ignore_layers: what is left float in between.
-        vitis_compat: unknown names are dropped, as in the reference, instead of being errors.
+        vitis_compat: as in the reference, unknown names are dropped instead of being errors, and whatever
+            feeds any call of a layer is taken to feed all its calls.
 
     Returns:
         The graph with `candidates` set; None where nothing was selected.
@@ -33,7 +34,7 @@ def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Seq
     graph = graph.copy()
     if not any(known.values()):
         return graph
-    chosen = _needed_by(graph, known["output_layers"])
+    chosen = _needed_by(graph, known["output_layers"], vitis_compat)
     chosen -= _before(graph, known["input_layers"])
     graph.candidates = {n for n in chosen if n not in known["ignore_layers"]}
     return graph
@@ -52,9 +53,16 @@ def _in_order(graph: Graph) -> list[str]:
     return [*graph.inputs, *(n.name for n in graph.nodes)]
 
 
-def _needed_by(graph: Graph, ends: set[str]) -> set[str]:
+def _needed_by(graph: Graph, ends: set[str], every_call: bool) -> set[str]:
     values = {v for n in graph.nodes if n.name in ends for v in n.outputs} if ends else set(graph.outputs)
-    return _upstream(graph, values)
+    found = _upstream(graph, values)
+    while every_call:
+        layers = {n.layer for n in graph.nodes if n.name in found}
+        calls = [n for n in graph.nodes if n.layer in layers]
+        if {n.name for n in calls} <= found:
+            break
+        found = _upstream(graph, {v for n in calls for v in n.outputs})
+    return found
 
 
 def _before(graph: Graph, starts: set[str]) -> set[str]:

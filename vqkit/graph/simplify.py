@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vqkit.graph.ir import Graph, Layer, Node, Ref, refs
-from vqkit.graph.match import activation_name
+from vqkit.graph.match import Chains, activation_name
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Dense")
@@ -20,12 +20,13 @@ _ACTIVATION_OPS = {
 _MERGE_OPS = {"op:Add": "Add", "op:Multiply": "Multiply"}
 
 
-def remove_dropout(graph: Graph) -> Graph:
-    """Remove layers that are the identity at inference."""
+def remove_dropout(graph: Graph, *, vitis_compat: bool = False) -> Graph:
+    """Remove layers that are the identity at inference; with `vitis_compat` Dropout only."""
     graph = graph.copy()
+    kinds = ("Dropout",) if vitis_compat else DROPOUTS
     for name in [n.name for n in graph.nodes]:
         node = graph.node(name)
-        if graph.kind(node) in DROPOUTS and graph.is_candidate(node) and len(set(node.inputs)) == 1:
+        if graph.kind(node) in kinds and graph.is_candidate(node) and len(set(node.inputs)) == 1:
             heir = _heir(graph, node)
             if heir is not None:
                 graph.update(heir, origin=heir.origin + node.origin)
@@ -60,6 +61,28 @@ def separate_activations(graph: Graph) -> Graph:
             graph.insert_after(node.output, activation, origin=node.origin)
             if graph.candidates is not None:
                 graph.candidates.add(name)
+    return graph
+
+
+def show_inline_activations(graph: Graph) -> Graph:
+    """Put functions that weighted layers compute themselves into nodes of their own, as `InlineActivation`.
+
+    A quantizer can then stand in front of the function. Linear and ReLU stay: the quantizer stands behind.
+    """
+    from vqkit.graph.layers import InlineActivation
+
+    graph = graph.copy()
+    chains = Chains(graph)
+    for node in list(graph.nodes):
+        layer = graph.layer_of(node)
+        if layer.kind in WEIGHTED and activation_name(layer) not in ("linear", "relu") and chains.free(node):
+            graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
+            config = {"activation": layer.config["activation"]}
+            name = graph.unique(f"{node.name}_{activation_name(layer)}")
+            shown = Layer(name, InlineActivation, config, source=layer.source)
+            added = graph.insert_after(node.output, shown, origin=node.origin)
+            if graph.candidates is not None:
+                graph.candidates.add(added.name)
     return graph
 
 

@@ -95,12 +95,12 @@ def require_compat(spec: QuantizerSpec) -> None:
     Raises:
         ValueError: where Vitis AI 2.5 raises, with its reason.
     """
-    refusal = _refusal(spec)
-    if refusal:
+    if refusal := compat_refusal(spec):
         raise ValueError(f"vitis_compat: {spec.quantizer_type}: {refusal}")
 
 
-def _refusal(spec: QuantizerSpec) -> str | None:
+def compat_refusal(spec: QuantizerSpec) -> str | None:
+    """Why Vitis AI 2.5 has no such quantizer, in words; None where it has."""
     kind = spec.quantizer_type
     if kind == QuantizerType.POF2S and spec.method in (Method.MIN_KL, Method.PERCENTILE):
         return f"Invalid method: {spec.method.name}; the reference knows NON_OVERFLOW and MIN_MSE"
