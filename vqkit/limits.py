@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from vqkit.errors import DataError, ModelError
 
@@ -112,8 +115,20 @@ def check_zip(path: Path, room: Room) -> None:
             if name.endswith(".json"):
                 room.hold_text(member.file_size, name)
             elif name.endswith((".h5", ".hdf5")):
-                with archive.open(member) as opened:
-                    check_h5(opened, room, f"{name}: ")
+                with archive.open(member) as opened, _seekable(member, opened) as source:
+                    check_h5(source, room, f"{name}: ")
+
+
+@contextmanager
+def _seekable(member: zipfile.ZipInfo, opened: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A compressed member as a file: going back in it would unpack it from its start each time."""
+    if member.compress_type == zipfile.ZIP_STORED:
+        yield opened
+        return
+    with tempfile.TemporaryFile() as unpacked:
+        shutil.copyfileobj(opened, unpacked, 1 << 20)
+        unpacked.seek(0)
+        yield unpacked
 
 
 def check_h5(source: Any, room: Room, prefix: str = "") -> None:
@@ -228,8 +243,10 @@ def check_arrays(path: Path, room: Room) -> None:
 
     Raises:
         DataError: they do (the room's own error).
-        ValueError, BadZipFile: it is no such file.
+        ValueError, BadZipFile: it is a damaged archive (what is none is left to its reader).
     """
+    if not zipfile.is_zipfile(path):
+        return
     from numpy.lib import format as npy
 
     readers: dict[tuple[int, int], Callable[..., Any]] = {

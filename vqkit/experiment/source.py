@@ -19,6 +19,7 @@ from vqkit.experiment.environment import load_tensorflow
 from vqkit.experiment.warm import kept
 from vqkit.flow.data import Data, map_inputs
 from vqkit.flow.units import same_unit
+from vqkit.limits import Room, check_arrays
 from vqkit.strategy.text import plain
 
 QUICKSTART = "quickstart"
@@ -169,6 +170,7 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     if not path.is_file():
         raise DataError(no_such_file(path))
     try:
+        check_arrays(path, Room(path, DataError))
         # Only arrays of plain values: a pickle in the file would be code.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             x_calib, x_eval, y_eval, y_calib = _picked(file, spec)

@@ -4,7 +4,8 @@
     rebuild      the architecture, called layer by layer
     layers       one layer's configuration in the words of Keras 3
     activations  functions that Keras 3 defines otherwise
-    weights      the three layouts of weights, found again in the rebuilt model
+    weights      the layouts of weights, found again in the rebuilt model
+    checkpoint   the same for a SavedModel
     functions    `tf.…` functions and operators (TFOpLambda) as operations of Keras 3
     raw_ops      the same for graph operations of TensorFlow before 2.4 (TensorFlowOpLayer)
 

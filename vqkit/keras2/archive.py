@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.why import subclassed
+from vqkit.keras2.checkpoint import from_checkpoint
 from vqkit.keras2.rebuild import Rebuilt
-from vqkit.keras2.weights import from_checkpoint, from_groups, from_h5
+from vqkit.keras2.weights import from_groups, from_h5
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,18 @@ def _h5(path: Path) -> Archive | None:
                 f"{path}: holds weights only, no architecture. Build the model in code, call "
                 "model.load_weights(path), and pass the model itself"
             )
-        if _text(file.attrs.get("keras_version", "")).startswith("3"):
+        version = _text(file.attrs.get("keras_version", ""))
+        if version.startswith("3"):
             return None
-        architecture = json.loads(_text(file.attrs["model_config"]))
+        text = _text(file.attrs["model_config"])
+        architecture = json.loads(text)
+    if '"bilinear"' in text and version.startswith("2.") and version < "2.4" and "tf" not in version:
+        warnings.warn(
+            f"{path}: Keras {version} wrote it, whose bilinear UpSampling2D resized at the corners of pixels; "
+            "here, as in every tf.keras since TensorFlow 1.14, it resizes at their centers",
+            UserWarning,
+            stacklevel=2,
+        )
     return Archive(_with_layers(architecture, path), lambda made: _assign_h5(made, path))
 
 

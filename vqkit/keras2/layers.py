@@ -69,6 +69,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "IntegerLookup": {"mask_token": 0},
 }
 _OUTPUT_MODES = {"binary": "multi_hot", "tf-idf": "tf_idf"}
+# Their dtype was once that of every layer; what they give are whole numbers.
+_INDICES = ("Discretization", "IntegerLookup", "StringLookup", "TextVectorization")
 # Where a layer holds layers.
 _INNER = ("layer", "backward_layer", "cell", "cells")
 _OF_THE_ORIGINAL = ("QuantizeWrapper", "VitisQuantize", "CustomOpWrapper", "QuantizeLayer", "ConvBNQuantize")
@@ -180,6 +182,8 @@ def _in_words_of_keras_3(kind: str, config: dict[str, Any], where: str) -> dict[
         config["bin_boundaries"] = config.pop("bins")
     if isinstance(config.get("output_mode"), str):
         config["output_mode"] = _OUTPUT_MODES.get(config["output_mode"], config["output_mode"])
+    if kind in _INDICES and config.get("output_mode", "int") == "int" and "float" in str(config.get("dtype")):
+        config.pop("dtype")
     if kind == "IntegerLookup" and "mask_value" in config:
         config["mask_token"], config["oov_token"] = config.pop("mask_value"), config.pop("oov_value", -1)
     for key in ("activation", "recurrent_activation"):

@@ -1,7 +1,7 @@
 """The weights of a model file of Keras 2, put into the model rebuilt from it.
 
-Three layouts: `.h5`, a list of arrays for each layer by name; `.keras`, groups numbered by class in the order
-of the layers; SavedModel, a checkpoint whose keys are paths of attributes.
+Two layouts: `.h5`, a list of arrays for each layer by name; `.keras`, groups numbered by class in the order
+of the layers. A SavedModel's is in `checkpoint`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ _KNOWN = frozenset((
     "depthwise_kernel", "pointwise_kernel", "mean", "variance", "scale",
 ))  # fmt: skip
 # What batch renormalization learned besides; only training reads it.
-_ONLY_TRAINING = re.compile(r"^(renorm_\w+|moving_stddev)$")
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_OPTIMIZER = ("optimizer", "keras_api", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+ONLY_TRAINING = re.compile(r"^(renorm_\w+|moving_stddev)$")
+_ASIDE = {"optimizer", "_metrics", "metrics", "compiled_metrics"}
 _GATES = {"CuDNNLSTM": 4, "CuDNNGRU": 3}
 Arrays = list[tuple[str, np.ndarray]]
 
@@ -50,21 +49,21 @@ def from_h5(file: Any, made: Rebuilt, path: Path) -> None:
         ModelError: layers, numbers or shapes of weights differ.
     """
     groups = file["model_weights"]
-    stored = {name: _arrays(groups[name]) for name in _names(groups, "layer_names")}
+    stored = {name: _arrays(groups[name], name, path) for name in _names(groups, "layer_names")}
     parts = {p.name: p for p in made.parts[id(made.model)]}
-    live = {name for name, p in parts.items() if _weighted(p)}
+    live = {name for name, p in parts.items() if weighted(p)}
     left = {name for name, arrays in stored.items() if arrays and (name not in parts or parts[name].live)}
     if left != live:
-        _refuse(path, f"weights of {sorted(left ^ live)} have no counterpart")
+        refuse(path, f"weights of {sorted(left ^ live)} have no counterpart")
     for name in live:
         _fill(parts[name], stored[name], made, path)
 
 
 def _fill(part: Part, arrays: Arrays, made: Rebuilt, path: Path) -> None:
     """One layer, or one model within the model, from its list of arrays."""
-    arrays = [(label, array) for label, array in arrays if not _ONLY_TRAINING.match(_base(label))]
+    arrays = [(label, array) for label, array in arrays if not ONLY_TRAINING.match(_base(label))]
     summaries = [array for label, array in arrays if _base(label) == "summary"]
-    counted = [leaf.live for leaf in _leaves(part, made) if _counts(leaf.live)]
+    counted = [leaf.live for leaf in _leaves(part, made) if counts(leaf.live)]
     if summaries and len(summaries) == len(counted):
         arrays = [(label, array) for label, array in arrays if _base(label) != "summary"]
         for live, summary in zip(counted, summaries, strict=True):
@@ -72,27 +71,35 @@ def _fill(part: Part, arrays: Arrays, made: Rebuilt, path: Path) -> None:
     arrays = _of_cudnn(part.kind, arrays)
     variables = _by_layer(part, arrays, made) or _in_order(part, made)
     if len(arrays) != len(variables):
-        _refuse(path, f"layer {part.name!r} has {len(arrays)} weights, Keras 3 has {len(variables)}")
+        refuse(path, f"layer {part.name!r} has {len(arrays)} weights, Keras 3 has {len(variables)}")
     for variable, (label, array) in zip(variables, arrays, strict=True):
         ours, theirs = variable.path.rpartition("/")[2], _base(label)
         if theirs in _KNOWN and ours in _KNOWN and ours not in (theirs, _RENAMED.get(theirs)):
-            _refuse(path, f"layer {part.name!r}: weight {label!r} meets {variable.path!r}")
-        _set(variable, array, path)
+            refuse(path, f"layer {part.name!r}: weight {label!r} meets {variable.path!r}")
+        set_variable(variable, array, path)
     for layer in _leaves(part, made):
-        _finalize(layer.live)
+        finalize(layer.live)
 
 
-def _counts(live: Any) -> bool:
-    """Whether a layer learned bins: in Keras 3 they are no weight."""
+def counts(live: Any) -> bool:
+    """Whether a layer learned bins: in Keras 3 they are no weight.
+
+    Args:
+        live: a layer.
+    """
     return isinstance(live, keras.layers.Discretization) and live.num_bins is not None
 
 
-def _weighted(part: Part) -> bool:
-    """Whether a layer has weights in Keras 2."""
+def weighted(part: Part) -> bool:
+    """Whether a layer has weights in Keras 2.
+
+    Args:
+        part: of the rebuilt model.
+    """
     if part.live is None:
         return False
     inside = part.live.layers if isinstance(part.live, keras.Model) else [part.live]
-    return bool(part.live.weights) or any(map(_counts, inside))
+    return bool(part.live.weights) or any(map(counts, inside))
 
 
 def _base(label: str) -> str:
@@ -158,25 +165,54 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _arrays(group: Any) -> Arrays:
-    return [(name, np.asarray(group[name])) for name in _names(group, "weight_names")]
+def _arrays(group: Any, layer: str, path: Path) -> Arrays:
+    labels = _names(group, "weight_names")
+    for label in labels:
+        if label not in group:
+            refuse(path, f"weight {label!r} of layer {layer!r} is named, but not in the file")
+        if labels.count(label) > 1:
+            refuse(path, f"several weights of layer {layer!r} have the name {label!r}; one alone was stored")
+    return [(label, np.asarray(group[label])) for label in labels]
 
 
-def _finalize(live: Any) -> None:
-    """What a layer derives from its weights (Normalization, Discretization) is derived anew."""
+def finalize(live: Any) -> None:
+    """Derive anew what layers derive from their weights (Normalization, Discretization).
+
+    Args:
+        live: a layer or a model.
+    """
     if hasattr(live, "finalize_state"):
         live.finalize_state()
     for inner in live.layers if isinstance(live, keras.Model) else _layers_in(live):
-        _finalize(inner)
+        finalize(inner)
 
 
-def _set(variable: Any, array: np.ndarray, path: Path) -> None:
+def set_variable(variable: Any, array: np.ndarray, path: Path) -> None:
+    """Set a variable.
+
+    Args:
+        variable: of a layer of Keras 3.
+        array: of its shape.
+        path: for messages.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
     if tuple(variable.shape) != array.shape:
-        _refuse(path, f"{variable.path!r} has shape {tuple(variable.shape)}, the file {array.shape}")
+        refuse(path, f"{variable.path!r} has shape {tuple(variable.shape)}, the file {array.shape}")
     variable.assign(array)
 
 
-def _refuse(path: Path, why: str) -> NoReturn:
+def refuse(path: Path, why: str) -> NoReturn:
+    """Raise the error of weights that do not fit the model.
+
+    Args:
+        path: of the file.
+        why: place and reason.
+
+    Raises:
+        ModelError: always.
+    """
     raise ModelError(
         f"{path}: its weights do not fit the model rebuilt from it: {why}. Build the model anew in Keras 3 "
         "and copy the weights layer by layer with set_weights"
@@ -203,10 +239,10 @@ def from_groups(file: Any, made: Rebuilt, path: Path, assets: Callable[[str], An
     reader.model(made.model, "")
     left = sorted(set(found) - reader.read)
     if left:
-        _refuse(path, f"{left[0]!r} has no counterpart")
+        refuse(path, f"{left[0]!r} has no counterpart")
     missing = [v.path for v in made.model.weights if id(v) not in reader.filled]
     if missing:
-        _refuse(path, f"nothing is stored for {missing}")
+        refuse(path, f"nothing is stored for {missing}")
 
 
 def _groups_of_vars(file: Any) -> list[tuple[str, Any]]:
@@ -216,14 +252,14 @@ def _groups_of_vars(file: Any) -> list[tuple[str, Any]]:
     def look(name: str, group: Any) -> None:
         # On Windows a whole path is one name: `layers\\dense`.
         place, _, last = name.replace("\\", "/").rpartition("/")
-        if last == "vars" and hasattr(group, "keys") and len(group) and not place.startswith("optimizer"):
+        if last == "vars" and hasattr(group, "keys") and len(group) and not _ASIDE & set(place.split("/")):
             found.append((place, group))
 
     file.visititems(look)
     return found
 
 
-def snake_case(name: str) -> str:
+def _snake_case(name: str) -> str:
     """A class name as Keras names a group: `MaxPooling2D` -> `max_pooling2d`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -251,9 +287,9 @@ class _Groups:
             # Later ones do not count a layer that they met before, in a model within the model.
             if not old and part.live is not None and id(part.live) in self._done:
                 continue
-            name = snake_case(part.kind)
+            name = _snake_case(part.kind)
             number = count.get(name, 0)
-            count[name] = number + 1 + (old and _weighted(part))
+            count[name] = number + 1 + (old and weighted(part))
             if part.live is not None:
                 self._any(part.live, f"{folder}{name}_{number}" if number else f"{folder}{name}", part.kind)
 
@@ -277,7 +313,7 @@ class _Groups:
             live.load_assets(folder)
         inner = {name[len(place) + 1 :].split("/")[0] for name in self._found if name.startswith(f"{place}/")}
         for step in sorted(inner):
-            child = _attribute(live, step)
+            child = attribute(live, step)
             if isinstance(child, list | tuple):
                 self._list(child, f"{place}/{step}")
             elif isinstance(child, keras.layers.Layer):
@@ -286,13 +322,13 @@ class _Groups:
     def _list(self, layers: Any, place: str) -> None:
         count: dict[str, int] = {}
         for live in layers:
-            name = snake_case(type(live).__name__)
+            name = _snake_case(type(live).__name__)
             number = count[name] = count.get(name, -1) + 1
             self._any(live, f"{place}/{name}_{number}" if number else f"{place}/{name}", type(live).__name__)
 
     def _own(self, live: Any, group: Any, kind: str) -> None:
         store = {key: np.asarray(group[key]) for key in sorted(group, key=int)}
-        if _counts(live):
+        if counts(live):
             live.summary = store["0"]
             live.finalize_state()
             return
@@ -303,7 +339,7 @@ class _Groups:
         try:
             live.load_own_variables(store)
         except Exception as error:
-            _refuse(self._path, f"layer {live.name!r}{f' ({kind})' if kind else ''}: {reason(error)}")
+            refuse(self._path, f"layer {live.name!r}{f' ({kind})' if kind else ''}: {reason(error)}")
         inner = {id(v) for layer in _layers_in(live) for v in layer.weights}
         self.filled |= {id(v) for v in live.weights if id(v) not in inner}
 
@@ -316,68 +352,11 @@ def _layers_in(live: Any) -> Iterator[Any]:
                 yield child
 
 
-def _attribute(owner: Any, step: str) -> Any:
-    return getattr(owner, step, getattr(owner, _RENAMED.get(step, step), None))
-
-
-# --- SavedModel ---
-
-
-def from_checkpoint(made: Rebuilt, path: Path) -> None:
-    """Set the weights from the checkpoint of a SavedModel.
+def attribute(owner: Any, step: str) -> Any:
+    """An attribute of a layer by the name that Keras 2 gives it; None where there is none.
 
     Args:
-        made: the model to fill.
-        path: folder of the SavedModel.
-
-    Raises:
-        ModelError: keys or shapes of weights differ, or the checkpoint claims more than it holds.
+        owner: a layer.
+        step: the name.
     """
-    import tensorflow as tf
-
-    folder = path / "variables"
-    reader = tf.train.load_checkpoint(str(folder / "variables"))
-    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    claimed = sum(int(np.prod(s)) * types[k].size for k, s in shapes.items() if types[k] != tf.string)
-    held = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
-    if claimed > held:
-        raise ModelError(
-            f"{path}: its checkpoint claims {claimed} bytes, its files have {held}: it is damaged. "
-            "Save it again"
-        )
-    stored = {k.removesuffix(_SUFFIX) for k in shapes if k.endswith(_SUFFIX)}
-    stored = {k for k in stored if k.split("/")[0] not in _OPTIMIZER and k.startswith("layer_with_weights-")}
-    done: set[int] = set()
-    for key in sorted(stored):
-        if _ONLY_TRAINING.match(key.rpartition("/")[2]):
-            continue
-        if key.endswith("/summary") and _counts(live := _at(made, made.model, key.split("/")[:-1])):
-            live.summary = reader.get_tensor(key + _SUFFIX)
-            continue
-        variable = _at(made, made.model, key.split("/"))
-        if not hasattr(variable, "assign") or id(variable) in done:
-            _refuse(path, f"{key!r} has no counterpart")
-        done.add(id(variable))
-        _set(variable, reader.get_tensor(key + _SUFFIX), path)
-    left = [v.path for v in made.model.weights if id(v) not in done]
-    if left:
-        _refuse(path, f"nothing is stored for {left}")
-    _finalize(made.model)
-
-
-def _at(made: Rebuilt, owner: Any, steps: list[str]) -> Any:
-    """What a path of attributes leads to; `layer_with_weights-<n>` is the n-th layer with weights."""
-    for step in steps:
-        if step.startswith("layer_with_weights-"):
-            parts = made.parts.get(id(owner))
-            parts = parts or [Part(x.name, type(x).__name__, x) for x in owner.layers]
-            weighted = list({id(p.live): p.live for p in parts if _weighted(p)}.values())
-            number = int(step.rpartition("-")[2])
-            owner = weighted[number] if number < len(weighted) else None
-        elif isinstance(owner, list | tuple) and step.isdecimal():
-            owner = owner[int(step)] if int(step) < len(owner) else None
-        else:
-            owner = _attribute(owner, step)
-        if owner is None:
-            return None
-    return owner
+    return getattr(owner, step, getattr(owner, _RENAMED.get(step, step), None))
