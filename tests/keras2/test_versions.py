@@ -1,4 +1,4 @@
-"""Files that real versions of Keras 2 wrote load and compute what these computed; see `versions` for all of them."""
+"""Files that real versions of Keras 2 wrote load and compute what these computed; see `versions`."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ def _h5(path: Path) -> Archive | None:
         architecture = json.loads(text)
     if '"bilinear"' in text and version.startswith("2.") and version < "2.4" and "tf" not in version:
         warnings.warn(
-            f"{path}: Keras {version} wrote it, whose bilinear UpSampling2D resized at the corners of pixels; "
-            "here, as in every tf.keras since TensorFlow 1.14, it resizes at their centers",
+            f"{path}: Keras {version} wrote it, whose bilinear UpSampling2D resized at the corners of "
+            "pixels; here, as in every tf.keras since TensorFlow 1.14, it resizes at their centers",
             UserWarning,
             stacklevel=2,
         )

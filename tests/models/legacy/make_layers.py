@@ -346,34 +346,6 @@ def write(kind, labels, name, folder, formats):
     return expected, told
 
 
-def cudnn(folder):
-    """Layers that need a GPU to run: their files are written, and what LSTM and GRU compute with their weights."""
-    expected, told = {}, []
-    for kind, plain in (
-        ("CuDNNLSTM", make("LSTM", 4, recurrent_activation="sigmoid")),
-        ("CuDNNGRU", make("GRU", 4, reset_after=True, recurrent_activation="sigmoid")),
-    ):
-        name = kind.lower()
-        try:
-            i = keras.Input((7, 5))
-            import tensorflow as tf  # the class has left tf.keras, not tf.compat
-
-            model = keras.Model(i, getattr(tf.compat.v1.keras.layers, kind)(4, name="rnn")(i), name=name)
-            rng = np.random.RandomState(5)
-            model.set_weights([rng.normal(0, 0.4, w.shape).astype("float32") for w in model.get_weights()])
-            model.save(os.path.join(folder, name + ".h5"))
-            keras.backend.clear_session()
-            i = keras.Input((7, 5))
-            same = keras.Model(i, plain("rnn")(i))
-            same.load_weights(os.path.join(folder, name + ".h5"))
-            expected[name + "/x0"] = values((7, 5), "float32")
-            expected[name + "/rnn"] = same.predict(expected[name + "/x0"])
-            keras.backend.clear_session()
-        except Exception as error:
-            told.append(("cudnn", kind, type(error).__name__ + ": " + str(error)[:150]))
-    return expected, told
-
-
 def main(out, singles):
     version = getattr(keras, "__version__", None) or __import__("keras").__version__
     if not os.path.isdir(out):
@@ -393,9 +365,6 @@ def main(out, singles):
             found, problems = write(kind, labels, name.replace(".", "_"), out, formats)
             expected.update(found)
             told += problems
-    found, problems = cudnn(out)
-    expected.update(found)
-    told += problems
     np.savez_compressed(os.path.join(out, "expected.npz"), **expected)
     for row in told:
         print("-", row)

@@ -6,7 +6,7 @@ import os
 import sys
 
 import numpy as np
-from make_layers import L, keras, values
+from make_layers import L, keras, layer, make, values
 
 
 def base(name, frozen=False):
@@ -122,6 +122,34 @@ def timed():
     return keras.Model(i, L.LSTM(3, name="l")(x), name="timed")
 
 
+def cudnn(folder):
+    """Layers that need a GPU to run: their files are written, and what LSTM and GRU compute with their weights."""
+    expected, told = {}, []
+    for kind, plain in (
+        ("CuDNNLSTM", make("LSTM", 4, recurrent_activation="sigmoid")),
+        ("CuDNNGRU", make("GRU", 4, reset_after=True, recurrent_activation="sigmoid")),
+    ):
+        name = kind.lower()
+        try:
+            i = keras.Input((7, 5))
+            import tensorflow as tf  # the class has left tf.keras, not tf.compat
+
+            model = keras.Model(i, getattr(tf.compat.v1.keras.layers, kind)(4, name="rnn")(i), name=name)
+            rng = np.random.RandomState(5)
+            model.set_weights([rng.normal(0, 0.4, w.shape).astype("float32") for w in model.get_weights()])
+            model.save(os.path.join(folder, name + ".h5"))
+            keras.backend.clear_session()
+            i = keras.Input((7, 5))
+            same = keras.Model(i, plain("rnn")(i))
+            same.load_weights(os.path.join(folder, name + ".h5"))
+            expected[name + "/x0"] = values((7, 5), "float32")
+            expected[name + "/rnn"] = same.predict(expected[name + "/x0"])
+            keras.backend.clear_session()
+        except Exception as error:
+            told.append(("cudnn", kind, type(error).__name__ + ": " + str(error)[:150]))
+    return expected, told
+
+
 def main(out):
     version = getattr(keras, "__version__", None) or __import__("keras").__version__
     numbers = [int(p) for p in version.split("-")[0].split(".")[:2]]
@@ -132,7 +160,8 @@ def main(out):
         formats += ["_saved_model"] if int(tf.__version__[0]) >= 2 else []
     if not os.path.isdir(out):
         os.makedirs(out)
-    expected = {}
+    expected, told = cudnn(out)
+    print(*told)
     for build in (teachable, augmented, frozen, slashes, twice, losses, words, fixed, named, timed):
         name = build.__name__
         try:
