@@ -105,9 +105,10 @@ class _Planner:
         """Node name -> the activation behind which its output is quantized instead."""
         found: dict[str, str] = {}
         for node in self.graph.nodes:
-            if node.name in self.rules:
+            if node.name in self.rules or node.name in self.graph.ignored:
                 for heads, tails in self._fusions():
-                    chain = self.chains.upstream(node, heads) if self.graph.kind(node) in tails else None
+                    fits = self.graph.kind(node) in tails
+                    chain = self.chains.upstream(node, heads, ignored=True) if fits else None
                     if chain and chain[0].name in self.rules and chain[0].name not in found:
                         found[chain[0].name] = node.name
         return found
@@ -331,7 +332,9 @@ class _Planner:
 
     def _output(self, node: Node, index: int, quantizer: Any, slot: Slot) -> Row:
         if node.name in self.merged:
-            return self._float(node, f"quantized after {self.merged[node.name]}", index)
+            tail = self.merged[node.name]
+            after = "goes on in float to" if tail in self.graph.ignored else "quantized after"
+            return self._float(node, f"{after} {tail}", index)
         if quantizer is None:
             return self._float(node, "left float by the strategy", index)
         value, tensor = node.outputs[index], tensor_name(index)

@@ -17,7 +17,7 @@ from vqkit.graph.custom import inner_kinds
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
 from vqkit.graph.prepare import optimize, to_device_form
-from vqkit.graph.select import select
+from vqkit.graph.select import leave_float, select
 
 QUANTIZERS = ("FakeQuantize", "LearnedQuantize")
 
@@ -104,8 +104,16 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
         ignore_layers=strategy.ignore_layers,
         vitis_compat=vitis_compat,
     )
-    optimized = optimize(graph, strategy.optimize, vitis_compat=vitis_compat)
-    device = to_device_form(optimized.graph, strategy.quantize, vitis_compat=vitis_compat)
+    whole, ignored = graph, () if vitis_compat else strategy.ignore_layers
+    if ignored:
+        ends = {"input_layers": strategy.input_layers, "output_layers": strategy.output_layers}
+        whole = select(lowered, **ends)
+
+    def leave(some: Graph) -> Graph:
+        return leave_float(some, lowered, ignored) if ignored else some
+
+    optimized = optimize(whole, strategy.optimize, vitis_compat=vitis_compat, leave=leave)
+    device = to_device_form(leave(optimized.graph), strategy.quantize, vitis_compat=vitis_compat)
     return Graphs(graph, optimized.graph, device.graph, optimized.report + device.report)
 
 

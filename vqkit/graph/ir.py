@@ -135,6 +135,7 @@ class Graph:
         layers: layer name -> layer.
         values: value id -> shape and dtype.
         candidates: node names that may be optimized and quantized; None means all.
+        ignored: node names among them that were optimized and stay float.
     """
 
     name: str
@@ -145,12 +146,14 @@ class Graph:
     layers: dict[str, Layer] = field(default_factory=dict)
     values: dict[int, Value] = field(default_factory=dict)
     candidates: set[str] | None = None
+    ignored: frozenset[str] = frozenset()
 
     def copy(self) -> Graph:
         """An independent graph; the (immutable) nodes, layers and arrays are shared."""
         return Graph(
             self.name, dict(self.inputs), self.input_struct, self.output_struct, list(self.nodes),
             dict(self.layers), dict(self.values), None if self.candidates is None else set(self.candidates),
+            self.ignored,
         )  # fmt: skip
 
     # --- reading ---

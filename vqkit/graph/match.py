@@ -37,19 +37,21 @@ class Chains:
             return None
         return readers[0]
 
-    def upstream(self, node: Node, *tests: Test) -> tuple[Node, ...] | None:
+    def upstream(self, node: Node, *tests: Test, ignored: bool = False) -> tuple[Node, ...] | None:
         """The chain that ends at `node`.
 
         Args:
             node: last link.
             tests: one for each earlier link, nearest first.
+            ignored: whether the last link may be a layer that is ignored.
 
         Returns:
             The earlier links, nearest first; None when there is no such chain.
         """
         found: list[Node] = []
         current = node
-        if not self.free(node):
+        left = ignored and node.name in self._graph.ignored and self._calls[node.layer] == 1
+        if not (left or self.free(node)):
             return None
         for test in tests:
             before = self._producers.get(current.inputs[0]) if len(current.inputs) == 1 else None

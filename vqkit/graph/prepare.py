@@ -25,13 +25,15 @@ class Prepared:
     report: tuple[str, ...]
 
 
-def optimize(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepared:
+def optimize(graph: Graph, config: Any, *, vitis_compat: bool = False,
+             leave: Callable[[Graph], Graph] = lambda graph: graph) -> Prepared:  # fmt: skip
     """Run the optimize pipeline.
 
     Args:
         graph: with candidates selected.
         config: the strategy's `optimize_pipeline_config`, one attribute for each key.
         vitis_compat: with the reference's mistakes.
+        leave: takes the layers out of a graph's candidates whose function must not change.
 
     Returns:
         The float graph that will be quantized.
@@ -41,7 +43,8 @@ def optimize(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepar
          lambda g: simplify.remove_dropout(g, vitis_compat=vitis_compat)),
         ("convert_tf_op_to_keras", config.convert_tf_op_to_keras, simplify.ops_to_layers),
         ("separate_conv_act", config.separate_conv_act, simplify.separate_activations),
-        ("convert_relu6_to_relu", config.convert_relu6_to_relu, simplify.relu6_to_relu),
+        ("convert_relu6_to_relu", config.convert_relu6_to_relu,
+         lambda g: _selected_as(g, simplify.relu6_to_relu(leave(g)))),
         ("fold_conv_bn", config.fold_conv_bn and not config.train_with_bn, fold.fold_batch_norm),
         ("convert_bn_to_dwconv", config.convert_bn_to_dwconv, fold.batch_norm_to_depthwise),
         ("include_cle", config.include_cle, lambda g: equalize.equalize(
@@ -77,6 +80,12 @@ def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> 
         if vitis_compat
         else converted
     )
+
+
+def _selected_as(graph: Graph, rewritten: Graph) -> Graph:
+    """A rewritten graph with the candidates that it had before."""
+    rewritten.candidates, rewritten.ignored = graph.candidates, graph.ignored
+    return rewritten
 
 
 def _run(graph: Graph, passes: list[Pass]) -> Prepared:

@@ -6,6 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.graph.ir import Graph, Node
+from vqkit.graph.match import Chains
+from vqkit.graph.simplify import DROPOUTS, WEIGHTED
+
+_ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
+_BEFORE_ACTIVATIONS = (*WEIGHTED, "Add", "Multiply")
+_NORM = "BatchNormalization"
 
 
 def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Sequence[str] = (),
@@ -37,6 +43,45 @@ def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Seq
     chosen = _needed_by(graph, known["output_layers"], vitis_compat)
     chosen -= _before(graph, known["input_layers"])
     graph.candidates = {n for n in chosen if n not in known["ignore_layers"]}
+    return graph
+
+
+def leave_float(graph: Graph, model: Graph, ignore_layers: Sequence[str]) -> Graph:
+    """Take what became of ignored layers out of the candidates, with their batch norm and activation.
+
+    An ignored layer is folded and equalized like any other, which changes no function; left out of that, it
+    would cost the layers around it more than it saves. What it was folded with and the activation that alone
+    reads it would be quantized together with it, so they stay float with it.
+
+    Args:
+        graph: the model with all layers as candidates, at any point of the optimize pipeline.
+        model: as lowered from the user's model.
+        ignore_layers: names in the model.
+
+    Returns:
+        The graph with fewer `candidates`; they are its `ignored`.
+
+    Raises:
+        StrategyError: a name is no layer of the model.
+    """
+    named = _known(model, "ignore_layers", ignore_layers, False)
+    apart = {n.layer for n in model.nodes if n.name not in named or model.kind(n) in DROPOUTS}
+    whole = {n.layer for n in model.nodes} - apart
+    norms = {name for name, layer in model.layers.items() if layer.kind == _NORM}
+    left = {n.name for n in graph.nodes if n.name in named or whole & set(n.origin)}
+    chains, calls = Chains(graph), graph.calls()
+    for node in graph.nodes:
+        kind = _NORM if node.layer in norms else graph.kind(node)
+        if node.name in left and kind in (*_BEFORE_ACTIVATIONS, _NORM):
+            reader = chains.only_reader(node)
+            if reader is None or calls[reader.layer] > 1:
+                continue
+            if graph.kind(reader) in _ACTIVATIONS or (kind in WEIGHTED and reader.layer in norms):
+                left.add(reader.name)
+    graph = graph.copy()
+    every = {n.name for n in graph.nodes} | set(graph.inputs)
+    graph.candidates = (every if graph.candidates is None else graph.candidates) - left - named
+    graph.ignored = frozenset(left)
     return graph
 
 
