@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vqkit._version import __version__
 
@@ -77,10 +77,7 @@ def held_back(descriptor: int) -> Iterator[None]:
     Args:
         descriptor: 1 for stdout, 2 for stderr.
     """
-    _flush(descriptor)
-    saved = os.dup(descriptor)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), descriptor)
+    with _elsewhere(descriptor) as (kept, saved):
         try:
             yield
         except BaseException:
@@ -88,6 +85,28 @@ def held_back(descriptor: int) -> Iterator[None]:
             kept.seek(0)
             os.write(saved, kept.read())
             raise
+
+
+@contextlib.contextmanager
+def silent(descriptor: int) -> Iterator[None]:
+    """Drop what C code writes to a stream, where an error says the same.
+
+    Args:
+        descriptor: 1 for stdout, 2 for stderr.
+    """
+    with _elsewhere(descriptor):
+        yield
+
+
+@contextlib.contextmanager
+def _elsewhere(descriptor: int) -> Iterator[tuple[IO[bytes], int]]:
+    """A stream led into a temporary file; gives the file and where the stream led before."""
+    _flush(descriptor)
+    saved = os.dup(descriptor)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), descriptor)
+        try:
+            yield kept, saved
         finally:
             _flush(descriptor)
             os.dup2(saved, descriptor)

@@ -86,6 +86,7 @@ def _put(lowering: Any, node: Node, *, with_values: bool) -> None:
         traced = traced.only(kept)
         name = node.name if with_values else f"{node.name}.mask"
         attrs, weights = _attrs(traced, inputs), _weights(traced)
+        attrs["live"] = lowering.quantized.live[node.layer]
         lowering.steps.append(Step(KIND, name, tuple(inputs), outputs[0], attrs, weights, node.layer,
                                    also=tuple(outputs[1:])))  # fmt: skip
 

@@ -122,7 +122,7 @@ class _Lowering:
         self._casts: dict[tuple[int, str], int] = {}
         self.masks: Masks = {}
         self.traced: set[int] = set()
-        """Values that traced calls make: their types are what they are, not what Keras states."""
+        """Values of traced calls and quantizers: their types are what they are, not what Keras states."""
         self.reshaped: set[int] = set()
         """Values of another shape than Keras states."""
         self._constants: dict[str, Constant] = {}
@@ -186,6 +186,7 @@ class _Lowering:
             self.steps.append(
                 Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name)
             )
+            self.traced.add(node.output)
             if source in self.reshaped:
                 self.reshaped.add(node.output)
                 self.shapes[node.output] = self.shapes[source]

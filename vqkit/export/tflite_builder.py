@@ -49,7 +49,8 @@ class TfliteBuilder:
         self.s = schema()
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
-        self._codes: dict[str, int] = {}
+        self._codes: dict[tuple[str, int], int] = {}
+        self._inner: list[Any] = []
         self._buffers: list[Any] = [self.s.BufferT()]
         self._names: dict[str, int] = {}
         self._constants: dict[tuple[str, bytes, str], int] = {}
@@ -114,10 +115,8 @@ class TfliteBuilder:
             options: name of its options' class, without the final T.
             **values: attributes of the options.
         """
-        if kind not in self._codes:
-            self._codes[kind] = len(self._codes)
         operator = self.s.OperatorT()
-        operator.opcodeIndex = self._codes[kind]
+        operator.opcodeIndex = self._code_of(kind, _VERSIONS.get(kind, 1))
         operator.inputs, operator.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
         if options:
             operator.builtinOptionsType = getattr(self.s.BuiltinOptions, options)
@@ -126,6 +125,57 @@ class TfliteBuilder:
                 setattr(operator.builtinOptions, key, value)
         self._operators.append(operator)
         return int(outputs[0])
+
+    def _code_of(self, kind: str, version: int) -> int:
+        return self._codes.setdefault((kind, version), len(self._codes))
+
+    def graft(self, content: bytes, inputs: Mapping[str, int], name: str) -> list[int]:
+        """Take over the graph of another file, its loops and branches too.
+
+        Args:
+            content: the file.
+            inputs: name of an input in its signature -> the tensor that takes its place.
+            name: what its tensors are named after.
+
+        Returns:
+            The tensors that are its outputs, "…_0" first.
+        """
+        model = self.s.ModelT.InitFromObj(self.s.Model.GetRootAs(content, 0))
+        kinds = {v: k for k, v in vars(self.s.BuiltinOperator).items() if isinstance(v, int)}
+        codes = [self._code_of(kinds[c.builtinCode], c.version) for c in model.operatorCodes]
+        first = len(self._inner)
+        for graph in model.subgraphs:
+            for tensor in graph.tensors:
+                data = model.buffers[tensor.buffer].data
+                tensor.buffer = 0
+                if data is not None and len(data):
+                    tensor.buffer = len(self._buffers)
+                    self._buffers.append(_buffer(self.s, data))
+            for operator in graph.operators:
+                operator.opcodeIndex = codes[operator.opcodeIndex]
+                _renumber(operator.builtinOptions, first)
+        self._inner += model.subgraphs[1:]
+        (signature,) = model.signatureDefs
+        given = {m.tensorIndex: inputs[m.name.decode()] for m in signature.inputs}
+        place = self._joined(model.subgraphs[0], given, name)
+        made = {int(m.name.decode().rpartition("_")[2]): m.tensorIndex for m in signature.outputs}
+        return [place[made[i]] for i in range(len(made))]
+
+    def _joined(self, graph: Any, given: Mapping[int, int], name: str) -> Mapping[int, int]:
+        """Append tensors and operators of a graph; returns its number of a tensor -> ours."""
+        place: dict[int, int] = {-1: -1, **given}
+        for i, tensor in enumerate(graph.tensors):
+            if i not in given:
+                place[i] = len(self._tensors)
+                tensor.name = self._unique(f"{name}/{tensor.name.decode()}")
+                self._tensors.append(tensor)
+        for operator in graph.operators:
+            for side in ("inputs", "outputs", "intermediates"):
+                old = getattr(operator, side)
+                if old is not None:
+                    setattr(operator, side, np.asarray([place[int(i)] for i in old], np.int32))
+            self._operators.append(operator)
+        return place
 
     def shape(self, tensor: int) -> Shape:
         """Shape of a tensor, free axes None."""
@@ -158,8 +208,8 @@ class TfliteBuilder:
         graph.name, graph.tensors, graph.operators = name, self._tensors, self._operators
         graph.inputs = np.asarray(list(inputs.values()), np.int32)
         graph.outputs = np.asarray(list(outputs.values()), np.int32)
-        model.version, model.description, model.subgraphs = 3, "vqkit", [graph]
-        model.operatorCodes = [self._code(kind) for kind in self._codes]
+        model.version, model.description, model.subgraphs = 3, "vqkit", [graph, *self._inner]
+        model.operatorCodes = [self._code(*key) for key in self._codes]
         model.signatureDefs = [self._signature(inputs, outputs)]
         model.metadata = []
         for key, content in metadata.items():
@@ -173,11 +223,11 @@ class TfliteBuilder:
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         return bytes(builder.Output())
 
-    def _code(self, kind: str) -> Any:
+    def _code(self, kind: str, version: int) -> Any:
         code = self.s.OperatorCodeT()
         code.builtinCode = getattr(self.s.BuiltinOperator, kind)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-        code.version = _VERSIONS.get(kind, 1)
+        code.version = version
         return code
 
     def _signature(self, inputs: Mapping[str, int], outputs: Mapping[str, int]) -> Any:
@@ -196,3 +246,16 @@ class TfliteBuilder:
         count = self._names.get(name, 0)
         self._names[name] = count + 1
         return name if not count else self._unique(f"{name}_{count}")
+
+
+def _buffer(schema: Any, data: Any) -> Any:
+    made = schema.BufferT()
+    made.data = data
+    return made
+
+
+def _renumber(options: Any, first: int) -> None:
+    """The graphs of loops and branches, which another file counts from its own first graph."""
+    for key in ("condSubgraphIndex", "bodySubgraphIndex", "thenSubgraphIndex", "elseSubgraphIndex"):
+        if hasattr(options, key):
+            setattr(options, key, getattr(options, key) + first)

@@ -138,7 +138,8 @@ class TfliteWriter:
             else:
                 step = self.program.producers[value]
                 self.in_float.append(step.name)
-                self.floats[value] = _table("FLOATS", step)(self, step)
+                made = _table("FLOATS", step)(self, step)
+                self.floats.update(zip(step.outputs, [made] if isinstance(made, int) else made, strict=True))
         return self.floats[value]
 
     def moved(self, value: int) -> int | None:

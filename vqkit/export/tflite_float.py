@@ -11,12 +11,15 @@ import numpy as np
 from vqkit.errors import ModelError
 from vqkit.export import tflite_curves as curves
 from vqkit.export import tflite_integer as integer
+from vqkit.export import tflite_layers
 from vqkit.export import tflite_planes as planes
+from vqkit.export.float_forms import KIND as LAYER
 from vqkit.export.steps import Constant, Shape, Step
 from vqkit.primitives.dpu import SIGMOID_FACTOR
 
 Writer = Any
-Float = Callable[[Writer, Step], int]
+Float = Callable[[Writer, Step], "int | list[int]"]
+"""From a step to its tensor, or to those of all its outputs."""
 
 FLOATS: dict[str, Float] = {}
 
@@ -375,6 +378,7 @@ def _repeat(w: Writer, step: Step) -> int:
     return int(w.b.op("TILE", [row, times], [_out(w, step)], "TileOptions"))
 
 
+FLOATS[LAYER] = tflite_layers.float_layer
 FLOATS["identity"] = _given
 FLOATS["pad"] = lambda w, step: integer.pad(w, step, _given(w, step), _out(w, step))
 FLOATS["reshape"] = lambda w, step: integer.reshaped(w, _given(w, step), _out(w, step), step.attrs["to"])

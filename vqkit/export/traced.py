@@ -72,18 +72,21 @@ class Traced:
         shapes: number of a value -> shape; None where the rank is not known.
         dtypes: number of a value -> numpy name, or "variant" for a list of tensors.
         run: the traced function: tensors in, list of tensors out.
+        again: the function as it was given, to be traced otherwise.
     """
 
     body: Body
     shapes: Mapping[int, Shape | None]
     dtypes: Mapping[int, str]
     run: Callable[..., Any]
+    again: Callable[..., Any]
 
     def only(self, outputs: Sequence[int]) -> Traced:
         """The same with the results at these places."""
-        run, body = self.run, self.body
+        body = self.body
         kept = Body(body.inputs, tuple(body.outputs[i] for i in outputs), body.ops)
-        return replace(self, body=_alive(kept), run=lambda *tensors: [run(*tensors)[i] for i in outputs])
+        run, again = (_chosen(f, outputs) for f in (self.run, self.again))
+        return replace(self, body=_alive(kept), run=run, again=again)
 
     def kind_of(self, slot: Slot) -> tuple[Shape | None, str]:
         """Shape and type of a value."""
@@ -95,6 +98,14 @@ class Traced:
     def kinds(self) -> set[str]:
         """All types of operations, those of bodies included."""
         return set(_kinds(self.body))
+
+
+def _chosen(function: Callable[..., Any], outputs: Sequence[int]) -> Callable[..., Any]:
+    def run(*tensors: Any) -> list[Any]:
+        found = function(*tensors)
+        return [found[i] for i in outputs]
+
+    return run
 
 
 def _kinds(body: Body) -> Sequence[str]:
@@ -121,7 +132,7 @@ def trace(function: Callable[..., Any], signature: Sequence[Any], weights: Mappi
     reader = _Reader(weights, name)
     reader.handles = {id(v.handle): v for v in concrete.graph.variables}
     body = reader.outermost(concrete)
-    return Traced(_alive(body), reader.shapes, reader.dtypes, concrete)
+    return Traced(_alive(body), reader.shapes, reader.dtypes, concrete, function)
 
 
 class _Reader:
