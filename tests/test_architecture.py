@@ -18,6 +18,7 @@ PACKAGE = ROOT / "vqkit"
 FLOORS = {
     "errors": 0,
     "digest": 0,
+    "files": 0,
     "_lazy": 0,
     "_version": 0,
     "resources": 0,

@@ -1,16 +1,40 @@
-"""Content digests: the only place where vqkit hashes anything."""
+"""Content digests, the only place where vqkit hashes anything; and the list of code that decides numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 LENGTH = 16
+NUMERIC = (
+    "digest.py", "primitives", "strategy", "graph", "keras2", "flow", "train", "export", "_data/strategies",
+    "experiment/environment.py", "experiment/measure.py", "experiment/quickstart.py", "experiment/source.py",
+    "experiment/training.py", "experiment/trial.py", "experiment/variant.py",
+    "search/engine.py", "search/pieces.py", "search/probe.py", "search/questions.py", "search/sensitive.py",
+    "search/tally.py",
+)  # fmt: skip
+"""Packages and files of vqkit that can change a number of a run or a cache."""
+VIEWS = (
+    "__init__.py", "_lazy.py", "_version.py", "errors.py", "files.py", "limits.py", "resources.py",
+    "py.typed",
+    "experiment", "search", "plots", "widgets", "cli", "vitis", "_data/notebooks",
+    "_data/strategies/schema.json",
+    "strategy/diff.py", "strategy/explain.py", "strategy/patch.py", "strategy/schema.py",
+    "graph/layout.py",
+    "flow/boxes.py", "flow/calls.py", "flow/curve.py", "flow/dpu_check.py", "flow/dpu_forms.py",
+    "flow/dpu_target.py", "flow/inspection.py", "flow/plan_html.py", "flow/preview.py",
+)  # fmt: skip
+"""What only runs, records, compares, draws, explains or writes; of two entries the longer one counts."""
+DISTRIBUTIONS = ("tensorflow", "keras", "numpy")
+"""What else computes the numbers."""
+SOURCES = (".py", ".cc", ".json")
 
 
 def of_bytes(data: bytes) -> str:
@@ -52,3 +76,43 @@ def of_file(path: str | Path) -> str:
         while block := f.read(1 << 20):
             h.update(block)
     return h.hexdigest()[:LENGTH]
+
+
+def is_numeric(name: str) -> bool | None:
+    """Whether a file of this package can change a number.
+
+    Args:
+        name: of the file, relative to the package, with slashes.
+
+    Returns:
+        What `NUMERIC` and `VIEWS` say; None where neither knows the file.
+    """
+    known = [(e, numeric) for entries, numeric in ((NUMERIC, True), (VIEWS, False)) for e in entries]
+    fits = [(len(e), numeric) for e, numeric in known if name == e or name.startswith(f"{e}/")]
+    return max(fits)[1] if fits else None
+
+
+def sources(package: Path) -> dict[str, str]:
+    """The files that decide numbers, and their digests; what no list knows might do so, and is among them.
+
+    Args:
+        package: folder of the package; the shipped strategies lie in it or, in a checkout, beside it.
+
+    Returns:
+        Name relative to the package -> digest.
+    """
+    found = {f.relative_to(package).as_posix(): f for f in package.rglob("*") if f.suffix in SOURCES}
+    beside = package.parent / "strategies"
+    if not (package / "_data").is_dir() and beside.is_dir():
+        found |= {f"_data/strategies/{f.name}": f for f in beside.glob("*.json")}
+    return {name: of_file(found[name]) for name in sorted(found) if is_numeric(name) is not False}
+
+
+@cache
+def code_digest() -> str:
+    """Digest of all that decides a number besides its inputs: this package's sources, and what they stand on.
+
+    Every cache and every run's key holds it.
+    """
+    versions = {name: version(name) for name in DISTRIBUTIONS}
+    return of_json({"sources": sources(Path(__file__).resolve().parent), "versions": versions})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 from pathlib import Path
 
 import keras
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 
 from vqkit.errors import ModelError, RecordError
-from vqkit.experiment.reproduce import reproduce
+from vqkit.experiment.reproduce import reproduce, tampered
 from vqkit.experiment.runner import Options, run_single
-from vqkit.experiment.store import Store
+from vqkit.experiment.store import RunRecord, Store
 from vqkit.experiment.sweep import Sweep
 from vqkit.experiment.validate import resolve
 
@@ -82,7 +84,68 @@ def test_what_differs_is_named(recorded, tmp_path):
     assert not found.same
     assert {d[0] for d in found.results} == {"accuracy", f"encodings.json {name}"}
     assert [d[0] for d in found.inputs] == ["code"]
+    assert {d[0] for d in found.tampered} == {"record", "key", "folder"}
     assert "not the same" in str(found)
+    # The repetition is there now; another call does not take it for its own, whatever became of it.
+    other = json.loads((found.again / "record.json").read_text())
+    other["metrics"]["accuracy"] = record["metrics"]["accuracy"]
+    (found.again / "record.json").write_text(json.dumps(other))
+    (target / "predictions.npz").write_bytes((target / "predictions.npz").read_bytes()[:99])
+    later = reproduce(runs, key)
+    assert {"accuracy", "predictions.npz"} <= {d[0] for d in later.results}
+    assert "predictions.npz: damaged: " in str(later)
+
+
+TAMPERED = {
+    "name": ("name", "another", "record"),
+    "metrics": ("metrics", {"accuracy": 1.0}, "record"),
+    "error": ("error", {"type": "x"}, "record"),
+    "overrides": ("overrides", {"weight_bit": 7}, "base and overrides"),
+    "base": ("strategy", "pof2s", "base and overrides"),
+    "seed": ("seed", 4, "key"),
+    "strategy digest": ("strategy digest", "0" * 16, "strategy.json"),
+    "environment": ("tensorflow", "1.0", "environment tensorflow"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_record_that_was_changed_is_noticed(recorded, tmp_path, name):
+    """Also by somebody who computed its digest again; a name and an error then fit as well."""
+    where, value, told = TAMPERED[name]
+    target, key, written = _copied(recorded, tmp_path)
+    shutil.copy(recorded[0] / "runs" / "variants" / key / "strategy.json", target)
+    again = RunRecord.from_json(copy.deepcopy(written))
+    if where == "overrides" or where == "seed":
+        written["inputs"][where] = value
+    elif where == "strategy":
+        written["inputs"]["strategy"]["base"] = value
+    elif where == "strategy digest":
+        written["inputs"]["strategy"]["digest"] = value
+    elif where == "tensorflow":
+        written["environment"][where] = value
+    else:
+        written[where] = value
+    changed = RunRecord.from_json(written)
+    found = [t[0] for t in tampered(written, changed, again, target)]
+    assert {"record", told} <= set(found)
+    sealed = [t[0] for t in tampered(changed.to_json(), changed, again, target)]
+    assert "record" not in sealed
+    assert (told in sealed) == (told != "record")
+    whole = again.to_json()
+    assert list(tampered(whole, again, again, target)) == []
+    # A record of an older version has no digest of its own.
+    assert list(tampered({k: v for k, v in whole.items() if k != "digest"}, again, again, target)) == []
+
+
+@pytest.mark.parametrize("spelling", ["same", "dots", "link", "relative"])
+def test_a_run_is_not_compared_with_itself(recorded, tmp_path, monkeypatch, spelling):
+    folder, key = recorded
+    (tmp_path / "link").symlink_to(folder / "runs")
+    monkeypatch.chdir(folder)
+    into = {"same": folder / "runs", "dots": folder / "runs" / ".." / "runs", "link": tmp_path / "link",
+            "relative": Path("runs")}[spelling]  # fmt: skip
+    with pytest.raises(RecordError, match="holds the recorded run itself"):
+        reproduce(folder / "runs", key, into=into)
 
 
 def _copied(recorded, tmp_path, **changes):

@@ -16,9 +16,9 @@ import psutil
 import pytest
 
 from tests.experiment.pretend import diary, resolved
+from vqkit import files
 from vqkit.errors import SweepError
 from vqkit.experiment import runner
-from vqkit.experiment import store as st
 from vqkit.experiment.environment import cores
 from vqkit.experiment.runner import steps
 from vqkit.experiment.store import Status, Store
@@ -59,7 +59,7 @@ def test_a_failure_is_kept_and_the_sweep_goes_on(runs):
     assert good.metrics["accuracy"] == 0.5
     assert good.metrics["seconds_total"] > 0
     assert good.inputs["overrides"] == {"mark": "a"}
-    assert st.read_json(runs.variant_dir(good.key) / "strategy.json") == {"pretend": True}
+    assert files.read_json(runs.variant_dir(good.key) / "strategy.json") == {"pretend": True}
     assert [v["name"] for v in runs.sweep("s")["variants"]] == ["a", "b", "c"]
 
     again = run_sweep(sweep, runs)
@@ -113,7 +113,7 @@ def test_a_variant_that_takes_too_long_is_stopped(runs, left_over):
 
 def test_a_sweep_cannot_run_twice_at_once(runs):
     with (
-        st.lock(runs.sweep_dir("s")),
+        files.lock(runs.sweep_dir("s")),
         pytest.raises(SweepError, match="another process is running this sweep"),
     ):
         run_sweep(resolved({"name": "a"}), runs)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vqkit import files
 from vqkit.errors import RecordError
 from vqkit.experiment import store as st
 from vqkit.experiment.store import RunRecord, Status, Store
@@ -65,31 +66,31 @@ def test_broken_records_are_named(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.json"
-    st.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        st.write_json(path, {"a": float("nan")})
-    assert st.read_json(path) == {"a": 1}
+        files.write_json(path, {"a": float("nan")})
+    assert files.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_killed_process_frees_its_lock(tmp_path):
     code = (
-        "import sys, time, pathlib\nfrom vqkit.experiment.store import lock\n"
+        "import sys, time, pathlib\nfrom vqkit.files import lock\n"
         "with lock(pathlib.Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as p:
         assert p.stdout.readline() == "held\n"
-        assert st.process_alive(p.pid)
-        with st.lock(tmp_path, wait=False) as held:
+        assert files.process_alive(p.pid)
+        with files.lock(tmp_path, wait=False) as held:
             assert not held
         os.kill(p.pid, signal.SIGKILL)
         began = time.monotonic()
-        with st.lock(tmp_path) as held:
+        with files.lock(tmp_path) as held:
             assert held
         assert time.monotonic() - began < 30
-    assert not st.process_alive(p.pid)
+    assert not files.process_alive(p.pid)
 
 
 @pytest.mark.slow
@@ -97,7 +98,7 @@ def test_readers_never_see_half_a_record(tmp_path):
     """A writer is killed while it rewrites one file without pause; the file is whole each time."""
     path = tmp_path / "r.json"
     code = (
-        "import sys\nfrom vqkit.experiment.store import write_json\n"
+        "import sys\nfrom vqkit.files import write_json\n"
         "for i in range(10**9): write_json(sys.argv[1], {'i': i, 'text': 'x' * 100_000})"
     )
     for _ in range(3):
@@ -105,11 +106,11 @@ def test_readers_never_see_half_a_record(tmp_path):
         while not path.exists():
             time.sleep(0.01)
         for _ in range(20):
-            assert len(st.read_json(path)["text"]) == 100_000
+            assert len(files.read_json(path)["text"]) == 100_000
             time.sleep(0.002)
         p.kill()
         p.wait()
-        assert len(st.read_json(path)["text"]) == 100_000
+        assert len(files.read_json(path)["text"]) == 100_000
 
 
 def test_an_object_store_is_no_folder_for_runs():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vqkit.errors import DataError, ModelError, SweepError
+from vqkit.experiment import notebook as notebooks
 from vqkit.experiment.runner import Options, run_single, run_sweep, steps
 from vqkit.experiment.store import Status, Store
 from vqkit.experiment.sweep import Sweep
@@ -127,7 +128,10 @@ def test_a_real_sweep_from_file_to_records(folder, tmp_path):
         by_name["fsx weight_bit=8"].metrics["size_bytes"] > by_name["fsx weight_bit=2"].metrics["size_bytes"]
     )
     assert [s.reason for s in steps(resolved, runs)] == ["finished"] * 4
-    assert run_single(resolve(sweep(folder), runs.cache), runs).ran[0].sweep is None
+    # What 8 bits give under pof2s is what the base gives.
+    assert run_single(resolve(sweep(folder), runs.cache), runs).skipped[0].name == "pof2s weight_bit=8"
+    other = resolve(sweep(folder, axes={"weight_bit": [5]}), runs.cache)
+    assert run_single(other, runs).ran[0].sweep is None
 
 
 @pytest.mark.slow
@@ -144,3 +148,21 @@ def test_a_strategy_file_changed_during_a_sweep_is_noticed(folder, tmp_path):
     assert record.status is Status.FAILED
     assert record.error["type"] == "RecordError"
     assert "the notebook used strategy" in record.error["message"]
+
+
+def test_all_steps_and_all_images_by_their_number_are_the_same_variant(folder, tmp_path):
+    axes = {"steps": [None, 2, 1], "eval_images": [None, 24, 3]}
+    found = resolve(sweep(folder, axes=axes), tmp_path)
+    assert [bool(p.same_as) for p in found.planned] == [0, 1, 0, 1, 1, 1, 0, 1, 0]
+
+
+def test_labels_that_cannot_be_judged_are_refused_unless_the_notebook_is_ones_own(folder, tmp_path):
+    with np.load(folder / "set.npz") as kept:
+        arrays = dict(kept)
+    np.savez(folder / "from_one.npz", **{**arrays, "y_eval": arrays["y_eval"] + 1})
+    other = sweep(folder, data={"npz": "from_one.npz"})
+    with pytest.raises(DataError, match="from_one/y_eval: they go from 1 to 3, counted from 1"):
+        resolve(other, tmp_path)
+    own = tmp_path / "own.ipynb"
+    own.write_bytes(notebooks.find("20_run_variant.ipynb").read_bytes())
+    assert resolve(other, tmp_path, notebook=own).planned

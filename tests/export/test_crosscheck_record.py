@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import vqkit
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
 from vqkit.experiment import measure, store
@@ -32,10 +32,10 @@ def test_metrics_and_table_are_kept(model: Path) -> None:
     found = measure.record(runs.variant_dir(key), key, used, quantized=quantized, scores=scores,
                            sqnr=vqkit.sqnr(quantized, data.x_eval), cross_check=checked)  # fmt: skip
     assert found["integer_output_max"] == found["onnxruntime_output_max"] == 0
-    kept = store.read_json(runs.variant_dir(key) / "cross_check.json")
+    kept = files.read_json(runs.variant_dir(key) / "cross_check.json")
     assert kept["bounds"] == {"onnxruntime": [0, 1.0], "integer": [0, 1.0]}
     assert len(kept["table"]) == len(checked.table)
-    assert store.read_json(runs.variant_dir(key) / store.RESULT)["metrics"]["integer_output_within_1"] == 1
+    assert files.read_json(runs.variant_dir(key) / store.RESULT)["metrics"]["integer_output_within_1"] == 1
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:

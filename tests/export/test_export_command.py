@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
 from vqkit.errors import RecordError
@@ -48,9 +48,9 @@ def run(model: Path) -> Path:
     runs = store.Store.at(model.parent / "runs")
     runs.write(store.RunRecord("abc123", "pof2s weight_bit=4", store.Status.FINISHED, inputs))
     folder = runs.variant_dir("abc123")
-    store.write_json(folder / "strategy.json", strategy.dump(None, verbose=2))
+    files.write_json(folder / "strategy.json", strategy.dump(None, verbose=2))
     quantized = quantize(load_model(model), strategy, data.x_calib)
-    store.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+    files.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
     return runs.root
 
 
@@ -65,9 +65,9 @@ def test_a_run(run: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_that_is_not_what_it_was(run: Path) -> None:
     path = store.Store.at(run).variant_dir("abc123") / "encodings.json"
-    value = store.read_json(path)
+    value = files.read_json(path)
     value["conv1/kernel"]["pos"] = 1.0
-    store.write_json(path, value)
+    files.write_json(path, value)
     with pytest.raises(RecordError, match="other encodings for 1 tensors, first conv1/kernel"):
         of_run("abc123", run)
 

@@ -11,7 +11,7 @@ import pytest
 from tests import zoo
 from tests.flow.custom import Square
 from tests.flow.test_bench import data_for
-from vqkit.flow import Bench, shelf
+from vqkit.flow import Bench, content
 from vqkit.strategy import Strategy
 
 FIRST = """
@@ -81,7 +81,7 @@ def test_other_data_batches_or_code_and_spoiled_files_are_observed_anew(tmp_path
         file.write_bytes(file.read_bytes()[:100])
     assert passes(data) == 1
     assert passes(data) == 0
-    monkeypatch.setattr(shelf, "_here", lambda: "another version")
+    monkeypatch.setattr(content, "here", lambda: "another version")
     assert passes(data) == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import load
-from vqkit.experiment import difference, ranking
+from vqkit.experiment import answers, ranking
 from vqkit.experiment.compare import leaderboard, load_records
 
 
@@ -20,7 +20,7 @@ def test_predictions_are_read_only_where_they_can_decide(tmp_path, monkeypatch):
     load.recorded(tmp_path, 300)
     frame = load_records(tmp_path)
     read = []
-    monkeypatch.setattr(ranking, "correct", lambda d: read.append(d) or difference.correct(d))
+    monkeypatch.setattr(ranking, "correct", lambda d: read.append(d) or answers.correct(d))
     board = leaderboard(frame)
     assert 0 < len(read) < 150
     # The same verdicts as from reading all of them.

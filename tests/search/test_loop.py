@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.search.counting import SPEC, Counting, searched
+from vqkit import files
 from vqkit.errors import SweepError
-from vqkit.experiment import store
 from vqkit.search.loop import front
 from vqkit.search.space import Search, params_of, point_of
 from vqkit.search.study import Study
@@ -65,7 +65,7 @@ def test_starts_come_first_failures_are_kept_and_constraints_count(whole):
         if t.values is not None:
             assert t.fits == (t.metrics["accuracy"] >= 0.3)
     assert whole.best in whole.front
-    assert store.read_json(whole.folder / "best-strategy.json") == {"of": whole.best.key}
+    assert files.read_json(whole.folder / "best-strategy.json") == {"of": whole.best.key}
 
 
 def test_other_seeds_try_other_points_and_all_samplers_search(tmp_path):
@@ -99,7 +99,7 @@ def test_another_search_of_that_name_is_an_error(whole):
 
 
 def test_two_processes_do_not_search_at_once(tmp_path):
-    with store.lock(tmp_path), pytest.raises(SweepError, match="another process"):
+    with files.lock(tmp_path), pytest.raises(SweepError, match="another process"):
         searched(tmp_path, 4, Counting())
 
 

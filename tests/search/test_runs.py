@@ -6,8 +6,9 @@ import pytest
 
 from vqkit.experiment.records import load_records
 from vqkit.experiment.runner import run_sweep
-from vqkit.experiment.store import Store, read_json
+from vqkit.experiment.store import Store
 from vqkit.experiment.sweep import Sweep
+from vqkit.files import read_json
 from vqkit.search import Search, explain, search
 from vqkit.search.attribution import patch_between
 from vqkit.strategy import Strategy

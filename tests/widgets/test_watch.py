@@ -12,8 +12,9 @@ import pytest
 import vqkit as vq
 from tests.experiment import records as make
 from tests.widgets.hand import press
+from vqkit import files
 from vqkit.errors import RecordError, SweepError
-from vqkit.experiment import background, progress, store
+from vqkit.experiment import background, progress
 from vqkit.experiment.progress import standing
 
 EVIL = "<script>alert(1)</script>"
@@ -55,7 +56,7 @@ def test_the_standing_counts_and_names_the_best(tmp_path: Path) -> None:
 def test_who_holds_the_folder_runs_the_sweep(tmp_path: Path) -> None:
     going(tmp_path)
     folder = tmp_path / "sweeps" / "s"
-    with store.lock(folder):
+    with files.lock(folder):
         now = standing(tmp_path, "s")
         assert now.pid == os.getpid()
         assert len(now.running) == 1
@@ -78,7 +79,7 @@ def test_a_number_left_behind_by_a_killed_process_means_nothing(tmp_path: Path) 
 
 def test_the_page_shows_progress_best_and_tracebacks(tmp_path: Path) -> None:
     going(tmp_path)
-    with store.lock(tmp_path / "sweeps" / "s"):
+    with files.lock(tmp_path / "sweeps" / "s"):
         html = vq.watch("s", tmp_path).html()
     for words in (
         "3 of 5 variants",

@@ -206,3 +206,6 @@ def validate(
 
     resolved = resolve(load_sweep(file), Store.at(runs).cache)
     typer.echo(f"{file}: a valid sweep of {len(resolved.planned)} variants, {len(resolved.to_run)} different")
+    for planned in resolved.planned:
+        if planned.same_as:
+            typer.echo(f"  {planned.variant.name}: does the same as {planned.same_as!r}")

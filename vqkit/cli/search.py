@@ -58,7 +58,7 @@ def sensitivity(
 
     load_tensorflow()
     from vqkit.cli.options import chosen_strategy
-    from vqkit.experiment.store import write_json
+    from vqkit.files import write_json
     from vqkit.search import sensitivity as ask
 
     engine = _engine(model, data, runs, images, calibration=calibration, seed=seed)

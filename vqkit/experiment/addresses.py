@@ -41,6 +41,6 @@ def absolute(uri: str | None, runs_dir: Path) -> str:
     return uri if path == uri or not path or path == ":memory:" else f"{_SQLITE}{Path(path).resolve()}"
 
 
-def database(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
     """The file of an sqlite address, None for any other."""
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqkit import files
 from vqkit.errors import RecordError
 from vqkit.experiment import environment, notebook, store
 from vqkit.experiment.measure import ATTEMPT
@@ -69,7 +70,7 @@ def run(job: Job, kernel: Kernel | None = None) -> RunRecord:
     """
     runs = Store(Path(job.runs))
     folder = runs.variant_dir(job.key)
-    with store.lock(folder):
+    with files.lock(folder):
         return _done_before(runs, job.key) or _execute(runs, job, folder, kernel)
 
 
@@ -99,7 +100,7 @@ def adopted(runs: Store, record: RunRecord) -> RunRecord | None:
         return None
     try:
         # Before it has been saved once there is no notebook; older versions could leave half of one.
-        store.read_json(runs.variant_dir(record.key) / NOTEBOOK)
+        files.read_json(runs.variant_dir(record.key) / NOTEBOOK)
     except RecordError:
         return None
     _clear_halves(runs.variant_dir(record.key))
@@ -127,7 +128,7 @@ def completed(runs: Store, record: RunRecord) -> RunRecord | None:
 
 def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunRecord:
     _clear(folder)
-    store.write_json(folder / ARTIFACTS["strategy"], dict(job.strategy))
+    files.write_json(folder / ARTIFACTS["strategy"], dict(job.strategy))
     record = RunRecord(
         job.key, job.name, Status.RUNNING, dict(job.inputs), job.sweep, started=store.now(), pid=os.getpid(),
         attempt=secrets.token_hex(8), environment={**environment.describe(), "kernel": _kind(kernel)},
@@ -173,7 +174,9 @@ def _result(folder: Path, record: RunRecord) -> tuple[dict[str, float], list[str
     path = folder / store.RESULT
     if not path.exists():
         raise RecordError(f"the notebook ended without recording a result for {record.key}")
-    result = store.read_json(path)
+    result = files.read_json(path)
+    if not isinstance(result, dict) or not isinstance(result.get("metrics"), dict):
+        raise RecordError(f"{path}: not a result: expected a JSON object with 'metrics'")
     if (result.get("key"), result.get("attempt")) != (record.key, record.attempt):
         raise RecordError(f"{path}: the result belongs to key {result.get('key')}, not to {record.key}")
     return dict(result["metrics"]), list(result.get("notes", ()))
@@ -181,7 +184,7 @@ def _result(folder: Path, record: RunRecord) -> tuple[dict[str, float], list[str
 
 def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:
     folder = runs.variant_dir(record.key)
-    store.write_bytes(folder / TRACEBACK, failure.traceback.encode())
+    files.write_bytes(folder / TRACEBACK, failure.traceback.encode())
     ended = store.now(after=record.started)
     return _written(runs, record.with_(status=Status.FAILED, error=failure.to_json(), ended=ended))
 
@@ -205,7 +208,7 @@ def closed(runs: Store, key: str, status: Status, failure: Failure) -> RunRecord
     Returns:
         The record; None when the attempt had not begun or another process is at work on it.
     """
-    with store.lock(runs.variant_dir(key), wait=False) as held:
+    with files.lock(runs.variant_dir(key), wait=False) as held:
         record = runs.record(key) if held else None
         if record is None or record.status is not Status.RUNNING:
             return record

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqkit import files
 from vqkit.errors import SweepError, VqkitError
-from vqkit.experiment import store
 from vqkit.experiment.progress import Standing, runner, standing
 from vqkit.experiment.source import absolute_data
 from vqkit.experiment.store import Store
@@ -98,7 +98,7 @@ def start_sweep(
         "base_dir": str(chosen.base_dir), "source": chosen.source, "runs": str(folder.root),
         "options": {"jobs": jobs, "retry_failed": retry_failed}, "track": track, "tracking_uri": tracking_uri,
     }  # fmt: skip
-    store.write_json(at / REQUEST, request)
+    files.write_json(at / REQUEST, request)
     with open(at / LOG, "wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, str(at / REQUEST)], stdin=subprocess.DEVNULL, stdout=log,

@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vqkit import files
 from vqkit.errors import SweepError, missing_package
-from vqkit.experiment import attempt, store
+from vqkit.experiment import attempt
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.crew import Hand, Options, unrecorded
 from vqkit.experiment.notebook import Failure
@@ -108,7 +109,7 @@ class ClusterCrew:
     def _check(self, job: Job) -> None:
         """Raise unless every worker sees the same files and would compute the same numbers."""
         token = self._terms.sweep.encode()
-        store.write_bytes(self._runs.root / _TOKEN, token)
+        files.write_bytes(self._runs.root / _TOKEN, token)
         mine = sight(job.notebook, str(job.parameters["model"]), self._terms.root)
         for address, found in self._client.run(
             sight, job.notebook, str(job.parameters["model"]), self._terms.root, on_error="return"

@@ -19,8 +19,11 @@ import numpy as np
 
 from vqkit.errors import RecordError, not_allowed
 from vqkit.experiment import ranking, significance, tables
-from vqkit.experiment.difference import Difference, Flips, difference, flips
+from vqkit.experiment.answers import Flips, flips
+from vqkit.experiment.damage import damage_lines
+from vqkit.experiment.difference import Difference, difference
 from vqkit.experiment.records import (
+    BROKEN,
     PENDING,
     find,
     load_records,
@@ -248,7 +251,8 @@ class Leaderboard:
             parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1), width=width)]
             parts += [f"… and {hidden} more"] if hidden else []
         parts += ["", _wrapped(LEGEND), "", _wrapped(recommend(self.frame).sentence)]
-        return "\n".join([*parts, *_told(self.frame), *_failures(self.frame)])
+        rest = (*_told(self.frame), *_failures(self.frame), *damage_lines(self.frame))
+        return "\n".join([*parts, *rest])
 
     def _repr_html_(self) -> str:
         parts = [f"<p><b>{html.escape(self.title)}</b>: {counts(self.frame)}</p>"]
@@ -259,7 +263,8 @@ class Leaderboard:
                 tables.html_table(header, rows, left=(1, len(header) - 1)),
                 more,
             ]
-        sentences = [LEGEND, recommend(self.frame).sentence, *_told(self.frame), *_failures(self.frame)]
+        rest = (*_told(self.frame), *_failures(self.frame), *damage_lines(self.frame))
+        sentences = [LEGEND, recommend(self.frame).sentence, *rest]
         return "".join(parts + [f"<p>{html.escape(s)}</p>" for s in sentences if s])
 
     def groups(self) -> Iterator[tuple[str, tuple[str, ...], list[list[str]], int]]:
@@ -350,8 +355,7 @@ def _failures(frame: pd.DataFrame) -> list[str]:
     """One line for each run that has no result, with the reason."""
     rest, pending = without_result(frame)
     lines = [f"  {PENDING:8} {pending} variant(s) of the sweep have not run yet"] if pending else []
-    for run in rows_of(rest):
-        lines.append(f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}")
+    lines += [f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}" for run in rows_of(rest)]
     return ["", "Without a result:", *lines] if lines else []
 
 
@@ -366,7 +370,8 @@ def _reason(run: Mapping[str, Any]) -> str:
     if not isinstance(run["error"], str):
         return ""
     cell = f" (cell {run['error_cell']:.0f})" if isinstance(run["error_cell"], int | float) else ""
-    return f": {run['error_type']}: {tables.elide(' '.join(run['error'].split()), 160)}{cell}"
+    said = " ".join(run["error"].split())
+    return f": {run['error_type']}: {said if run['status'] == BROKEN else tables.elide(said, 160)}{cell}"
 
 
 def render(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vqkit.errors import RecordError
 from vqkit.experiment import significance, tables
-from vqkit.experiment.records import Record, find, read_record, row, rows_of
+from vqkit.experiment.answers import Flips, flips, unreadable
+from vqkit.experiment.records import Record, find, read_record, row, rows_of, sqnr_rows
 from vqkit.experiment.resolved import Resolved, resolved
+from vqkit.files import read_json
 from vqkit.primitives.spec import Method, RoundMode
 
 if TYPE_CHECKING:
@@ -39,78 +41,6 @@ _INPUTS = (
 
 
 @dataclass(frozen=True)
-class Flips:
-    """How two runs' answers differ on the same samples.
-
-    Attributes:
-        n: samples.
-        both_right, only_a, only_b, both_wrong: counts that add up to n.
-    """
-
-    n: int
-    both_right: int
-    only_a: int
-    only_b: int
-    both_wrong: int
-
-    @property
-    def p_value(self) -> float:
-        """Exact McNemar p-value of the two runs being equally good."""
-        return significance.mcnemar(self.only_a, self.only_b)
-
-
-def correct(run_dir: str | Path | None) -> NDArray[np.bool_] | None:
-    """Which evaluation samples a run got right, from its `predictions.npz`.
-
-    Args:
-        run_dir: `runs/variants/<key>`; None for a run that is only known from mlflow.
-
-    Returns:
-        Shape (n,), or None where the run kept no predictions or they have no labels.
-    """
-    if run_dir is None:
-        return None
-    try:
-        with np.load(Path(run_dir, "predictions.npz"), allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in kept.files}
-    except (OSError, ValueError, EOFError):
-        return None
-    predicted, labels = arrays.get("predicted"), arrays.get("labels")
-    if predicted is None or labels is None or len(predicted) != len(labels):
-        return None
-    return np.asarray(predicted == labels, bool)
-
-
-def flips(run_a: str | Path | None, run_b: str | Path | None) -> Flips | None:
-    """Count the samples on which two runs disagree.
-
-    Args:
-        run_a: run directory.
-        run_b: run directory; both must have been evaluated on the same samples in the same order.
-
-    Returns:
-        The counts, or None where one of them kept no predictions or the numbers of samples differ.
-    """
-    return counted(correct(run_a), correct(run_b))
-
-
-def counted(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> Flips | None:
-    """Count the samples on which two runs disagree.
-
-    Args:
-        a: from `correct`.
-        b: from `correct`.
-
-    Returns:
-        As `flips`.
-    """
-    if a is None or b is None or a.shape != b.shape:
-        return None
-    counts = (a & b, a & ~b, b & ~a, ~a & ~b)
-    return Flips(len(a), *(int(c.sum()) for c in counts))
-
-
-@dataclass(frozen=True)
 class Difference:
     """Everything in which two runs differ; prints itself and shows itself in a notebook.
 
@@ -121,6 +51,7 @@ class Difference:
         sqnr: layer, tensor, role, order, a_db, b_db, delta_db (b minus a), in graph order.
         flips: where the answers differ; None without predictions of the same data.
         resolved: how the plans differ on this model; None where one of the runs has no plan.
+        damaged: files that could not be read, each with the reason; what they would say is left out.
     """
 
     a: Mapping[str, Any]
@@ -130,6 +61,7 @@ class Difference:
     sqnr: pd.DataFrame
     flips: Flips | None
     resolved: Resolved | None = None
+    damaged: tuple[str, ...] = ()
     shown: int = 12
 
     def __str__(self) -> str:
@@ -167,6 +99,9 @@ class Difference:
             )
             title = f"SQNR by tensor, dB: {_shown(len(self.sqnr), self.shown)}"
             yield title, table(_SQNR_HEADER, _sqnr_cells(worst.head(self.shown)), left=(0, 1, 2))
+        if self.damaged:
+            cells = [[problem] for problem in self.damaged]
+            yield "Damaged files, left out of this comparison", table(("file",), cells, left=(0,))
 
     def verdict(self) -> str:
         """Whether the accuracies differ by more than chance, in a sentence."""
@@ -307,15 +242,37 @@ def difference(run_a: str | Path, run_b: str | Path, *, runs_dir: str | Path | N
     """
     records = [read_record(_directory(run, runs_dir)) for run in (run_a, run_b)]
     a, b = (row(r) for r in records)
+    damaged = [d for side in (a, b) for d in str(side["damaged"]).split("; ") if d]
+    folders = (a["directory"], b["directory"])
+    changes: tuple[Change, ...] = _or_told(lambda: _changes(*records), (), damaged)
+    sqnr = _or_told(lambda: sqnr_difference(*folders), None, damaged)
+    plans = _or_told(lambda: resolved(*folders), None, damaged)
+    answers = None
+    if a["data_digest"] == b["data_digest"]:
+        answers = flips(*folders)
+        damaged += [] if answers else [d for folder in folders for d in unreadable(folder)]
     return Difference(
         a,
         b,
-        _changes(*records),
+        changes,
         {name: (a[name], b[name]) for name in _INPUTS if a[name] != b[name]},
-        sqnr_difference(a["directory"], b["directory"]),
-        flips(a["directory"], b["directory"]) if a["data_digest"] == b["data_digest"] else None,
-        resolved(a["directory"], b["directory"]),
+        _joined([], []) if sqnr is None else sqnr,
+        answers,
+        plans,
+        tuple(dict.fromkeys(damaged)),
     )
+
+
+Found = TypeVar("Found")
+
+
+def _or_told(read: Callable[[], Found], instead: Found, damaged: list[str]) -> Found:
+    """What a function reads; where a file is damaged that is noted, and the comparison goes on without it."""
+    try:
+        return read()
+    except RecordError as e:
+        damaged.append(str(e))
+        return instead
 
 
 def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
@@ -334,21 +291,17 @@ def _changes(a: Record, b: Record) -> tuple[Change, ...]:
     documents = [_json(Path(r["directory"], "strategy.json")) for r in (a, b)]
     if None in documents:
         return ()
-    try:
-        return tuple(diff_documents(*documents))
-    except (KeyError, TypeError, AttributeError) as e:
-        raise RecordError(
-            f"{a['directory']}, {b['directory']}: strategy.json is not a whole strategy: {e!r}"
-        ) from e
+    for one, document in zip((a, b), documents, strict=True):
+        try:
+            diff_documents(document, document)
+        except (KeyError, TypeError, AttributeError, IndexError) as e:
+            path = Path(one["directory"], "strategy.json")
+            raise RecordError(f"{path}: strategy.json is not a whole strategy: {e!r}") from e
+    return tuple(diff_documents(*documents))
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except OSError:
-        return None
-    except ValueError as e:
-        raise RecordError(f"{path}: not JSON: {e}") from e
+    return read_json(path) if os.path.lexists(path) else None
 
 
 def sqnr_difference(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:
@@ -362,10 +315,16 @@ def sqnr_difference(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:
         Columns layer, tensor, role, order, a_db, b_db, delta_db (b minus a; NaN where one of them leaves
         the tensor float), in graph order. Empty when one of them kept no `sqnr.json`.
     """
+    paths = [Path(run, "sqnr.json") for run in (run_a, run_b)]
+    found = [_json(path) for path in paths]
+    return _joined(*([] if f is None else sqnr_rows(f, path) for f, path in zip(found, paths, strict=True)))
+
+
+def _joined(rows_a: list[dict[str, Any]], rows_b: list[dict[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
     on, columns = ["layer", "tensor", "role"], ["layer", "tensor", "role", "order", "sqnr_db"]
-    sides = [pd.DataFrame(_json(Path(run, "sqnr.json")) or [], columns=columns) for run in (run_a, run_b)]
+    sides = [pd.DataFrame(rows, columns=columns) for rows in (rows_a, rows_b)]
     joined = sides[0].merge(sides[1], on=on, how="outer", suffixes=("_a", "_b"), sort=False)
     joined["order"] = joined["order_a"].fillna(joined["order_b"])
     joined["a_db"], joined["b_db"] = (pd.to_numeric(joined[f"sqnr_db_{s}"], errors="coerce") for s in "ab")

@@ -8,32 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqkit.errors import DataError, RecordError
+from vqkit.experiment.answers import answers
 from vqkit.experiment.records import read_record
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PREDICTIONS = "predictions.npz"
-
-
-def answers(run_dir: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """What a run answered and what was right, class numbers of shape (n,) each.
-
-    Args:
-        run_dir: `runs/variants/<key>`.
-
-    Raises:
-        RecordError: the run kept no predictions, or no labels to them.
-    """
-    path = Path(run_dir, PREDICTIONS)
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            predicted, labels = kept["predicted"], kept["labels"]
-    except (OSError, ValueError, EOFError, KeyError) as e:
-        raise RecordError(f"{path}: no predictions with labels were kept: {e}") from e
-    if predicted.shape != labels.shape:
-        raise RecordError(f"{path}: {len(predicted)} predictions and {len(labels)} labels do not fit")
-    return predicted, labels
 
 
 def flipped_samples(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:

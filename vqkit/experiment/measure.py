@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.experiment import store
 from vqkit.experiment.variant import Settings, deciding, key_of
@@ -212,7 +211,7 @@ def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Picture:
     from vqkit.plots.style import png
 
     drawn = png(figure)
-    store.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), drawn)
+    files.write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), drawn)
     return Picture(figure, drawn)
 
 
@@ -252,23 +251,23 @@ def record(
         RecordError: the notebook used other inputs than its run stands for, or the run was taken over.
     """
     folder = Path(run_dir)
-    expected = store.read_json(folder / store.RECORD)
+    expected = files.read_json(folder / store.RECORD)
     _check_is_expected(expected, key, inputs)
     found = summarize(quantized, scores, sqnr)
     if cross_check is not None:
         found |= {k: float(v) for k, v in cross_check.metrics.items()}
-        store.write_json(folder / "cross_check.json", cross_check.to_json())
-    store.write_json(folder / "plan.json", quantized.plan.to_json())
-    store.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+        files.write_json(folder / "cross_check.json", cross_check.to_json())
+    files.write_json(folder / "plan.json", quantized.plan.to_json())
+    files.write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
     rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
-    store.write_json(folder / "sqnr.json", [_finite(row) for row in rows])
+    files.write_json(folder / "sqnr.json", [_finite(row) for row in rows])
     _keep_predictions(folder / "predictions.npz", scores.quantized.predictions, scores.labels)
     from vqkit.export.finalize import finalize
 
     finalize(quantized, folder)
     notes = list(quantized.outside)
     result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes}
-    store.write_json(folder / store.RESULT, result)
+    files.write_json(folder / store.RESULT, result)
     return found
 
 
@@ -325,13 +324,15 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep_predictions(path: Path, predictions: Any, labels: Any) -> None:
-    """Per sample: the class that was predicted; comparisons of two runs count flips with it."""
-    if not isinstance(predictions, np.ndarray) or predictions.ndim != 2:
+    """Per sample: the class that was predicted; comparisons of two runs count flips with it.
+
+    Nothing is kept of a task without classes, which a notebook may measure by metrics of its own.
+    """
+    from vqkit.flow.labels import class_numbers, first_output, predicted_classes
+
+    own = first_output(predictions)
+    try:
+        y = class_numbers(labels, own.shape[1:])
+    except DataError:
         return
-    y = np.asarray(labels)
-    y = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
-    many = predictions.shape[1] > 1
-    predicted = predictions.argmax(-1) if many else (predictions[:, 0] >= 0.5).astype(np.int64)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, predicted=predicted, labels=y)
-    store.write_bytes(path, buffer.getvalue())
+    files.write_npz(path, {"predicted": predicted_classes(own), "labels": y}, compressed=True)

@@ -14,9 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.errors import TRACEBACKS, NotebookError, not_allowed
-from vqkit.experiment import store
 from vqkit.experiment.environment import import_path
 from vqkit.experiment.warm import kernel as kernels
 from vqkit.resources import resource_dir
@@ -244,7 +243,7 @@ def _register() -> None:
         """Papermill writes in place: a kill would leave half a notebook."""
 
         def write(self, buf: str, path: str) -> None:
-            store.write_bytes(path, buf.encode())
+            files.write_bytes(path, buf.encode())
 
     papermill_engines.register(ENGINE, Engine)
     papermill_io.register(os.sep, Whole())

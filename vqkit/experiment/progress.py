@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from vqkit.experiment import store, tables
+from vqkit import files
+from vqkit.experiment import tables
 from vqkit.experiment.records import PENDING, Record, of_sweep, read_sweep
 
 _ENDED = ("FINISHED", "FAILED", "KILLED", "BROKEN")
@@ -104,11 +105,11 @@ def runner(folder: Path) -> int | None:
     Args:
         folder: `runs/sweeps/<name>`.
     """
-    said = store.holder(folder)
-    if said is None or said[1] != socket.gethostname() or not store.process_alive(said[0]):
+    said = files.holder(folder)
+    if said is None or said[1] != socket.gethostname() or not files.process_alive(said[0]):
         return None
     # A process that was killed leaves its number behind, and another may have it by now.
-    return said[0] if store.locked(folder) else None
+    return said[0] if files.locked(folder) else None
 
 
 def seconds_since(stamp: str) -> float:

@@ -9,8 +9,8 @@ shows in the accuracy.
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
+import logging
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqkit import digest
+from vqkit.files import whole, writing
 from vqkit.flow.data import Data
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["quickstart_data", "quickstart_model", "quickstart_sweep"]
 
+_log = logging.getLogger(__name__)
 N_TRAIN = 1200
 N_CALIB = 200
 EPOCHS = 30
@@ -98,22 +100,31 @@ def quickstart_model(cache_dir: str | Path) -> Path:
         Path of a `.keras` file.
     """
     path = Path(cache_dir) / f"quickstart-{_recipe_digest()}.keras"
-    if not path.exists():
-        _save(_trained(), path)
+    if not _is_whole(path):
+        model = _trained()
+        with writing(path), whole(path) as part:
+            model.save(part)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there and as it was written; damage is said, and the net is trained again."""
+    if not path.exists():
+        return False
+    try:
+        with zipfile.ZipFile(path) as packed:
+            damaged = packed.testzip()
+    # A zip file can be damaged in more ways than zipfile has exceptions of its own for.
+    except Exception as e:
+        damaged = f"{type(e).__name__}: {e}"
+    if damaged is not None:
+        _log.warning("cache: %s: cannot be read: %s; the net is trained again", path, damaged)
+    return damaged is None
 
 
 def _recipe_digest() -> str:
     versions = {name: version(name) for name in ("keras", "numpy", "scikit-learn", "tensorflow")}
     return digest.of_json({"source": digest.of_file(__file__), "versions": versions})
-
-
-def _save(model: keras.Model, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        finished = Path(scratch) / path.name
-        model.save(finished)
-        os.replace(finished, path)
 
 
 def _trained() -> keras.Model:

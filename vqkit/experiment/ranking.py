@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vqkit.experiment import significance
-from vqkit.experiment.difference import Flips, correct, counted
+from vqkit.experiment.answers import Flips, correct, counted
 from vqkit.experiment.records import rows_of
 
 if TYPE_CHECKING:

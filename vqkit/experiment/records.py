@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import RecordError, not_allowed
+from vqkit.experiment.damage import damaged_files
+from vqkit.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,10 +56,13 @@ def read_record(run_dir: str | Path) -> Record:
     try:
         with open(path, "rb") as f:
             record = json.loads(f.read())
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise RecordError(f"{path}: cannot be read as a run record: {e}") from e
-    if not isinstance(record, dict) or not {"key", "status"} <= record.keys():
+    if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("key", "status")):
         raise RecordError(f"{path}: not a run record: expected a JSON object with 'key' and 'status'")
+    odd = [k for k in ("inputs", "metrics", "artifacts") if not isinstance(record.get(k, {}), dict)]
+    if odd:
+        raise RecordError(f"{path}: not a run record: {odd[0]!r} is no JSON object")
     return {**record, "directory": str(run_dir)}
 
 
@@ -74,7 +79,7 @@ def scan(runs_dir: str | Path) -> Iterator[Record]:
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     for name in names:
         # A folder without a record has only been claimed by a run that is about to start.
-        if os.path.isfile(os.path.join(folder, name, "record.json")):
+        if any(os.path.lexists(os.path.join(folder, name, f)) for f in ("record.json", "result.json")):
             yield _read_or_broken(os.path.join(folder, name), name)
 
 
@@ -95,13 +100,18 @@ def read_sweep(runs_dir: str | Path, name: str) -> dict[str, Any] | None:
     """The resolved sweep as written before it ran, or None where there is none.
 
     Raises:
-        RecordError: the file is there and is not JSON.
+        RecordError: the file is there and is no resolved sweep.
     """
     path = Path(runs_dir, "sweeps", name, "sweep.json")
-    try:
-        return dict(json.loads(path.read_bytes())) if path.is_file() else None
-    except (ValueError, TypeError) as e:
-        raise RecordError(f"{path}: not a resolved sweep: {e}") from e
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    variants = found.get("variants", []) if isinstance(found, dict) else None
+    if not isinstance(variants, list) or not all(
+        isinstance(v, dict) and isinstance(v.get("key"), str) for v in variants
+    ):
+        raise RecordError(f"{path}: not a resolved sweep: expected a JSON object whose 'variants' have keys")
+    return found
 
 
 def of_sweep(runs_dir: str | Path, name: str) -> list[Record]:
@@ -156,7 +166,7 @@ def sentence(sweep: Mapping[str, Any]) -> str:
 
 def _entry_record(runs_dir: str | Path, entry: Mapping[str, Any], sweep: str) -> Record:
     directory = os.path.join(runs_dir, "variants", entry["key"])
-    if not os.path.isfile(os.path.join(directory, "record.json")):
+    if not any(os.path.lexists(os.path.join(directory, f)) for f in ("record.json", "result.json")):
         inputs = {"overrides": entry.get("overrides", {}), "strategy": {"base": entry.get("base")}}
         return {**entry, "status": PENDING, "sweep": sweep, "inputs": inputs, "directory": directory}
     record = _read_or_broken(directory, entry["key"])
@@ -212,6 +222,7 @@ def row(record: Record) -> dict[str, Any]:
         "notes": _notes(record),
         "started": record.get("started"),
         "ended": record.get("ended"),
+        "damaged": "; ".join(damaged_files(record.get("directory"), _mapping(record, "artifacts"))),
         "directory": record.get("directory"),
         **{OVERRIDE + name: value for name, value in _mapping(inputs, "overrides").items()},
     }

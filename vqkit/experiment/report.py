@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from vqkit import _version
+from vqkit import _version, files
 from vqkit.errors import RecordError
-from vqkit.experiment import compare, store, tables
+from vqkit.experiment import compare, tables
+from vqkit.experiment.damage import damaged
 from vqkit.experiment.records import rows_of, sqnr_rows
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def write(
     frame = compare.leaderboard(compare.load_records(runs_dir, sweep, where))
     title = f"Sweep {sweep}" if sweep else f"Runs in {Path(runs_dir).name}"
     page = render(frame, title=title, beside=Path(path).resolve().parent, limit=limit, runs_dir=str(runs_dir))
-    store.write_bytes(path, page.encode())
+    files.write_bytes(path, page.encode())
     return Path(path)
 
 
@@ -119,6 +120,7 @@ def render(
         failures=[_failure(run, beside) for run in rows_of(rest.head(limit))],
         pending=pending,
         notes=compare.notes(frame)[: compare.MOST_NOTES],
+        damaged=damaged(frame),
         legend=compare.LEGEND,
         provenance=_provenance(frame),
         runs_dir=runs_dir,
@@ -221,7 +223,7 @@ def _closer(run: pd.Series | None) -> dict[str, str] | None:
     if run is None or path is None or not path.is_file():
         return None
     try:
-        sqnr = pd.DataFrame(sqnr_rows(store.read_json(path), path))
+        sqnr = pd.DataFrame(sqnr_rows(files.read_json(path), path))
     except RecordError as e:
         return {"problem": str(e)}
     light, dark = (_data_uri(plots.sqnr_by_layer(sqnr, theme=theme)) for theme in (plots.LIGHT, plots.DARK))

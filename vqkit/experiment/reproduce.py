@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vqkit.errors import RecordError
-from vqkit.experiment.records import find, read_record
+from vqkit.errors import RecordError, StrategyError
+from vqkit.experiment.records import find
 from vqkit.experiment.runner import Options, run_single
-from vqkit.experiment.store import RunRecord, Status, Store
+from vqkit.experiment.store import RECORD, RESULT, RunRecord, Status, Store
 from vqkit.experiment.sweep import SETTINGS, Sweep
 from vqkit.experiment.validate import resolve
+from vqkit.experiment.variant import build_strategy, checked_inputs, key_of
+from vqkit.files import lock, read_json, read_npz
+from vqkit.strategy import Strategy, builtins
 
 FILES = ("plan.json", "encodings.json", "sqnr.json", "predictions.npz")
+VERSIONS = ("vqkit", "tensorflow", "keras", "numpy")
 MOST_SHOWN, LONGEST = 5, 120
 
 
@@ -30,21 +33,25 @@ class Reproduction:
         again: folder of the repetition.
         inputs: what decides a result and is not what it was: name, then, now.
         results: what came out differently: name, then, now.
+        tampered: what in the record or beside it does not fit its key: name, as it stands, as it should.
     """
 
     first: Path
     again: Path
     inputs: tuple[tuple[str, Any, Any], ...]
     results: tuple[tuple[str, Any, Any], ...]
+    tampered: tuple[tuple[str, Any, Any], ...] = ()
 
     @property
     def same(self) -> bool:
-        """Whether every number, decision and prediction is what it was."""
-        return not self.results
+        """Whether every number, decision and prediction is what it was, and the record is one piece."""
+        return not self.results and not self.tampered
 
     def __str__(self) -> str:
         lines = [f"recorded:   {self.first}", f"repetition: {self.again}"]
-        for title, found in (("changed since then", self.inputs), ("came out differently", self.results)):
+        told = (("does not fit the run's key or digest", self.tampered), ("changed since then", self.inputs),
+                ("came out differently", self.results))  # fmt: skip
+        for title, found in told:
             lines += [f"{title}: {name}: {_short(a)} -> {_short(b)}" for name, a, b in found[:MOST_SHOWN]]
             lines += [f"… and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
         return "\n".join([*lines, "the same to the last bit" if self.same else "not the same"])
@@ -59,7 +66,7 @@ def reproduce(
     runs_dir: str | Path, run: str, *, into: str | Path | None = None, timeout: float | None = None,
     notify: Callable[[RunRecord], None] | None = None,
 ) -> Reproduction:  # fmt: skip
-    """Run a finished run's variant again, with nothing cached, and compare.
+    """Run a finished run's variant again, always afresh and with nothing cached, and compare.
 
     Args:
         runs_dir: folder of the recorded run.
@@ -72,16 +79,22 @@ def reproduce(
         Both folders, what was changed since then, and what came out differently.
 
     Raises:
-        RecordError: no such run, it is not finished, or the repetition failed.
+        RecordError: no such run, it is not finished, `into` is the folder of the recorded run, or the
+            repetition failed.
         ModelError: the model file is gone.
         DataError: the data are gone.
     """
     first = find(runs_dir, run)
-    record = read_record(first)
-    if record["status"] != Status.FINISHED:
-        raise RecordError(f"{record['key']}: {record['status']}, only a finished run has a result to repeat")
     runs = Store.at(into if into is not None else Path(runs_dir, "reproduced"))
-    resolved = resolve(_as_sweep(record, first), runs.cache)
+    if os.path.realpath(runs.root) == os.path.realpath(runs_dir):
+        raise RecordError(f"{runs.root}: holds the recorded run itself; the repetition needs another folder")
+    value = read_json(first / RECORD)
+    record = RunRecord.from_json(value, str(first / RECORD))
+    if record.status != Status.FINISHED:
+        raise RecordError(f"{record.key}: {record.status}, only a finished run has a result to repeat")
+    inputs = checked_inputs(record.inputs, first / RECORD)
+    resolved = resolve(_as_sweep(record, inputs, first), runs.cache)
+    _forget(runs, resolved.planned[0].variant.key)
     outcome = run_single(
         resolved, runs, Options(retry_failed=True, timeout=timeout, warm=None), notify=notify
     )
@@ -90,23 +103,75 @@ def reproduce(
         message = (again.error or {}).get("message", again.status)
         raise RecordError(f"{runs.variant_dir(again.key)}: the repetition is {again.status}: {message}")
     second = runs.variant_dir(again.key)
-    changed = tuple(_differences(_plain(record["inputs"]), _plain(again.inputs)))
+    changed = tuple(_differences(_plain(inputs), _plain(again.inputs)))
     results = (
-        *_differences(_numbers(record["metrics"]), _numbers(again.metrics)),
+        *_differences(_numbers(record.metrics), _numbers(again.metrics)),
         *(d for name in FILES for d in _files(first / name, second / name)),
     )
-    return Reproduction(first, second, changed, results)
+    return Reproduction(first, second, changed, results, tuple(tampered(value, record, again, first)))
 
 
-def _as_sweep(record: Mapping[str, Any], folder: Path) -> Sweep:
+def _forget(runs: Store, key: str) -> None:
+    """Whatever an earlier repetition left would stand in for this one: its record, and what it observed."""
+    with lock(runs.variant_dir(key)):
+        for name in (RECORD, RESULT):
+            (runs.variant_dir(key) / name).unlink(missing_ok=True)
+    for part in ("float", "observed"):
+        shutil.rmtree(runs.cache / part, ignore_errors=True)
+
+
+def tampered(
+    value: Mapping[str, Any], record: RunRecord, again: RunRecord, folder: Path
+) -> Iterator[tuple[str, Any, Any]]:
+    """What stands in a record, or beside it, and cannot have been written together with the rest.
+
+    Args:
+        value: the content of `record.json`.
+        record: the same, read.
+        again: the record of its repetition.
+        folder: of the recorded run.
+
+    Returns:
+        Name, what stands there, what would fit.
+    """
+    inputs = record.inputs
+    if not record.is_as_written(value):
+        yield "record", value.get("digest"), "changed after it was written"
+    for name, found in (("key", record.key), ("folder", folder.name)):
+        if found != key_of(inputs):
+            yield name, found, f"{key_of(inputs)} by its inputs"
+    yield from _strategy_tampered(inputs, folder)
+    own, other = record.environment, again.environment
+    if inputs.get("code") == again.inputs["code"]:
+        # These versions are in the digest of the code, which is the same.
+        yield from ((f"environment {n}", own.get(n), other[n]) for n in VERSIONS
+                    if n in other and n in own and own[n] != other[n])  # fmt: skip
+
+
+def _strategy_tampered(inputs: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any, Any]]:
+    stated, path = inputs["strategy"], folder / "strategy.json"
+    kept = Strategy.load(path).digest
+    if kept != stated["digest"]:
+        yield "strategy.json", kept, stated["digest"]
+    base = stated.get("base")
+    if base not in builtins.NAMES:
+        return
+    try:
+        said = build_strategy(str(base), inputs.get("overrides") or {}).digest
+    except StrategyError as e:
+        said = str(e)
+    if said != stated["digest"]:
+        yield "base and overrides", f"{base} {inputs.get('overrides')}", "those of another strategy"
+
+
+def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Sweep:
     """A sweep of the one variant; its strategy is the file that the run left behind."""
-    inputs = record["inputs"]
     strategy = folder / "strategy.json"
     if not strategy.is_file():
         raise RecordError(f"{strategy}: no such file, so the run's strategy is not known")
     value = {
         "name": "reproduce", "model": inputs["model"]["ref"], "data": inputs["data"]["ref"],
-        "strategy": str(strategy.resolve()), "mode": "list", "variants": [{"name": record["name"]}],
+        "strategy": str(strategy.resolve()), "mode": "list", "variants": [{"name": record.name}],
         **{k: inputs[k] for k in SETTINGS if k in inputs},
     }  # fmt: skip
     return Sweep.from_dict(value, source=f"{folder}/record.json")
@@ -130,19 +195,25 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tu
 
 
 def _files(then: Path, now: Path) -> Iterator[tuple[str, Any, Any]]:
-    if then.is_file() != now.is_file():
-        words = {True: "there", False: "missing"}
-        yield then.name, words[then.is_file()], words[now.is_file()]
-    elif then.is_file():
-        yield from ((f"{then.name} {name}", a, b) for name, a, b in _differences(_flat(then), _flat(now)))
+    words = {True: "there", False: "missing"}
+    if then.exists() != now.exists():
+        yield then.name, words[then.exists()], words[now.exists()]
+        return
+    if not then.exists():
+        return
+    try:
+        recorded = _flat(then)
+    except (RecordError, LookupError, TypeError, AttributeError) as e:
+        yield then.name, f"damaged: {e}", words[True]
+        return
+    yield from ((f"{then.name} {name}", a, b) for name, a, b in _differences(recorded, _flat(now)))
 
 
 def _flat(path: Path) -> dict[str, Any]:
     """A JSON or npz file as name -> comparable value."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {k: file[k].tolist() for k in file.files}
-    value = json.loads(path.read_bytes())
+        return {k: a.tolist() for k, a in read_npz(path).items()}
+    value = read_json(path)
     if path.name == "plan.json":
         # Who decided is told by file name, and the repetition's strategy comes from another file.
         return {f"{r['layer']}/{r['tensor']}": (r["spec"], r["data_type"]) for r in value["rows"]}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vqkit.errors import RecordError
+from vqkit.files import read_json
 
 FLOAT = "float"
 
@@ -58,12 +60,16 @@ def resolved(run_a: str | Path, run_b: str | Path) -> Resolved | None:
 
 
 def _plan(path: Path) -> dict[tuple[str, str], Mapping[str, Any] | None] | None:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
+    found = read_json(path)
     try:
-        rows: Iterable[Mapping[str, Any]] = json.loads(path.read_bytes())["rows"]
-        return {(str(row["layer"]), str(row["tensor"])): row["spec"] for row in rows}
-    except (ValueError, KeyError, TypeError) as e:
+        rows: Iterable[Mapping[str, Any]] = found["rows"]
+        specs = {(str(row["layer"]), str(row["tensor"])): row["spec"] for row in rows}
+        if not all(spec is None or isinstance(spec, dict) for spec in specs.values()):
+            raise TypeError("a 'spec' is no JSON object")
+        return specs
+    except (KeyError, TypeError) as e:
         raise RecordError(f"{path}: not a plan: {e!r}") from e
 
 

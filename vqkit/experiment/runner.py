@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vqkit import files
 from vqkit.errors import RecordError, SweepError
-from vqkit.experiment import environment, screen, store
+from vqkit.experiment import environment, screen
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.crew import Crew, Options
 from vqkit.experiment.records import sentence
@@ -118,7 +119,7 @@ def run_sweep(
     resolved = sweep if isinstance(sweep, Resolved) else resolve(sweep, runs.cache, notebook=notebook)
     options = options or Options()
     name = resolved.sweep.name
-    with store.lock(runs.sweep_dir(name), wait=False) as held:
+    with files.lock(runs.sweep_dir(name), wait=False) as held:
         if not held:
             raise SweepError(f"{name}: another process is running this sweep in {runs.root}")
         if resolved.sweep.spec.screen is not None:

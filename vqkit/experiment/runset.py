@@ -79,7 +79,7 @@ class Run:
         path = self.file(name)
         try:
             return None if path is None else json.loads(path.read_bytes())
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             return None
 
 

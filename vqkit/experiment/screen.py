@@ -17,7 +17,7 @@ import numpy as np
 
 from vqkit.errors import SweepError
 from vqkit.experiment import significance
-from vqkit.experiment.difference import correct
+from vqkit.experiment.answers import correct
 from vqkit.experiment.records import SCREENING
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.sweep import ScreenSpec

@@ -1,32 +1,24 @@
-"""The run folder: where records, sweeps and the cache lie; writing is such that a kill is harmless."""
+"""The run folder: where records, sweeps and the cache lie."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
-import socket
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from vqkit import digest
 from vqkit.errors import RecordError
+from vqkit.files import read_json, write_json
 
 SCHEMA = 1
 RECORD = "record.json"
 RESULT = "result.json"
 # `Path` makes one slash of the two.
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/")
-LOCK = ".lock"
-
-
-class UnwritableError(RecordError):
-    """The machine refused to write: a read-only folder, a full disk."""
 
 
 class Status(StrEnum):
@@ -78,8 +70,19 @@ class RunRecord:
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as `record.json` holds it."""
-        return {"schema": SCHEMA, **asdict(self), "status": str(self.status)}
+        """The record as `record.json` holds it, with a digest of its content."""
+        content = {"schema": SCHEMA, **asdict(self), "status": str(self.status)}
+        return {**content, "digest": digest.of_json(content)}
+
+    @staticmethod
+    def is_as_written(value: Mapping[str, Any]) -> bool:
+        """Whether nobody has changed a record since `to_json` made it, as far as its digest tells.
+
+        Args:
+            value: the content of `record.json`; one of an older version has no digest, and counts as written.
+        """
+        content = {k: v for k, v in value.items() if k != "digest"}
+        return value.get("digest", digest.of_json(content)) == digest.of_json(content)
 
     @classmethod
     def from_json(cls, value: dict[str, Any], source: str = "record") -> RunRecord:
@@ -88,11 +91,17 @@ class RunRecord:
         Raises:
             RecordError: another schema, or a field is missing or unknown.
         """
+        if not isinstance(value, dict):
+            raise RecordError(f"{source}: not a run record: expected a JSON object")
         if value.get("schema") != SCHEMA:
             raise RecordError(f"{source}: schema {value.get('schema')!r} is not allowed. Allowed: {SCHEMA}")
         try:
-            fields = {k: v for k, v in value.items() if k != "schema"}
-            return cls(**{**fields, "status": Status(fields["status"])})
+            fields = {k: v for k, v in value.items() if k not in ("schema", "digest")}
+            made = cls(**{**fields, "status": Status(fields["status"])})
+            for name in ("inputs", "metrics", "artifacts", "environment"):
+                if not isinstance(getattr(made, name), dict):
+                    raise TypeError(f"{name!r} is no JSON object")
+            return made
         except (KeyError, TypeError, ValueError) as e:
             raise RecordError(f"{source}: not a run record: {e}") from e
 
@@ -209,127 +218,3 @@ def now(*, after: str = "") -> str:
     if after:
         moment = max(moment, datetime.fromisoformat(after))
     return moment.isoformat(timespec="milliseconds")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        RecordError: missing or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise RecordError(f"{path}: cannot be read: {e}") from e
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON by a temporary file and a rename, so that no reader ever sees half of it.
-
-    Raises:
-        UnwritableError: as `write_bytes`.
-    """
-    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file by a temporary file beside it and a rename.
-
-    Raises:
-        UnwritableError: the folder is read-only, the disk is full, …; the file is as it was.
-    """
-    with writing(path):
-        _write_bytes(Path(path), data)
-
-
-@contextlib.contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Turn the machine's refusal to write below a path into an error that says what to do."""
-    try:
-        yield
-    except OSError as e:
-        raise UnwritableError(
-            f"{path}: cannot be written: {e.strerror or e}. What was recorded before is safe; make room or "
-            "make the folder writable, and give the same command again"
-        ) from e
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a folder for this process; the kernel frees it when the process dies, however it dies.
-
-    Args:
-        folder: made if missing; holds the file `.lock`.
-        wait: block until it is free.
-
-    Returns:
-        As context value: whether the lock is held (always True when waiting).
-
-    Raises:
-        UnwritableError: the folder cannot be written.
-    """
-    import fcntl
-
-    with contextlib.ExitStack() as stack:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
-            f = stack.enter_context(open(folder / LOCK, "a+b", buffering=0))
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                held = False
-            if held:
-                f.truncate(0)
-                f.write(f"{os.getpid()} {socket.gethostname()}".encode())
-        yield held
-
-
-def holder(folder: Path) -> tuple[int, str] | None:
-    """Process and machine that took a folder's lock last; whether they still hold it, `locked` tells.
-
-    Args:
-        folder: what `lock` was given.
-    """
-    try:
-        pid, _, host = (folder / LOCK).read_text("utf-8").partition(" ")
-        return int(pid), host
-    except (OSError, ValueError):
-        return None
-
-
-def locked(folder: Path) -> bool:
-    """Whether somebody holds a folder's lock at this moment."""
-    import fcntl
-
-    try:
-        with open(folder / LOCK, "rb") as f:
-            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def process_alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
-    import psutil
-
-    return pid > 0 and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from vqkit import files
 from vqkit.errors import RecordError, TrackingError
-from vqkit.experiment import addresses, store
 from vqkit.experiment import tags as words
-from vqkit.experiment.addresses import default_uri, environment, ui_command
+from vqkit.experiment.addresses import absolute, default_uri, environment, sqlite_file, ui_command
 from vqkit.experiment.races import unless_beaten
 from vqkit.experiment.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
 from vqkit.experiment.tags import Tag
@@ -55,7 +55,7 @@ def _store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
             yield
         except Exception as e:
             # A lock that cannot be written is the store's refusal, a broken record is not.
-            if isinstance(e, TrackingError | RecordError) and not isinstance(e, store.UnwritableError):
+            if isinstance(e, TrackingError | RecordError) and not isinstance(e, files.UnwritableError):
                 raise
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
             raise TrackingError(
@@ -101,11 +101,11 @@ class Tracker:
             TrackingError: the store cannot be reached, or holds a deleted experiment of that name.
         """
         folder = Path(runs_dir).resolve()
-        uri = addresses.absolute(tracking_uri, folder)
-        database = addresses.database(uri)
+        uri = absolute(tracking_uri, folder)
+        database = sqlite_file(uri)
         # mlflow's first touch of a database is a race that one process always loses.
         lock = folder / ".track" if database is None else database.with_name(f".{database.name}")
-        with _store_errors(uri, folder, "open"), store.lock(lock):
+        with _store_errors(uri, folder, "open"), files.lock(lock):
             client = _mlflow_client()(tracking_uri=uri)
             artifacts = None if database is None else database.parent / "mlartifacts"
             return cls(uri, folder, cls._experiment(client, experiment, artifacts), client, lock)
@@ -192,7 +192,7 @@ class Tracker:
     @contextlib.contextmanager
     def bulk(self) -> Iterator[None]:
         """Hold the store while many records are logged: one search for all instead of one for each."""
-        with store.lock(self._lock):
+        with files.lock(self._lock):
             with _store_errors(self.uri, self.runs_dir, "search"):
                 runs = list(self._search(""))
             self._known = {}
@@ -205,7 +205,7 @@ class Tracker:
 
     @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
-        held = contextlib.nullcontext() if self._known is not None else store.lock(self._lock)
+        held = contextlib.nullcontext() if self._known is not None else files.lock(self._lock)
         with _store_errors(self.uri, self.runs_dir, doing), held:
             yield
 

@@ -34,7 +34,7 @@ class Reader(Tracker):
         Raises:
             TrackingError: there is no such database, or the store cannot be reached.
         """
-        database = addresses.database(addresses.absolute(tracking_uri, Path.cwd()))
+        database = addresses.sqlite_file(addresses.absolute(tracking_uri, Path.cwd()))
         if database is not None and not database.is_file():
             raise TrackingError(f"{tracking_uri}: there is no database {database}")
         scratch = tempfile.mkdtemp(prefix="vqkit-")

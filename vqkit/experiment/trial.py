@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.errors import DataError, RecordError, VqkitError
 from vqkit.experiment import attempt, environment, measure, store
 from vqkit.experiment.measure import Scores
@@ -69,7 +69,10 @@ def run_trial(model: Any, strategy: Any, data: Any, settings: Settings, *, tell:
         VqkitError: as `vqkit.quantize`.
     """
     from vqkit.flow import evaluate, quantize, sqnr
+    from vqkit.flow.quality import check_labels
 
+    if isinstance(data, Data):
+        check_labels(model, data)
     watch = _Watch(tell or (lambda _, __: None), cancelled or threading.Event())
     calib, x_eval = (data.x_calib, data.x_eval) if isinstance(data, Data) else (data, data)
     scores = None
@@ -160,7 +163,7 @@ def keep_trial(runs: Store, trial: Trial, model: Source, data: Any, *, name: str
     variant = Variant(name, trial.strategy.base, trial.strategy.overrides(), trial.strategy.digest, model,
                       source, trial.settings, code_digest(digest.of_json("explore")))  # fmt: skip
     folder = runs.variant_dir(variant.key)
-    with store.lock(folder):
+    with files.lock(folder):
         known = runs.record(variant.key)
         if known is not None and known.status is Status.FINISHED:
             return known
@@ -169,7 +172,7 @@ def keep_trial(runs: Store, trial: Trial, model: Source, data: Any, *, name: str
             attempt=secrets.token_hex(8), environment=environment.describe(),
         )  # fmt: skip
         runs.write(record)
-        store.write_json(folder / attempt.ARTIFACTS["strategy"], trial.strategy.dump())
+        files.write_json(folder / attempt.ARTIFACTS["strategy"], trial.strategy.dump())
         measure.record(folder, variant.key, record.inputs, quantized=trial.quantized, scores=trial.scores,
                        sqnr=trial.sqnr)  # fmt: skip
         finished = attempt.completed(runs, record)

@@ -107,6 +107,8 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     Raises:
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
+    from vqkit.flow.quality import check_labels
+
     file = Path(notebook).resolve() if notebook else notebooks.find(RUN_NOTEBOOK)
     code = code_digest(notebooks.source_digest(file))
     path = model_path(sweep.spec.model, sweep.base_dir, cache)
@@ -120,6 +122,9 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
         data.n_calib,
         code,
     )
+    if file.samefile(notebooks.find(RUN_NOTEBOOK)):
+        # A notebook of the user's own may have another metric than top-1 accuracy.
+        check_labels(net, data)
     return Opened(shared, data, path, file)
 
 
@@ -205,7 +210,14 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     variant = Variant(
         name, base, overrides, strategy.digest, shared.model, shared.data, settings, shared.code
     )
-    return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, settings))
+    # All steps and all images, by their number or by no number, are the same.
+    same = replace(
+        settings,
+        steps=None if settings.steps == available else settings.steps,
+        eval_images=None if settings.eval_images == n_eval else settings.eval_images,
+        sqnr_images=min(settings.sqnr_images, n_eval),
+    )
+    return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, same))
 
 
 def settings_of(spec: SweepSpec, point: Point) -> Settings:

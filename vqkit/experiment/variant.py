@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vqkit import digest
 from vqkit._version import __version__
-from vqkit.errors import SweepError, not_allowed
+from vqkit.errors import RecordError, SweepError, not_allowed
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
-
-# What can change a number: these parts of the package, and these distributions.
-NUMERIC_PARTS = ("primitives", "strategy", "graph", "flow", "train", "experiment/measure.py",
-                 "experiment/training.py")  # fmt: skip
-NUMERIC_DISTRIBUTIONS = ("tensorflow", "keras", "numpy")
 
 
 @dataclass(frozen=True)
@@ -147,6 +140,23 @@ def key_of(inputs: Mapping[str, Any]) -> str:
     return digest.of_json(deciding(inputs))
 
 
+def checked_inputs(inputs: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+    """A record's inputs that hold what a run can be made from again.
+
+    Args:
+        inputs: of a record.
+        where: the record, for the message.
+
+    Raises:
+        RecordError: something is missing.
+    """
+    sources = [inputs.get(name) for name in ("model", "data", "strategy")]
+    whole = all(isinstance(s, Mapping) and "digest" in s for s in sources)
+    if not whole or not all("ref" in inputs[name] for name in ("model", "data")):
+        raise RecordError(f"{where}: its inputs do not say which model, data and strategy were used")
+    return dict(inputs)
+
+
 def build_strategy(base: str, overrides: Mapping[str, Any]) -> Strategy:
     """A strategy with overrides on top of a built-in one or a file.
 
@@ -186,7 +196,6 @@ def base_strategy(name: str, base_dir: str | Path) -> str:
     return str(path.resolve())
 
 
-@cache
 def code_digest(notebook_digest: str) -> str:
     """Version and digest of everything that can change a number: package, notebook, TensorFlow, Keras, numpy.
 
@@ -196,13 +205,4 @@ def code_digest(notebook_digest: str) -> str:
     Returns:
         E.g. `0.1.0+5f2c…`.
     """
-    package = Path(__file__).resolve().parents[1]
-    files = sorted(f for part in NUMERIC_PARTS for f in _sources(package / part))
-    sources = {str(f.relative_to(package)): digest.of_file(f) for f in files}
-    versions = {name: version(name) for name in NUMERIC_DISTRIBUTIONS}
-    parts = {"sources": sources, "notebook": notebook_digest, "versions": versions}
-    return f"{__version__}+{digest.of_json(parts)}"
-
-
-def _sources(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [p for p in path.rglob("*") if p.suffix in (".py", ".json")]
+    return f"{__version__}+{digest.of_json({'code': digest.code_digest(), 'notebook': notebook_digest})}"

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vqkit.experiment import store
+from vqkit import files
 from vqkit.experiment.attempt import Job
 from vqkit.experiment.warm.kernel import Kernel, Limits
 
@@ -43,7 +43,7 @@ class Worker:
         command = [sys.executable, "-m", "vqkit.experiment.worker"]
         if warm is not None:
             command.append(json.dumps(asdict(warm)))
-        with store.writing(log):
+        with files.writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             f = open(log, "ab")  # noqa: SIM115
         with f:

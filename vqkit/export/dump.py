@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from vqkit import files
 from vqkit.errors import DataError, ModelError
 from vqkit.export.steps import codes_of
 from vqkit.flow.layers import FakeQuantize
 from vqkit.graph.keras_io import lower, make_all_live, named_inputs, replay
 from vqkit.primitives.qparams import QParams
-from vqkit.strategy.text import write_atomic
 
 WEIGHTS = "dump_results_weights"
 
@@ -96,7 +96,7 @@ def dump_model(
     for number, tensors in enumerate([] if weights_only else activations(model, dataset)):
         name = f"dump_results_{number}"
         entries[name] = _write(folder / name, tensors, dump_float)
-    write_atomic(folder / "dump.json", json.dumps({"version": 1, "folders": entries}, indent=2) + "\n")
+    files.write_text(folder / "dump.json", json.dumps({"version": 1, "folders": entries}, indent=2) + "\n")
     return folder
 
 

@@ -54,6 +54,6 @@ def _numbers(array: np.ndarray) -> Any:
 
 def write_encodings(quantized: Any, path: Path) -> None:
     """Write the JSON file."""
-    from vqkit.experiment.store import write_json
+    from vqkit.files import write_json
 
     write_json(path, encodings_of(quantized))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vqkit.errors import ModelError
+from vqkit.files import whole
 
 
 def write_keras(quantized: Any, path: Path) -> None:
@@ -26,12 +25,8 @@ def write_keras(quantized: Any, path: Path) -> None:
     """
     if path.suffix == ".h5":
         _check_types(quantized.model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
-        with _asked_for():
-            quantized.model.save(part)
-        os.replace(part, path)
+    with whole(path) as part, _asked_for():
+        quantized.model.save(part)
 
 
 def _check_types(model: Any) -> None:
@@ -72,13 +67,10 @@ def write_saved_model(quantized: Any, path: Path) -> None:
     """
     if path.exists() and not (path / "saved_model.pb").is_file() and not (path.is_dir() and _empty(path)):
         raise ModelError(f"path: {path} is there and is no SavedModel folder; it is not replaced")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        part = Path(folder) / path.name
+    with whole(path) as part:
         quantized.model.export(part, format="tf_saved_model", verbose=False)
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(part, path)
 
 
 def _empty(folder: Path) -> bool:

@@ -91,6 +91,6 @@ def _seen(writer: Writer) -> dict[str, tuple[Shape, str]]:
 
 def write_onnx(quantized: Any, path: Path, **options: Any) -> None:
     """Write the file; options as `to_onnx`."""
-    from vqkit.experiment.store import write_bytes
+    from vqkit.files import write_bytes
 
     write_bytes(path, to_onnx(quantized, **options).model.SerializeToString(deterministic=True))

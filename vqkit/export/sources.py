@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqkit import digest
+from vqkit import digest, files
 from vqkit.errors import RecordError
 from vqkit.experiment import records, store
 from vqkit.experiment.source import load_data, load_model, model_path
 from vqkit.experiment.training import quantized_by
-from vqkit.experiment.variant import Settings
+from vqkit.experiment.variant import Settings, checked_inputs
 
 
 def of_model(
@@ -51,10 +51,10 @@ def of_run(run: str, runs: Path) -> Any:
     from vqkit.strategy import Strategy
 
     folder = records.find(runs, run)
-    record = records.read_record(folder)
-    inputs: Mapping[str, Any] = record["inputs"]
-    if record["status"] != "FINISHED":
-        raise RecordError(f"run {run}: it is {record['status']}; a finished run is needed")
+    record = store.Store.at(runs).record(folder.name)
+    if record is None or record.status is not store.Status.FINISHED:
+        raise RecordError(f"run {run}: it is {record and record.status}; a finished run is needed")
+    inputs: Mapping[str, Any] = checked_inputs(record.inputs, folder / store.RECORD)
     settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
     settings.set_seeds()
     path = model_path(inputs["model"]["ref"], ".", store.Store.at(runs).cache)
@@ -65,11 +65,14 @@ def of_run(run: str, runs: Path) -> Any:
                               f"{inputs[what]['digest']}")  # fmt: skip
     strategy = Strategy.load(Path(folder, "strategy.json"))
     quantized = quantized_by(settings, load_model(path), strategy, data)
-    _check_encodings(run, quantized, store.read_json(Path(folder, "encodings.json")))
+    _check_encodings(run, quantized, Path(folder, "encodings.json"))
     return quantized
 
 
-def _check_encodings(run: str, quantized: Any, recorded: Mapping[str, Any]) -> None:
+def _check_encodings(run: str, quantized: Any, path: Path) -> None:
+    recorded = files.read_json(path)
+    if not isinstance(recorded, dict):
+        raise RecordError(f"{path}: expected a JSON object of tensors")
     found = {k: v.to_json() for k, v in quantized.encodings.items()}
     changed = [k for k in {**recorded, **found} if recorded.get(k) != found.get(k)]
     if changed:

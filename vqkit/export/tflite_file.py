@@ -89,7 +89,7 @@ def to_tflite(
 
 def write_tflite(quantized: Any, path: Path, **options: Any) -> None:
     """Write the file; options as `to_tflite`."""
-    from vqkit.experiment.store import write_bytes
+    from vqkit.files import write_bytes
 
     write_bytes(path, to_tflite(quantized, **options).content)
 

@@ -150,7 +150,7 @@ class Bench:
             The metrics with the predictions.
         """
         structure, baked = self._holding(quantized)
-        return scored(self._predict(structure, quantized, baked), self.data.y_eval, metrics)
+        return self._scored(self._predict(structure, quantized, baked), metrics)
 
     def audit(self, quantized: Quantized) -> Any:
         """Requested against applied, read from the very layers that `evaluate` runs.
@@ -210,7 +210,10 @@ class Bench:
         found = self._outputs[images].get(
             lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
         )
-        return scored(found, self.data.y_eval, metrics)
+        return self._scored(found, metrics)
+
+    def _scored(self, outputs: Any, metrics: Sequence[Any] | None) -> Evaluation:
+        return scored(outputs, self.data.y_eval, metrics, f"{self.data.name}/y_eval")
 
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import os
-import tempfile
+import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vqkit import digest
+from vqkit.files import DiskCache
 from vqkit.flow.data import map_inputs
 from vqkit.graph.ir import Graph
 
@@ -68,7 +68,8 @@ class Outputs:
     """
 
     def __init__(self, folder: str | Path | None, model: str, data: str) -> None:
-        self._path = None if folder is None else Path(folder, "float", f"{model}-{data}.npz")
+        self._cache = DiskCache(None if folder is None else Path(folder, "float"))
+        self._name = f"{model}-{data}-{here()}.npz"
         self._found: Any = None
 
     def get(self, compute: Callable[[], Any]) -> Any:
@@ -79,12 +80,13 @@ class Outputs:
         """
         from keras import tree
 
-        if self._found is None and self._path is not None and self._path.is_file():
-            self._found = _read(self._path)
+        if self._found is None:
+            kept = self._cache.arrays(self._name)
+            self._found = None if kept is None else _nested(kept)
         if self._found is None:
             self._found = compute()
-            if self._path is not None and isinstance(self._found, np.ndarray | list | dict):
-                write_npz(self._path, _flat(self._found))
+            if isinstance(self._found, np.ndarray | list | dict):
+                self._cache.keep_arrays(self._name, _flat(self._found))
         return tree.map_structure(np.array, self._found)
 
 
@@ -96,26 +98,21 @@ def _flat(outputs: Any) -> dict[str, np.ndarray]:
     return {f"{kind}:{k}": v for k, v in items}
 
 
-def _read(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as file:
-        found = {k: file[k] for k in file.files}
+def _nested(found: dict[str, np.ndarray]) -> Any:
     if list(found) == [""]:
         return found[""]
     named = {k.partition(":")[2]: v for k, v in found.items()}
     return named if all(k.startswith("key:") for k in found) else list(named.values())
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays to an `.npz` file in one move, so that no reader sees half of it.
+@cache
+def here() -> str:
+    """Digest of the code that computes and of what it runs on: a convolution's last bits depend on both."""
+    return digest.of_json([digest.code_digest(), *_processor()])
 
-    Args:
-        path: where to.
-        arrays: name -> array.
-    """
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(buffer.getvalue())
-    os.replace(part, path)
+
+def _processor() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8", errors="replace").splitlines() if info.is_file() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return [platform.system(), platform.machine(), flags]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.flow.data import EVAL_BATCH, batches
+from vqkit.flow.data import EVAL_BATCH, Data, batches, map_inputs
 from vqkit.flow.instrument import passing_through, rounding_rows
+from vqkit.flow.labels import class_numbers, first_output, right_answers
 from vqkit.flow.plan import Row
 from vqkit.flow.structure import leading_to
 from vqkit.graph.ir import Graph, Node
@@ -86,7 +87,7 @@ def evaluate(
     Args:
         model: any Keras model.
         x: inputs, shape (n, …).
-        y: labels, shape (n,) of class numbers for the default metric.
+        y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
         metrics: Keras metrics or their names; top-1 accuracy by default.
         batch_size: samples at once.
 
@@ -94,31 +95,34 @@ def evaluate(
         The metrics with the predictions they come from.
 
     Raises:
-        DataError: inputs and labels differ in length.
+        DataError: inputs and labels differ in length, or top-1 accuracy cannot judge by the labels.
     """
     return scored(predict(model, x, batch_size=batch_size), y, metrics)
 
 
-def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None) -> Evaluation:
+def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None,
+           where: str = "labels") -> Evaluation:  # fmt: skip
     """Metrics of given predictions.
 
     Args:
         predictions: model outputs, shape (n, …), nested as the model's.
-        y: labels, shape (n,) of class numbers for the default metric.
+        y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
         metrics: Keras metrics or their names; top-1 accuracy by default.
+        where: names the labels in messages.
 
     Returns:
         The metrics with the predictions.
 
     Raises:
-        DataError: predictions and labels differ in length.
+        DataError: predictions and labels differ in length, or top-1 accuracy cannot judge by the labels.
     """
+    first = first_output(predictions)
+    if metrics is None:
+        return Evaluation({"accuracy": accuracy(first, y, where)}, len(first), predictions)
     y = np.asarray(y)
-    first = predictions if isinstance(predictions, np.ndarray) else _leaves(predictions)[0]
-    if len(first) != len(y):
-        raise DataError(f"evaluation data: {len(first)} inputs, {len(y)} labels")
-    values = {"accuracy": accuracy(first, y)} if metrics is None else _keras_metrics(metrics, first, y)
-    return Evaluation(values, len(y), predictions)
+    if y.ndim == 0 or len(first) != len(y):
+        raise DataError(f"evaluation data: {len(first)} inputs, {len(y) if y.ndim else 'no'} labels")
+    return Evaluation(_keras_metrics(metrics, first, y), len(y), predictions)
 
 
 def _leaves(structure: Any) -> list[Any]:
@@ -127,20 +131,38 @@ def _leaves(structure: Any) -> list[Any]:
     return list(tree.flatten(structure))
 
 
-def accuracy(predictions: np.ndarray, y: np.ndarray) -> float:
-    """Share of samples whose label is the arg max (or, with one output, its threshold at one half).
+def accuracy(predictions: np.ndarray, y: Any, where: str = "labels") -> float:
+    """Share of samples whose label is the arg max (or, of a probability, its threshold at one half).
 
     Args:
-        predictions: scores, shape (n, classes) or (n, 1).
+        predictions: scores, shape (n, classes), or probabilities (n, 1).
         y: class numbers, shape (n,) or (n, 1), or one-hot of shape (n, classes).
+        where: names the labels in messages.
 
     Returns:
         Top-1 accuracy, 0 to 1.
+
+    Raises:
+        DataError: these labels or outputs cannot be judged so.
     """
-    flat = predictions.reshape(len(predictions), -1)
-    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
-    guess = flat.argmax(-1) if flat.shape[1] > 1 else (flat[:, 0] >= 0.5)
-    return float(np.mean(guess == labels))
+    return float(np.mean(right_answers(predictions, y, where)))
+
+
+def check_labels(model: Any, data: Data) -> None:
+    """Refuse labels that top-1 accuracy cannot judge, before anything is quantized.
+
+    Args:
+        model: the built Keras model that is to be judged.
+        data: with the labels; a few samples are run where the shapes alone do not tell.
+
+    Raises:
+        DataError: what was found, and what the default metric needs.
+    """
+    where, shape = f"{data.name}/y_eval", tuple(model.outputs[0].shape[1:])
+    class_numbers(data.y_eval, shape, where)
+    if None in shape or all(s == 1 for s in shape):
+        x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
+        right_answers(predict(model, x), y, where)
 
 
 def _keras_metrics(metrics: Sequence[Any], predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -154,7 +176,10 @@ def _keras_metrics(metrics: Sequence[Any], predictions: np.ndarray, y: np.ndarra
             metric.update_state(y, predictions)
             found[metric.name] = float(metric.result())
         else:
-            found[getattr(metric, "__name__", str(item))] = float(np.mean(metric(y, predictions)))
+            # Labels (n,) beside outputs (n, 1) would be broadcast to n times n differences.
+            column = y.ndim + 1 == predictions.ndim and predictions.shape[-1] == 1
+            values = metric(y[..., None] if column else y, predictions)
+            found[getattr(metric, "__name__", str(item))] = float(np.mean(values))
     return found
 
 

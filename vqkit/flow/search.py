@@ -18,6 +18,7 @@ import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.flow.instrument import passing_through, rounding_rows
+from vqkit.flow.labels import class_numbers, first_output
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.solve import Encodings, bake
 from vqkit.graph.ir import Graph
@@ -45,7 +46,7 @@ class Search:
         labels: class numbers of the samples, shape (n,); for "labels".
 
     Raises:
-        DataError: "labels" without labels, or not as many as samples.
+        DataError: "labels" without labels, not as many as samples, or no class numbers of the model's.
     """
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], plan: Plan, live: Mapping[str, Any],
@@ -54,8 +55,8 @@ class Search:
         self.layer_of = {row.name: fq for fq, row in rows.items()}
         self.batches = list(batches)
         self._loss = _LOSSES[loss]
-        self._targets = self._labels(labels) if loss == "labels" else self._float_outputs(rows)
         self._run = compiled(graph, lambda inputs: replay(graph, live, inputs))
+        self._targets = self._labels(labels) if loss == "labels" else self._float_outputs(rows)
 
     def _labels(self, labels: Any) -> list[Any]:
         if labels is None:
@@ -63,10 +64,13 @@ class Search:
                 "threshold_search_loss 'labels' needs labels of the calibration samples: pass calib_labels"
             )
         sizes = [len(_first(b)) for b in self.batches]
-        labels = np.asarray(labels)
-        if len(labels) != sum(sizes):
-            raise DataError(f"calib_labels: {len(labels)} labels for {sum(sizes)} calibration samples")
-        return list(np.split(labels, np.cumsum(sizes)[:-1]))
+        scores = first_output(self._run(self.batches[0]))
+        if scores[0].size == 1:
+            raise DataError("threshold_search_loss 'labels' needs a score for each class, the model has one")
+        numbers = class_numbers(labels, scores.shape[1:], "calib_labels")
+        if len(numbers) != sum(sizes):
+            raise DataError(f"calib_labels: {len(numbers)} labels for {sum(sizes)} calibration samples")
+        return list(np.split(numbers, np.cumsum(sizes)[:-1]))
 
     def _float_outputs(self, rows: Mapping[str, Row]) -> list[Any]:
         floats = passing_through(make_all_live(self.graph), rows, rounding_rows(self.graph, self.plan))

@@ -6,22 +6,18 @@ machine that computed it.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from vqkit import digest
-from vqkit.flow.content import write_npz
+from vqkit.files import Arrays, DiskCache
+from vqkit.flow import content
 from vqkit.flow.observers import Observed
 from vqkit.primitives.histogram import Histogram
 
-Arrays = dict[str, np.ndarray]
 Stream = tuple[Any, ...]
 _Found = tuple[dict[str, Observed], tuple[int, int]]
 
@@ -36,7 +32,7 @@ class Shelf:
     """
 
     def __init__(self, folder: str | Path | None) -> None:
-        self._folder = None if folder is None else Path(folder, "observed")
+        self._cache = DiskCache(None if folder is None else Path(folder, "observed"))
         self._read: dict[Path, tuple[tuple[int, int], _Found | None]] = {}
 
     def get(self, value: str, stream: Stream, observer: Any) -> tuple[Observed, tuple[int, int]] | None:
@@ -50,10 +46,7 @@ class Shelf:
         Returns:
             The facts, and how many batches and samples they come from; None where nobody has put them here.
         """
-        path = self._path(value, stream)
-        if path is None:
-            return None
-        found = self._now(path)
+        found = self._now(_name(value, stream))
         name = digest.of_bytes(repr(observer).encode())
         return None if found is None or name not in found[0] else (found[0][name], found[1])
 
@@ -66,30 +59,44 @@ class Shelf:
             facts: observer -> facts. Those of channels' histograms are left out, which are large.
             size: how many batches and samples.
         """
-        path = self._path(value, stream)
         whole = {o: s for o, s in facts.items() if s.histogram is None or isinstance(s.histogram, Histogram)}
-        if path is None or not whole:
+        if self._cache.folder is None or not whole:
             return
+        file = _name(value, stream)
         named = {digest.of_bytes(repr(o).encode()): seen for o, seen in whole.items()}
-        before = _read(path)
+        before = self._kept(file)
         every = named if before is None else {**before[0], **named}
         arrays = {f"{name}.{k}": a for name, seen in every.items() for k, a in _flat(seen).items()}
-        write_npz(path, {**arrays, "size": np.array(size)})
+        self._cache.keep_arrays(file, {**arrays, "size": np.array(size)})
 
-    def _now(self, path: Path) -> _Found | None:
+    def _now(self, file: str) -> _Found | None:
         """What a file holds now; another process may have added to it."""
+        path = self._cache.path(file)
+        if path is None:
+            return None
         try:
             stamp = (path.stat().st_ino, path.stat().st_mtime_ns)
         except OSError:
             return None
         if self._read.get(path, (None, None))[0] != stamp:
-            self._read[path] = stamp, _read(path)
+            self._read[path] = stamp, self._kept(file)
         return self._read[path][1]
 
-    def _path(self, value: str, stream: Stream) -> Path | None:
-        if self._folder is None:
+    def _kept(self, file: str) -> _Found | None:
+        """What a file holds; None where there is none, or one that cannot be read, which is written again."""
+        by_name: dict[str, Arrays] = {}
+        arrays = self._cache.arrays(file)
+        if arrays is None:
             return None
-        return self._folder / f"{digest.of_bytes(repr((value, stream, _here())).encode())}.npz"
+        batches, samples = arrays.pop("size").tolist()
+        for key, array in arrays.items():
+            name, _, what = key.partition(".")
+            by_name.setdefault(name, {})[what] = array
+        return {name: _observed(parts) for name, parts in by_name.items()}, (batches, samples)
+
+
+def _name(value: str, stream: Stream) -> str:
+    return f"{digest.of_bytes(repr((value, stream, content.here())).encode())}.npz"
 
 
 def _flat(seen: Observed) -> Arrays:
@@ -97,38 +104,6 @@ def _flat(seen: Observed) -> Arrays:
     return found if not isinstance(seen.histogram, Histogram) else {**found, **seen.histogram.to_arrays()}
 
 
-def _read(path: Path) -> _Found | None:
-    """What a file holds; None where there is none, or one that cannot be read, which is written again."""
-    by_name: dict[str, Arrays] = {}
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            batches, samples = file["size"].tolist()
-            for key in file.files:
-                name, dot, what = key.partition(".")
-                if dot:
-                    by_name.setdefault(name, {})[what] = file[key]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None
-    return {name: _observed(arrays) for name, arrays in by_name.items()}, (batches, samples)
-
-
 def _observed(arrays: Arrays) -> Observed:
     lists = {k: list(arrays.pop(k)) for k in LISTS if k in arrays}
     return Observed(**lists, histogram=Histogram.of_arrays(arrays) if arrays else None)
-
-
-@lru_cache(maxsize=1)
-def _here() -> str:
-    """Digest of the code that observes and of what it runs on: a convolution's last bits depend on both."""
-    package = Path(__file__).resolve().parents[1]
-    parts = [package / part for part in ("primitives", "graph", "flow")]
-    files = sorted(f for part in parts for kind in ("*.py", "*.cc") for f in part.glob(kind))
-    versions = [version(name) for name in ("tensorflow", "keras", "numpy")]
-    return digest.of_json([[digest.of_file(f) for f in files], versions, *_processor()])
-
-
-def _processor() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8", errors="replace").splitlines() if info.is_file() else []
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return [platform.system(), platform.machine(), flags]

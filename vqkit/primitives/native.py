@@ -16,7 +16,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,6 +27,7 @@ from typing import Any
 
 from vqkit import digest
 from vqkit.errors import VqkitError
+from vqkit.files import DiskCache, whole
 from vqkit.primitives import grid
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
 
@@ -206,8 +206,11 @@ def _built() -> Path:
     flags = [*FLAGS, *tf.sysconfig.get_compile_flags(), str(SOURCE), *tf.sysconfig.get_link_flags()]
     made_of = [digest.of_file(SOURCE), tf.version.GIT_VERSION, tf.__version__, platform.machine(), *flags]
     library = user_cache_path("vqkit") / "native" / f"{digest.of_json(made_of)}.so"
-    if not library.is_file():
+    # A library that was cut short must not be loaded: the process would die of it.
+    kept, name = DiskCache(library.parent), f"{library.name}.json"
+    if not library.is_file() or kept.json(name) != digest.of_file(library):
         _compile(library, flags)
+        kept.keep_json(name, digest.of_file(library))
     return library
 
 
@@ -216,9 +219,7 @@ def _compile(library: Path, flags: list[str]) -> None:
     if compiler is None:
         raise VqkitError(f"no C++ compiler ({', '.join(COMPILERS)}) is on PATH")
     _log.info("compiling vqkit's operations, once for this machine: %s", library)
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        made = Path(folder, "made.so")
+    with whole(library) as made:
         try:
             done = subprocess.run(
                 [compiler, *flags, "-o", str(made)], capture_output=True, text=True, check=False, timeout=300
@@ -228,7 +229,6 @@ def _compile(library: Path, flags: list[str]) -> None:
         if done.returncode or not made.is_file():
             why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
             raise VqkitError(f"{compiler} could not compile {SOURCE.name}: {why}")
-        made.replace(library)
 
 
 def _loaded(library: Path) -> Any:

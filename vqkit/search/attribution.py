@@ -19,8 +19,9 @@ from vqkit.errors import RecordError, StrategyError, VqkitError
 from vqkit.experiment import tables
 from vqkit.experiment.difference import said
 from vqkit.experiment.records import find, read_record
-from vqkit.experiment.store import Store, read_json
+from vqkit.experiment.store import Store
 from vqkit.experiment.variant import Settings
+from vqkit.files import read_json
 from vqkit.strategy.diff import Change, diff_documents
 from vqkit.strategy.patch import Operation, apply_patch, json_patch
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqkit import digest
-from vqkit.experiment import significance, store
+from vqkit.experiment import significance
 from vqkit.experiment.variant import Settings
-from vqkit.search.tally import classes, first, predicted, tallied
+from vqkit.files import DiskCache
+from vqkit.flow.labels import first_output, right_answers
+from vqkit.flow.quality import check_labels
+from vqkit.search.tally import tallied
 
 if TYPE_CHECKING:
     from vqkit.flow.data import Data
@@ -84,6 +87,9 @@ class Engine:
         cache: folder that runs share; None keeps results in memory only.
         images: how many evaluation samples, from the first; None means all.
 
+    Raises:
+        DataError: top-1 accuracy cannot judge by the labels.
+
     Attributes:
         evaluations: strategies that were really quantized and evaluated here.
     """
@@ -93,6 +99,8 @@ class Engine:
         self.model, self.settings = model, settings or Settings()
         self.data = data if images is None or images >= data.n_eval else _head(data, images)
         self.cache = None if cache is None else Path(cache)
+        self._kept = DiskCache(None if self.cache is None else self.cache / "measured")
+        check_labels(model, self.data)
         self.evaluations = 0
         self._known: dict[str, Measured] = {}
         self._bench: Any = None
@@ -101,7 +109,6 @@ class Engine:
     @property
     def context(self) -> str:
         """Digest of everything but the strategy that decides a result."""
-        from vqkit.experiment.variant import code_digest
         from vqkit.flow.content import graph_digest
         from vqkit.graph.keras_io import lower
 
@@ -110,7 +117,7 @@ class Engine:
                 "model": graph_digest(lower(self.model)),
                 "data": self.data.digest,
                 "settings": asdict(self.settings),
-                "code": code_digest(""),
+                "code": digest.code_digest(),
             }
             self._context = digest.of_json(parts)
         return self._context
@@ -123,18 +130,18 @@ class Engine:
         """
         key = strategy.digest
         if key not in self._known:
-            self._known[key] = self._kept(key) or self._keep(self._measure(strategy))
+            self._known[key] = self._from_disk(key) or self._keep(self._measure(strategy))
         return self._known[key]
 
     def float_outputs(self) -> np.ndarray:
         """The float model's first output on the evaluation samples, shape (n, …)."""
         if self._reference is None:
-            self._reference = first(self.bench.float_evaluation(metrics=[]).predictions)
+            self._reference = first_output(self.bench.float_evaluation(metrics=[]).predictions)
         return np.asarray(self._reference)
 
     def float_right(self) -> np.ndarray:
         """Which samples the float model answers right, shape (n,)."""
-        return np.asarray(predicted(self.float_outputs()) == classes(self.data.y_eval))
+        return right_answers(self.float_outputs(), self.data.y_eval)
 
     @property
     def bench(self) -> Any:
@@ -154,28 +161,25 @@ class Engine:
         from vqkit.flow.macs import totals
 
         made = self.quantize(strategy)
-        outputs = first(self.bench.evaluate(made, metrics=[]).predictions)
+        outputs = first_output(self.bench.evaluate(made, metrics=[]).predictions)
         self.evaluations += 1
-        labels = np.asarray(self.data.y_eval)
-        numbers = tallied(outputs, self.float_outputs(), labels)
-        right = predicted(outputs) == classes(labels)
+        numbers = tallied(outputs, self.float_outputs(), np.asarray(self.data.y_eval))
+        right = right_answers(outputs, self.data.y_eval)
         work = totals(made).get("bit_operations", float("nan"))
         return Measured(
-            strategy.digest, float_accuracy=float(self.float_right().mean()), right=np.asarray(right),
+            strategy.digest, float_accuracy=float(self.float_right().mean()), right=right,
             size_bytes=made.size_bytes, bit_operations=work, **numbers,
         )  # fmt: skip
 
-    def _path(self, key: str) -> Path | None:
-        return None if self.cache is None else self.cache / "measured" / self.context / f"{key}.json"
+    def _name(self, key: str) -> str:
+        return f"{self.context}/{key}.json"
 
-    def _kept(self, key: str) -> Measured | None:
-        path = self._path(key)
-        return Measured.from_json(store.read_json(path)) if path is not None and path.is_file() else None
+    def _from_disk(self, key: str) -> Measured | None:
+        found = self._kept.json(self._name(key))
+        return None if found is None else Measured.from_json(found)
 
     def _keep(self, measured: Measured) -> Measured:
-        path = self._path(measured.digest)
-        if path is not None:
-            store.write_json(path, measured.to_json())
+        self._kept.keep_json(self._name(measured.digest), measured.to_json())
         return measured
 
 

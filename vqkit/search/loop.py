@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vqkit import files
 from vqkit.errors import SweepError, VqkitError
-from vqkit.experiment import significance, store
+from vqkit.experiment import significance
 from vqkit.experiment.store import RunRecord, Status, Store
 from vqkit.experiment.sweep import Point, title
 from vqkit.search.space import MORE_IS_BETTER, Search
@@ -144,7 +145,7 @@ def run(search: Search, folder: Path, evaluator: Evaluator, *,
     Raises:
         SweepError: another process searches here, or another search has the name.
     """
-    with store.lock(folder, wait=False) as held:
+    with files.lock(folder, wait=False) as held:
         if not held:
             raise SweepError(f"{search.name}: another process is running this search in {folder}")
         study, began = Study(search, folder / STUDY), time.monotonic()
@@ -179,11 +180,11 @@ def _round(study: Study, evaluator: Evaluator, notify: Callable[[Trial], None] |
 
 
 def _keep(found: Found, evaluator: Evaluator) -> None:
-    store.write_json(found.folder / BEST, found.to_json())
+    files.write_json(found.folder / BEST, found.to_json())
     best = found.best
     strategy = None if best is None else evaluator.strategy(best)
     if strategy is not None:
-        store.write_json(found.folder / STRATEGY, strategy)
+        files.write_json(found.folder / STRATEGY, strategy)
 
 
 class Runs:
@@ -267,17 +268,17 @@ class Runs:
         """The sweep's file lists every variant of the search, not those of the last batch."""
         name = self._search.name
         path = self._runs.sweep_dir(name) / "sweep.json"
-        now = store.read_json(path)
+        now = files.read_json(path)
         kept = self._runs.sweep_dir(name) / "variants.json"
-        before = store.read_json(kept) if kept.exists() else []
+        before = files.read_json(kept) if kept.exists() else []
         every = {v["key"]: v for v in [*before, *self._variants.values()]}
-        store.write_json(kept, list(every.values()))
-        store.write_json(path, {**now, "variants": list(every.values())})
+        files.write_json(kept, list(every.values()))
+        files.write_json(path, {**now, "variants": list(every.values())})
 
     def strategy(self, trial: Trial) -> dict[str, Any] | None:
         """The strategy that a trial's run kept."""
         path = self._runs.variant_dir(trial.key) / "strategy.json"
-        return dict(store.read_json(path)) if trial.key and path.is_file() else None
+        return dict(files.read_json(path)) if trial.key and path.is_file() else None
 
 
 def _without_null(point: Point) -> Point:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit.experiment import significance, tables
-from vqkit.experiment.store import write_bytes
+from vqkit.files import write_bytes
 
 if TYPE_CHECKING:
     from vqkit.search.advice import Advice

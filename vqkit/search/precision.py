@@ -112,7 +112,7 @@ class Front:
         place.mkdir(parents=True, exist_ok=True)
         for p in self.points:
             p.strategy.dump(place / f"{p.name}.json")
-        from vqkit.experiment.store import write_bytes
+        from vqkit.files import write_bytes
 
         write_bytes(place / "front.csv", self.table.to_csv(index=False).encode())
         return [place / f"{p.name}.json" for p in self.points]

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import DataError, RecordError, not_allowed
-from vqkit.experiment import store, tables
+from vqkit.experiment import tables
 from vqkit.experiment.variant import Settings
+from vqkit.files import DiskCache
 from vqkit.search.engine import Engine
 from vqkit.search.questions import KINDS, MODES, Question, questions, strategy_for, units
 
@@ -240,21 +241,18 @@ class Answers:
         from vqkit import digest
 
         self.context = digest.of_json({"engine": engine.context, "strategy": base.digest})
-        folder = engine.cache
-        self._path = None if folder is None else folder / "sensitivity" / f"{self.context}.json"
-        self._found: dict[str, dict[str, float]] = {}
-        if self._path is not None and self._path.is_file():
-            kept = store.read_json(self._path)["answers"]
-            self._found = {k: {m: float(v[m]) for m in MEASURES} for k, v in kept.items()}
+        self._cache = DiskCache(None if engine.cache is None else engine.cache / "sensitivity")
+        kept = self._cache.json(f"{self.context}.json") or {}
+        self._found = {k: {m: float(v[m]) for m in MEASURES} for k, v in kept.items()}
 
     def __contains__(self, question: Question) -> bool:
         return _key(question) in self._found
 
     def add(self, answers: Mapping[Question, Mapping[str, float]]) -> None:
         self._found |= {_key(q): dict(a) for q, a in answers.items()}
-        if self._path is not None and answers:
+        if answers:
             plain = {k: {m: _plain(v) for m, v in a.items()} for k, a in self._found.items()}
-            store.write_json(self._path, {"schema": SCHEMA, "context": self.context, "answers": plain})
+            self._cache.keep_json(f"{self.context}.json", plain)
 
     def __getitem__(self, question: Question) -> dict[str, float]:
         return self._found[_key(question)]

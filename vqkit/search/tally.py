@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqkit.flow.data import EVAL_BATCH, leaves
+from vqkit.flow.data import EVAL_BATCH
+from vqkit.flow.labels import first_output, right_answers
 from vqkit.flow.quality import decibel
 
 _TINY = 1e-12
@@ -39,9 +40,9 @@ class Tally:
             reference: of the float model, same shape.
             labels: class numbers (n,) or (n, 1), or one-hot (n, classes).
         """
-        own, other = first(outputs), first(reference)
+        own, other = first_output(outputs), first_output(reference)
         self.n += len(own)
-        self.right += int(np.count_nonzero(predicted(own) == classes(labels)))
+        self.right += int(np.count_nonzero(right_answers(own, labels)))
         wide = other.astype(np.float64)
         self.signal += float(np.sum(wide**2))
         self.noise += float(np.sum((own - wide) ** 2))
@@ -68,25 +69,6 @@ def tallied(outputs: Any, reference: Any, labels: NDArray[Any]) -> dict[str, flo
         here = slice(begin, begin + EVAL_BATCH)
         tally.add(outputs[here], reference[here], labels[here])
     return tally.numbers()
-
-
-def first(outputs: Any) -> NDArray[Any]:
-    """The first output of a model as an array."""
-    while isinstance(outputs, (list, tuple, dict)):
-        outputs = leaves(outputs)[0]
-    return np.asarray(outputs)
-
-
-def classes(labels: Any) -> NDArray[Any]:
-    """Class numbers, shape (n,)."""
-    y = np.asarray(labels)
-    return y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(len(y))
-
-
-def predicted(outputs: NDArray[Any]) -> NDArray[Any]:
-    """The class of each sample: arg max, or the threshold one half of a single output."""
-    flat = outputs.reshape(len(outputs), -1)
-    return flat.argmax(-1) if flat.shape[1] > 1 else (flat[:, 0] >= 0.5).astype(np.int64)
 
 
 def kl(reference: NDArray[Any], outputs: NDArray[Any]) -> NDArray[np.float64]:

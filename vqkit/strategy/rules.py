@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any
 
 from vqkit.errors import StrategyError
@@ -149,6 +150,55 @@ class Book:
     def layer_types(self) -> list[str]:
         """Class names that have an entry, in file order."""
         return [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
+
+    def effective(self) -> Book:
+        """The same without the user's keys that change no quantizer of any layer.
+
+        A key that says what the built-in says is one. Two strategies that differ in such keys are the same.
+        """
+        user = self.doc[keys.REGISTRY][keys.USER]
+        idle = [k for k in user if k not in keys.LISTS and user[k] is not None]
+        if self.doc[keys.REGISTRY].get(keys.NAMED):
+            # A rule for a layer may make these count: by its method, or by its symmetry.
+            idle = [k for k in idle if not k.endswith(("_method_percentile", "_unsigned"))]
+        stated = self._stated() if idle else []
+        wanted = self._specs(stated, user)
+        for key in idle:
+            without = {k: v for k, v in user.items() if k != key}
+            user = without if self._specs(stated, without) == wanted else user
+        return replace(self, doc={**self.doc, keys.REGISTRY: {**self.doc[keys.REGISTRY], keys.USER: user}})
+
+    def _stated(self) -> list[tuple[Said, Role]]:
+        """Every quantizer that an entry or the inputs' section states; of those that state the same, one."""
+        registry, where = (
+            self.doc[keys.REGISTRY],
+            pointer.join([keys.REGISTRY, keys.INPUT, "input_quantizer"]),
+        )
+        found = [(self._said(registry[keys.INPUT]["input_quantizer"], where, "", where), Role.INPUT)]
+        for i, entry in enumerate(registry[keys.LAYERS]):
+            name, at = keys.short_type(entry["layer_type"]), pointer.join([keys.REGISTRY, keys.LAYERS, i])
+            for role in Role:
+                for j, stated in enumerate(entry.get(role.quantizers_key, [])):
+                    inside = f"/{role.quantizers_key}/{j}"
+                    if stated is not None:
+                        found.append((self._said(stated, at + inside, name, inside), role))
+        same = {
+            (role, *sorted(said.values.items()), *sorted(said.edited)): (said, role) for said, role in found
+        }
+        return list(same.values())
+
+    def _specs(self, stated: list[tuple[Said, Role]], user: dict[str, Any]) -> list[Any]:
+        """What becomes of the stated quantizers under the user's keys, however they are asked for."""
+        origins = self._key_origins(user, pointer.join([keys.REGISTRY, keys.USER]))
+        specs: list[Any] = []
+        for compat, relu_like in product((False, True), (None, False, True)):
+            ask = Ask([Voice(user, origins, over_edited=compat)], compat, relu_like)
+            for said, role in stated:
+                try:
+                    specs.append(quantizer(said, role, ask).spec)
+                except StrategyError as e:
+                    specs.append(str(e))
+        return specs
 
     # --- the type entry ---
 

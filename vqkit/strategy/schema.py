@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vqkit import files
 from vqkit.resources import resource_dir
 from vqkit.strategy import text
 from vqkit.strategy.form import FLOAT_TYPES, INTEGER_TYPES, StrategyDocument
@@ -34,7 +35,7 @@ def _allow_words(layer_config: dict[str, Any]) -> None:
 def main() -> None:
     """Write the shipped schema anew."""
     target = Path(resource_dir("strategies"), NAME)
-    text.write_atomic(target, text.to_text(generate()))
+    files.write_text(target, text.to_text(generate()))
     print(f"wrote {target}")
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vqkit import digest, files
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, pointer, reach, text, unknown
 from vqkit.strategy.edit import Edited
@@ -181,15 +182,14 @@ class Strategy:
         if verbose < 1:
             value = {keys.REGISTRY: value[keys.REGISTRY]}
         if path is not None:
-            text.write_atomic(path, text.to_text(value))
+            files.write_text(path, text.to_text(value))
         return value
 
     @cached_property
     def digest(self) -> str:
-        """Same for strategies that mean the same: key order, words or integers, unset keys do not matter."""
-        from vqkit.digest import of_json
-
-        return of_json(normal.document(self._edited.doc))
+        """Same for strategies that mean the same, in any spelling and whatever in them changes nothing."""
+        stages = self._form.model_dump(mode="json", include=set(keys.PIPELINES))
+        return digest.of_json({**normal.document(self._book.effective().doc), **stages})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Strategy) and self.digest == other.digest

@@ -1,11 +1,9 @@
-"""JSON text to plain values and back: strict, bounded, atomic."""
+"""JSON text to plain values and back: strict and bounded."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from vqkit.errors import StrategyError, VqkitError
@@ -56,15 +54,6 @@ def plain(value: Any, source: str, error: type[VqkitError] = StrategyError) -> A
 def to_text(value: Any) -> str:
     """JSON text as the 2.5 dump writes it: two spaces, key order kept."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def write_atomic(path: str | Path, text: str) -> None:
-    """Write a file that is either the old one or the whole new one."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, target)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqkit import files
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.flow.inspection import Inspection, inspect
 from vqkit.flow.prepared import as_strategy, prepare
-from vqkit.strategy import text
 from vqkit.vitis import arguments
 
 __all__ = ["VitisInspector"]
@@ -92,7 +92,7 @@ class VitisInspector:
         if verbose > 0:
             print(found)
         if dump_results:
-            text.write_atomic(dump_results_file, f"{found}\n\n{heading}\n")
+            files.write_text(dump_results_file, f"{found}\n\n{heading}\n")
         if plot or dump_model:
             _files(
                 model, strategy, found, plot_file if plot else None, dump_model_file if dump_model else None

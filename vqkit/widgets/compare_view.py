@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vqkit import plots
 from vqkit.errors import RecordError, VqkitError
 from vqkit.experiment import compare, tables
+from vqkit.experiment.damage import damaged
 from vqkit.experiment.difference import Difference, difference
 from vqkit.experiment.flipped import flipped_samples, sample_images
 from vqkit.experiment.records import rows_of, sqnr_rows
@@ -101,8 +102,11 @@ class View:
         """What is compared, how many of it are shown, and what to take."""
         counts, shown = compare.counts(self.runs.frame), len(self.shown())
         advice = compare.recommend(self.runs.frame).sentence
+        told = damaged(self.runs.frame, broken=True)
+        problems = "; ".join(f"{run}: {problem}" for run, problem in told)
+        wrong = message_html(f"Damaged files: {problems}", "error") if problems else ""
         return (f"<p><b>{escape(self.runs.title)}</b>: {escape(counts)}; {shown} shown.</p>"
-                f"<p>{escape(advice)}</p>")  # fmt: skip
+                f"<p>{escape(advice)}</p>{wrong}")  # fmt: skip
 
     def board(self) -> str:
         """The leaderboard."""
@@ -247,6 +251,8 @@ def _facts(run: Run, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "data",
         f"{run.row['data']}, {run.row['n_calib']:.0f} to calibrate, {run.row['n_eval']:.0f} to evaluate",
     )
+    if run.row.get("damaged"):
+        yield "damaged files", str(run.row["damaged"])
     if run.folder is not None:
         yield "folder", str(run.folder)
     if run.notebook is not None:
