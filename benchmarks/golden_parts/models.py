@@ -268,7 +268,7 @@ def _weights(run: Run, quantized: Any, key: str, arrays: Mapping[str, np.ndarray
 
 def _key(row: Any, graph: Any) -> tuple[str, str]:
     """A plan row in the reference's naming."""
-    from vqkit.graph.match import activation_name
+    from vqkit.graph.match import reference_name
     from vqkit.graph.simplify import WEIGHTED
 
     slot = row.slot.value
@@ -289,8 +289,8 @@ def _key(row: Any, graph: Any) -> tuple[str, str]:
             for n in graph.nodes
             if row.quantizer in (graph.producers()[v].layer for v in n.inputs if v in graph.producers())
         ]
-        return row.layer, activation_name(graph.layer_of(behind[0]))
-    return row.layer, activation_name(graph.layers[row.layer])
+        return row.layer, reference_name(graph.layer_of(behind[0]))
+    return row.layer, reference_name(graph.layers[row.layer])
 
 
 def _tensors(

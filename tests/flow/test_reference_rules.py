@@ -9,6 +9,7 @@ import pytest
 from tests import zoo
 from vqkit.errors import StrategyError
 from vqkit.flow import make_plan, predict, quantize
+from vqkit.keras2.activations import keras_2_hard_sigmoid
 from vqkit.strategy import Strategy
 
 layers = keras.layers
@@ -130,6 +131,18 @@ def test_compat_refuses_functions_inside_layers_as_it_refuses_layers():
         ):
             placed(model, "pof2s", compat=True, separate_conv_act=separate)
         assert placed(model, "pof2s", compat=False, separate_conv_act=separate)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_hard_sigmoid_of_keras_2_is_known_in_compat(separate):
+    """The reference ran on Keras 2, whose function this is; it is quantized in front."""
+    act = layers.Activation(keras_2_hard_sigmoid, name="a")
+    model = chain(
+        layers.MaxPooling2D(2, name="p"), act, conv("c", activation=keras_2_hard_sigmoid), conv("d")
+    )
+    own = "c_hard_sigmoid:pre_activation" if separate else "c:pre_activation"
+    rows = placed(model, "pof2s", compat=True, separate_conv_act=separate)
+    assert rows == ["quant_in:input", "p:output", "a:pre_activation", own, "d:output"]
 
 
 def test_what_feeds_the_other_call_of_a_shared_layer():

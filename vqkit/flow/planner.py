@@ -26,7 +26,7 @@ from vqkit.flow.reference_rules import (
 from vqkit.flow.rows import constant, float_constant, float_input, origins_of, tensor_name
 from vqkit.graph.custom import is_custom
 from vqkit.graph.ir import Graph, Layer, Node
-from vqkit.graph.match import Chains, activation_name, kind_in
+from vqkit.graph.match import Chains, activation_name, kind_in, reference_name
 from vqkit.graph.select import input_nodes
 from vqkit.strategy.reach import UnusedError
 
@@ -318,7 +318,7 @@ class _Planner:
         return rows
 
     def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:
-        function = activation_name(layer)
+        function = reference_name(layer) if self.compat else activation_name(layer)
         if self.compat and (inline := self.reference.inline_function(node)) is not None:
             row = self._output(node, 0, quantizer, Slot.PRE_ACTIVATION)
             return replace(row, reason=row.reason or f"{inline} is computed in float")

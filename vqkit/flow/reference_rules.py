@@ -9,7 +9,7 @@ from vqkit.errors import StrategyError
 from vqkit.flow.kinds import ACTIVATIONS, DEVICE_POOLS, QUANTIZED_AFTER, QUANTIZED_BEFORE
 from vqkit.flow.plan import Row
 from vqkit.graph.ir import Graph, Layer, Node
-from vqkit.graph.match import Chains, activation_name, kind_in
+from vqkit.graph.match import Chains, kind_in, reference_name
 from vqkit.graph.simplify import WEIGHTED
 from vqkit.primitives.grid import compat_refusal
 
@@ -74,7 +74,7 @@ class ReferenceRules:
         reader = self._chains.only_reader(node)
         if reader is None or not is_inline(layer := self._graph.layer_of(reader)):
             return None
-        if (name := activation_name(layer)) not in QUANTIZED_BEFORE:
+        if (name := reference_name(layer)) not in QUANTIZED_BEFORE:
             raise unknown_function(node, name)
         return name
 

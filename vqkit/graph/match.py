@@ -90,3 +90,11 @@ def activation_name(layer: Layer) -> str:
         )
     name = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
     return {"silu": "swish"}.get(name, name)
+
+
+def reference_name(layer: Layer) -> str:
+    """`activation_name` without the package that a function is registered in, as the reference would say it.
+
+    The reference ran on Keras 2: what is the hard sigmoid of Keras 2 here is its `hard_sigmoid`.
+    """
+    return activation_name(layer).rpartition(">")[2].removeprefix("keras_2_")

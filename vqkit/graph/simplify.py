@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vqkit.graph.ir import Graph, Layer, Node, Ref, refs
-from vqkit.graph.match import Chains, activation_name
+from vqkit.graph.match import Chains, activation_name, reference_name
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Dense")
@@ -54,7 +54,7 @@ def separate_activations(graph: Graph) -> Graph:
     for node in list(graph.nodes):
         if node.layer in fused:
             layer = fused[node.layer]
-            name = graph.unique(f"{node.name}_{activation_name(layer)}".replace("@", "_"))
+            name = graph.unique(f"{node.name}_{reference_name(layer)}".replace("@", "_"))
             graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
             config = {"activation": layer.config["activation"]}
             activation = Layer(name, keras.layers.Activation, config, source=layer.source)
@@ -78,7 +78,7 @@ def show_inline_activations(graph: Graph) -> Graph:
         if layer.kind in WEIGHTED and activation_name(layer) not in ("linear", "relu") and chains.free(node):
             graph.layers[layer.name] = layer.with_(config={"activation": "linear"})
             config = {"activation": layer.config["activation"]}
-            name = graph.unique(f"{node.name}_{activation_name(layer)}")
+            name = graph.unique(f"{node.name}_{reference_name(layer)}")
             shown = Layer(name, InlineActivation, config, source=layer.source)
             added = graph.insert_after(node.output, shown, origin=node.origin)
             if graph.candidates is not None:
