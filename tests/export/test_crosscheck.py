@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 import vqkit
 from tests.export.common import quantized, samples
-from vqkit.errors import CrossCheckError, ModelError
+from vqkit.errors import CrossCheckError, DataError, ModelError
 from vqkit.export import tally, witnesses
 from vqkit.export.crosscheck import Bound, Witness
 
@@ -121,3 +122,44 @@ def test_the_result_is_json() -> None:
     value = json.loads(json.dumps(found.to_json()))
     assert value["metrics"]["integer_output_max"] == 0
     assert value["table"][0]["tensor"] == "quant_image/input"
+
+
+def test_layers_and_inputs_called_output_and_several_outputs() -> None:
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")
+    i = keras.Input((6,), name="output")
+    hidden = keras.layers.Dense(4, activation="relu", name="output_0")(i)
+    for made in (keras.layers.Dense(3, name="output_")(hidden), [hidden, i]):
+        q = vqkit.quantize(keras.Model(i, made), "pof2s", x)
+        found = vqkit.cross_check(q, x)
+        assert (found.first, found.skipped) == ({}, {})
+        assert found.metrics["onnxruntime_output_max"] == 0
+
+
+def test_a_fixed_batch_size_is_kept_and_what_fills_none_is_said() -> None:
+    i = keras.Input(batch_shape=(2, 4, 4, 3))
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(i))
+    x = np.random.default_rng(0).normal(size=(7, 4, 4, 3)).astype("float32")
+    q = vqkit.quantize(keras.Model(i, keras.layers.Dense(3)(y)), "pof2s", x[:6], batch_size=2)
+    found = vqkit.cross_check(q, x, also=())
+    assert (found.samples, found.first, found.skipped) == (6, {}, {})
+    assert all("1 samples not compared, which fill no batch" in notes for notes in found.notes.values())
+    with pytest.raises(DataError, match="batch size is 2"):
+        vqkit.cross_check(q, x[:1])
+
+
+def test_runtimes_that_cannot_are_left_out_with_the_reason_unless_asked_for() -> None:
+    q, x = quantized("residual", "fsx"), samples("residual")["image"]
+    found = vqkit.cross_check(q, x, strict=False)
+    assert list(found.bounds) == ["onnxruntime", "litert"]
+    assert "float scale" in found.skipped["integer"]
+    assert found.summary()[-1].startswith("integer: not compared: ")
+    assert "float scale" in found.to_json()["skipped"]["integer"]
+
+
+def test_grids_that_share_no_64_bits_are_computed_in_float() -> None:
+    i = keras.Input((4,))
+    model = keras.Model(i, keras.layers.Dense(2)(keras.layers.Dense(3)(i)))
+    model.layers[1].kernel.assign(np.full((4, 3), 1e-25))
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    q = vqkit.quantize(model, "pof2s", x)
+    assert vqkit.cross_check(q, x, ["integer"], strict=False).table.max_codes.max() <= 1

@@ -55,3 +55,30 @@ def test_the_command_checks(
     assert "integer: output within 1 unit in 100.0000%" in out
     assert call(monkeypatch, *args, "-o", str(model.with_name("e.json"))) == Exit.INVALID
     assert "has no runtime to compare with" in capsys.readouterr().err
+    assert not model.with_name("e.json").exists(), "refused before anything is written"
+
+
+def test_the_command_checks_in_the_runtime_of_the_format(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = str(model.with_name("data.npz")), str(model.parent / "runs")
+    args = [
+        "export",
+        str(model),
+        "--data",
+        data,
+        "--check",
+        data,
+        "--samples",
+        "4",
+        "--runs",
+        runs,
+        "-s",
+        "fsx",
+    ]
+    for name in ("net.onnx", "other.keras"):
+        assert call(monkeypatch, *args, "-o", str(model.with_name(name))) == Exit.OK
+    out = capsys.readouterr().out
+    assert "onnxruntime: output within 1 unit" in out
+    assert "integer: not compared: " in out
+    assert "keras: output within 1 unit in 100.0000%, largest difference 0" in out
