@@ -65,12 +65,12 @@ class Joint:
                     found[name] = f"{output}, {n} samples: {wrong}"
         return found
 
-    def refusals(self) -> dict[str, str]:
+    def refusals(self, *, opset: int = DEFAULT_OPSET) -> dict[str, str]:
         """Name -> why it is refused when it is exported alone; absent where it is not."""
         found = {}
         for output, owner in zip(self.program.outputs, self.owner, strict=True):
             try:
-                to_onnx(self.quantized, program=alone(self.program, output))
+                to_onnx(self.quantized, program=alone(self.program, output), opset=opset)
             except vqkit.errors.ModelError as error:
                 found[owner] = str(error)
         return found

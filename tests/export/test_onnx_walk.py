@@ -24,10 +24,10 @@ LAYERS = {
 }  # fmt: skip
 """Layer class that does not leave -> what its error says."""
 OPERATIONS = {
-    "argpartition": "depth", "bincount": "number of bins", "bitwise_left_shift left_shift": "LeftShift",
+    "argpartition": "Where", "bincount": "number of bins", "bitwise_left_shift left_shift": "LeftShift",
     "bitwise_right_shift right_shift": "RightShift", "cholesky logdet": "Cholesky", "cross": "Cross",
     "cumprod nancumprod": "Cumprod", "ctc_decode": "CTCGreedyDecoder",
-    "cholesky_inverse diag diagflat": "MatrixDiagV3",
+    "diag diagflat": "MatrixDiagV3",
     "diagonal": "MatrixDiagPartV3", "eigh": "SelfAdjointEigV2", "erfinv": "Erfinv",
     "fft fft2 ifft2 irfft polar": "Complex", "i0": "BesselI0", "in_top_k": "InTopKV2", "inv": "MatrixInverse",
     "istft rfft stft": "RFFT", "jvp": "TanhGrad", "lstsq matrix_rank pinv svd": "Svd", "lu_factor": "Lu",
@@ -35,7 +35,7 @@ OPERATIONS = {
     "segment_min": "UnsortedSegmentMin", "segment_prod": "UnsortedSegmentProd",
     "segment_sum": "UnsortedSegmentSum",
     "slice_update": "XlaDynamicUpdateSlice", "slogdet": "LogMatrixDeterminant", "solve": "MatrixSolve",
-    "solve_triangular": "MatrixTriangularSolve",
+    "cholesky_inverse solve_triangular": "MatrixTriangularSolve",
     "sparse_categorical_crossentropy": "SparseSoftmaxCrossEntropyWithLogits", "trace": "MatrixSetDiagV3",
     "view": "reads the bits", "ctc_loss": "TensorFlow does not trace it",
 }  # fmt: skip

@@ -13,6 +13,7 @@ OLDEST_OPSET = 11
 _NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}
 _INT4_OPSET = 21
 _PER_CHANNEL_OPSET = 13
+_RESIZE_LEAVES_OUT = 13
 
 
 class Builder:
@@ -132,6 +133,10 @@ class Builder:
     def cast(self, x: str, kind: str, name: str) -> str:
         """A node that changes the type, given in ONNX's word or numpy's."""
         return self.op("Cast", [x], name, to=self.type_of(kind))
+
+    def absent(self) -> str:
+        """Stands for an input of Resize that says nothing; until opset 13 an empty tensor does."""
+        return "" if self.opset >= _RESIZE_LEAVES_OUT else self.constant(np.zeros(0, np.float32), "nothing")
 
     def rename(self, old: str, name: str) -> str:
         """The same value under a name of its own."""

@@ -151,26 +151,65 @@ for _suffix in ("", "3D"):
 # --- sizes ---
 
 
-@converts("ResizeBilinear", "ResizeNearestNeighbor", "ResizeBicubic")
+@converts("ResizeBilinear", "ResizeNearestNeighbor")
 def _resize(f: Floats, op: Op) -> str:
     x, size = op.inputs
     sizes = f.static(size, op, "the sizes").tolist()
     corners, centers = op.attrs["align_corners"], op.attrs["half_pixel_centers"]
     where = "align_corners" if corners else "half_pixel" if centers else "asymmetric"
-    mode = {"ResizeBilinear": "linear", "ResizeNearestNeighbor": "nearest", "ResizeBicubic": "cubic"}[op.kind]
+    mode = {"ResizeBilinear": "linear", "ResizeNearestNeighbor": "nearest"}[op.kind]
     more: dict[str, Any] = {}
     if mode == "nearest":
         more["nearest_mode"] = "floor" if where == "asymmetric" else "round_prefer_ceil"
-    if mode == "cubic":
-        more = {"cubic_coeff_a": -0.5 if centers else -0.75, "exclude_outside": int(centers)}
     turned = _channels_first(f, op, x)
     if f.dtype(x) != f.dtype(op.outputs[0]):
         turned = f.cast(turned, f.dtype(op.outputs[0]))
     shape = f.op("Shape", [turned], "shape")
     kept = f.op("Slice", [shape, f.ints([0]), f.ints([2]), f.ints([0])], "batch_and_channels")
     wanted = f.op("Concat", [kept, f.ints(sizes)], "sizes", axis=0)
-    y = f.op("Resize", [turned, "", "", wanted], mode=mode, coordinate_transformation_mode=where, **more)
+    y = f.op(
+        "Resize",
+        [turned, f.b.absent(), f.b.absent(), wanted],
+        mode=mode,
+        coordinate_transformation_mode=where,
+        **more,
+    )
     return _as_before(f, op, y)
+
+
+@converts("ResizeBicubic", "ResizeArea", "ScaleAndTranslate")
+def _resampled(f: Floats, op: Op) -> str:
+    """Rows and columns as sums of the given ones: TensorFlow itself says with which weights."""
+    x, size = op.inputs[:2]
+    given, wanted = _sizes(f, op, x), f.static(size, op, "the sizes").tolist()
+    rest = [f.static(s, op, "the scales") for s in op.inputs[2:]]
+    sums = []
+    for axis, (n, m) in enumerate(zip(given, wanted, strict=True)):
+        if n is None:
+            raise f.refuse(f"the size before its operation {op.kind} is free")
+        sums.append(_weights_of(op, n, m, [float(r[axis]) for r in rest]))
+    turned = _channels_first(f, op, x)
+    if f.dtype(x) != "float32":
+        turned = f.cast(turned, "float32")
+    rows = str(f.b.constant(sums[0], f"{f.label}/rows"))
+    columns = str(f.b.constant(np.ascontiguousarray(sums[1].T), f"{f.label}/columns"))
+    y = f.op("MatMul", [rows, f.op("MatMul", [turned, columns], "across")])
+    return _as_before(f, op, y)
+
+
+def _weights_of(op: Op, given: int, wanted: int, rest: Sequence[float]) -> np.ndarray:
+    """The matrix (wanted, given) of one axis, read off the operation's answer to unit vectors."""
+    import tensorflow as tf
+
+    units = np.eye(given, dtype=np.float32)[None, :, None]
+    if op.kind == "ScaleAndTranslate":
+        scale, shift = rest
+        more = {"scale": [scale, 1.0], "translation": [shift, 0.0]}
+        more |= {k: op.attrs[k] for k in ("kernel_type", "antialias")}
+    else:
+        more = {k: v for k, v in op.attrs.items() if k in ("align_corners", "half_pixel_centers")}
+    made = getattr(tf.raw_ops, op.kind)(images=units, size=[wanted, 1], **more)
+    return np.asarray(made)[0, :, 0]
 
 
 @converts("SpaceToDepth", "DepthToSpace")

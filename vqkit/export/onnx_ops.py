@@ -335,7 +335,7 @@ def _crop(w: Writer, step: Step) -> str:
 def _resize(w: Writer, step: Step) -> str:
     scales = w.b.constant(np.asarray([1, 1, *step.attrs["factors"]], np.float32), f"{step.name}/factors")
     linear = step.attrs["mode"] == "bilinear"
-    return str(w.b.op("Resize", [w.read(step.values[0]), "", scales], step.name,
+    return str(w.b.op("Resize", [w.read(step.values[0]), w.b.absent(), scales], step.name,
                       mode="linear" if linear else "nearest",
                       coordinate_transformation_mode="half_pixel" if linear else "asymmetric",
                       nearest_mode=None if linear else "floor"))  # fmt: skip

@@ -227,6 +227,8 @@ class _Reader:
             return self._folded(op, given)
         if op.type == "Minimum":
             return self._between(given)
+        if op.type == "StridedSlice":
+            return self._size(op, given)
         if all(t.dtype.is_integer and (t.shape.rank or 0) <= 1 for t in op.outputs):
             # Shapes and what is computed from them.
             values = [tf.get_static_value(t) for t in op.outputs]
@@ -242,6 +244,22 @@ class _Reader:
             return None
         low = [s for s in makers[0].inputs if isinstance(s, Constant) and s.value.shape == top[0].value.shape]
         return top if low and np.all(low[0].value >= top[0].value) else None
+
+    def _size(self, op: Any, given: Sequence[Any]) -> list[Constant] | None:
+        """Sizes taken from a shape, where they are fixed."""
+        maker = self._makers.get(given[0]) if isinstance(given[0], int) else None
+        flags = {k: op.get_attr(f"{k}_mask") for k in ("begin", "end", "shrink_axis", "new_axis", "ellipsis")}
+        if maker is None or maker.kind != "Shape" or flags["new_axis"] or flags["ellipsis"]:
+            return None
+        shape = self.shapes[maker.inputs[0]] if isinstance(maker.inputs[0], int) else None
+        if shape is None or not all(isinstance(s, Constant) for s in given[1:]):
+            return None
+        begin, end, step = (int(s.value[0]) for s in given[1:])
+        cut = slice(None if flags["begin"] else begin, None if flags["end"] else end, step)
+        picked = np.asarray(shape, object)[begin if flags["shrink_axis"] else cut]
+        if any(n is None for n in np.ravel(picked)):
+            return None
+        return [self._constant(op, np.asarray(picked, op.outputs[0].dtype.as_numpy_dtype))]
 
     def _folded(self, op: Any, given: Sequence[Constant]) -> list[Constant] | None:
         import tensorflow as tf
