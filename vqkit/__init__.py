@@ -17,12 +17,14 @@ Floors; a module imports only from its own floor and those before it:
     5  export           files for other runtimes, and the proof that they compute the same
     6  plots, widgets, cli, vitis (the API of the original quantizer)
 
-Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow.
+Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow. Keras loads
+models with vqkit's layers all the same, before or after.
 """
 
 from __future__ import annotations
 
 from vqkit._lazy import names_of
+from vqkit._registered import register
 from vqkit._version import __version__
 
 _WHERE = {
@@ -99,3 +101,4 @@ __all__ = [
     "worst_tensors",
 ]
 __getattr__, __dir__ = names_of(__name__, _HOME)
+register()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 
 @keras.saving.register_keras_serializable(package="vqkit_tests")
@@ -88,3 +89,56 @@ def bend(x: Any) -> Any:
 
 
 CUSTOM_OBJECTS = {"Square": Square, "Gate": Gate, "Block": Block, "bend": bend}
+
+
+@keras.saving.register_keras_serializable(package="vqkit_tests")
+class Filled(keras.layers.Layer):
+    """Holds adapted layers, an array and a number of its own, and a function."""
+
+    def __init__(self, gain: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gain, self.table = gain, np.ones(5, "float32")
+        self.scale_by = None
+        self.norm, self.parts = keras.layers.Normalization(), [keras.layers.Normalization()]
+
+    def build(self, shape: Any) -> None:
+        for part in (self.norm, *self.parts):
+            part.build(shape)
+
+    def call(self, x: Any) -> Any:
+        y = self.parts[0](self.norm(x)) * self.table * self.gain
+        return y if self.scale_by is None else self.scale_by(y)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gain": self.gain}
+
+
+def filled(x: np.ndarray) -> Filled:
+    """A `Filled` whose layers are adapted."""
+    layer = Filled(2.0)
+    layer.build((None, 5))
+    layer.norm.adapt(x)
+    layer.parts[0].adapt(x / 10 - 2)
+    return layer
+
+
+def adapted(x: np.ndarray) -> keras.layers.Layer:
+    """A Normalization layer that knows the data."""
+    layer = keras.layers.Normalization()
+    layer.adapt(x)
+    return layer
+
+
+@keras.saving.register_keras_serializable(package="vqkit_tests")
+class Noise(keras.layers.Layer):
+    """Adds noise at inference too."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(3)
+
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)

@@ -84,7 +84,7 @@ def test_a_mask_is_heard_of_behind_every_cut():
 def test_the_batches_do_not_count(tiny, monkeypatch):
     model, found = tiny("residual"), []
     for size in (16, 40):
-        monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", size)
+        monkeypatch.setattr("vqkit.search.tally.EVAL_BATCH", size)
         found.append(sensitivity(model, data_for(model), "fsx", bits=(2,), settings=SETTINGS).table)
     in_parts, at_once = found
     assert in_parts["accuracy"].equals(at_once["accuracy"])
@@ -96,7 +96,7 @@ def test_the_batches_do_not_count(tiny, monkeypatch):
 
 def test_how_many_batches_are_held_does_not_count(tiny, monkeypatch):
     model, found = tiny("residual"), []
-    monkeypatch.setattr("vqkit.search.probe.EVAL_BATCH", 9)
+    monkeypatch.setattr("vqkit.search.tally.EVAL_BATCH", 9)
     for kept in (1, 1 << 28):
         monkeypatch.setattr("vqkit.search.probe.KEPT", kept)
         found.append(sensitivity(model, data_for(model), "pof2s", bits=(3,), settings=SETTINGS).table)

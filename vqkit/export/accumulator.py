@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.export.steps import Constant, Program, Step
-from vqkit.graph.keras_io import make_live
+from vqkit.graph.copies import make_live
 
 
 def with_int32_biases(program: Program) -> Program:

@@ -8,7 +8,7 @@ Observations are remembered by the content of the data: other data, or arrays ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from vqkit.flow.audit import audit
 from vqkit.flow.calibrate import Calibration, Mode
 from vqkit.flow.content import Digests, Outputs, graph_digest
 from vqkit.flow.data import EVAL_BATCH, Data, batches
+from vqkit.flow.fixed_size import in_size, size_of, whole
+from vqkit.flow.float_check import SAMPLES, check_float
 from vqkit.flow.float_part import FloatPart
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.noise import Noise
@@ -71,6 +73,7 @@ class Bench:
         self._structures: dict[str, Structure] = {}
         self._model_digest = graph_digest(self._lowered)
         self._outputs: dict[str, Outputs] = {}
+        self._checked: list[str] | None = None
 
     @property
     def traces(self) -> dict[tuple[Any, ...], int]:
@@ -104,7 +107,7 @@ class Bench:
         labels = known if known is None or steps is None else known[: steps * batch_size]
         try:
             return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat,
-                            labels=labels)  # fmt: skip
+                            labels=whole(labels, self._lowered))  # fmt: skip
         finally:
             work.leave()
 
@@ -128,7 +131,7 @@ class Bench:
         """
         cut = {"batch_size": batch_size, "steps": steps}
         for requests in self._alike(strategies, cut, vitis_compat):
-            self._facts.observe(requests, with_progress(_Again(self.data.x_calib, cut), progress))
+            self._facts.observe(requests, with_progress(_Again(self, cut), progress))
 
     def _alike(self, strategies: Iterable[Any], cut: dict[str, Any], compat: bool) -> Iterator[list[Request]]:
         """What is to be observed on each prepared graph, whose weights are loaded."""
@@ -218,10 +221,19 @@ class Bench:
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree
 
-        begin, source = self._float_part.start(structure, quantized, baked, self.data.x_eval, EVAL_BATCH)
+        begin, source = self._float_part.start(
+            structure, quantized, baked, self.data.x_eval, EVAL_BATCH, pad=True
+        )
         run = structure.evaluator(begin)
         parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
-        return tree.map_structure(lambda *p: np.concatenate(p), *parts)
+        return tree.map_structure(lambda *p: np.concatenate(p)[: self.data.n_eval], *parts)
+
+    def _float_checked(self) -> list[str]:
+        """Once: that the graph computes what the model computes; lines for the reports."""
+        if self._checked is None:
+            batch = next(in_size(batches(self.data.x_calib, batch_size=SAMPLES), self._lowered))
+            self._checked = check_float(self.model, self._lowered, batch)
+        return self._checked
 
     def _holding(self, quantized: Quantized) -> tuple[Structure, Graph]:
         """A variant's structure with its weights and ranges assigned, and the graph with those weights."""
@@ -241,11 +253,12 @@ class Bench:
 class _Again:
     """Batches that can be read more than once; nothing is held in between."""
 
-    def __init__(self, data: Any, cut: dict[str, Any]) -> None:
-        self._data, self._cut = data, cut
+    def __init__(self, bench: Bench, cut: dict[str, Any], tell: Callable[[str], None] | None = None) -> None:
+        self._bench, self._cut, self._tell = bench, cut, tell
 
     def __iter__(self) -> Iterator[Any]:
-        return batches(self._data, **self._cut)
+        source = batches(self._bench.data.x_calib, **self._cut)
+        return in_size(source, self._bench._lowered, tell=self._tell)
 
 
 class _Remembered:
@@ -256,6 +269,7 @@ class _Remembered:
         self._structure: Structure | None = None
         self._loaded: Graph
         self._trained = False
+        self._notes: list[str] = []
 
     def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
         plans, name = self._bench._plans, (strategy.digest, compat)
@@ -285,9 +299,13 @@ class _Remembered:
         self._structure.load(graph)
         self._loaded = graph
 
+    def notes(self) -> list[str]:
+        return [*self._bench._float_checked(), *dict.fromkeys(self._notes)]
+
     def data(self, again: bool) -> Iterable[Any]:
+        self._bench._float_checked()
         self._trained = again
-        return _Again(self._bench.data.x_calib, self._cut)
+        return _Again(self._bench, self._cut, self._notes.append)
 
     def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
                   mode: str, compat: bool) -> Calibration:  # fmt: skip
@@ -311,7 +329,8 @@ class _Remembered:
         tokens = {**doing, **dict.fromkeys(passed, "")}
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
         player = self._structure.player(rows, passed)
-        stream = (self._bench._digests.of(self._bench.data.x_calib), *self._cut.items())
+        size = size_of(self._bench._lowered)
+        stream = (self._bench._digests.of(self._bench.data.x_calib), size, *self._cut.items())
         return Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def graph_digest(graph: Graph) -> str:
         Equal for graphs that compute the same.
     """
     layers = {
-        k: [layer.kind, repr(sorted(layer.config.items())), digest.of_arrays(layer.weights)]
+        k: [layer.kind, repr(sorted(layer.config.items())), layer.state, digest.of_arrays(layer.weights)]
         for k, layer in graph.layers.items()
     }
     nodes = [[n.name, n.layer, repr(n.args), repr(sorted(n.kwargs.items())), n.outputs] for n in graph.nodes]

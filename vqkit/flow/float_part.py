@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.flow.data import batches, leaves
+from vqkit.flow.fixed_size import in_size
 from vqkit.flow.instrument import rounding_rows
 from vqkit.flow.places import Places
 from vqkit.flow.ptq import Quantized
@@ -30,8 +31,8 @@ class FloatPart:
                  weight_digest: Callable[[np.ndarray], str]) -> None:  # fmt: skip
         self._places, self._data_digest, self._weight_digest = places, data_digest, weight_digest
 
-    def start(self, structure: Structure, quantized: Quantized, baked: Graph, x: Any,
-              batch_size: int, *, eager: bool = False) -> tuple[int, Iterable[Any]]:  # fmt: skip
+    def start(self, structure: Structure, quantized: Quantized, baked: Graph, x: Any, batch_size: int, *,
+              eager: bool = False, pad: bool = False) -> tuple[int, Iterable[Any]]:  # fmt: skip
         """Where to begin, and with what: behind the float part, if it is worth it and the values there fit.
 
         Args:
@@ -41,6 +42,7 @@ class FloatPart:
             x: inputs, shape (n, …).
             batch_size: samples at once.
             eager: layer by layer; compiled layers that were fused may differ in the last bit.
+            pad: where the batch size is fixed, fill the last batch.
 
         Returns:
             Number of the first node, and what is there, batch by batch: value name -> tensor; at the start of
@@ -52,15 +54,18 @@ class FloatPart:
             digests, floats = (self._digests(quantized, begin, graph) for graph in (baked, quantized.graph))
             # What is kept serves the float model too, so it has to be that model's.
             if digests == floats:
-                kept = self._kept(structure, begin, digests, x, batch_size, eager)
-        return (0, batches(x, batch_size=batch_size)) if kept is None else (begin, kept)
+                kept = self._kept(structure, begin, digests, x, batch_size, eager, pad)
+        if kept is not None:
+            return begin, kept
+        return 0, in_size(batches(x, batch_size=batch_size), quantized.graph, pad=pad)
 
     def _kept(self, structure: Structure, begin: int, digests: dict[str, str], x: Any, batch_size: int,
-              eager: bool) -> list[Any] | None:  # fmt: skip
-        key = ("float part", self._data_digest(x), batch_size, eager, *digests.values())
+              eager: bool, pad: bool) -> list[Any] | None:  # fmt: skip
+        key = ("float part", self._data_digest(x), batch_size, eager, pad, *digests.values())
         if self._places.get(key) is None:
             run = (structure.eagerly if eager else structure.evaluator)(0, begin)
-            made = [run(batch) for batch in batches(x, batch_size=batch_size)]
+            source = in_size(batches(x, batch_size=batch_size), structure.graph, pad=pad)
+            made = [run(batch) for batch in source]
             if any(mask_of(value) is not None for value in made[0].values()):
                 return None
             self._places.put(key, [{d: batch[name] for name, d in digests.items()} for batch in made])

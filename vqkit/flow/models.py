@@ -7,7 +7,6 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from vqkit.graph.deep import DEEPEST, room_for
 from vqkit.graph.why import reason, subclassed
 from vqkit.limits import Room, check_h5, check_zip
 
-_OWN_LAYERS = (
-    "vqkit.graph.layers",
-    "vqkit.flow.layers",
-    "vqkit.flow.integer_layers",
-    "vqkit.flow.quantized_model",
-)
 _UNKNOWN = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|object): '([^']+)'")
 _GIVE = "Give the trained float model as Keras saved it: a .keras or .h5 file, or a SavedModel folder"
 _OTHER_FORMATS = {
@@ -59,8 +52,6 @@ def load_model(
 
     from vqkit import keras2
 
-    for module in _OWN_LAYERS:
-        import_module(module)
     path = Path(path)
     if not path.exists():
         raise ModelError(f"model: {no_such_file(Path(path))}")

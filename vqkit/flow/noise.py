@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vqkit.flow.data import leaves
+from vqkit.flow.fixed_size import size_of
 from vqkit.flow.float_part import FloatPart
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.ptq import Quantized
@@ -58,6 +59,8 @@ class Noise:
             x: one batch of inputs, shape (n, …).
             names: plan row names.
         """
+        if size_of(structure.graph) is not None:
+            return tensor_values(quantized, x, names, self._sides(structure, quantized), structure.graph)
         begin, source = self._float_part.start(structure, quantized, baked, x, len(leaves(x)[0]), eager=True)
         part = part_of(structure.graph, begin, None)
         return tensor_values(quantized, next(iter(source)), names, self._sides(structure, quantized), part)

@@ -114,7 +114,7 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
 
     optimized = optimize(whole, strategy.optimize, vitis_compat=vitis_compat, leave=leave)
     device = to_device_form(leave(optimized.graph), strategy.quantize, vitis_compat=vitis_compat)
-    return Graphs(graph, optimized.graph, device.graph, optimized.report + device.report)
+    return Graphs(graph, optimized.graph, device.graph, (*lowered.notes, *optimized.report, *device.report))
 
 
 def _check_float(graph: Graph) -> None:
@@ -125,6 +125,13 @@ def _check_float(graph: Graph) -> None:
             f"layer {found[0]!r} is a quantizer of vqkit: the model is quantized already. Quantize the float "
             "model it was made from; to write a quantized model in another format, vqkit.export it or its run"
         )
+    for name, layer in graph.layers.items():
+        mode = getattr(layer.source, "quantization_mode", None)
+        if mode is not None:
+            raise ModelError(
+                f"layer {name!r} is quantized already, by Keras ({mode}). Quantize the float model it was "
+                "made from"
+            )
 
 
 def _check_weights(graph: Graph) -> None:

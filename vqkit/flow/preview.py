@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.flow.data import batches
+from vqkit.flow.fixed_size import in_size
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.quality import decibel
 from vqkit.graph.ir import Graph, Node
@@ -69,7 +70,7 @@ class Preview:
         Returns:
             The preview.
         """
-        batch = next(iter(batches(data, batch_size=samples, steps=1)))
+        batch = next(in_size(batches(data, batch_size=samples), graph))
         found: dict[int, np.ndarray] = {}
         whole: set[int] = set()
         rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol
 
 from vqkit.flow.adaround import round_adaptively
@@ -15,16 +16,18 @@ from vqkit.flow.correct import correct_biases, correctable
 from vqkit.flow.data import batches
 from vqkit.flow.data_types import HALF_BITS
 from vqkit.flow.finetune import finetune
+from vqkit.flow.fixed_size import in_size, whole
+from vqkit.flow.float_check import check_float
 from vqkit.flow.instrument import instrument, passing_through, rounding_rows
 from vqkit.flow.integers import SCALES, in_integers
 from vqkit.flow.outside import lines, values_outside, weights_outside
 from vqkit.flow.plan import Plan, Role, Row
-from vqkit.flow.prepared import PreparedModel, as_strategy, prepare
+from vqkit.flow.prepared import PreparedModel, as_strategy, graphs, planned
 from vqkit.flow.refine import refine
 from vqkit.flow.search import Search
 from vqkit.flow.solve import Encodings, bake, solve_activations, solve_weights, weights_while_calibrating
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import make_all_live, raise_model
+from vqkit.graph.keras_io import lower, make_all_live, raise_model
 from vqkit.graph.variables import assign_weights
 
 
@@ -164,7 +167,7 @@ def quantize(
         strategy: a `Strategy`, or the name or path of one.
         calib_data: inputs to calibrate on: arrays, lists or dicts of arrays of shape (n, …), a tf.data
             dataset, a Keras PyDataset, or a generator of batches; labels are ignored.
-        batch_size: samples in a batch, for arrays.
+        batch_size: samples in a batch, for arrays. A model with a fixed batch size is calibrated in that.
         steps: number of batches; all by default.
         calibration: "quantized" observes each tensor on the quantized model before it (the reference's
             way), "float" on the float model (shared by sweeps).
@@ -185,9 +188,11 @@ def quantize(
         AuditError: what was requested was not applied.
     """
     work = _Fresh(model, calib_data, batch_size, steps, progress)
-    judged = None if search_data is None else list(batches(search_data, batch_size=batch_size))
+    judged = None
+    if search_data is not None:
+        judged = list(in_size(batches(search_data, batch_size=batch_size), work.lowered))
     result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat,
-                      labels=calib_labels, judged=judged)  # fmt: skip
+                      labels=whole(calib_labels, work.lowered), judged=judged)  # fmt: skip
     result.audit()
     return result
 
@@ -212,6 +217,9 @@ class Work(Protocol):
 
     def data(self, again: bool) -> Iterable[Any]:
         """Calibration batches, readable more than once where that is asked for."""
+
+    def notes(self) -> list[str]:
+        """What became known of model and data: lines for the report."""
 
     def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
                   mode: str, compat: bool) -> Calibration:  # fmt: skip
@@ -294,7 +302,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         _apply(work, corrected, refined, plan, rows, live)
     result = Quantized(
         plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
-        (*prepared.report, *adjusted, *notes, *beyond), clock.seconds, calibration, vitis_compat, beyond,
+        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond), clock.seconds, calibration, vitis_compat,
+        beyond,
     )  # fmt: skip
     work.finish(result, live)
     clock.mark("build")
@@ -325,9 +334,11 @@ class _Fresh:
         self._model, self._data, self._progress = model, data, progress
         self._cut: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
         self._live: dict[str, Any] = {}
+        self.lowered = lower(model)
+        self._notes: list[str] = []
 
     def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
-        return prepare(self._model, strategy, vitis_compat=compat)
+        return planned(graphs(self.lowered, strategy, vitis_compat=compat), strategy, compat)
 
     def live(self, graph: Graph) -> dict[str, Any]:
         self._live = make_all_live(graph)
@@ -344,8 +355,14 @@ class _Fresh:
         return bake(graph, encodings, plan)
 
     def data(self, again: bool) -> Iterable[Any]:
-        source = batches(self._data, **self._cut)
+        source = in_size(batches(self._data, **self._cut), self.lowered, tell=self._notes.append)
+        first = next(source)
+        self._notes += check_float(self._model, self.lowered, first)
+        source = chain([first], source)
         return list(source) if again else source
+
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(self._notes))
 
     def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
                   mode: str, compat: bool) -> Calibration:  # fmt: skip

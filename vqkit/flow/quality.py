@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.flow.data import EVAL_BATCH, Data, batches, map_inputs
+from vqkit.flow.data import EVAL_BATCH, Data, batches, leaves, map_inputs
+from vqkit.flow.fixed_size import in_size, size_of
 from vqkit.flow.instrument import passing_through, rounding_rows
 from vqkit.flow.labels import class_numbers, first_output, right_answers
 from vqkit.flow.plan import Row
@@ -47,18 +48,26 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     Args:
         model: any Keras model.
         x: inputs, array(s) of shape (n, …) or a data set.
-        batch_size: samples at once, for arrays.
+        batch_size: samples at once, for arrays; a model with a fixed batch size is run in that.
 
     Returns:
         float32 outputs of shape (n, …), nested as the model's.
     """
     from keras import tree
 
-    source = iter(batches(x, batch_size=batch_size))
+    n = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal n
+        for batch in batches(x, batch_size=batch_size):
+            n += len(leaves(batch)[0])
+            yield batch
+
+    source = in_size(counted(), model, pad=True)
     first = next(source)
     run = in_one_function(model, first)
     parts = [run(b) for b in chain([first], source)]
-    return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p]), *parts)
+    return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
 
 
 def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
@@ -74,7 +83,8 @@ def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
     import tensorflow as tf
     from keras import tree
 
-    free = tree.map_structure(lambda a: tf.TensorSpec((None, *a.shape[1:]), a.dtype), like)
+    size = size_of(model)
+    free = tree.map_structure(lambda a: tf.TensorSpec((size, *a.shape[1:]), a.dtype), like)
     run = traced_here(lambda batch: model(batch, training=False), [free])
     return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
 
@@ -194,7 +204,7 @@ def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
     Args:
         quantized: a `Quantized`.
         x: inputs, shape (n, …).
-        batch_size: samples at once.
+        batch_size: samples at once. Samples that fill no batch of a fixed size are left out.
 
     Returns:
         A pandas table in graph order: layer, tensor, role, order, sqnr_db. Infinite where nothing changed.
@@ -251,7 +261,8 @@ def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, f
     def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return energies(compared(quantized.graph, names, sides, inputs))
 
-    return summed(compiled(quantized.graph, both), batches(x, batch_size=batch_size))
+    source = in_size(batches(x, batch_size=batch_size), quantized.graph)
+    return summed(compiled(quantized.graph, both), source)
 
 
 def summed(run: Callable[[Any], Mapping[str, Any]], source: Iterable[Any]) -> dict[str, tuple[float, float]]:
@@ -365,6 +376,9 @@ def tensor_values(quantized: Any, x: Any, names: Sequence[str], sides: Sides | N
     if seen:
         sides = _own_sides(quantized) if sides is None else sides
         part = leading_to(graph or quantized.graph, seen)
-        pairs = compared(part, seen, sides, tensors(part, x))
-        values |= {n: (np.asarray(pairs[n][0]), np.asarray(pairs[n][1])) for n in seen.values()}
+        parts = [compared(part, seen, sides, tensors(part, b)) for b in in_size([x], part, pad=True)]
+        for n in seen.values():
+            a, b = (np.concatenate([np.asarray(p[n][i]) for p in parts]) for i in (0, 1))
+            end = None if size_of(part) is None else len(leaves(x)[0])
+            values[n] = a[:end], b[:end]
     return {n: values[n] for n in names}

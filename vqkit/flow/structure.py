@@ -42,7 +42,15 @@ def _layer_key(layer: Layer) -> tuple[Any, ...]:
     spec = layer.config.get("spec")
     rounding = spec_to_json(rounding_only(spec)) if isinstance(spec, QuantizerSpec) else None
     shapes = [(k, w.shape) for k, w in layer.weights.items()]
-    return layer.name, layer.kind, repr(sorted(config.items())), repr(rounding), repr(layer.build), shapes
+    return (
+        layer.name,
+        layer.kind,
+        repr(sorted(config.items())),
+        repr(rounding),
+        repr(layer.build),
+        layer.state,
+        shapes,
+    )
 
 
 class Structure:

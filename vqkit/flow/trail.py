@@ -38,7 +38,7 @@ def value_digests(
 
 def _layer(layer: Layer, weight_digest: Callable[[np.ndarray], str]) -> str:
     weights = [(k, weight_digest(w)) for k, w in layer.weights.items()]
-    return repr((layer.name, layer.kind, sorted(layer.config.items()), weights))
+    return repr((layer.name, layer.kind, sorted(layer.config.items()), layer.state, weights))
 
 
 def _node(node: Node, what: str, found: Mapping[int, str]) -> str:

@@ -18,7 +18,26 @@ def is_custom(cls: type) -> bool:
 
 def has_custom(graph: Graph) -> bool:
     """Whether code of the user's runs in a graph, which no digest of configurations and weights covers."""
-    return any(is_custom(layer.cls) or objects_within(layer.source) for layer in graph.layers.values())
+    return any(
+        layer.kind == "Lambda" or is_custom(layer.cls) or _holds_code(layer.source, set())
+        for layer in graph.layers.values()
+    )
+
+
+def _holds_code(value: Any, seen: set[int]) -> bool:
+    """Whether a function or class of the user's is in the attributes of a Keras object, at any depth."""
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        return any(_holds_code(item, seen) for item in list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(_holds_code(item, seen) for item in value)
+    if isinstance(value, FunctionType):
+        return value.__module__.split(".")[0] not in _KNOWN
+    if hasattr(value, "get_config") and not isinstance(value, type):
+        return is_custom(type(value)) or any(_holds_code(item, seen) for item in list(vars(value).values()))
+    return False
 
 
 def inner_kinds(layer: Layer) -> set[str]:

@@ -7,7 +7,8 @@ pass can reach into the user's model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -33,8 +34,10 @@ class Layer:
         weights: variable name -> float32 array, in the layer's order.
         build: the layer's build config (input shapes); None when it needs no building.
         called: arguments of its first call, `Value` where a tensor stood, if only a call can build it.
-        source: the object it was read from; only read, and only where no copy can be made.
+        source: the object it was read from; only read.
         is_op: a stateless Keras operation rather than a layer.
+        read: the configuration as it was read; None for a layer that a pass made.
+        saved: what it writes of itself beyond configuration and weights (`state.Saved`).
     """
 
     name: str
@@ -45,6 +48,13 @@ class Layer:
     called: Any = None
     source: Any = None
     is_op: bool = False
+    read: Mapping[str, Any] | None = None
+    saved: Any = None
+
+    @property
+    def state(self) -> str:
+        """Digest of what it holds beyond configuration and weights; "" for nothing."""
+        return "" if self.saved is None else str(self.saved.digest)
 
     @property
     def kind(self) -> str:
@@ -122,6 +132,11 @@ def map_refs(fn: Callable[[Ref], Any], structure: Any) -> Any:
     return structure
 
 
+def in_scopes(name: str) -> str:
+    """A name of characters that TensorFlow takes in a graph."""
+    return re.sub(r"[^A-Za-z0-9_.>-]", "_", name) or "_"
+
+
 @dataclass(eq=False)
 class Graph:
     """A model as operations on numbered values.
@@ -136,6 +151,7 @@ class Graph:
         values: value id -> shape and dtype.
         candidates: node names that may be optimized and quantized; None means all.
         ignored: node names among them that were optimized and stay float.
+        notes: what reading the model had to change, for people.
     """
 
     name: str
@@ -147,6 +163,7 @@ class Graph:
     values: dict[int, Value] = field(default_factory=dict)
     candidates: set[str] | None = None
     ignored: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def copy(self) -> Graph:
         """An independent graph; the (immutable) nodes, layers and arrays are shared."""
@@ -154,6 +171,7 @@ class Graph:
             self.name, dict(self.inputs), self.input_struct, self.output_struct, list(self.nodes),
             dict(self.layers), dict(self.values), None if self.candidates is None else set(self.candidates),
             self.ignored,
+            self.notes,
         )  # fmt: skip
 
     # --- reading ---
@@ -210,9 +228,10 @@ class Graph:
         self.values[fresh] = self.values[like]
         return fresh
 
-    def unique(self, name: str) -> str:
-        """`name`, or `name_1`, `name_2`, … where it is taken."""
-        taken = set(self.layers) | {n.name for n in self.nodes} | set(self.inputs)
+    def unique(self, name: str, others: Iterable[str] = ()) -> str:
+        """`name` as TensorFlow takes it, or `name_1`, `name_2`, … where it is taken, or one of others."""
+        taken = set(self.layers) | {n.name for n in self.nodes} | set(self.inputs) | set(others)
+        name = in_scopes(name)
         candidate, k = name, 0
         while candidate in taken:
             k += 1

@@ -1,20 +1,21 @@
-"""The border to Keras: lower a model to a graph, raise a graph to a model, make live operations.
+"""The border to Keras: lower a model to a graph, raise a graph to a model, run it.
 
-The only module that touches private parts of Keras (`_nodes_by_depth`, node arguments, `_functional`,
-input and output structures); `tests/graph/test_keras_io.py` holds their contract.
+With `copies` the only module that touches private parts of Keras (`_nodes_by_depth`, node arguments,
+`_functional`, input and output structures); `tests/graph/test_keras_io.py` holds their contract.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from vqkit.errors import ModelError
-from vqkit.graph.custom import is_custom, objects_within
+from vqkit.graph.copies import make_all_live, read_layer
+from vqkit.graph.custom import is_custom
 from vqkit.graph.deep import room_for
 from vqkit.graph.inputs import check_shapes, named_inputs
-from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, map_refs
-from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
+from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, in_scopes, map_refs
 from vqkit.primitives.native import traced_here
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
@@ -69,7 +70,9 @@ class _Reader:
         self._next = 0
         self._ids: dict[int, int] = {}
         self._count: dict[str, int] = {}
+        self._names: dict[tuple[int, str], str] = {}
         self.graph = Graph(model.name, {}, None, None)
+        self._reserved = {operation.name for operation in model.operations}
         for tensor in model.inputs:
             self.graph.inputs[tensor._keras_history.operation.name] = self._value(tensor)
         self.graph.input_struct = tree.map_structure(self._ref, model._inputs_struct)
@@ -99,7 +102,7 @@ class _Reader:
         if _is_model(operation):
             self._inline(node, args, kwargs, ids, prefix)
             return
-        name = prefix + operation.name
+        name = self._name(operation, prefix)
         if name not in self.graph.layers:
             self.graph.layers[name] = self._with_call(read_layer(operation, name), args, kwargs)
         calls = self._count[name] = self._count.get(name, 0) + 1
@@ -112,6 +115,21 @@ class _Reader:
         # Keras records mask=None for "not given"; passing it on would switch mask propagation off.
         kwargs = {k: v for k, v in kwargs.items() if not (k == "mask" and v is None)}
         self.graph.nodes.append(Node(label, name, tuple(args), kwargs, tuple(outputs), (name,)))
+
+    def _name(self, operation: Any, prefix: str) -> str:
+        """One name for each layer, of characters that TensorFlow takes in a graph."""
+        key = id(operation), prefix
+        if key not in self._names:
+            own = prefix + operation.name
+            # Names that need no change are not taken from their owners.
+            others = () if own == in_scopes(own) and not prefix else self._reserved
+            name = self._names[key] = self.graph.unique(own, others)
+            if name != own:
+                self.graph.notes += (
+                    f"layer {own!r} is called {name!r} here: TensorFlow takes letters, digits and _.-> in a "
+                    "graph, each name once",
+                )
+        return self._names[key]
 
     def _with_call(self, layer: Layer, args: Any, kwargs: Any) -> Layer:
         """A custom layer without `build` gets its variables from being called."""
@@ -141,105 +159,6 @@ def _is_model(operation: Any) -> bool:
     return isinstance(operation, Model)
 
 
-def read_layer(operation: Any, name: str) -> Layer:
-    """A graph layer with its own copy of an operation's configuration and weights.
-
-    Args:
-        operation: a Keras layer or operation.
-        name: its name in the graph.
-
-    Returns:
-        The layer; `weights` keys are variable names, made unique by their parent's name where needed.
-    """
-    from keras import Layer as KerasLayer
-
-    if not isinstance(operation, KerasLayer):
-        return Layer(name, type(operation), {}, source=operation, is_op=True)
-    return Layer(
-        name, type(operation), _config_of(operation, name), weights_of(operation),
-        operation.get_build_config(), source=operation,
-    )  # fmt: skip
-
-
-def _config_of(operation: Any, name: str) -> dict[str, Any]:
-    try:
-        return dict(operation.get_config())
-    except Exception as error:
-        raise ModelError(
-            f"layer {name!r} ({type(operation).__name__}) cannot say how it was made: {_first_words(error)}. "
-            "Give it a get_config() that returns the arguments of its constructor"
-        ) from error
-
-
-def _first_words(error: Exception) -> str:
-    """Keras ends some messages with a page of example code."""
-    return " ".join(str(error).partition("Example:")[0].split()).rstrip(".")
-
-
-def make_live(layer: Layer, *, name: str | None = None) -> Any:
-    """A live Keras object of our own for a graph layer, built and with its weights assigned.
-
-    Args:
-        layer: the graph layer.
-        name: its Keras name; the layer's own by default ("/" is not allowed there).
-
-    Returns:
-        A new Keras layer or operation.
-
-    Raises:
-        ModelError: the layer's class cannot be copied from its config.
-    """
-    if layer.is_op:
-        return _copy_operation(layer.source, name or layer.name)
-    live = _from_config(layer, name or layer.name)
-    if layer.called is not None and not live.built:
-        _build_by_call(live, layer.called)
-    elif layer.build is not None and not live.built:
-        build_without_drawing(live, dict(layer.build))
-    if layer.weights:
-        assign_weights(live, layer.weights)
-    return live
-
-
-def _build_by_call(live: Any, called: Any) -> None:
-    import keras
-
-    args, kwargs = keras.tree.map_structure(
-        lambda v: keras.KerasTensor(v.shape, v.dtype) if isinstance(v, Value) else v, called
-    )
-    live(*args, **kwargs)
-    live._inbound_nodes, live._outbound_nodes = [], []
-
-
-def _copy_operation(operation: Any, name: str) -> Any:
-    # copy.copy() would go through Keras' serialization, which not every operation survives.
-    fresh = object.__new__(type(operation))
-    fresh.__dict__.update(operation.__dict__)
-    fresh._inbound_nodes, fresh._outbound_nodes = [], []
-    fresh.name = name
-    return fresh
-
-
-def _from_config(layer: Layer, name: str) -> Any:
-    from keras.saving import custom_object_scope
-    from keras.src.saving.serialization_lib import SafeModeScope
-
-    try:
-        # The layer already lives in this process, so its own code (a Lambda's function) is trusted.
-        with SafeModeScope(False), custom_object_scope(objects_within(layer.source)):
-            return layer.cls.from_config({**layer.config, "name": name})  # type: ignore[attr-defined]
-    except Exception as error:
-        raise ModelError(
-            f"layer {layer.name!r} ({layer.kind}) cannot be copied from its config: {error}. "
-            "Give it get_config()/from_config() that round-trip"
-        ) from error
-
-
-def make_all_live(graph: Graph) -> dict[str, Any]:
-    """Layer name -> live Keras object, for every layer of the graph."""
-    return {name: make_live(layer) for name, layer in graph.layers.items()}
-
-
 def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hook: Hook | None = None,
            *, symbolic: bool = False) -> Any:  # fmt: skip
     """Run the graph on tensors, at inference as `predict` does.
@@ -255,14 +174,22 @@ def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hoo
         The outputs, nested as the model's.
     """
     values = {graph.inputs[name]: tensor for name, tensor in inputs.items()}
-    for node in graph.nodes:
-        args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
-        operation = live[node.layer]
-        outputs = _flat(operation(*args, **(kwargs if symbolic else at_inference(operation, kwargs))))
-        if hook is not None:
-            outputs = hook(node, outputs)
-        values.update(zip(node.outputs, outputs, strict=True))
+    # At the root of a graph, TensorFlow takes fewer names than inside a model.
+    with nullcontext() if symbolic else _scope():
+        for node in graph.nodes:
+            args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
+            operation = live[node.layer]
+            outputs = _flat(operation(*args, **(kwargs if symbolic else at_inference(operation, kwargs))))
+            if hook is not None:
+                outputs = hook(node, outputs)
+            values.update(zip(node.outputs, outputs, strict=True))
     return map_refs(lambda r: values[r.id], graph.output_struct)
+
+
+def _scope() -> Any:
+    import tensorflow as tf
+
+    return tf.name_scope("model")
 
 
 def at_inference(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -347,7 +274,7 @@ def raise_model(
     by_id = {graph.inputs[name]: t for name, t in tensors.items()}
     inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
     with room_for(len(graph.nodes)):
-        return (make or keras.Model)(inputs, outputs, name=graph.name)
+        return (make or keras.Model)(inputs, outputs, name=in_scopes(graph.name))
 
 
 def input_signature(graph: Graph) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from vqkit.experiment.variant import Settings
 from vqkit.files import DiskCache
 from vqkit.flow.labels import first_output, right_answers
 from vqkit.flow.quality import check_labels
-from vqkit.search.tally import tallied
+from vqkit.search.tally import batch_size, tallied
 
 if TYPE_CHECKING:
     from vqkit.flow.data import Data
@@ -163,7 +163,9 @@ class Engine:
         made = self.quantize(strategy)
         outputs = first_output(self.bench.evaluate(made, metrics=[]).predictions)
         self.evaluations += 1
-        numbers = tallied(outputs, self.float_outputs(), np.asarray(self.data.y_eval))
+        numbers = tallied(
+            outputs, self.float_outputs(), np.asarray(self.data.y_eval), batch_size(made.graph)
+        )
         right = right_answers(outputs, self.data.y_eval)
         work = totals(made).get("bit_operations", float("nan"))
         return Measured(

@@ -17,7 +17,8 @@ import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.flow.calibrate import Calibration, Mode, as_float
-from vqkit.flow.data import EVAL_BATCH, batches, leaves
+from vqkit.flow.data import batches, leaves
+from vqkit.flow.fixed_size import in_size
 from vqkit.flow.instrument import instrument
 from vqkit.flow.observers import Observed, on_grid
 from vqkit.flow.plan import Plan, Role, Row
@@ -34,7 +35,7 @@ from vqkit.primitives.spec import QuantizerSpec
 from vqkit.search.engine import Engine
 from vqkit.search.pieces import Pieces, Values
 from vqkit.search.questions import Question
-from vqkit.search.tally import Tally
+from vqkit.search.tally import Tally, batch_size
 
 Place = tuple[Any, ...]
 Observing = tuple[Place, QuantizerSpec]
@@ -93,19 +94,21 @@ class Probes:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
         tallies = {q: Tally() for q in self.probes}
         reference, labels = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval)
-        source = enumerate(batches(self._engine.data.x_eval, batch_size=EVAL_BATCH))
+        data, size = self._engine.data.x_eval, batch_size(self._graph)
+        source = enumerate(in_size(batches(data, batch_size=size), self._graph, pad=True))
         in_a_row = self._in_a_row()
         while some := dict(islice(source, in_a_row)):
             for question, outputs in self._ask(list(some.values())):
                 for number, own in zip(some, outputs, strict=True):
-                    here = slice(number * EVAL_BATCH, (number + 1) * EVAL_BATCH)
-                    tallies[question].add(own, reference[here], labels[here])
+                    here = slice(number * size, (number + 1) * size)
+                    n = len(labels[here])
+                    tallies[question].add([o[:n] for o in own], reference[here], labels[here])
         return {q: t.numbers() for q, t in tallies.items()}
 
     def _in_a_row(self) -> int:
         """How many batches a question is asked about in a row: as many as may be held at any start."""
         sizes = [numbers_at(self._graph, cut) for cut in self._starts]
-        known = [4 * EVAL_BATCH * size for size in sizes if size is not None]
+        known = [4 * batch_size(self._graph) * size for size in sizes if size is not None]
         return 1 if len(known) < len(sizes) else max(1, KEPT // max([*known, 1]))
 
     @property
@@ -154,9 +157,10 @@ class Probes:
             wanted[place][spec] = Wanted(spec, Observed(), settings.vitis_compat)
         seen = {place: Tensor(list(wishes.values())) for place, wishes in wanted.items()}
         starts = {d.start for d in watched.values()}
-        source = batches(self._engine.data.x_calib, batch_size=settings.batch_size, steps=settings.steps)
+        x = self._engine.data.x_calib
+        source = batches(x, batch_size=settings.batch_size, steps=settings.steps)
         count = samples = 0
-        for batch in source:
+        for batch in in_size(source, self._graph):
             for start, (state,) in self._walked([batch], starts):
                 for place, draft in watched.items():
                     if draft.start == start:

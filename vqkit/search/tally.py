@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkit.flow.data import EVAL_BATCH
+from vqkit.flow.fixed_size import size_of
 from vqkit.flow.labels import first_output, right_answers
 from vqkit.flow.quality import decibel
+from vqkit.graph.ir import Graph
 
 _TINY = 1e-12
 
@@ -54,7 +56,12 @@ class Tally:
         return {"accuracy": accuracy, "sqnr_db": decibel(self.signal, self.noise), "kl": divergence}
 
 
-def tallied(outputs: Any, reference: Any, labels: NDArray[Any]) -> dict[str, float]:
+def batch_size(graph: Graph) -> int:
+    """Samples that are evaluated at once: the size that a model is made for, where that is fixed."""
+    return size_of(graph) or EVAL_BATCH
+
+
+def tallied(outputs: Any, reference: Any, labels: NDArray[Any], size: int = EVAL_BATCH) -> dict[str, float]:
     """The numbers of a whole evaluation, summed in the batches in which `evaluate` computes it.
 
     Sums of floats depend on their order: so a question that is asked batch by batch has the same numbers.
@@ -63,10 +70,11 @@ def tallied(outputs: Any, reference: Any, labels: NDArray[Any]) -> dict[str, flo
         outputs: as in `Tally.add`, of all samples.
         reference: likewise.
         labels: likewise.
+        size: samples in a batch.
     """
     tally = Tally()
-    for begin in range(0, len(outputs), EVAL_BATCH):
-        here = slice(begin, begin + EVAL_BATCH)
+    for begin in range(0, len(outputs), size):
+        here = slice(begin, begin + size)
         tally.add(outputs[here], reference[here], labels[here])
     return tally.numbers()
 

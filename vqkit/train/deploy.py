@@ -15,8 +15,9 @@ from vqkit.flow.planner import resolve
 from vqkit.flow.ptq import Quantized
 from vqkit.flow.refine import refine
 from vqkit.flow.solve import Encodings
+from vqkit.graph.copies import read_layer
 from vqkit.graph.ir import Graph, Layer
-from vqkit.graph.keras_io import lower, read_layer
+from vqkit.graph.keras_io import lower
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import value_range
 from vqkit.train.batch_norm import FoldedBatchNorm

@@ -11,6 +11,7 @@ import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.flow.data import clean
+from vqkit.flow.fixed_size import size_of
 from vqkit.flow.quality import predict
 
 Augment = Callable[[np.ndarray, np.random.Generator], Any]
@@ -67,7 +68,8 @@ class DistillationData(keras.utils.PyDataset):
     Args:
         model: the float Keras model.
         x: inputs, array of shape (n, …).
-        batch_size: samples in a batch; the last one is shorter.
+        batch_size: samples in a batch; the last one is shorter. Where the model's own size is fixed, batches
+            have that, and samples that fill none are left out of the epoch.
         augment: changes a batch of inputs, given the batch and a `numpy.random.Generator`; the float model
             then answers for each changed batch anew.
         shuffle: in a new order in each epoch.
@@ -85,13 +87,14 @@ class DistillationData(keras.utils.PyDataset):
     ) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self._x = clean(x, "DistillationData: x")
-        self._batch_size, self._augment, self._shuffle = batch_size, augment, shuffle
+        self._size = size_of(model)
+        self._batch_size, self._augment, self._shuffle = self._size or batch_size, augment, shuffle
         self._seed, self._epoch = seed, first_epoch
         self._model = model
         self._y = None if augment else predict(model, self._x)
 
     def __len__(self) -> int:
-        return -(-len(self._x) // self._batch_size)
+        return len(self._x) // self._size if self._size else -(-len(self._x) // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         """One batch.

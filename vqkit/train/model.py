@@ -12,15 +12,17 @@ import keras
 import vqkit.graph.layers  # noqa: F401  Registers what a saved model may hold.
 from vqkit.errors import DataError, StrategyError
 from vqkit.flow.data import batches
+from vqkit.flow.fixed_size import in_size
 from vqkit.flow.instrument import instrument
 from vqkit.flow.layers import grid_shape
 from vqkit.flow.plan import Plan, Row
 from vqkit.flow.prepared import as_strategy, prepare
 from vqkit.flow.ptq import quantize
 from vqkit.flow.solve import Encodings, solve_weights
+from vqkit.graph.copies import make_live
 from vqkit.graph.fold import KERNEL
 from vqkit.graph.ir import Graph, Layer
-from vqkit.graph.keras_io import lower, make_live, raise_model
+from vqkit.graph.keras_io import lower, raise_model
 from vqkit.graph.simplify import WEIGHTED
 from vqkit.primitives.spec import QuantizerType
 from vqkit.strategy import Strategy
@@ -132,11 +134,13 @@ def qat_model(
         folding = strategy.with_kwargs(train_with_bn=False) if with_norm else strategy
         if folding.refine.integer_arithmetic:  # It begins at deployment, when the scales stand still.
             folding = folding.with_kwargs(integer_arithmetic=False)
-        data = list(batches(calib_data, batch_size=batch_size, steps=steps)) if with_norm else calib_data
+        data = calib_data
+        if with_norm:
+            data = list(in_size(batches(calib_data, batch_size=batch_size, steps=steps), model))
         first = folding if start is None else beginning(folding, start)
         found = quantize(model, first, iter(data) if with_norm else data, batch_size=batch_size,
-                         steps=steps, calibration=calibration, vitis_compat=vitis_compat, progress=progress,
-                         calib_labels=calib_labels)  # fmt: skip
+                         steps=None if with_norm else steps, calibration=calibration,
+                         vitis_compat=vitis_compat, progress=progress, calib_labels=calib_labels)  # fmt: skip
         graph, rows, plan, encodings = found.corrected, found.rows, found.plan, found.calibrated
         report = found.report
         norms = measured(graph, found.live, data, _folded_norms(model, graph)) if with_norm else {}

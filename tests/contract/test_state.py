@@ -1,0 +1,161 @@
+"""Layers that hold more than config and weights: filled, then quantized, saved, loaded and exported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import vqkit
+from tests.contract.check import leaves
+from tests.contract.recipes import IMPOSSIBLE
+from tests.flow import custom
+from vqkit.graph.keras_io import lower
+from vqkit.graph.state import _parts, _writes
+
+L = keras.layers
+R = np.random.default_rng(0)
+X = R.normal(30, 7, (16, 5)).astype("float32")
+WORDS = np.array([["a b"], ["b"], ["c a a"], ["d"]])
+NUMBERS = np.array([[5], [7], [7], [9]])
+Filled = tuple[Any, np.ndarray]
+FILLED: dict[str, Callable[[], Filled]] = {}
+
+
+def _adapted(layer: Any, x: np.ndarray) -> Filled:
+    layer.adapt(x)
+    return layer, x
+
+
+for mode in ("int", "multi_hot", "tf_idf"):
+    FILLED |= {
+        f"StringLookup {mode}": partial(lambda m: _adapted(L.StringLookup(output_mode=m), WORDS), mode),
+        f"IntegerLookup {mode}": partial(lambda m: _adapted(L.IntegerLookup(output_mode=m), NUMBERS), mode),
+        f"TextVectorization {mode}": partial(
+            lambda m: _adapted(
+                L.TextVectorization(output_mode=m, output_sequence_length=4 if m == "int" else None), WORDS
+            ),
+            mode,
+        ),
+    }
+FILLED |= {
+    "Normalization": lambda: _adapted(L.Normalization(), X),
+    "Normalization of all, back": lambda: _adapted(L.Normalization(axis=None, invert=True), X),
+    "Discretization": lambda: _adapted(L.Discretization(num_bins=4, output_mode="one_hot"), X),
+    "Hashing": lambda: (L.Hashing(7, salt=[3, 5], output_mode="one_hot"), NUMBERS),
+    "nested in a Sequential": lambda: (
+        keras.Sequential([keras.Input((5,)), _adapted(L.Normalization(), X)[0], L.Dense(4)]),
+        X,
+    ),
+    "TimeDistributed": lambda: (L.TimeDistributed(custom.adapted(X)), np.stack([X, X + 1], 1)),
+    "a layer of the user's": lambda: (custom.filled(X), X),
+}
+
+
+def _model(name: str) -> tuple[keras.Model, Any]:
+    keras.utils.set_random_seed(0)
+    layer, x = FILLED[name]()
+    i = keras.Input(x.shape[1:], dtype="string" if x.dtype.kind == "U" else x.dtype)
+    y = layer(i)
+    y = L.Embedding(30, 4)(y) if "int" in y.dtype else y
+    return keras.Model(i, L.Dense(3, name="head")(L.Flatten()(y))), tf.constant(x)
+
+
+def test_every_layer_of_keras_that_writes_files_or_variables_of_its_own_is_here() -> None:
+    classes = [c for c in vars(L).values() if isinstance(c, type) and issubclass(c, L.Layer)]
+    own = {
+        c.__name__
+        for c in classes
+        for method in ("save_assets", "load_own_variables", "finalize_state")
+        if getattr(c, method, None) is not None and (method == "finalize_state" or _writes(c, method))
+    }
+    assert own
+    assert own - set(IMPOSSIBLE) <= {name.split()[0] for name in FILLED}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Quantized models, each with its outputs."""
+    folder = tmp_path_factory.mktemp("state")
+    for number, name in enumerate(FILLED):
+        model, x = _model(name)
+        want = np.asarray(model(x, training=False))
+        quantized = vqkit.quantize(model, "pof2s", np.asarray(x))
+        np.testing.assert_allclose(quantized.float_model(x, training=False), want, rtol=1e-6, atol=1e-5)
+        got = np.asarray(quantized.model(x, training=False))
+        assert np.abs(got - want).max() < 0.1 * np.ptp(want), name
+        quantized.model.save(folder / f"{number}.keras")
+        quantized.model.export(folder / str(number), verbose=False)
+        np.savez(folder / f"{number}.npz", x=np.asarray(x).astype("U") if x.dtype == tf.string else x, y=got)
+    return folder
+
+
+def test_equal_in_a_fresh_process(saved: Path) -> None:
+    code = (
+        "import sys, vqkit, keras, numpy as np, tensorflow as tf\n"
+        "from tests.flow import custom\n"
+        "for n in range(int(sys.argv[2])):\n"
+        "    data = np.load(f'{sys.argv[1]}/{n}.npz')\n"
+        "    x = tf.constant(data['x'])\n"
+        "    path = f'{sys.argv[1]}/{n}'\n"
+        "    loaded, served = keras.models.load_model(path + '.keras'), tf.saved_model.load(path)\n"
+        "    np.testing.assert_array_equal(loaded(x, training=False), data['y'], err_msg=str(n))\n"
+        "    np.testing.assert_allclose(served.serve(x), data['y'], rtol=1e-6, atol=1e-5, err_msg=str(n))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code, str(saved), str(len(FILLED))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1500:]
+
+
+def test_attributes_set_after_construction_are_carried_and_named() -> None:
+    layer = custom.filled(X)
+    layer.table, layer.gain = np.arange(5).astype("float32"), 2.5
+    layer.scale_by = lambda t: t * layer_factor
+    i = keras.Input((5,))
+    model = keras.Model(i, L.Dense(2)(layer(i)))
+    layer.gain = 3.5
+    quantized = vqkit.quantize(model, "fs", X)
+    np.testing.assert_allclose(quantized.float_model(X), model(X), rtol=1e-6, atol=1e-4)
+    lines = [r for r in quantized.report if "which neither its get_config()" in r]
+    assert [line.partition(",")[0] for line in lines] == [f"layer {layer.name!r} holds table"]
+    assert "scale_by" in lines[0]
+
+
+layer_factor = 0.5
+
+
+def test_a_vocabulary_is_part_of_what_a_model_is() -> None:
+    from vqkit.flow.content import graph_digest
+
+    def made(words: np.ndarray) -> str:
+        layer = L.StringLookup(output_mode="multi_hot", name="lookup")
+        layer.adapt(words)
+        i = keras.Input((1,), dtype="string", name="i")
+        return graph_digest(lower(keras.Model(i, layer(i), name="m")))
+
+    assert made(WORDS) == made(WORDS)
+    assert made(WORDS) != made(np.array([["a b"], ["b"], ["c a a"], ["e"]]))
+
+
+def test_random_layers_go_on_where_the_user_s_stands() -> None:
+    i = keras.Input((5,))
+    model = keras.Model(i, L.Dense(2)(custom.Noise(name="noise")(i)))
+    model.predict(X, verbose=0)
+    before = [np.array(v) for v in model.get_layer("noise").generator.state.value]
+    quantized = vqkit.quantize(model, "fs", X)
+    np.testing.assert_array_equal(before, np.array(model.get_layer("noise").generator.state.value))
+    np.testing.assert_allclose(leaves(quantized.float_model(X))[0], leaves(model(X))[0], rtol=1e-6, atol=1e-5)
+
+
+def test_walks_in_the_order_of_keras() -> None:
+    layer = custom.filled(X)
+    assert [type(p).__name__ for p in _parts(layer)] == ["Filled", "Normalization", "Normalization"]

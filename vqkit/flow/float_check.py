@@ -1,0 +1,127 @@
+"""Whether the float graph, with which everything is compared, computes what the user's own model computes.
+
+Both run the same operations on the same weights, so they differ by rounding at most: an operation may sum in
+another order from one call to the next. A layer whose copy lost something differs by much more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import ModelError
+from vqkit.flow.data import leaves, map_inputs
+from vqkit.graph.copies import make_all_live, not_saved
+from vqkit.graph.ir import Graph, Node, map_refs
+from vqkit.graph.keras_io import replay, tensors
+
+SAMPLES = 8
+BOUND = 1e-4
+"""Of the largest magnitude of a tensor. A float32 sum of n numbers in another order moves by up to n · 6e-8
+of the sum of their magnitudes, and a deep net amplifies it; `benchmarks/float_check.py` says what is seen."""
+
+
+def check_float(model: Any, graph: Graph, batch: Any) -> list[str]:
+    """Compare the graph that was read from a model with the model itself, on a few samples.
+
+    Args:
+        model: the user's; nothing in it changes.
+        graph: from `lower(model)`.
+        batch: inputs, arrays of shape (n, …); the first few samples are used, all where the size is fixed.
+
+    Returns:
+        Lines for the report: what a saved model will lack, and a model that is random at inference.
+
+    Raises:
+        ModelError: they differ; it names the first layer where they part.
+    """
+    given = tensors(graph, _few(graph, batch))
+    copies = make_all_live(graph)
+    own = _outputs(lambda: model(_nested(graph, given), training=False))
+    ours = _outputs(lambda: replay(graph, copies, given))
+    notes = not_saved(graph)
+    if all(map(_alike, own, ours)):
+        return notes
+    if not all(map(_alike, own, _outputs(lambda: model(_nested(graph, given), training=False)))):
+        return [
+            *notes,
+            f"model {graph.name!r} gives other values each time it is called with the same inputs",
+        ]
+    raise ModelError(_parting(graph, copies, given, own, ours))
+
+
+def _few(graph: Graph, batch: Any) -> Any:
+    fixed = any(graph.values[v].shape[:1] not in ((), (None,)) for v in graph.inputs.values())
+    return batch if fixed or len(leaves(batch)[0]) <= SAMPLES else map_inputs(lambda a, _: a[:SAMPLES], batch)
+
+
+def _nested(graph: Graph, given: Mapping[str, Any]) -> Any:
+    names = {v: k for k, v in graph.inputs.items()}
+    return map_refs(lambda r: given[names[r.id]], graph.input_struct)
+
+
+def _outputs(run: Any) -> list[np.ndarray]:
+    """Outputs as arrays. What layers assign while they run is dropped: moving states, random states."""
+    import keras
+
+    with keras.StatelessScope():
+        return [_array(t) for t in keras.tree.flatten(run())]
+
+
+def _array(t: Any) -> np.ndarray:
+    import keras
+
+    array = np.asarray(keras.ops.convert_to_numpy(t))
+    return array if array.dtype.kind in "biufcOSU" else array.astype(np.float32)
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and _distance(a, b) <= BOUND
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference, of the largest magnitude; infinite where one is NaN or Inf, or text differs."""
+    if a.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(a, b) else float("inf")
+    finite = np.isfinite(a)
+    if not (
+        np.array_equal(finite, np.isfinite(b)) and np.array_equal(a[~finite], b[~finite], equal_nan=True)
+    ):
+        return float("inf")
+    x, y = (v[finite].astype(np.complex128 if a.dtype.kind == "c" else np.float64) for v in (a, b))
+    if not x.size or np.array_equal(x, y):
+        return 0.0
+    scale = max(float(np.abs(x).max()), float(np.abs(y).max()))
+    return float(np.abs(x - y).max()) / scale
+
+
+def _parting(graph: Graph, copies: Mapping[str, Any], given: Mapping[str, Any], own: list[np.ndarray],
+             ours: list[np.ndarray]) -> str:  # fmt: skip
+    by_node: list[dict[str, list[np.ndarray]]] = []
+    for live in ({name: layer.source for name, layer in graph.layers.items()}, copies):
+        seen: dict[str, list[np.ndarray]] = {}
+
+        def keep(node: Node, outputs: tuple[Any, ...], seen: dict[str, list[np.ndarray]] = seen) -> Any:
+            seen[node.name] = [_array(t) for t in outputs]
+            return outputs
+
+        _outputs(lambda live=live, keep=keep: replay(graph, live, given, keep))
+        by_node.append(seen)
+    worst = max(
+        _distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True)
+    )
+    head = f"model {graph.name!r}: vqkit's copy of it computes other values (by {worst:.1g} of the largest)"
+    for node in graph.nodes:
+        if not all(map(_alike, *(seen[node.name] for seen in by_node))):
+            layer = graph.layers[node.layer]
+            return (
+                f"{head}. They part first at layer {node.name!r} ({layer.kind}), which holds something "
+                "beyond its config and weights that the copy does not have. Give its class get_config() and "
+                "save_own_variables()/load_own_variables() that give all of it, or replace the layer"
+            )
+    return (
+        f"{head}, though each layer computes the same: the model's calls do not say all that it does. This "
+        "is a fault of vqkit; please report it with the model's summary"
+    )
