@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 import vqkit
@@ -60,13 +59,19 @@ FILLED |= {
 }
 
 
-def _model(name: str) -> tuple[keras.Model, Any]:
+def _model() -> tuple[keras.Model, list[Any]]:
+    """One model with an input and an output for each."""
     keras.utils.set_random_seed(0)
-    layer, x = FILLED[name]()
-    i = keras.Input(x.shape[1:], dtype="string" if x.dtype.kind == "U" else x.dtype)
-    y = layer(i)
-    y = L.Embedding(30, 4)(y) if "int" in y.dtype else y
-    return keras.Model(i, L.Dense(3, name="head")(L.Flatten()(y))), tf.constant(x)
+    inputs, outputs, data = [], [], []
+    for number, make in enumerate(FILLED.values()):
+        layer, x = make()
+        i = keras.Input(x.shape[1:], dtype="string" if x.dtype.kind == "U" else x.dtype, name=f"in_{number}")
+        y = layer(i)
+        y = L.Embedding(30, 4)(y) if "int" in y.dtype else y
+        inputs.append(i)
+        outputs.append(L.Dense(3, name=f"head_{number}")(L.Flatten()(y)))
+        data.append(np.resize(x, (16, *x.shape[1:])))
+    return keras.Model(inputs, outputs), data
 
 
 def test_every_layer_of_keras_that_writes_files_or_variables_of_its_own_is_here() -> None:
@@ -81,37 +86,31 @@ def test_every_layer_of_keras_that_writes_files_or_variables_of_its_own_is_here(
     assert own - set(IMPOSSIBLE) <= {name.split()[0] for name in FILLED}
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Quantized models, each with its outputs."""
-    folder = tmp_path_factory.mktemp("state")
-    for number, name in enumerate(FILLED):
-        model, x = _model(name)
-        want = np.asarray(model(x, training=False))
-        quantized = vqkit.quantize(model, "pof2s", np.asarray(x))
-        np.testing.assert_allclose(quantized.float_model(x, training=False), want, rtol=1e-6, atol=1e-5)
-        got = np.asarray(quantized.model(x, training=False))
+def test_quantized_saved_loaded_and_exported(tmp_path: Path) -> None:
+    model, data = _model()
+    quantized = vqkit.quantize(model, "pof2s", data)
+    tensors = [tf.constant(x) for x in data]
+    outputs = [leaves(m(tensors, training=False)) for m in (model, quantized.float_model, quantized.model)]
+    for name, want, floats, got in zip(FILLED, *outputs, strict=True):
+        np.testing.assert_allclose(floats, want, rtol=1e-6, atol=1e-5, err_msg=name)
         assert np.abs(got - want).max() < 0.1 * np.ptp(want), name
-        quantized.model.save(folder / f"{number}.keras")
-        quantized.model.export(folder / str(number), verbose=False)
-        np.savez(folder / f"{number}.npz", x=np.asarray(x).astype("U") if x.dtype == tf.string else x, y=got)
-    return folder
-
-
-def test_equal_in_a_fresh_process(saved: Path) -> None:
+    quantized.model.save(tmp_path / "m.keras")
+    quantized.model.export(tmp_path / "m", verbose=False)
+    np.savez(tmp_path / "x.npz", *data)
+    np.savez(tmp_path / "y.npz", *outputs[2])
     code = (
         "import sys, vqkit, keras, numpy as np, tensorflow as tf\n"
         "from tests.flow import custom\n"
-        "for n in range(int(sys.argv[2])):\n"
-        "    data = np.load(f'{sys.argv[1]}/{n}.npz')\n"
-        "    x = tf.constant(data['x'])\n"
-        "    path = f'{sys.argv[1]}/{n}'\n"
-        "    loaded, served = keras.models.load_model(path + '.keras'), tf.saved_model.load(path)\n"
-        "    np.testing.assert_array_equal(loaded(x, training=False), data['y'], err_msg=str(n))\n"
-        "    np.testing.assert_allclose(served.serve(x), data['y'], rtol=1e-6, atol=1e-5, err_msg=str(n))\n"
+        "x, want = (list(np.load(f'{sys.argv[1]}/{k}.npz').values()) for k in 'xy')\n"
+        "x = [tf.constant(a) for a in x]\n"
+        "got = keras.models.load_model(f'{sys.argv[1]}/m.keras')(x, training=False)\n"
+        "served = tf.saved_model.load(f'{sys.argv[1]}/m')\n"
+        "for a, b, c in zip(got, served.serve(x), want, strict=True):\n"
+        "    np.testing.assert_array_equal(a, c)\n"
+        "    np.testing.assert_allclose(b, c, rtol=1e-6, atol=1e-5)\n"
     )
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", code, str(saved), str(len(FILLED))]
+    command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1500:]
 

@@ -1,4 +1,4 @@
-"""Functions of the user's in a live model run as they are; names that TensorFlow does not take are no obstacle."""
+"""Functions of the user's run as they are; names that TensorFlow does not take are changed."""
 
 from __future__ import annotations
 
