@@ -72,11 +72,12 @@ def architectures() -> dict[str, Callable[..., Any]]:
     return {n: offered[n] for n in sorted(offered) if n[0].isupper() and callable(offered[n])}
 
 
-def build(name: str) -> tuple[Any, int]:
+def build(name: str, **options: Any) -> tuple[Any, int]:
     """The architecture with random weights for the smallest image it accepts, and that image's size.
 
     Args:
         name: of the architecture.
+        options: further arguments of its function.
 
     Raises:
         ValueError: it accepts no size of `SIZES`.
@@ -84,7 +85,7 @@ def build(name: str) -> tuple[Any, int]:
     function, refusal = architectures()[name], None
     for size in SIZES:
         try:
-            return function(weights=None, input_shape=(size, size, 3), classes=10), size
+            return function(weights=None, input_shape=(size, size, 3), classes=10, **options), size
         except ValueError as error:
             refusal = error
     raise ValueError(f"{name} takes none of the sizes {SIZES}: {refusal}")

@@ -17,7 +17,7 @@ from vqkit.graph.copies import make_all_live, not_saved
 from vqkit.graph.ir import Graph, Node, map_refs
 from vqkit.graph.keras_io import replay, tensors
 
-SAMPLES = 8
+SAMPLES = 4
 BOUND = 1e-4
 """Of the largest magnitude of a tensor. A float32 sum of n numbers in another order moves by up to n · 6e-8
 of the sum of their magnitudes, and a deep net amplifies it; `benchmarks/float_check.py` says what is seen."""
@@ -78,10 +78,10 @@ def _array(t: Any) -> np.ndarray:
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and _distance(a, b) <= BOUND
+    return a.shape == b.shape and a.dtype == b.dtype and distance(a, b) <= BOUND
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
+def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Largest difference, of the largest magnitude; infinite where one is NaN or Inf, or text differs."""
     if a.dtype.kind not in "fc":
         return 0.0 if np.array_equal(a, b) else float("inf")
@@ -110,7 +110,7 @@ def _parting(graph: Graph, copies: Mapping[str, Any], given: Mapping[str, Any], 
         _outputs(lambda live=live, keep=keep: replay(graph, live, given, keep))
         by_node.append(seen)
     worst = max(
-        _distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True)
+        distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True)
     )
     head = f"model {graph.name!r}: vqkit's copy of it computes other values (by {worst:.1g} of the largest)"
     for node in graph.nodes:

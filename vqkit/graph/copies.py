@@ -11,7 +11,7 @@ from vqkit.errors import ModelError
 from vqkit.graph.custom import objects_within
 from vqkit.graph.ir import Graph, Layer, Value
 from vqkit.graph.live_code import copied_lambda, lambda_config, with_code
-from vqkit.graph.state import give, give_random_state, give_saved, saved_of, unsaved
+from vqkit.graph.state import give, give_random_state, give_saved, has_users_part, saved_of, unsaved
 from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
 
 
@@ -88,7 +88,7 @@ def not_saved(graph: Graph) -> list[str]:
     """What layers hold that Keras does not save with them: a line for each such layer, for people."""
     lines = []
     for layer in graph.layers.values():
-        if not layer.is_op and _is_whole(layer):
+        if not layer.is_op and _is_whole(layer) and has_users_part(layer.source):
             names = unsaved(layer.source, _saved_and_loaded(layer, layer.name))
             if names:
                 lines.append(

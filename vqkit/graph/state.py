@@ -83,6 +83,11 @@ def give_saved(live: Any, saved: Saved) -> None:
                 part.load_assets(folder)
 
 
+def has_users_part(layer: Any) -> bool:
+    """Whether a layer, or one inside it, is of a class of the user's."""
+    return any(map(_is_users, _parts(layer)))
+
+
 def give_random_state(source: Any, live: Any) -> None:
     """Let a copy draw the random numbers that its original would draw next."""
     for part, copy in zip(_parts(source), _parts(live), strict=False):
