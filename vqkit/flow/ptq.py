@@ -302,8 +302,8 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         _apply(work, corrected, refined, plan, rows, live)
     result = Quantized(
         plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
-        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond), clock.seconds, calibration, vitis_compat,
-        beyond,
+        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond), clock.seconds, calibration,
+        vitis_compat, beyond,
     )  # fmt: skip
     work.finish(result, live)
     clock.mark("build")
