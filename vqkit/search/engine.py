@@ -163,9 +163,7 @@ class Engine:
         made = self.quantize(strategy)
         outputs = first_output(self.bench.evaluate(made, metrics=[]).predictions)
         self.evaluations += 1
-        numbers = tallied(
-            outputs, self.float_outputs(), np.asarray(self.data.y_eval), batch_size(made.graph)
-        )
+        numbers = tallied(outputs, self.float_outputs(), np.asarray(self.data.y_eval), batch_size(made.graph))
         right = right_answers(outputs, self.data.y_eval)
         work = totals(made).get("bit_operations", float("nan"))
         return Measured(
