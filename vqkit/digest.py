@@ -22,7 +22,8 @@ NUMERIC = (
 )  # fmt: skip
 """Packages and files of vqkit that can change a number of a run or a cache."""
 VIEWS = (
-    "__init__.py", "_lazy.py", "_registered.py", "_version.py", "errors.py", "files.py", "limits.py", "resources.py",
+    "__init__.py", "_lazy.py", "_registered.py", "_version.py", "errors.py", "files.py", "limits.py",
+    "resources.py",
     "py.typed",
     "experiment", "search", "plots", "widgets", "cli", "vitis", "_data/notebooks",
     "_data/strategies/schema.json",
