@@ -7,7 +7,6 @@ constants computed, what nothing reads left out, weights under their names, loop
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vqkit.export import tf_graphs
 from vqkit.export.steps import Constant, Shape
 
 Slot = int | Constant
@@ -177,7 +177,7 @@ class _Reader:
     def read(self, graph: Any, bound: dict[int, Any]) -> tuple[tuple[Op, ...], tuple[Slot, ...]]:
         """Operations and results of a graph whose arguments are bound."""
         ops: list[Op] = []
-        needed = _needed(graph)
+        needed = tf_graphs.needed(graph)
         for op in graph.get_operations():
             if op.name in needed and op.type != "Placeholder":
                 for tensor, slot in zip(op.outputs, self._visit(op, bound, ops), strict=True):
@@ -191,7 +191,7 @@ class _Reader:
         if op.type in ("IdentityN", "ReadVariableOp"):
             return given
         if op.type == "Const":
-            return [self._constant(op, _array(op.get_attr("value")))]
+            return [self._constant(op, tf_graphs.array(op.get_attr("value")))]
         if op.type in _CALLS:
             return self._inlined(op.graph, op.get_attr("f").name, given, ops)[1]
         known = self._known(op, given)
@@ -204,7 +204,7 @@ class _Reader:
         if op.type == "Reshape":
             given[1] = self._target(op, given[1])
         outputs = tuple(self.value(t) for t in op.outputs)
-        made = Op(op.type, self._unique(op.name), tuple(given), outputs, _attrs(op))
+        made = Op(op.type, self._unique(op.name), tuple(given), outputs, tf_graphs.attrs(op))
         ops.append(made)
         self._makers.update(dict.fromkeys(outputs, made))
         return outputs
@@ -223,7 +223,7 @@ class _Reader:
 
         if any(t.dtype.name in ("variant", "resource") for t in (*op.inputs, *op.outputs)) or not op.outputs:
             return None
-        if all(isinstance(s, Constant) and s.params is None for s in given) and _pure(op):
+        if all(isinstance(s, Constant) and s.params is None for s in given) and tf_graphs.pure(op):
             return self._folded(op, given)
         if op.type == "Minimum":
             return self._between(given)
@@ -270,7 +270,7 @@ class _Reader:
         if raw is None or any(n is None or n > room for n in sizes):
             return None
         arrays = [tf.constant(c.value, t.dtype) for c, t in zip(given, op.inputs, strict=True)]
-        made = raw(**_keywords(op, raw, arrays))
+        made = raw(**tf_graphs.keywords(op, raw, arrays))
         flat = made if isinstance(made, (list, tuple)) else [made]
         flat = [t for item in flat for t in (item if isinstance(item, (list, tuple)) else [item])]
         return [self._constant(op, np.asarray(t), i) for i, t in enumerate(flat)]
@@ -289,7 +289,7 @@ class _Reader:
     def _inlined(
         self, graph: Any, name: str, given: Sequence[Any], ops: list[Op]
     ) -> tuple[Any, Sequence[Any]]:
-        inner = _function(graph, name)
+        inner = tf_graphs.function(graph, name)
         found, outputs = self.read(inner, {id(t): s for t, s in zip(inner.inputs, given, strict=True)})
         ops.extend(found)
         return inner, outputs
@@ -309,8 +309,8 @@ class _Reader:
         return outputs
 
     def _loop(self, op: Any, given: Sequence[Any], ops: list[Op]) -> Sequence[Any]:
-        inner, test = (_function(op.graph, op.get_attr(a).name) for a in ("body", "cond"))
-        still = [_source(o) is i for i, o in zip(inner.inputs, inner.outputs, strict=True)]
+        inner, test = (tf_graphs.function(op.graph, op.get_attr(a).name) for a in ("body", "cond"))
+        still = [tf_graphs.source(o) is i for i, o in zip(inner.inputs, inner.outputs, strict=True)]
         bodies, moving = {}, [i for i, same in enumerate(still) if not same]
         for word, graph in (("body", inner), ("cond", test)):
             slots = [given[i] if still[i] else self.value(t) for i, t in enumerate(graph.inputs)]
@@ -321,80 +321,6 @@ class _Reader:
         ops.append(Op("While", self._unique(op.name), tuple(given[i] for i in moving),
                       tuple(outputs[i] for i in moving), {}, bodies))  # fmt: skip
         return outputs
-
-
-# --- reading TensorFlow's graphs ---
-
-
-def _needed(graph: Any) -> set[str]:
-    found: set[str] = set()
-    open_ = [t.op for t in graph.outputs]
-    while open_:
-        op = open_.pop()
-        if op.name not in found:
-            found.add(op.name)
-            open_.extend(t.op for t in op.inputs)
-    return found
-
-
-def _source(tensor: Any) -> Any:
-    while tensor.op.type == "Identity":
-        tensor = tensor.op.inputs[0]
-    return tensor
-
-
-def _function(graph: Any, name: str) -> Any:
-    """The graph of a function that an operation calls."""
-    while graph is not None:
-        known = graph._functions.get(name)
-        known = getattr(known, "graph", known)
-        if hasattr(known, "get_operations"):
-            return known
-        graph = getattr(graph, "outer_graph", None)
-    raise ValueError(f"function {name} is not at hand as a graph")
-
-
-def _array(proto: Any) -> np.ndarray:
-    import tensorflow as tf
-
-    return np.asarray(tf.make_ndarray(proto))
-
-
-def _pure(op: Any) -> bool:
-    return not op.op_def.is_stateful and not any(a.type == "func" for a in op.op_def.attr)
-
-
-def _count(op: Any, arg: Any) -> int | None:
-    """How many tensors an argument takes; None for one that is no list."""
-    if arg.number_attr:
-        return int(op.get_attr(arg.number_attr))
-    return len(op.get_attr(arg.type_list_attr)) if arg.type_list_attr else None
-
-
-def _keywords(op: Any, raw: Any, arrays: Sequence[Any]) -> dict[str, Any]:
-    """The arguments of an operation for its function in `tf.raw_ops`, which calls some inputs otherwise."""
-    wanted = [p for p in inspect.signature(raw).parameters if p != "name"]
-    named, attrs = [a.name for a in op.op_def.input_arg], {a.name for a in op.op_def.attr}
-    renamed = dict(zip([n for n in named if n not in wanted],
-                       [p for p in wanted if p not in named and p not in attrs], strict=False))  # fmt: skip
-    found: dict[str, Any] = {p: op.get_attr(p) for p in wanted if p in attrs}
-    left = iter(arrays)
-    for arg in op.op_def.input_arg:
-        n = _count(op, arg)
-        found[renamed.get(arg.name, arg.name)] = next(left) if n is None else [next(left) for _ in range(n)]
-    return found
-
-
-def _attrs(op: Any) -> dict[str, Any]:
-    found = {}
-    for attr in op.op_def.attr:
-        if attr.type in ("func", "list(func)"):
-            continue
-        value = op.get_attr(attr.name)
-        if attr.type == "type":
-            value = value.name
-        found[attr.name] = value.decode() if isinstance(value, bytes) else value
-    return found
 
 
 def _alive(body: Body) -> Body:
