@@ -18,7 +18,7 @@ from typing import Any
 
 HOMES = {
     "graph.layers": (
-        "EqualizedReLU", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "VitisSigmoid",
+        "EqualizedReLU", "InlineActivation", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "VitisSigmoid",
     ),
     "flow.layers": ("FakeQuantize", "RoundToType"),
     "flow.integer_layers": (
