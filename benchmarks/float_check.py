@@ -41,7 +41,7 @@ def lively(model: Any, seed: int = 0) -> None:
                 positive = weight.name in ("gamma", "moving_variance")
                 value = rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, 0.2, weight.shape)
                 weight.assign(value)
-        elif isinstance(layer, keras.layers.Normalization):
+        elif isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
             layer.adapt(rng.uniform(0, 200, (16, *layer._build_input_shape[1:])).astype("float32"))
 
 

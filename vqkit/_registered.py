@@ -18,7 +18,8 @@ from typing import Any
 
 HOMES = {
     "graph.layers": (
-        "EqualizedReLU", "InlineActivation", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "VitisSigmoid",
+        "EqualizedReLU", "InlineActivation", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D",
+        "VitisSigmoid",
     ),
     "flow.layers": ("FakeQuantize", "RoundToType"),
     "flow.integer_layers": (
