@@ -4,8 +4,8 @@
 
 Random weights, batch norms with statistics of their own, images as small as the architecture takes, logits.
 For each the largest difference, of the largest value: of the graph as it was read (`lower`), and after the
-optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs; beside it, how far
-one rounding of the input moves the model's own output: random deep nets amplify it (EfficientNetV2M to 0.6).
+optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs; beside it, how
+far one rounding of the input moves the model's own output: random deep nets amplify it (EfficientNetV2M to 0.6).
 The process ends with 1 if a graph as read differs by more than the bound of `vqkit.flow.float_check`.
 """
 
@@ -84,12 +84,8 @@ def main() -> int:
     for name in args.only or architectures():
         line = distances(name)
         lines.append(line)
-        print(
-            "{name:24s} {size:3d}  read {read:.1e}  optimized {optimized:.1e}  one rounding {sway:.1e}  {seconds:.1f} s".format(
-                **line
-            ),
-            flush=True,
-        )
+        shown = "read {read:.1e}  optimized {optimized:.1e}  one rounding {sway:.1e}  {seconds:.1f} s"
+        print(f"{name:24s} {line['size']:3d}  {shown.format(**line)}", flush=True)
         import keras
 
         keras.backend.clear_session()
