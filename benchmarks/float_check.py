@@ -5,7 +5,7 @@
 Random weights, batch norms with statistics of their own, images as small as the architecture takes, logits.
 For each the largest difference, of the largest value: of the graph as it was read (`lower`), and after the
 optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs; beside it, how
-far one rounding of the input moves the model's own output: random deep nets amplify it (EfficientNetV2M to 0.6).
+far one rounding of the input moves the model itself: random deep nets amplify it (EfficientNetV2M to 0.6).
 The process ends with 1 if a graph as read differs by more than the bound of `vqkit.flow.float_check`.
 """
 
