@@ -38,10 +38,11 @@ def weights_within(room: Room, *, zeros: bool = False) -> Iterator[None]:
         sizes = [int(n) for n in (shape if isinstance(shape, list | tuple) else (shape,)) if n is not None]
         total += math.prod(sizes) * _itemsize(dtype)
         room.hold(total, f"its configuration (at layer {self.name!r})")
-        if zeros and len(args) > 1:
-            args = (args[0], "zeros", *args[2:])
-        elif zeros:
-            kwargs["initializer"] = "zeros"
+        initializer = args[1] if len(args) > 1 else kwargs.get("initializer")
+        # Drawing an orthogonal matrix takes some ten times its memory.
+        if zeros or type(initializer).__name__.startswith("Orthogonal") or "orthogonal" in str(initializer):
+            args, given = args[:1], args[2:]
+            kwargs.update(initializer="zeros", **dict(zip(("dtype",), given, strict=False)))
         return original(self, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
