@@ -39,6 +39,19 @@ def sweep(folder, **more) -> Sweep:
     return Sweep.from_dict(value, base_dir=folder)
 
 
+def test_data_of_a_model_with_a_fixed_batch_size_are_any_number_of_samples(folder, tmp_path):
+    import keras
+
+    net = keras.models.load_model(folder / "tiny.keras")
+    config = net.get_config()
+    config["layers"][0]["config"]["batch_shape"] = (4, 6, 6, 1)
+    keras.Model.from_config(config).save(tmp_path / "fixed.keras")
+    assert len(resolve(sweep(folder, model=str(tmp_path / "fixed.keras")), tmp_path).planned) == 1
+    narrow = sweep(folder, model=str(tmp_path / "fixed.keras"), data={"npz": "set.npz", "x_calib": "flat"})
+    with pytest.raises(DataError, match=r"x_calib: shape \(40, 6, 1\) does not fit"):
+        resolve(narrow, tmp_path)
+
+
 def test_keys_follow_content_and_nothing_else(folder, tmp_path):
     base = resolve(sweep(folder, axes={"weight_bit": [8, 4]}), tmp_path)
     keys = [p.variant.key for p in base.planned]

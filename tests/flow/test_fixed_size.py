@@ -38,7 +38,7 @@ def test_it_gives_what_the_free_model_gives_in_batches_of_that_size(size: int) -
         k: v.to_json() for k, v in p.encodings.items()
     }
     more, labels = inputs(10, seed=1), np.arange(10) % 3
-    got, want = vqkit.evaluate(q.model, more, labels), vqkit.evaluate(p.model, more, labels)
+    got, want = vqkit.evaluate(q, more, labels), vqkit.evaluate(p.model, more, labels)
     assert got.n == 10
     np.testing.assert_allclose(got.predictions, want.predictions, atol=1e-6)
     name = next(r.name for r in q.plan.quantized if not r.is_weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -179,6 +179,7 @@ def test_vitis_compat_counts_the_whole_tensor() -> None:
 
 
 @pytest.mark.parametrize("compat", [True, False])
+@settings(deadline=None)
 @given(
     values=hnp.arrays(
         np.float32, st.integers(1, 400), elements=st.floats(-8, 8, width=32, allow_subnormal=False)

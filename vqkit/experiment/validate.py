@@ -172,7 +172,7 @@ def _data(sweep: Sweep, net: Any) -> Data:
 
     data = load_data(absolute_data(sweep.spec.data, sweep.base_dir))
     for part in ("x_calib", "x_eval"):
-        check_shapes(getattr(data, part), net.input_shape, f"{data.name}/{part}")
+        check_shapes(getattr(data, part), net.input_shape, f"{data.name}/{part}", whole=True)
     return data
 
 

@@ -242,18 +242,20 @@ def same_length(inputs: Any, where: str) -> int:
     return lengths[0]
 
 
-def check_shapes(inputs: Any, shapes: Any, where: str) -> None:
+def check_shapes(inputs: Any, shapes: Any, where: str, *, whole: bool = False) -> None:
     """Raise unless the batch fits the model's input shapes.
 
     Args:
         inputs: a batch.
         shapes: one shape with the batch axis first, or a list / dict of them.
         where: names the batch in messages.
+        whole: it is a whole set of samples, which is cut into batches of the model's size later.
 
     Raises:
         DataError: wrong number or names of inputs, wrong rank or size.
     """
-    for name, array, shape in _paired(inputs, shapes, where):
+    for name, array, taken in _paired(inputs, shapes, where):
+        shape = (None, *taken[1:]) if whole else taken
         if not _fits(array.shape, shape):
             hint = " (the data look unbatched: call .batch(n) first)" if _fits(array.shape, shape[1:]) else ""
             raise DataError(

@@ -46,7 +46,7 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
 
     Args:
-        model: any Keras model.
+        model: any Keras model, or a `Quantized`.
         x: inputs, array(s) of shape (n, …) or a data set.
         batch_size: samples at once, for arrays; a model with a fixed batch size is run in that.
 
@@ -55,6 +55,9 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     """
     from keras import tree
 
+    from vqkit.flow.ptq import Quantized
+
+    model = model.model if isinstance(model, Quantized) else model
     n = 0
 
     def counted() -> Iterator[Any]:
@@ -95,7 +98,7 @@ def evaluate(
     """Metrics of a model on labelled data.
 
     Args:
-        model: any Keras model.
+        model: any Keras model, or a `Quantized`.
         x: inputs, shape (n, …).
         y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
         metrics: Keras metrics or their names; top-1 accuracy by default.
