@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of float32 arithmetic in another order; half precision has 2**-8 of its own.
 ROUNDING, HALF_ROUNDING = 1e-4, 3e-2
 CLOSE_DB = 35.0
-# Of the outputs in a runtime, in units of the last bit: the share that must be within one, and how far any may
-# be. With a few dozen values the 99 % of `cross_check` would forbid a single one that a tie moved by two.
+# Of the outputs in a runtime, in units of the last bit: the share that must be within one, and how far any
+# may be. With a few dozen values the 99 % of `cross_check` would forbid a single one that a tie moved by two.
 AGREEING, FARTHEST = 0.95, 3.0
 SIXTEEN = {"weight_bit": 16, "activation_bit": 16, "bias_bit": 16, "input_bit": 16}
 LOAD = """
