@@ -239,7 +239,7 @@ def test_variables_in_16_bits_take_only_grids_that_they_hold(data_type):
     quantized = quantize(model, "pof2s", x)
     assert quantized.audit().ok.all()
     wide = Strategy.builtin("pof2s").with_kwargs(weight_bit=16)
-    for strategy, words in (("fsx", "8-bit quantizer with float scale"), (wide, "16-bit quantizer")):
+    for strategy, words in (("fsx", "8 bits with float scale"), (wide, "16 bits with power-of-two scale")):
         with pytest.raises(StrategyError, match=rf"dense/kernel: .*{data_type}.*{words}.*mixed_{data_type}"):
             make_plan(strategy, model)
 

@@ -103,10 +103,9 @@ def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
             continue
         scale = "power-of-two" if row.spec.pow2 else "float"
         raise StrategyError(
-            f"{row.name}: the layer keeps its variables in {kind}, which cannot hold the values of a "
-            f"{row.spec.bit_width}-bit quantizer with {scale} scale. Allowed there: power-of-two scale and "
-            f"at most {bits + 1} bits, or a model whose variables are float32 (dtype policy 'mixed_{kind}' "
-            "or 'float32')"
+            f"{row.name}: the layer keeps its variables in {kind}, which cannot hold quantized values of "
+            f"{row.spec.bit_width} bits with {scale} scale. Allowed there: power-of-two scale and at most "
+            f"{bits + 1} bits, or a model whose variables are float32 (policy 'mixed_{kind}' or 'float32')"
         )
 
 
