@@ -66,20 +66,30 @@ def _register() -> None:
 
 
 class _WhenKerasComes(importlib.abc.MetaPathFinder):
-    """Finds Keras as anybody would, and has the names registered after it is imported."""
+    """Finds Keras as anybody would, and has the names registered after it is imported.
+
+    It stays until then: others ask where Keras is without importing it, as TensorFlow does.
+    """
+
+    _asking = False
 
     def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
         """As `importlib` asks."""
         del path, target
-        if fullname != "keras":
+        if fullname != "keras" or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def then_register(module: ModuleType) -> None:
                 execute(module)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
                 _register()
 
             spec.loader.exec_module = then_register  # type: ignore[method-assign]

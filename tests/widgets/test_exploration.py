@@ -14,6 +14,7 @@ from tests import zoo
 from vqkit.errors import StrategyError
 from vqkit.experiment.store import Store
 from vqkit.experiment.trial import CancelledError
+from vqkit.files import UnwritableError
 from vqkit.flow import make_plan
 from vqkit.flow.data import Data
 from vqkit.flow.plan import Role
@@ -153,7 +154,7 @@ def test_evaluate_save_track(work: Exploration, tmp_path: Path) -> None:
     assert Strategy.load(file) == trial.quantized.strategy
     with pytest.raises(StrategyError, match=r"\.json"):
         work.save(tmp_path / "mine.txt")
-    with pytest.raises(StrategyError, match="cannot be written"):
+    with pytest.raises(UnwritableError, match="cannot be written"):
         work.save(tmp_path / "mine.json" / "below a file.json")
 
     key = work.track(tmp_path / "runs")

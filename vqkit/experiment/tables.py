@@ -31,14 +31,15 @@ def text_table(
         header: one title per column.
         rows: cells, each row as long as `header`.
         left: columns aligned to the left.
-        widest: longest cell shown in full; longer ones lose their middle.
+        widest: longest cell shown in full; longer ones lose their middle, but for those of an only column.
         width: of the whole table; where it leaves room, left columns may be wider than `widest`.
 
     Returns:
         Lines joined by newlines, no trailing spaces.
     """
     plain = [[" ".join(cell.split()) for cell in row] for row in [header, *rows]]
-    limits = _limits([max(map(len, column)) for column in zip(*plain, strict=True)], left, widest, width)
+    needed = [max(map(len, column)) for column in zip(*plain, strict=True)]
+    limits = needed if len(needed) == 1 else _limits(needed, left, widest, width)
     cells = [[elide(cell, limit) for cell, limit in zip(row, limits, strict=True)] for row in plain]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * w for w in widths])
