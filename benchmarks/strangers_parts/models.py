@@ -88,9 +88,14 @@ def words(*shape: int, of: tuple[str, ...] = ("cat", "dog", "eel", "owl")) -> np
 
 def lived_in(model: Any) -> Any:
     """The model with batch statistics, scales and biases as after training, not as they begin."""
+    from keras.layers import Normalization
+
     random = rng(1)
     for layer in every_layer(model):
-        for variable in layer.weights if not hasattr(layer, "layers") else ():
+        # What such a layer has adapted to stands in constants, which its variables no longer move.
+        if hasattr(layer, "layers") or isinstance(layer, Normalization):
+            continue
+        for variable in layer.weights:
             name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
             if "variance" in name:
                 variable.assign(random.uniform(0.3, 3.0, shape))

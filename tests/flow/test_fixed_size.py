@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 import vqkit
-from vqkit.errors import DataError
+from vqkit.errors import DataError, ModelError
 from vqkit.train.distill import DistillationData
 
 L = keras.layers
@@ -103,11 +105,15 @@ def test_training_with_quantization() -> None:
     assert vqkit.evaluate(deployed.model, images, np.zeros(11, int)).n == 11
 
 
-def test_a_stateful_layer_keeps_its_state_out_of_the_check() -> None:
+def test_a_stateful_layer_keeps_its_state_out_of_the_check(tmp_path: Path) -> None:
     x = keras.Input((5, 3), batch_size=2)
     model = keras.Model(x, L.Dense(2)(L.LSTM(3, stateful=True)(x)))
     images = R.normal(size=(4, 5, 3)).astype("float32")
+    # Somewhere within a sequence, as after any call.
+    model(images[:2])
     before = [np.array(v) for v in model.layers[1].states]
-    vqkit.quantize(model, "fs", images)
+    quantized = vqkit.quantize(model, "fs", images)
+    with pytest.raises(ModelError, match=r"'lstm.*' .LSTM. cannot be exported: it is stateful"):
+        vqkit.export(quantized, tmp_path / "m.onnx")
     for a, b in zip(before, model.layers[1].states, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -16,6 +16,7 @@ from vqkit.flow.solve import bake
 from vqkit.graph.ir import Layer, Node, Ref, refs
 from vqkit.graph.match import activation_name
 from vqkit.graph.simplify import WEIGHTED
+from vqkit.graph.state import recurrent_states
 
 
 def lower(quantized: Any) -> Program:
@@ -243,6 +244,9 @@ def _refuse_strange(node: Node, layer: Layer) -> None:
     if layer.config.get("data_format") == "channels_first":
         raise ModelError(f"{where}: it is channels_first. Build the model with channels_last; its ONNX file "
                          "is channels_first inside all the same")  # fmt: skip
+    if layer.source is not None and recurrent_states(layer.source):
+        raise ModelError(f"{where}: it is stateful, and a file keeps nothing from one batch to the next. "
+                         "Build it with stateful=False, or export keras or saved_model")  # fmt: skip
 
 
 def _refuse_type(node: Node, layer: Layer, dtype: str) -> None:

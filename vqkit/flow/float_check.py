@@ -16,6 +16,7 @@ from vqkit.flow.data import leaves, map_inputs
 from vqkit.graph.copies import make_all_live, not_saved
 from vqkit.graph.ir import Graph, Node, map_refs
 from vqkit.graph.keras_io import replay, tensors
+from vqkit.graph.state import recurrent_states
 
 SAMPLES = 4
 BOUND = 1e-4
@@ -39,12 +40,13 @@ def check_float(model: Any, graph: Graph, batch: Any) -> list[str]:
     """
     given = tensors(graph, _few(graph, batch))
     copies = make_all_live(graph)
-    own = _outputs(lambda: model(_nested(graph, given), training=False))
-    ours = _outputs(lambda: replay(graph, copies, given))
+    users = {name: layer.source for name, layer in graph.layers.items()}
+    own = _outputs(lambda: model(_nested(graph, given), training=False), users)
+    ours = _outputs(lambda: replay(graph, copies, given), copies)
     notes = not_saved(graph)
     if all(map(_alike, own, ours)):
         return notes
-    if not all(map(_alike, own, _outputs(lambda: model(_nested(graph, given), training=False)))):
+    if not all(map(_alike, own, _outputs(lambda: model(_nested(graph, given), training=False), users))):
         return [
             *notes,
             f"model {graph.name!r} gives other values each time it is called with the same inputs",
@@ -62,11 +64,15 @@ def _nested(graph: Graph, given: Mapping[str, Any]) -> Any:
     return map_refs(lambda r: given[names[r.id]], graph.input_struct)
 
 
-def _outputs(run: Any) -> list[np.ndarray]:
-    """Outputs as arrays. What layers assign while they run is dropped: moving states, random states."""
+def _outputs(run: Any, live: Mapping[str, Any]) -> list[np.ndarray]:
+    """Outputs as arrays. What layers assign while they run is dropped: moving states, random states.
+
+    Stateful recurrent layers begin a sequence, wherever their last call left them.
+    """
     import keras
 
-    with keras.StatelessScope():
+    states = [v for layer in live.values() for v in recurrent_states(layer)]
+    with keras.StatelessScope([(v, keras.ops.zeros(v.shape, v.dtype)) for v in states]):
         return [_array(t) for t in keras.tree.flatten(run())]
 
 
@@ -100,14 +106,15 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def _parting(graph: Graph, copies: Mapping[str, Any], given: Mapping[str, Any], own: list[np.ndarray],
              ours: list[np.ndarray]) -> str:  # fmt: skip
     by_node: list[dict[str, list[np.ndarray]]] = []
-    for live in ({name: layer.source for name, layer in graph.layers.items()}, copies):
+    users = {name: layer.source for name, layer in graph.layers.items()}
+    for live in (users, copies):
         seen: dict[str, list[np.ndarray]] = {}
 
         def keep(node: Node, outputs: tuple[Any, ...], seen: dict[str, list[np.ndarray]] = seen) -> Any:
             seen[node.name] = [_array(t) for t in outputs]
             return outputs
 
-        _outputs(lambda live=live, keep=keep: replay(graph, live, given, keep))
+        _outputs(lambda live=live, keep=keep: replay(graph, live, given, keep), live)
         by_node.append(seen)
     worst = max(
         distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True)

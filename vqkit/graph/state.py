@@ -95,8 +95,21 @@ def give_random_state(source: Any, live: Any) -> None:
             mine.state.assign(seed.state)
 
 
+def recurrent_states(layer: Any) -> list[Any]:
+    """The variables in which a layer, or one within it, keeps the end of a sequence for the next batch.
+
+    Args:
+        layer: a live Keras layer or operation.
+    """
+    import keras
+
+    stateful = (p for p in _parts(layer) if getattr(p, "stateful", False) and getattr(p, "states", None))
+    return [v for p in stateful for v in keras.tree.flatten(p.states)]
+
+
 def _parts(layer: Any) -> list[Any]:
-    return list(layer._flatten_layers(include_self=True, recursive=True))
+    flatten = getattr(layer, "_flatten_layers", None)
+    return [layer] if flatten is None else list(flatten(include_self=True, recursive=True))
 
 
 def _writes(cls: type, method: str) -> bool:
