@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of float32 arithmetic in another order; half precision has 2**-8 of its own.
 ROUNDING, HALF_ROUNDING = 1e-4, 3e-2
 CLOSE_DB = 35.0
-# Outputs in a runtime must be within the bound of `cross_check`, or, since with a few dozen values its 99 %
-# forbid a single one that a tie moved by two: this share within one unit of the last bit, and none farther.
-AGREEING, FARTHEST = 0.95, 3.0
+# A runtime must be within the bounds of `cross_check`. With a few dozen values their 99 % forbid a single one
+# that a tie moved by two, and a steep function behind the last quantizer makes many units of an output of one
+# code; so else each quantized tensor must have this share within one code, and none farther than so many.
+AGREEING, FARTHEST = 0.9, 3.0
 SIXTEEN = {"weight_bit": 16, "activation_bit": 16, "bias_bit": 16, "input_bit": 16}
 LOAD = """
 import json, sys
@@ -205,11 +206,13 @@ def _exported(quantized: Any, x: Any, folder: Path, form: str, runtime: str) -> 
 
     path = folder / f"model.{form}"
     vqkit.export(quantized, path)
-    check = vqkit.cross_check(quantized, x, (runtime,), strict=False, layers=False)
-    share, largest = check.metrics[f"{runtime}_output_within_1"], check.metrics[f"{runtime}_output_max"]
-    if check.first and (share < AGREEING or largest > FARTHEST):
-        raise WrongError(f"departs: {check.summary()[0]}")
-    return None, f"{largest:.2g}"
+    check = vqkit.cross_check(quantized, x, (runtime,), strict=False)
+    far = check.table[~check.table.tensor.str.startswith("output")]
+    far = far if len(far) else check.table
+    far = far[(far.beyond_1 > 1 - AGREEING) | (far.max_codes > FARTHEST)]
+    if check.first and len(far):
+        raise WrongError(f"departs at {far.iloc[0].tensor}: {check.summary()[0]}")
+    return None, f"{check.metrics[f'{runtime}_output_max']:.2g}"
 
 
 def load_fresh(lines: list[Line], folders: dict[str, Path]) -> None:

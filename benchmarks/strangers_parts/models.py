@@ -93,7 +93,7 @@ def lived_in(model: Any) -> Any:
     random = rng(1)
     for layer in every_layer(model):
         # What such a layer has adapted to stands in constants, which its variables no longer move.
-        if hasattr(layer, "layers") or isinstance(layer, Normalization):
+        if hasattr(layer, "layers") or isinstance(getattr(layer, "layer", layer), Normalization):
             continue
         for variable in layer.weights:
             name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
