@@ -115,7 +115,8 @@ def lines(case: Any, only: list[str] | None) -> Iterator[Line]:
     """Every row of the table as soon as it is measured."""
     import keras
 
-    from vqkit.flow import evaluate, quantize
+    from vqkit.evaluation import evaluate
+    from vqkit.quantization import quantize
     from vqkit.strategy import Strategy
 
     model = keras.saving.load_model(case.model_path, compile=False)

@@ -108,7 +108,7 @@ def measure(name: str, strategies: Iterable[str]) -> Iterator[Line]:
 
 
 def _quantized(name: str, strategy: str, model: Any, x: np.ndarray) -> Line:
-    from vqkit.flow import quantize
+    from vqkit.quantization import quantize
 
     start = time.perf_counter()
     quantized = quantize(model, strategy, x)

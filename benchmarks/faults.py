@@ -36,8 +36,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tests.robustness.faults import FAULTS, can_fill_a_disk  # noqa: E402
-from tests.robustness.inputs import TARGETS  # noqa: E402
+from tests.system.robustness.faults import FAULTS, can_fill_a_disk  # noqa: E402
+from tests.system.robustness.inputs import TARGETS  # noqa: E402
 
 Row = dict[str, Any]
 PAGE = ROOT / "docs" / "faults.md"
@@ -74,9 +74,9 @@ def guided(entry: str, runs: int) -> Row:
         return {"entry": f"{entry} ({ATHERIS})", "skipped": f"{ATHERIS} is not installed"}
     code = (
         "import atheris, resource, sys\n"
-        "parts = ['vqkit.strategy', 'vqkit.experiment.form', 'vqkit.experiment.sweep']\n"
+        "parts = ['vqkit.strategy', 'vqkit.sweeps.spec', 'vqkit.sweeps.spec']\n"
         "with atheris.instrument_imports(include=parts):\n"
-        "    from tests.robustness import targets\n"
+        "    from tests.system.robustness import targets\n"
         "seen = {True: 0, False: 0}\n"
         "def one(data):\n"
         f"    seen[targets.{entry}(data)] += 1\n"
@@ -90,7 +90,7 @@ def guided(entry: str, runs: int) -> Row:
     with tempfile.TemporaryDirectory() as corpus:
         import yaml
 
-        from tests.robustness import targets
+        from tests.system.robustness import targets
 
         base = json.dumps(targets.BASES[0]) if entry == "strategy_file" else yaml.safe_dump(targets.SWEEP)
         Path(corpus, "base").write_text(base)

@@ -6,7 +6,7 @@ Random weights, batch norms with statistics of their own, images as small as the
 For each the largest difference, of the largest value: of the graph as it was read (`lower`), and after the
 optimize pipeline of `pof2s` (batch norm folded, channels equalized), where rounding differs; beside it, how
 far one rounding of the input moves the model itself: random deep nets amplify it (EfficientNetV2M to 0.6).
-The process ends with 1 if a graph as read differs by more than the bound of `vqkit.flow.float_check`.
+The process ends with 1 if a graph as read differs by more than the bound of `vqkit.quantization.float_model`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def distances(name: str) -> dict[str, Any]:
     """The differences of one architecture."""
     import keras
 
-    from vqkit.flow.float_check import check_float, distance
-    from vqkit.flow.prepared import as_strategy, graphs
     from vqkit.graph.keras_io import lower, raise_model
+    from vqkit.quantization.float_model import check_float, distance
+    from vqkit.quantization.prepare import as_strategy, graphs
 
     keras.utils.set_random_seed(0)
     model, size = build(name, classifier_activation=None)
@@ -74,7 +74,7 @@ def distances(name: str) -> dict[str, Any]:
 
 def main() -> int:
     """Print a line for each architecture, and the largest differences."""
-    from vqkit.flow.float_check import BOUND
+    from vqkit.quantization.float_model import BOUND
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these architectures (default: all)")

@@ -36,14 +36,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 
-from tests.experiment import records as make  # noqa: E402
-from tests.experiment.server import mlflow_server  # noqa: E402
+from tests.support import records as make  # noqa: E402
+from tests.support.server import mlflow_server  # noqa: E402
 
 Result = dict[str, Any]
 WRITERS = 8
 WRITE = """
 import pathlib, sys
-from vqkit.experiment.track import Tracker
+from vqkit.runs.mlflow import Tracker
 runs = pathlib.Path(sys.argv[1])
 tracker = Tracker.open(sys.argv[2], runs_dir=runs)
 for folder in sorted(runs.glob("variants/*")):
@@ -60,7 +60,7 @@ def trivial(folder: Path, variants: int) -> Any:
     """A sweep of so many variants of a model with two Dense layers."""
     import keras
 
-    from vqkit.experiment.sweep import Sweep
+    from vqkit.sweeps.spec import Sweep
 
     keras.utils.set_random_seed(0)
     layers = [keras.Input((4,)), keras.layers.Dense(3, name="a"), keras.layers.Dense(2, name="b")]
@@ -78,10 +78,10 @@ def trivial(folder: Path, variants: int) -> Any:
 
 def plan(folder: Path, variants: int) -> Result:
     """Planning, resuming and listing."""
-    from vqkit.experiment.console import step_table
-    from vqkit.experiment.runner import steps
-    from vqkit.experiment.store import RunRecord, Status, Store
-    from vqkit.experiment.validate import Resolved, opened
+    from vqkit.cli.console import step_table
+    from vqkit.execution.runner import steps
+    from vqkit.runs.store import RunRecord, Status, Store
+    from vqkit.sweeps.resolve import Resolved, opened
 
     sweep = trivial(folder, variants)
     runs = Store.at(folder / "runs")
@@ -119,7 +119,7 @@ def plan(folder: Path, variants: int) -> Result:
 
 
 def _part(sweep: Any, points: list[dict[str, Any]]) -> Any:
-    from vqkit.experiment.sweep import Sweep
+    from vqkit.sweeps.spec import Sweep
 
     kept = {k: v for k, v in sweep.spec.model_dump().items() if k not in ("axes", "n", "mode", "variants")}
     return Sweep.from_dict({**kept, "mode": "list", "variants": points}, base_dir=sweep.base_dir)
@@ -141,8 +141,8 @@ def held() -> dict[str, float]:
 
 def sweep(folder: Path, variants: int) -> Result:
     """Real variants, one after the other in warm kernels."""
-    from vqkit.experiment.runner import Options, run_sweep
-    from vqkit.experiment.store import Store
+    from vqkit.execution.runner import Options, run_sweep
+    from vqkit.runs.store import Store
 
     runs, ends, memory = Store.at(folder / "runs"), [time.perf_counter()], []
 
@@ -188,8 +188,8 @@ def recorded(folder: Path, n: int, samples: int = 450) -> list[str]:
 
 def compare(folder: Path, n: int) -> Result:
     """The leaderboard, and two runs side by side."""
-    from vqkit.experiment.compare import render
-    from vqkit.experiment.difference import difference
+    from vqkit.comparison.difference import difference
+    from vqkit.comparison.leaderboard import render
 
     keys = recorded(folder, n)
     render(folder, where={"weight_bit": 2}, limit=2)
@@ -206,7 +206,7 @@ def compare(folder: Path, n: int) -> Result:
 
 def writers(folder: Path, each: int) -> Result:
     """Processes that log to one server at once, through a database that none has prepared."""
-    from tests.robustness.scene import store_runs
+    from tests.system.robustness.scene import store_runs
 
     with mlflow_server(folder / "server") as server:
         for i in range(WRITERS):

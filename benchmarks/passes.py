@@ -57,7 +57,8 @@ def measure(variants: list[tuple[str, str, dict[str, Any]]], n_eval: int | None)
     import assets
     import keras
 
-    from vqkit.flow import evaluate, quantize
+    from vqkit.evaluation import evaluate
+    from vqkit.quantization import quantize
     from vqkit.strategy import Strategy
 
     case = assets.load("mobilenet", n_eval=n_eval)

@@ -63,8 +63,8 @@ class Case:
 
 def quickstart() -> Case:
     """The digits net; the calibration images are the first training ones, so their labels are known."""
-    from vqkit.experiment.quickstart import N_CALIB, _digits, quickstart_data, quickstart_model
-    from vqkit.flow import load_model
+    from vqkit.models import load_model
+    from vqkit.sweeps.quickstart import N_CALIB, _digits, quickstart_data, quickstart_model
 
     data = quickstart_data()
     net = load_model(quickstart_model(Path(tempfile.gettempdir()) / "vqkit-recover"))
@@ -74,7 +74,7 @@ def quickstart() -> Case:
 def mobilenet() -> Case:
     """MobileNetV1-0.25 at 224 pixels."""
     from benchmarks.accuracy import load_case
-    from vqkit.flow import load_model
+    from vqkit.models import load_model
 
     found = load_case("mobilenet", 500, None)
     return Case(load_model(found.model_path), found.x_calib, found.x_eval, found.y_eval)
@@ -101,7 +101,7 @@ def qat(case: Case, chosen: Any, *, epochs: int, rate: float, factor: float, bat
     import keras
 
     from vqkit import deploy_model, qat_model
-    from vqkit.train import Distillation, DistillationData, QATAdam, ends_in_softmax
+    from vqkit.qat import Distillation, DistillationData, QATAdam, ends_in_softmax
 
     keras.utils.set_random_seed(0)
     model = qat_model(case.net, chosen, case.x_calib[:n_calib])
@@ -143,7 +143,7 @@ def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], wa
     import keras
 
     from vqkit import deploy_model, qat_model
-    from vqkit.train import (
+    from vqkit.qat import (
         Distillation,
         DistillationData,
         QATAdam,
@@ -152,7 +152,7 @@ def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], wa
         flips_and_shifts,
         warm_cosine,
         with_features,
-    )  # fmt: skip
+    )
 
     keras.utils.set_random_seed(0)
     model = qat_model(case.net, chosen, case.x_calib[:200])
@@ -168,7 +168,7 @@ def from_features(case: Case, chosen: Any, *, epochs: int, layers: list[str], wa
 @cache
 def balanced(case: Case) -> Case:
     """The same with channels of the sizes that suit power-of-two scales per tensor."""
-    from vqkit.train import balance_channels
+    from vqkit.qat import balance_channels
 
     start = strategy("pof2s", (8, 8), cle_to_relu6=True)
     return replace(case, net=balance_channels(case.net, start, case.x_calib[:64]))
@@ -179,7 +179,7 @@ def from_balance(case: Case, *, epochs: int, bias_bit: int = 16) -> Any:
     import keras
 
     from vqkit import deploy_model, qat_model
-    from vqkit.train import (
+    from vqkit.qat import (
         Distillation,
         DistillationData,
         QATAdam,

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.browser.lab import Lab, Notebook, code_notebook, serve
+from tests.system.browser.lab import Lab, Notebook, code_notebook, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ".vq-bench"
 MODELS = {
     "quickstart": """
-from vqkit.experiment.quickstart import quickstart_model, quickstart_data
+from vqkit.sweeps.quickstart import quickstart_model, quickstart_data
 net, images = vq.load_model(quickstart_model("../runs/cache")), quickstart_data().x_calib""",
     "resnet8": f"""
 import sys; sys.path.insert(0, {str(ROOT.parent / "shared")!r})
@@ -148,7 +148,7 @@ def _change(opened: Notebook, key: str, press: str) -> dict[str, float]:
 
 def measure_compare(lab: Lab, changes: int) -> dict[str, float]:
     """Seconds from Enter in the filter, and from a click on a mark, to the changed page; medians."""
-    from tests.browser.test_compare import fill
+    from tests.system.browser.test_compare import fill
 
     fill(lab.root / "runs")
     box, found = ".vq-compare", {"filter": [], "click": []}  # type: ignore[var-annotated]

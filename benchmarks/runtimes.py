@@ -90,8 +90,8 @@ def answers(run: Any, x: np.ndarray, name: str, batch: int) -> tuple[np.ndarray,
 def lines(case: Any, strategy: str, n_layers: int, batch: int) -> Iterator[Line]:
     """The simulation's row, then one for each runtime, as soon as it is measured."""
     import vqkit
-    from vqkit.export.accumulator import with_int32_biases
     from vqkit.export.lowering import lower
+    from vqkit.export.program import with_int32_biases
 
     base, changes = STRATEGIES[strategy]
     chosen = vqkit.build_strategy(base, changes)
@@ -110,7 +110,7 @@ def compared(
 ) -> Iterator[Line]:  # fmt: skip
     """The rows of one simulation and the runtimes beside it."""
     from vqkit.export.crosscheck import cross_check
-    from vqkit.export.witnesses import MAKERS, simulation
+    from vqkit.export.runtimes import MAKERS, simulation
 
     name, y, few = next(iter(program.inputs)), case.y_eval, case.x_eval[:n_layers]
     truth, seconds = answers(simulation(quantized, False, program), case.x_eval, name, batch)

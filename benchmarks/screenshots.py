@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.browser.lab import Lab, Notebook, code_notebook, serve
+from tests.system.browser.lab import Lab, Notebook, code_notebook, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +49,7 @@ def asked(opened: Notebook) -> None:
 
 
 SENSITIVITY = """import vqkit as vq
-from vqkit.experiment.quickstart import quickstart_model
+from vqkit.sweeps.quickstart import quickstart_model
 net, images = vq.load_model(quickstart_model("../runs/cache")), vq.load_data("digits")
 vq.sensitivity(net, images, bits=(4,), modes=("only", "all_but"), progress=False)"""
 # In this order: the sweep is what the comparison compares.

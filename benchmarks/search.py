@@ -45,7 +45,7 @@ def engines(name: str, n_calib: int, n_eval: int | None, asked: int = 1000) -> t
     """Engine on all labelled samples, one on `asked` for sensitivities, and the model."""
     import keras
 
-    from vqkit.flow.data import Data
+    from vqkit.quantization.data import Data
     from vqkit.search import Engine
 
     case = load_case(name, n_calib, n_eval)
@@ -99,7 +99,7 @@ def draw_front(rows: list[dict[str, Any]], float_accuracy: float, n: int, path: 
     """Accuracy against size of mixed and of uniform strategies, with 95 % intervals."""
     from matplotlib.figure import Figure
 
-    from vqkit.experiment.significance import wilson
+    from vqkit.statistics import wilson
 
     fig = Figure(figsize=(7, 4), layout="constrained")
     ax = fig.subplots()
@@ -176,9 +176,9 @@ def random(n_eval: int | None) -> dict[str, Any]:
     The search begins with points that integer programming gives from sensitivities; the time these take is
     taken off its budget as trials that find nothing.
     """
-    from vqkit.flow import prepare
+    from vqkit.quantization.prepare import prepare
     from vqkit.search import allocation
-    from vqkit.search.precision import Options
+    from vqkit.search.mixed_precision import Options
     from vqkit.search.questions import units
     from vqkit.strategy import Strategy
 
@@ -217,7 +217,7 @@ def trials_of(evaluator: Measured, axes: list[str], kind: str, seed: int, start:
               trials: int) -> list[tuple[float, float]]:  # fmt: skip
     """(size, accuracy) of each trial in order."""
     from vqkit.search.loop import run
-    from vqkit.search.space import Search
+    from vqkit.search.study import Search
 
     value = {
         "name": f"{kind}-{seed}", "model": "resnet8.keras", "data": "digits", "strategy": "fsx",
@@ -253,7 +253,7 @@ def draw(curves: dict[str, list[list[float]]], path: Path) -> None:
 def kill(n_eval: int | None) -> dict[str, Any]:
     """The same study whether or not the search was killed with SIGKILL, at several moments."""
     del n_eval
-    from tests.search.counting import Counting, searched
+    from tests.support.counting import Counting, searched
 
     def numbers(found: Any) -> list[Any]:
         return [(t.number, dict(t.point), t.values, t.reason, t.violations) for t in found.trials]
@@ -263,7 +263,7 @@ def kill(n_eval: int | None) -> dict[str, Any]:
         whole = numbers(searched(Path(scratch, "whole"), 24, Counting()))
         for moment in (1.0, 2.5, 4.0):
             folder = Path(scratch, f"killed-{moment}")
-            command = [sys.executable, "-m", "tests.search.counting", str(folder), "24", "0.3"]
+            command = [sys.executable, "-m", "tests.support.counting", str(folder), "24", "0.3"]
             child = subprocess.Popen(command, cwd=ROOT)
             while not (folder / "best.json").exists():
                 time.sleep(0.05)
@@ -289,10 +289,12 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
     machine's load that changes meanwhile does not favour either. What a process pays once (TensorFlow makes
     its kernels) neither pays: a run at once goes ahead, and its seconds are told beside the ratio.
     """
-    from vqkit.flow import evaluate, prepare, quantize
+    from vqkit.evaluation import evaluate
+    from vqkit.quantization import quantize
+    from vqkit.quantization.prepare import prepare
     from vqkit.search import sensitivity as ask
+    from vqkit.search.engine import tallied
     from vqkit.search.questions import questions, strategy_for, units
-    from vqkit.search.tally import tallied
     from vqkit.strategy import Strategy
 
     images, kinds = n_eval or 1000, ("weights", "activations")

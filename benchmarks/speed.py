@@ -45,7 +45,7 @@ BEGIN, END = "<!-- speed: written by benchmarks/speed.py -->", "<!-- /speed -->"
 
 def kl(bins: int, repeats: int) -> Result:
     """CPU time of one KL search at 8 bits on a heavy-tailed histogram of a million values."""
-    from vqkit.primitives.divergence import best_width
+    from vqkit.primitives.kl import best_width
 
     values = np.abs(np.random.default_rng(0).standard_t(3, 1_000_000)).astype(np.float32)
     counts = np.histogram(values, bins)[0]

@@ -41,7 +41,7 @@ Result = dict[str, Any]
 UNIT = """
 import json, os, resource, sys, time
 import vqkit as vq
-from vqkit.experiment.environment import for_workers, load_tensorflow
+from vqkit.environment import for_workers, load_tensorflow
 os.environ.update(for_workers(int(sys.argv[3])))
 load_tensorflow()
 import tensorflow as tf
@@ -165,7 +165,7 @@ def separate(
 
 def variants(runs: Path) -> list[float]:
     """Seconds of each variant that found its kernel warm."""
-    from vqkit.experiment.store import Store
+    from vqkit.runs.store import Store
 
     records = Store.at(runs).records()
     return [r.metrics["seconds_total"] for r in records if r.environment["kernel"].startswith("warm")]
@@ -230,7 +230,7 @@ CASES = {
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    from benchmarks.speed import machine
+    from benchmarks.speed_parts.common import machine
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=list(CASES), help="these cases only")

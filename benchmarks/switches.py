@@ -2,7 +2,8 @@
 
     python benchmarks/switches.py [--seconds S] [--seed N] [--quantize K] [--golden DIR]
 
-The graphs are those of tests/zoo.py, of the recorded models in DIR (tests/golden by default) and random
+The graphs are those of tests/support/zoo.py, of the recorded models in DIR (tests/golden by default) and
+random
 ones. For each strategy, with and without `vitis_compat`: every tensor has its row; what layers with quantized
 weights read is quantized; the optimized graph computes what the model computes; in compat the quantized
 tensors are those that the description of the reference says (benchmarks/switch_parts/placement.py). Every
@@ -70,8 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _models(golden: Path) -> Iterator[Any]:
     from benchmarks.golden_parts import ir
     from benchmarks.golden_parts.models import read
-    from tests import zoo
-    from tests.graph import programs
+    from tests.support import programs, zoo
 
     yield from map(zoo.build, zoo.NAMES)
     for path in sorted(golden.glob("model_*.json")):
@@ -118,7 +118,7 @@ class _Walk:
         import keras
         import numpy as np
 
-        from tests import zoo
+        from tests.support import zoo
         from vqkit.graph.keras_io import lower
 
         if id(model) not in self._lowered:
@@ -131,7 +131,8 @@ class _Walk:
         import keras
         import numpy as np
 
-        from vqkit.flow import predict, quantize
+        from vqkit.evaluation import predict
+        from vqkit.quantization import quantize
         from vqkit.strategy import Strategy
 
         chosen = Strategy.builtin(strategy).with_kwargs(**kwargs)

@@ -57,7 +57,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[str], Any]:
     """`tiny("residual")`: a model of the zoo, built once per session and name. Do not change it."""
-    from tests import zoo
+    from tests.support import zoo
 
     built: dict[str, Any] = {}
 
@@ -72,6 +72,6 @@ def tiny() -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def quickstart_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained quickstart net, cached across the session's workers."""
-    from vqkit.experiment.quickstart import quickstart_model
+    from vqkit.sweeps.quickstart import quickstart_model
 
     return quickstart_model(tmp_path_factory.getbasetemp().parent / "quickstart-cache")

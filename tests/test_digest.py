@@ -9,7 +9,7 @@ import pytest
 
 import vqkit
 from vqkit import digest
-from vqkit.experiment.variant import code_digest
+from vqkit.sweeps.variant import code_digest
 
 PACKAGE = Path(vqkit.__file__).parent
 FILES = sorted(
@@ -35,13 +35,26 @@ def test_every_entry_is_of_a_file() -> None:
 
 
 COMPUTES = (
-    "primitives/native.cc", "primitives/kernels.py", "keras2/functions.py", "keras2/raw_ops.py", "digest.py",
-    "graph/fold.py", "flow/quality.py", "train/learned.py", "experiment/measure.py", "search/tally.py",
-)  # fmt: skip
+    "primitives/native.cc",
+    "primitives/kernels.py",
+    "models/keras2/operations.py",
+    "models/keras2/operations.py",
+    "digest.py",
+    "graph/passes/simplify.py",
+    "evaluation/__init__.py",
+    "qat/layers.py",
+    "execution/run_api.py",
+    "search/engine.py",
+)
 SHOWS = (
-    "plots/style.py", "widgets/explorer.py", "widgets/page.css", "cli/runs.py", "experiment/compare.py",
-    "experiment/templates/report.html.j2", "strategy/explain.py", "flow/plan_html.py",
-)  # fmt: skip
+    "plots/style.py",
+    "widgets/explorer.py",
+    "widgets/static/page.css",
+    "cli/runs.py",
+    "comparison/leaderboard.py",
+    "comparison/templates/report.html.j2",
+    "strategy/explain.py",
+)
 
 
 @pytest.mark.parametrize("part", COMPUTES)
@@ -72,31 +85,32 @@ def test_one_byte_in_a_numeric_file_is_another_digest_and_in_a_view_the_same(tmp
         seen.add(digest.of_json({**before, name: digest.of_file(package / name)}))
     assert len(seen) == len(NUMERIC) + 1
     after = digest.sources(package)
-    assert [n for n in before if before[n] == after[n]] == [f"_data/strategies/{n}.json" for n in
-                                                           ("fs", "fsx", "pof2s", "pof2s_tqt")]  # fmt: skip
+    assert [n for n in before if before[n] == after[n]] == [
+        f"_data/strategies/{n}.json" for n in ("fs", "fsx", "pof2s", "pof2s_tqt")
+    ]
     (tmp_path / "strategies" / "fs.json").write_text("{}")
-    (package / "flow" / "unheard_of.py").write_text("")
+    (package / "quantization" / "unheard_of.py").write_text("")
     (package / "unheard_of").mkdir()
     (package / "unheard_of" / "x.py").write_text("")
     now = digest.sources(package)
     assert {n for n in now if now[n] != after.get(n)} == {
-        "_data/strategies/fs.json", "flow/unheard_of.py", "unheard_of/x.py",
+        "_data/strategies/fs.json", "quantization/unheard_of.py", "unheard_of/x.py",
     }  # fmt: skip
 
 
 def test_the_key_and_every_cache_hold_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from tests.test_files import filled
-    from vqkit.flow import content
+    from vqkit.bench import cache
 
     filled(tmp_path)
     key, kept = code_digest("notebook"), {p for p in tmp_path.rglob("*") if p.is_file()}
     monkeypatch.setattr(digest, "code_digest", lambda: "other code")
-    content.here.cache_clear()
+    cache.here.cache_clear()
     try:
         assert code_digest("notebook") != key
         filled(tmp_path)
     finally:
-        content.here.cache_clear()
+        cache.here.cache_clear()
     added = [p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("*") if p.is_file() and p not in kept]
     again = [p.relative_to(tmp_path).parts[0] for p in kept]
     assert sorted(added) == sorted(again)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 import vqkit
-from tests.damage import DAMAGES, cut, folder, foreign
+from tests.support.damage import DAMAGES, cut, folder, foreign
 from vqkit import files
 from vqkit.errors import RecordError
 from vqkit.files import DiskCache
@@ -180,7 +180,7 @@ def test_every_cache_of_a_run_folder_may_be_damaged(tmp_path: Path, caplog: pyte
 def test_a_damaged_quickstart_net_is_trained_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vqkit.experiment import quickstart
+    from vqkit.sweeps import quickstart
 
     trained: list[int] = []
     monkeypatch.setattr(quickstart, "_trained", lambda: trained.append(1) or small_model())

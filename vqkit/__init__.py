@@ -5,17 +5,28 @@
     images       ──load_data───────► Data ──────┴─quantize──► Quantized ─evaluate, sqnr─► numbers
     sweep.yaml   ──Sweep.load──► variants ──run_sweep──► one executed notebook and one record each ──► compare
 
-Floors; a module imports only from its own floor and those before it:
+A package imports only packages that stand before it:
 
-    0  errors, digest   the exceptions and the hashes
-    1  primitives       arrays in, arrays out: quantize a tensor, choose its range or position
-    2  strategy         what the user wants: the 2.5 JSON, loaded, validated, changed, dumped
-    3  graph, keras2    Keras model in, Keras model out, same function; models that Keras 2 saved
-    4  flow             plan, calibrate, quantize, audit, evaluate
-    4½ train            a model that learns with its quantization in place
-    5  experiment       variants, sweeps, notebooks, records, tracking, comparison
-    5  export           files for other runtimes, and the proof that they compute the same
-    6  plots, widgets, cli, vitis (the API of the original quantizer)
+    root          errors, hashes, files, tables, versions: what every package may use
+    primitives    arrays in, arrays out: one tensor's grid, how to choose it, how to apply it
+    runs          records of runs: the folder on disk, and mlflow as its index
+    strategy      the strategy file: read, checked, changed, resolved for a layer, dumped; no TensorFlow
+    graph         a Keras model in, a Keras model out, same function; knows no strategy
+    models        model files of any age as Keras 3 models
+    quantization  plan, calibrate, solve, refine, audit: strategy and graph meet here
+    evaluation    accuracy, SQNR, cost, and the preview of one quantizer
+    bench         many strategies on one model: what they share is computed once
+    targets       the DPU as tables, and which layers it runs
+    qat           quantization-aware training, and back to a quantized model
+    export        files for other runtimes, and the proof that they compute the same
+    plots         figures from tables and arrays
+    sweeps        a sweep file becomes variants, each planned before the first one runs
+    execution     variants run: as notebooks, in workers, on Dask, in the background
+    comparison    runs side by side: leaderboard, difference, report, reproduction
+    search        the search for a strategy: sensitivity, mixed precision, budget
+    vitis         the API of the original quantizer
+    widgets       what a person touches in a notebook
+    cli           the command line
 
 Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow. Keras loads
 models with vqkit's layers all the same, before or after.
@@ -23,6 +34,7 @@ models with vqkit's layers all the same, before or after.
 
 from __future__ import annotations
 
+from vqkit import _moved
 from vqkit._lazy import names_of
 from vqkit._registered import register
 from vqkit._version import __version__
@@ -30,30 +42,56 @@ from vqkit._version import __version__
 _WHERE = {
     "errors": ("VqkitError",),
     "strategy": ("Strategy",),
-    "flow": (
-        "Bench", "Data", "batches", "evaluate", "inspect", "make_plan", "sqnr", "tensor_values",
+    "bench": ("Bench",),
+    "quantization.data": (
+        "Data",
+        "batches",
     ),
+    "evaluation": (
+        "evaluate",
+        "sqnr",
+        "tensor_values",
+    ),
+    "targets": ("inspect",),
+    "quantization.prepare": ("make_plan",),
     "export.crosscheck": ("cross_check",),
-    "export.finalize": ("deploy_model", "quantize"),
-    "experiment.source": ("load_data", "load_model", "model_path"),
-    "experiment.store": ("Store",),
-    "experiment.sweep": ("Sweep",),
-    "experiment.variant": ("Settings", "build_strategy"),
-    "experiment.measure": (
-        "changes", "first_samples", "keep_figure", "record", "run_inputs", "score", "title", "workbench",
+    "export.files": (
+        "deploy_model",
+        "quantize",
+    ),
+    "sweeps.source": (
+        "load_data",
+        "load_model",
+        "model_path",
+    ),
+    "runs.store": ("Store",),
+    "sweeps.spec": ("Sweep",),
+    "sweeps.variant": (
+        "Settings",
+        "build_strategy",
+    ),
+    "execution.run_api": (
+        "changes",
+        "first_samples",
+        "keep_figure",
+        "record",
+        "run_inputs",
+        "score",
+        "title",
+        "workbench",
         "worst_tensors",
     ),
-    "experiment.runner": ("run_sweep",),
-    "experiment.training": ("make_quantized",),
-    "train": ("qat_model",),
+    "execution.runner": ("run_sweep",),
+    "sweeps.qat": ("make_quantized",),
+    "qat.model": ("qat_model",),
     "widgets.explorer": ("explore",),
-    "widgets.part": ("pick_part",),
-    "experiment.background": ("start_sweep",),
-    "experiment.calibration": ("calibration_study",),
+    "widgets.part_picker": ("pick_part",),
+    "execution.background": ("start_sweep",),
+    "comparison.calibration_study": ("calibration_study",),
     "widgets.compare": ("compare",),
     "widgets.sensitivity": ("sensitivity",),
     "widgets.watch": ("watch",),
-}  # fmt: skip
+}
 # The package `export` is the function of its name as well.
 _HOME = {"export": "", **{name: module for module, names in _WHERE.items() for name in names}}
 
@@ -101,4 +139,5 @@ __all__ = [
     "worst_tensors",
 ]
 __getattr__, __dir__ = names_of(__name__, _HOME)
+_moved.install()
 register()

@@ -17,24 +17,37 @@ from types import ModuleType
 from typing import Any
 
 HOMES = {
-    "graph.layers": (
-        "EqualizedReLU", "InlineActivation", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D",
+    "graph.passes.layers": (
+        "EqualizedReLU",
+        "InlineActivation",
+        "VitisAveragePooling2D",
+        "VitisGlobalAveragePooling2D",
         "VitisSigmoid",
     ),
-    "flow.layers": ("FakeQuantize", "RoundToType"),
-    "flow.integer_layers": (
-        "IntegerAveragePooling2D", "IntegerConv2D", "IntegerDense", "IntegerDepthwiseConv2D",
+    "quantization.layers": (
+        "FakeQuantize",
+        "RoundToType",
+        "QuantizedModel",
+    ),
+    "quantization.refine.integer_arithmetic": (
+        "IntegerAveragePooling2D",
+        "IntegerConv2D",
+        "IntegerDense",
+        "IntegerDepthwiseConv2D",
         "IntegerGlobalAveragePooling2D",
     ),
-    "flow.quantized_model": ("QuantizedModel",),
-    "train.batch_norm": ("FoldedBatchNorm",),
-    "train.distill": ("Distillation",),
-    "train.features": ("RelativeError",),
-    "train.learned": ("LearnedQuantize",),
-    "train.model": ("QATModel",),
-    "train.optimizer": ("QATAdam",),
-    "train.wrappers": ("QuantizedWeights",),
-}  # fmt: skip
+    "qat.batch_norm": ("FoldedBatchNorm",),
+    "qat.recipes": (
+        "Distillation",
+        "RelativeError",
+    ),
+    "qat.layers": (
+        "LearnedQuantize",
+        "QuantizedWeights",
+    ),
+    "qat.model": ("QATModel",),
+    "qat.callbacks": ("QATAdam",),
+}
 """Module below vqkit -> the classes in it that files hold."""
 
 BARE = ("QuantizedModel",)

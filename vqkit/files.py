@@ -1,7 +1,11 @@
-"""Files that this package writes and reads back: whole or not at all; a damaged one is told by its name.
+"""Files of vqkit and of runs: atomic writes, reads, locks, and where shipped folders lie.
+
+Files that this package writes and reads back: whole or not at all; a damaged one is told by its name.
 
 A file appears by one rename, so a kill leaves the old one or the new one. A folder is held by a lock that the
 kernel frees. A cache (`DiskCache`) may lose anything at any time: what cannot be read is computed again.
+
+Where the shipped strategies and notebooks lie, installed or in a checkout.
 """
 
 from __future__ import annotations
@@ -16,12 +20,12 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from vqkit import digest
-from vqkit.errors import RecordError
+from vqkit.errors import RecordError, VqkitError
 
 LOCK = ".lock"
 MOST_BYTES = 1 << 30
@@ -366,3 +370,23 @@ def process_alive(pid: int) -> bool:
     import psutil
 
     return pid > 0 and psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def resource_dir(kind: Literal["strategies", "notebooks"]) -> Path:
+    """Find a shipped folder: a wheel carries it inside the package, a checkout beside it.
+
+    Args:
+        kind: which folder.
+
+    Returns:
+        An existing directory.
+
+    Raises:
+        VqkitError: the installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    places = (package / "_data" / kind, package.parent / kind)
+    for place in places:
+        if place.is_dir():
+            return place
+    raise VqkitError(f"the folder {kind!r} is neither in {places[0]} nor in {places[1]}; reinstall vqkit")

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.flow.calibrate import Step
-from vqkit.flow.data import batches
-from vqkit.flow.plan import Row
-from vqkit.flow.solve import bake, weights_while_calibrating
-from vqkit.graph.keras_io import make_all_live
-from vqkit.graph.variables import assign_weights
+from vqkit.graph.copies import make_all_live
+from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import fake_quantize
 from vqkit.primitives.spec import Method
+from vqkit.quantization.calibrate import Step
+from vqkit.quantization.data import batches
+from vqkit.quantization.plan import Row
+from vqkit.quantization.solve import bake, weights_while_calibrating
 
 MARGIN = 1e-6
 """Relative distance from a boundary within which another TensorFlow build's sums may decide otherwise."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.golden_parts import PartResult
-from vqkit.primitives.divergence import best_width
 from vqkit.primitives.histogram import Histogram
+from vqkit.primitives.kl import best_width
 
 KL_KEY = re.compile(r"kl(?P<bits>\d+)(?P<passed>_if_bitwidth_were_passed)?")
 

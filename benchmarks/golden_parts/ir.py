@@ -106,7 +106,7 @@ def _call(entry: Mapping[str, Any], layers: dict[str, Any], read: list[Any]) -> 
 def _layer(name: str, kind: str, config: dict[str, Any]) -> Any:
     import keras
 
-    from vqkit.keras2.layers import make_layer
+    from vqkit.models.keras2.layers import make_layer
 
     if not hasattr(keras.layers, kind):
         raise UnknownTypeError(f"{name}: layer type {kind!r} is not known{nearest(kind, dir(keras.layers))}")

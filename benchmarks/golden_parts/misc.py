@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from benchmarks.golden_parts import PartResult
 from vqkit.primitives import kernels, reference
-from vqkit.primitives.dpu import average_pool_scale, dpu_sigmoid
+from vqkit.primitives.kernels import average_pool_scale, dpu_sigmoid
 from vqkit.primitives.spec import RoundMode
 
 POOL = re.compile(r"(?P<layer>\w+) in\((?P<image>[\d, ]+)\)(?: pool\((?P<window>[\d, ]+)\))?")
@@ -73,8 +73,8 @@ def _pooled_ones(key: str) -> np.float32:
     """What a pooling layer makes of an image of ones after the graph's conversion."""
     import keras
 
-    from vqkit.graph import dpu
     from vqkit.graph.keras_io import lower, raise_model
+    from vqkit.graph.passes import device
 
     match = POOL.fullmatch(key)
     if match is None:
@@ -83,7 +83,7 @@ def _pooled_ones(key: str) -> np.float32:
     window = match["window"]
     options = {"pool_size": tuple(map(int, window.split(",")))} if window else {}
     model = keras.Sequential([keras.Input((*image, 1)), getattr(keras.layers, match["layer"])(**options)])
-    converted = raise_model(dpu.average_pools(lower(model), vitis_compat=True))
+    converted = raise_model(device.average_pools(lower(model), vitis_compat=True))
     return np.asarray(converted(np.ones((1, *image, 1), np.float32))).ravel()[0]
 
 

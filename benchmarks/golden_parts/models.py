@@ -172,7 +172,7 @@ def _strategy(name: str, kwargs: Mapping[str, Any]) -> Any:
 
 def _quantized(recording: Recording, name: str, model: Any, *, compat: bool) -> Any:
     """As the run was made: its number of samples and of steps are among its keywords."""
-    from vqkit.flow import quantize
+    from vqkit.quantization import quantize
 
     kwargs = recording.runs[name]["kwargs"]
     calib = recording.inputs("calib", kwargs.get("_n"))
@@ -206,7 +206,7 @@ def _check_completed(run: Run, recording: Recording, name: str, model: Any) -> N
 def _check_failed(run: Run, recording: Recording, name: str, model: Any, thorough: bool) -> None:
     """The reference fails here; by default vqkit gives a model or refuses, and so does `vitis_compat`."""
     from vqkit.errors import StrategyError
-    from vqkit.flow import make_plan
+    from vqkit.quantization import make_plan
 
     error = " ".join(recording.runs[name]["error"].split())[:60]
     run.failed = "   the reference fails, see below"
@@ -238,7 +238,7 @@ def _largest_error(run: Run, recording: Recording, quantized: Any, mode: str) ->
 
 
 def _predicted(model: Any, x: Any) -> list[np.ndarray]:
-    from vqkit.flow import predict
+    from vqkit.evaluation import predict
 
     found = predict(model, x)
     return list(found) if isinstance(found, (list, tuple)) else [found]
@@ -268,8 +268,8 @@ def _weights(run: Run, quantized: Any, key: str, arrays: Mapping[str, np.ndarray
 
 def _key(row: Any, graph: Any) -> tuple[str, str]:
     """A plan row in the reference's naming."""
-    from vqkit.graph.match import reference_name
-    from vqkit.graph.simplify import WEIGHTED
+    from vqkit.graph.passes.match import reference_name
+    from vqkit.graph.passes.simplify import WEIGHTED
 
     slot = row.slot.value
     if slot in ("weight", "bias"):

@@ -107,8 +107,9 @@ def real_case(name: str, **kwargs: Any) -> Any:
 
 def float_function(model: Any) -> Callable[[Any], Any]:
     """The BN-folded float model in one compiled function: the unit of most figures."""
-    from vqkit.flow import prepare
-    from vqkit.graph.keras_io import compiled, make_all_live, replay
+    from vqkit.graph.copies import make_all_live
+    from vqkit.graph.keras_io import compiled, replay
+    from vqkit.quantization.prepare import prepare
     from vqkit.strategy import Strategy
 
     graph = prepare(model, Strategy.builtin("pof2s")).optimized

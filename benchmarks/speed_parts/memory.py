@@ -50,7 +50,7 @@ def alone(batches: int) -> None:
     import numpy as np
     from keras import layers
 
-    from vqkit.flow import quantize
+    from vqkit.quantization import quantize
 
     i = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(8, 3, strides=2, activation="relu")(i)

@@ -72,7 +72,7 @@ def alone(name: str, strategy: str) -> None:
     """Quantize once and print the CPU seconds; what `ptq` starts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import vqkit.strategy  # noqa: F401 (imports are no part of a quantization; the reference's are left out too)
-    from vqkit.flow import quantize
+    from vqkit.quantization import quantize
 
     _, _, n, batch = REFERENCE[name, strategy]
     model, images = model_and_images(name, n)
@@ -89,10 +89,9 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
         repeats: measured passes.
         mode: "float" observes ranges on the float model, "quantized" puts each tensor on its grid as well.
     """
-    from vqkit.flow.calibrate import Step
-    from vqkit.flow.instrument import instrument
-    from vqkit.flow.prepared import prepare
-    from vqkit.graph.keras_io import make_all_live
+    from vqkit.graph.copies import make_all_live
+    from vqkit.quantization.calibrate import Step
+    from vqkit.quantization.prepare import instrument, prepare
     from vqkit.strategy import Strategy
 
     n, batch = (64, 8) if name == "mobilenetv2_224" else (256, 32)
@@ -124,8 +123,8 @@ def union(name: str, wanted: float, repeats: int) -> Result:
         repeats: measured passes.
     """
     from vqkit import Bench, Data
-    from vqkit.flow.data import batches
-    from vqkit.flow.shared import Facts
+    from vqkit.bench.calibration import Facts
+    from vqkit.quantization.data import batches
     from vqkit.strategy import Strategy
 
     n, batch = 256, 32
@@ -176,8 +175,8 @@ def inference(name: str, wanted: float, repeats: int) -> Result:
 
 def passes(name: str, repeats: int, kinds: tuple[str, ...]) -> None:
     """Measure passes and print the CPU seconds of each kind; what `inference` starts."""
-    from vqkit.flow import quantize
-    from vqkit.flow.quality import in_one_function
+    from vqkit.evaluation import in_one_function
+    from vqkit.quantization import quantize
 
     batch = {"resnet8": 250, "resnet50": 8, "mobilenetv2_96": 32}.get(name, 16)
     model, images = model_and_images(name, 2 * batch if batch < 100 else 1000)

@@ -1,6 +1,7 @@
 """Writes a model of Keras 3 as a file of Keras 2, in the layouts that its versions left behind.
 
-Independent of `vqkit.keras2`, which reads them: configurations and places of weights are put down as each
+Independent of `vqkit.models.keras2`, which reads them: configurations and places of weights are put down as
+each
 version wrote them, from files of that version.
 """
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.switch_parts.placement import placement
-from vqkit.flow.kinds import KEEPS_GRID
-from vqkit.flow.plan import Plan
-from vqkit.flow.planner import resolve
-from vqkit.flow.prepared import graphs
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import raise_model
-from vqkit.graph.simplify import WEIGHTED
+from vqkit.graph.passes.simplify import WEIGHTED
+from vqkit.quantization.layer_kinds import KEEPS_GRID
+from vqkit.quantization.plan import Plan
+from vqkit.quantization.planner import resolve
+from vqkit.quantization.prepare import graphs
 from vqkit.strategy import Strategy
 
 FLOAT_RTOL = 1e-4

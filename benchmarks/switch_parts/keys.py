@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from vqkit.strategy import builtins
+from vqkit.strategy import vocabulary
 
 SECTIONS = ("optimize_pipeline_config", "quantize_pipeline_config", "refine_pipeline_config")
 # Keys without a meaning of their own: they name layers of a model or tell another key how long to work.
@@ -33,7 +33,7 @@ def switches(strategy: str) -> dict[str, Any]:
     Raises:
         KeyError: nobody said what turning a key means.
     """
-    document = builtins.document(strategy)
+    document = vocabulary.builtin_document(strategy)
     found = {
         key: (not value) if isinstance(value, bool) else TURNED[key]
         for section in SECTIONS

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqkit.graph.ir import Graph, Node
-from vqkit.graph.match import activation_name
-from vqkit.strategy import builtins
+from vqkit.graph.passes.match import activation_name
+from vqkit.strategy import vocabulary
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose", "Dense")
 FUSED_BEHIND_SUMS = ("ReLU", "Activation")
@@ -36,7 +36,7 @@ def placement(graph: Graph, strategy: str, kwargs: Mapping[str, Any]) -> set[str
 
 class _Reference:
     def __init__(self, graph: Graph, strategy: str, kwargs: Mapping[str, Any]) -> None:
-        document = builtins.document(strategy)
+        document = vocabulary.builtin_document(strategy)
         entries = document["quantize_registry_config"]["layer_quantize_config"]
         self.entries = {e["layer_type"].rpartition(".")[2]: e for e in entries}
         self.switches = {**document["quantize_pipeline_config"], **kwargs}

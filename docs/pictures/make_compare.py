@@ -10,9 +10,8 @@ from PIL import Image
 
 import vqkit as vq
 from vqkit import plots
-from vqkit.experiment import difference
-from vqkit.experiment.flipped import flipped_samples, sample_images
-from vqkit.experiment.runset import RunSet
+from vqkit.comparison import difference
+from vqkit.comparison.runset import RunSet, flipped_samples, sample_images
 
 HERE = Path(__file__).resolve().parent
 PAIR = ("fsx 8 bit, per channel", "pof2s 4 bit, per tensor")

@@ -15,9 +15,8 @@ from PIL import Image
 from vqkit.plots.style import LIGHT, dress, figure
 from vqkit.primitives import reference
 from vqkit.primitives.choose import choose
-from vqkit.primitives.grid import EMA_DECAY
 from vqkit.primitives.qparams import QParams
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+from vqkit.primitives.spec import EMA_DECAY, Method, QuantizerSpec, QuantizerType
 
 HERE = Path(__file__).resolve().parent
 BITS = 4

@@ -10,11 +10,10 @@ import keras
 import numpy as np
 
 import vqkit
-from tests.contract import recipes
+from tests.system.contract import recipes
 from vqkit.export.lowering import lower
-from vqkit.export.onnx_file import DEFAULT_OPSET, to_onnx
-from vqkit.export.onnx_runtime import OnnxSession
-from vqkit.export.steps import Program
+from vqkit.export.onnx import DEFAULT_OPSET, OnnxSession, to_onnx
+from vqkit.export.program import Program
 
 RELATIVE = 1e-5
 """Of an output's largest magnitude: float32 sums in another order."""

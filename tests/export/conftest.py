@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import zoo
+from tests.support import zoo
 
 
 @pytest.fixture(scope="session")

@@ -19,19 +19,19 @@ def main(folder: Path) -> None:
     """Write `<format>.npy` for each file in the folder, and the dump `theirs`."""
     x = np.load(folder / "x.npy")
 
-    from vqkit.export.onnx_runtime import OnnxSession
+    from vqkit.export.onnx import OnnxSession
 
     session = OnnxSession(folder / "m.onnx")
     np.save(folder / "onnx.npy", session({session.inputs[0]: x})["output"])
 
-    from vqkit.export.litert import LiteRtSession
+    from vqkit.export.tflite.flatbuffer import LiteRtSession
 
     np.save(folder / "tflite.npy", LiteRtSession(folder / "m.tflite")({"image": x})["output"])
 
     import tensorflow as tf
 
     import vqkit
-    from vqkit.flow.quality import predict
+    from vqkit.evaluation import predict
 
     for name in ("keras", "h5"):
         np.save(folder / f"{name}.npy", predict(vqkit.load_model(folder / f"m.{name}"), x))

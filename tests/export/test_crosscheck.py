@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import vqkit
-from tests.export.common import quantized, samples
+from tests.support.exported import quantized, samples
 from vqkit.errors import CrossCheckError, DataError, ModelError
-from vqkit.export import tally, witnesses
-from vqkit.export.crosscheck import Bound, Witness
+from vqkit.export import crosscheck_result, runtimes
+from vqkit.export.crosscheck_result import Bound, Witness
 
 
 def test_all_runtimes_hold_their_bounds() -> None:
@@ -34,7 +34,7 @@ def wrong_at(row: str, codes: int, share: float):
     """The integer witness with `codes` added to a share of one tensor's elements."""
 
     def make(q, program, layers, options):
-        good = witnesses.integer(q, program, layers, options)
+        good = runtimes.integer(q, program, layers, options)
 
         def run(inputs):
             found = dict(good.run(inputs))
@@ -52,7 +52,7 @@ def wrong_at(row: str, codes: int, share: float):
 def test_the_first_tensor_that_departs_is_named(
     monkeypatch: pytest.MonkeyPatch, codes: int, share: float
 ) -> None:
-    monkeypatch.setitem(witnesses.MAKERS, "integer", wrong_at("conv1_relu/output", codes, share))
+    monkeypatch.setitem(runtimes.MAKERS, "integer", wrong_at("conv1_relu/output", codes, share))
     q, x = quantized("residual"), samples("residual")["image"]
     with pytest.raises(
         CrossCheckError, match=rf"first at conv1_relu/output.*largest difference is {codes} codes"
@@ -68,10 +68,10 @@ def test_the_first_tensor_that_departs_is_named(
 
 
 def test_a_wrong_scale_in_the_file_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vqkit.export import tflite_file
+    from vqkit.export import tflite
 
-    honest = tflite_file.signed_grid
-    monkeypatch.setattr(tflite_file, "signed_grid", lambda p: (honest(p)[0] * 1.1, honest(p)[1]))
+    honest = tflite.signed_grid
+    monkeypatch.setattr(tflite, "signed_grid", lambda p: (honest(p)[0] * 1.1, honest(p)[1]))
     with pytest.raises(CrossCheckError, match="litert departs"):
         vqkit.cross_check(quantized("depthwise"), samples("depthwise")["image"], ["litert"], layers=False)
 
@@ -93,7 +93,7 @@ def test_a_softmax_is_counted_in_256ths() -> None:
         quantized("fused_activations"), samples("fused_activations")["image"], ["onnxruntime"]
     )
     assert found.metrics["onnxruntime_output_max"] < 0.01
-    assert tally.OUTPUT_BITS == 8
+    assert crosscheck_result.OUTPUT_BITS == 8
 
 
 def test_order_and_progress(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ import vqkit
 from vqkit import digest, files
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
-from vqkit.experiment import measure, store
-from vqkit.experiment.variant import Settings, build_strategy, key_of
+from vqkit.execution import run_api
+from vqkit.runs import store
+from vqkit.sweeps.variant import Settings, build_strategy, key_of
 
 
 def test_metrics_and_table_are_kept(model: Path) -> None:
@@ -28,8 +29,8 @@ def test_metrics_and_table_are_kept(model: Path) -> None:
     quantized = vqkit.quantize(net, strategy, data.x_calib)
     checked = vqkit.cross_check(quantized, data.x_eval, ["onnxruntime", "integer"])
     evaluated = vqkit.evaluate(quantized.model, data.x_eval, data.y_eval)
-    scores = measure.Scores({"accuracy": 0.5}, evaluated, data.y_eval, 0.1)
-    found = measure.record(runs.variant_dir(key), key, used, quantized=quantized, scores=scores,
+    scores = run_api.Scores({"accuracy": 0.5}, evaluated, data.y_eval, 0.1)
+    found = run_api.record(runs.variant_dir(key), key, used, quantized=quantized, scores=scores,
                            sqnr=vqkit.sqnr(quantized, data.x_eval), cross_check=checked)  # fmt: skip
     assert found["integer_output_max"] == found["onnxruntime_output_max"] == 0
     kept = files.read_json(runs.variant_dir(key) / "cross_check.json")

@@ -10,13 +10,13 @@ import pytest
 from vqkit import digest, files
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
+from vqkit.cli.quantized import of_run
 from vqkit.errors import RecordError
-from vqkit.experiment import store
-from vqkit.experiment.source import load_data, load_model
-from vqkit.experiment.variant import Settings, build_strategy
-from vqkit.export.onnx_runtime import OnnxSession
-from vqkit.export.sources import of_run
-from vqkit.flow import quantize
+from vqkit.export.onnx import OnnxSession
+from vqkit.quantization import quantize
+from vqkit.runs import store
+from vqkit.sweeps.source import load_data, load_model
+from vqkit.sweeps.variant import Settings, build_strategy
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:

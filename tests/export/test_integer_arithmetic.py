@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import vqkit
+from vqkit.bench import Bench
 from vqkit.errors import CrossCheckError, StrategyError
-from vqkit.flow.bench import Bench
-from vqkit.flow.data import Data
-from vqkit.flow.integers import SCALES
-from vqkit.flow.quality import predict
+from vqkit.evaluation import predict
+from vqkit.quantization.data import Data
+from vqkit.quantization.refine.integer_arithmetic import SCALES
 
 EXACT = {"onnxruntime": (0, 1.0), "litert": (0, 1.0)}
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.contract.recipes import Spec, around
 from tests.export.agreement import Joint
+from tests.system.contract.recipes import Spec, around
 
 L, K = keras.layers, keras.ops
 SHAPES = {2: (6,), 3: (5, 6), 4: (5, 4, 6), 5: (3, 4, 5, 2)}

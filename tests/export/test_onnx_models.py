@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 import vqkit
-from tests.export.common import quantized, samples, simulated
+from tests.support.exported import quantized, samples, simulated
 from vqkit.errors import ModelError
-from vqkit.export.onnx_file import to_onnx
-from vqkit.export.onnx_runtime import OnnxSession
+from vqkit.export.onnx import OnnxSession, to_onnx
 
 CASES = [
     ("residual", "pof2s", 21), ("depthwise", "pof2s", 11), ("concat", "pof2s", 17), ("nested", "pof2s", 21),

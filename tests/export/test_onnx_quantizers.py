@@ -7,11 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from vqkit.export.onnx_builder import Builder
-from vqkit.export.onnx_quant import Quantizing
-from vqkit.export.onnx_runtime import OnnxSession
-from vqkit.export.steps import Constant, codes_of
-from vqkit.primitives import affine, grid, reference
+from vqkit.export.onnx import OnnxSession
+from vqkit.export.onnx.graph import Builder
+from vqkit.export.onnx.quantizers import Quantizing
+from vqkit.export.program import Constant, codes_of
+from vqkit.primitives import affine, reference
+from vqkit.primitives import spec as grid
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
 

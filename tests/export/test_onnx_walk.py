@@ -12,8 +12,8 @@ import keras
 import pytest
 
 import vqkit
-from tests.contract import operations, recipes
 from tests.export.agreement import Joint
+from tests.system.contract import operations, recipes
 from vqkit.export.lowering import lower
 
 ROOT = Path(__file__).resolve().parents[2]

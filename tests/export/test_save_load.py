@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import vqkit
-from tests import zoo
-from tests.export.common import quantized
-from vqkit.export.dump import dump_model
-from vqkit.flow.quality import predict
+from tests.support import zoo
+from tests.support.exported import quantized
+from vqkit.evaluation import predict
+from vqkit.export.golden import dump_model
 
 FILES = {"onnx": "m.onnx", "tflite": "m.tflite", "keras": "m.keras", "h5": "m.h5", "saved_model": "saved"}
 

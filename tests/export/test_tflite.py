@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import vqkit
-from tests.export.common import quantized, samples, simulated
+from tests.support.exported import quantized, samples, simulated
 from vqkit.errors import ModelError
-from vqkit.export.litert import LiteRtSession, schema
-from vqkit.export.tflite_file import signed_grid, to_tflite
+from vqkit.export.tflite import signed_grid, to_tflite
+from vqkit.export.tflite.flatbuffer import LiteRtSession, schema
 
 POF2S, FSX = "pof2s", "fsx"
 

@@ -16,7 +16,7 @@ import pytest
 
 import vqkit
 from vqkit.errors import ModelError
-from vqkit.export.tflite_file import to_tflite
+from vqkit.export.tflite import to_tflite
 
 L = keras.layers
 STRATEGIES = ("pof2s", "pof2s_tqt", "fs", "fsx")

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from vqkit.flow import load_model
-from vqkit.graph.deep import room_for
-from vqkit.graph.keras_io import lower, raise_model
+from vqkit.graph.keras_io import lower, raise_model, room_for
+from vqkit.models import load_model
 
 
 def test_a_model_too_deep_for_keras_is_built_saved_and_loaded(tmp_path):

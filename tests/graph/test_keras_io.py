@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from tests import zoo
+from tests.support import zoo
 from vqkit.errors import DataError, ModelError
 from vqkit.graph.ir import refs
-from vqkit.graph.keras_io import lower, named_inputs, raise_model
+from vqkit.graph.keras_io import lower, raise_model
+from vqkit.graph.keras_layers import named_inputs
 
 
 def leaves(outputs):

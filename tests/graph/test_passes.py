@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from tests import zoo
-from vqkit.graph import dpu, equalize, fold, simplify
+from tests.support import zoo
 from vqkit.graph.keras_io import lower, raise_model
+from vqkit.graph.passes import device, equalize, simplify
+from vqkit.graph.passes import simplify as fold
 
 PASSES = {
     "remove_dropout": simplify.remove_dropout,
@@ -230,7 +231,7 @@ def device_graph(*functions, shape=(4, 4, 2)):
 
 def test_swish_becomes_gate_and_product():
     _, graph = device_graph(keras.layers.Activation("swish", name="act"))
-    graph = dpu.sigmoids(graph)
+    graph = device.sigmoids(graph)
     assert [(n.name, graph.kind(n)) for n in graph.nodes[1:]] == [
         ("act", "VitisSigmoid"),
         ("act_mul", "Multiply"),
@@ -260,7 +261,7 @@ def test_a_layers_own_sigmoid_and_swish_are_split_off_in_device_form(function, c
     zoo.randomize(model, seed=5)
     graph = lower(model)
     graph.candidates = some
-    after = dpu.sigmoids(graph, vitis_compat=compat)
+    after = device.sigmoids(graph, vitis_compat=compat)
     assert [n.name for n in after.nodes] == ["conv", *behind, "after"]
     assert all(map(after.is_candidate, after.nodes))
     x = zoo.batch(model)
@@ -285,10 +286,10 @@ def test_dropouts_are_removed_and_in_compat_the_plain_one_only():
 def test_hard_sigmoid_written_with_operators_is_recognized_by_its_constants():
     write = lambda offset: lambda y: keras.layers.ReLU(6.0)(y + offset) * (1 / 6)  # noqa: E731
     _, graph = device_graph(write(3.0))
-    assert kinds(dpu.hard_sigmoid_patterns(graph)) == ["Conv2D", "VitisSigmoid"]
+    assert kinds(device.hard_sigmoid_patterns(graph)) == ["Conv2D", "VitisSigmoid"]
     _, other = device_graph(write(2.0))
-    assert "VitisSigmoid" not in kinds(dpu.hard_sigmoid_patterns(other))
-    assert kinds(dpu.hard_sigmoid_patterns(other, vitis_compat=True)) == ["Conv2D", "VitisSigmoid"]
+    assert "VitisSigmoid" not in kinds(device.hard_sigmoid_patterns(other))
+    assert kinds(device.hard_sigmoid_patterns(other, vitis_compat=True)) == ["Conv2D", "VitisSigmoid"]
 
 
 def test_leaky_slopes():
@@ -296,7 +297,7 @@ def test_leaky_slopes():
         keras.layers.LeakyReLU(negative_slope=0.1, name="a"),
         keras.layers.LeakyReLU(negative_slope=0.3, name="b"),
     )
-    graph = dpu.leaky_relus(graph)
+    graph = device.leaky_relus(graph)
     assert graph.layers["a"].config["negative_slope"] == 26 / 256
     assert graph.layers["b"].config["negative_slope"] == 0.3
 
@@ -311,13 +312,13 @@ def test_leaky_slopes():
     ],
 )
 def test_average_pool_factors(pool, shape, factor, compat):
-    from vqkit.primitives.dpu import average_pool_scale
+    from vqkit.primitives.kernels import average_pool_scale
 
     _, graph = device_graph(pool, shape=shape)
     name = graph.nodes[-1].layer
     expected = average_pool_scale(3, 2) if factor is None else factor
-    assert dpu.average_pools(graph).layers[name].config["factor"] == pytest.approx(expected, rel=1e-7)
-    assert dpu.average_pools(graph, vitis_compat=True).layers[name].config["factor"] == pytest.approx(
+    assert device.average_pools(graph).layers[name].config["factor"] == pytest.approx(expected, rel=1e-7)
+    assert device.average_pools(graph, vitis_compat=True).layers[name].config["factor"] == pytest.approx(
         compat, rel=1e-7
     )
 

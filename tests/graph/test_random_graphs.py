@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from tests import zoo
-from tests.graph import programs
-from vqkit.flow import quantize
-from vqkit.graph import equalize, fold, simplify
+from tests.support import programs, zoo
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower, raise_model
+from vqkit.graph.passes import equalize, simplify
+from vqkit.graph.passes import simplify as fold
+from vqkit.quantization import quantize
 
 EXAMPLES = int(os.environ.get("VQKIT_EXAMPLES", "0"))
 PASSES = (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.primitives.cases import FS, POF2S, TQT
+from tests.support.cases import FS, POF2S, TQT
 from vqkit.primitives import ops
-from vqkit.primitives.divergence import without_spikes
 from vqkit.primitives.histogram import Histogram, choose_from_histogram
+from vqkit.primitives.kl import without_spikes
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, RoundMode
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vqkit.primitives.divergence import FIRST_WIDTH, best_width, divergences, exact_divergence
+from vqkit.primitives.kl import FIRST_WIDTH, best_width, divergences, exact_divergence
 
 
 def looped(counts: np.ndarray, width: int, levels: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vqkit.primitives.dpu import average_pool_scale, dpu_sigmoid
+from vqkit.primitives.kernels import average_pool_scale, dpu_sigmoid
 
 
 @pytest.mark.parametrize(

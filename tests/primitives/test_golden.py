@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks import golden
 from benchmarks.golden_parts import hist, misc, ops
-from vqkit.primitives import affine, grid, reference
+from vqkit.primitives import affine, reference
 from vqkit.primitives import choose as numpy_choice
+from vqkit.primitives import spec as grid
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

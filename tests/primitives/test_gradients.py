@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.primitives.cases import FS, POF2S, TQT
+from tests.support.cases import FS, POF2S, TQT
 from vqkit.primitives import ops, reference
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, RoundMode

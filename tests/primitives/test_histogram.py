@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.primitives.cases import FS, POF2S
-from vqkit.primitives.binning import FIRST_BINS, MOST_BINS
+from tests.support.cases import FS, POF2S
 from vqkit.primitives.counting import count_by_sign
 from vqkit.primitives.histogram import (
+    FIRST_BINS,
+    MOST_BINS,
     ChannelHistograms,
     Histogram,
     choose_from_histogram,

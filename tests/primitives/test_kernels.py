@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.primitives.cases import FS, POF2S, TQT, every_code, grids, name, range_for
+from tests.support.cases import FS, POF2S, TQT, every_code, grids, name, range_for
 from vqkit.primitives import kernels, ops, reference
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType, RoundMode

@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from platformdirs import user_cache_path
 
-from tests.primitives.cases import EXTREME, FS, POF2S, TQT, every_code, grids, name, range_for
+from tests.support.cases import EXTREME, FS, POF2S, TQT, every_code, grids, name, range_for
 from vqkit.errors import VqkitError
-from vqkit.primitives import grid, least, native, ops, reference, sums
+from vqkit.primitives import mse, native, ops, reference
+from vqkit.primitives import ops as least
+from vqkit.primitives import spec as grid
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
 
@@ -180,7 +182,7 @@ def test_the_least_error_is_at_the_exact_place(
     start = reference.position(x, *reference.value_range(x, spec), spec)
     found, nodes = traced(lambda x, s: least.best_offset(x, spec, s), tf.constant(x), tf.constant(start))
     assert "VqkitSquaredErrors" in nodes
-    assert found == sums.best_offset(x, spec, start)
+    assert found == mse.best_offset(x, spec, start)
 
 
 def test_functions_that_may_leave_the_process_have_tensorflow_operations_only() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tests.primitives.cases import FS, POF2S, TQT, grids, name
+from tests.support.cases import FS, POF2S, TQT, grids, name
 from vqkit.primitives import choose as numpy_choice
-from vqkit.primitives import grid, ops, reference
+from vqkit.primitives import ops, reference
+from vqkit.primitives import spec as grid
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, RoundMode
 

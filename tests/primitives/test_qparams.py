@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.primitives.cases import FS, POF2S, TQT
+from tests.support.cases import FS, POF2S, TQT
 from vqkit.primitives import choose as numpy_choice
 from vqkit.primitives import reference
 from vqkit.primitives.qparams import QParams

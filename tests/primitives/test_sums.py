@@ -8,8 +8,10 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.primitives.cases import POF2S, Array
-from vqkit.primitives import grid, least, ops, reference, sums
+from tests.support.cases import POF2S, Array
+from vqkit.primitives import mse, ops, reference
+from vqkit.primitives import ops as least
+from vqkit.primitives import spec as grid
 from vqkit.primitives.spec import Method, QuantizerSpec, RoundMode
 
 MSE = QuantizerSpec(POF2S, method=Method.MIN_MSE)
@@ -70,9 +72,9 @@ def test_more_values_than_may_be_added_in_one_go(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sums_of_pieces_are_the_sums_of_the_whole() -> None:
-    x = sample("normal", 2 * sums.PIECE + 17, 0)
-    spec, offsets = grid.for_errors(MSE), sums.FIRST + sums.REST
-    exact = sums.error_sums(x, spec, 4.0, offsets, exact=True)
-    np.testing.assert_allclose(sums.error_sums(x, spec, 4.0, offsets), exact, rtol=sums.MARGIN / 10)
+    x = sample("normal", 2 * mse.PIECE + 17, 0)
+    spec, offsets = grid.for_errors(MSE), mse.FIRST + mse.REST
+    exact = mse.error_sums(x, spec, 4.0, offsets, exact=True)
+    np.testing.assert_allclose(mse.error_sums(x, spec, 4.0, offsets), exact, rtol=mse.MARGIN / 10)
     lost = [x - np.clip(np.floor(x * s + 0.5), -128, 127) / s for s in np.float32(2.0) ** (4 + np.arange(5))]
     np.testing.assert_allclose(exact, [np.square(v.astype(np.float64)).sum() for v in lost], rtol=1e-12)

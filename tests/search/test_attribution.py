@@ -13,7 +13,7 @@ from vqkit.errors import StrategyError
 from vqkit.search.attribution import attribute
 from vqkit.search.engine import Engine
 from vqkit.strategy import Strategy
-from vqkit.strategy.patch import apply_patch, json_patch
+from vqkit.strategy.document import apply_patch, json_patch
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text("ab/~", max_size=3),

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.counting import SPEC, Counting, searched
+from tests.support.counting import SPEC, Counting, searched
 from vqkit import files
 from vqkit.errors import SweepError
 from vqkit.search.loop import front
-from vqkit.search.space import Search, params_of, point_of
-from vqkit.search.study import Study
+from vqkit.search.study import Search, Study, params_of, point_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +32,7 @@ def whole(tmp_path_factory):
 
 
 def test_killed_and_taken_up_it_ends_the_same(whole, tmp_path):
-    command = [sys.executable, "-m", "tests.search.counting", str(tmp_path), "16", "0.4"]
+    command = [sys.executable, "-m", "tests.support.counting", str(tmp_path), "16", "0.4"]
     child = subprocess.Popen(command, cwd=ROOT)
     best = tmp_path / "best.json"
     deadline = time.monotonic() + 60

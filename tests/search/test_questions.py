@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests import zoo
-from vqkit.flow import make_plan, prepare
+from tests.support import zoo
+from vqkit.quantization import make_plan
+from vqkit.quantization.prepare import prepare
 from vqkit.search.questions import Unit, questions, strategy_for, units, with_rules
 from vqkit.strategy import Strategy
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vqkit.experiment.records import load_records
-from vqkit.experiment.runner import run_sweep
-from vqkit.experiment.store import Store
-from vqkit.experiment.sweep import Sweep
+from vqkit.execution.runner import run_sweep
 from vqkit.files import read_json
+from vqkit.runs.records import load_records
+from vqkit.runs.store import Store
 from vqkit.search import Search, explain, search
 from vqkit.search.attribution import patch_between
 from vqkit.strategy import Strategy
+from vqkit.sweeps.spec import Sweep
 
 
 @pytest.mark.slow

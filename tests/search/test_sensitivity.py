@@ -6,16 +6,17 @@ import keras
 import numpy as np
 import pytest
 
-from tests import zoo
+from tests.support import zoo
 from vqkit.errors import DataError, RecordError
-from vqkit.experiment.variant import Settings
-from vqkit.flow import Data, evaluate, prepare, quantize
-from vqkit.flow.quality import decibel
+from vqkit.evaluation import decibel, evaluate
+from vqkit.quantization import Data, quantize
+from vqkit.quantization.prepare import prepare
 from vqkit.search import Sensitivity, sensitivity
+from vqkit.search.engine import Tally, kl
+from vqkit.search.layer_sensitivity import COLUMNS
 from vqkit.search.questions import questions, strategy_for, units
-from vqkit.search.sensitive import COLUMNS
-from vqkit.search.tally import Tally, kl
 from vqkit.strategy import Strategy
+from vqkit.sweeps.variant import Settings
 
 SETTINGS = Settings(batch_size=8)
 
@@ -84,7 +85,7 @@ def test_a_mask_is_heard_of_behind_every_cut():
 def test_the_batches_do_not_count(tiny, monkeypatch):
     model, found = tiny("residual"), []
     for size in (16, 40):
-        monkeypatch.setattr("vqkit.search.tally.EVAL_BATCH", size)
+        monkeypatch.setattr("vqkit.search.engine.EVAL_BATCH", size)
         found.append(sensitivity(model, data_for(model), "fsx", bits=(2,), settings=SETTINGS).table)
     in_parts, at_once = found
     assert in_parts["accuracy"].equals(at_once["accuracy"])
@@ -96,7 +97,7 @@ def test_the_batches_do_not_count(tiny, monkeypatch):
 
 def test_how_many_batches_are_held_does_not_count(tiny, monkeypatch):
     model, found = tiny("residual"), []
-    monkeypatch.setattr("vqkit.search.tally.EVAL_BATCH", 9)
+    monkeypatch.setattr("vqkit.search.engine.EVAL_BATCH", 9)
     for kept in (1, 1 << 28):
         monkeypatch.setattr("vqkit.search.probe.KEPT", kept)
         found.append(sensitivity(model, data_for(model), "pof2s", bits=(3,), settings=SETTINGS).table)
@@ -127,7 +128,7 @@ def test_kept_answers_are_not_sought_again(tiny, tmp_path, monkeypatch):
     def never(*_args, **_kwargs):
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("vqkit.search.sensitive._probed", never)
+    monkeypatch.setattr("vqkit.search.layer_sensitivity._probed", never)
     again = sensitivity(model, data_for(model), "fsx", bits=(4,), kinds=("weights",), cache=tmp_path)
     assert again.rows == first.rows
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vqkit.strategy import Strategy, pointer
+from vqkit.strategy import Strategy, document
 
 FOLDER = Path(__file__).parent / "bad"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -22,8 +22,8 @@ def apply(case: dict[str, Any]) -> dict[str, Any]:
     """The malformed document."""
     doc = Strategy.builtin(case["base"]).dump()
     for edit in case["edits"]:
-        *parents, last = pointer.split(edit["at"])
-        container = pointer.get(doc, parents)
+        *parents, last = document.split(edit["at"])
+        container = document.get(doc, parents)
         if edit.get("drop"):
             del container[last]
         else:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkit.errors import StrategyError
-from vqkit.strategy import Strategy, builtins, keys
+from vqkit.strategy import Strategy, vocabulary
 
 VALUES: dict[str, list[Any]] = {
     **{f"{role}_bit": [8, 4] for role in ("weight", "bias", "activation", "input")},
@@ -21,7 +21,7 @@ VALUES: dict[str, list[Any]] = {
     "activation_unsigned": [True, False], "input_unsigned": [True, False],
     "use_framework_quant": [True, False],
 }  # fmt: skip
-CHOICES = {k: v for k, v in VALUES.items() if k in keys.USER_KEYS}
+CHOICES = {k: v for k, v in VALUES.items() if k in vocabulary.USER_KEYS}
 
 
 def decided(strategy: Strategy) -> list[Any]:
@@ -39,7 +39,7 @@ def decided(strategy: Strategy) -> list[Any]:
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_one_digest_exactly_where_every_quantizer_is_the_same(data: st.DataObject) -> None:
-    base = Strategy.builtin(data.draw(st.sampled_from(builtins.NAMES)))
+    base = Strategy.builtin(data.draw(st.sampled_from(vocabulary.NAMES)))
     drawn = st.dictionaries(st.sampled_from(sorted(CHOICES)), st.none(), max_size=3)
     said = {k: data.draw(st.sampled_from(CHOICES[k])) for k in data.draw(drawn)}
     try:
@@ -50,7 +50,7 @@ def test_one_digest_exactly_where_every_quantizer_is_the_same(data: st.DataObjec
     assert (made.digest == base.digest) == (wanted == decided(base)), said
 
 
-@pytest.mark.parametrize("base", builtins.NAMES)
+@pytest.mark.parametrize("base", vocabulary.NAMES)
 def test_a_value_that_the_built_in_has_anyway_changes_nothing(base: str) -> None:
     plain = Strategy.builtin(base)
     for values in ({"weight_bit": 8}, {"weight_bit": None}, {"ignore_layers": []}, {"align_concat": False}):

@@ -7,16 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vqkit.resources import resource_dir
+from vqkit.files import resource_dir
 from vqkit.strategy import Strategy
-from vqkit.strategy.builtins import ALIASES, NAMES
+from vqkit.strategy.vocabulary import ALIASES, NAMES
 
 HEAVY = ("tensorflow", "keras", "pandas", "matplotlib", "mlflow", "papermill")
 
 
 def test_nothing_heavy_is_imported(root: Path) -> None:
     code = (
-        "import sys; from vqkit.strategy import Strategy; from vqkit.strategy import diff, explain, schema;"
+        "import sys; from vqkit.strategy import Strategy; from vqkit.strategy import vocabulary as diff, "
+        "explain, json_schema as schema;"
         "s = Strategy.builtin('fsx').with_kwargs(weight_bit=4); s.layer_rule('Conv2D'); s.digest;"
         f"print([m for m in {HEAVY} if m in sys.modules])"
     )

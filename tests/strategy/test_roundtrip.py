@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkit.errors import StrategyError
-from vqkit.strategy import Strategy, pointer
-from vqkit.strategy.builtins import NAMES
-from vqkit.strategy.keys import USER_KEYS
+from vqkit.strategy import Strategy, document
+from vqkit.strategy.vocabulary import NAMES, USER_KEYS
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 JSON = st.recursive(
@@ -22,7 +21,7 @@ JSON = st.recursive(
 )
 DOCUMENTS = {name: Strategy.builtin(name).dump() for name in NAMES}
 POINTERS = sorted(
-    {p for doc in DOCUMENTS.values() for leaf, _ in pointer.leaves(doc) for p in pointer.ancestors(leaf)}
+    {p for doc in DOCUMENTS.values() for leaf, _ in document.leaves(doc) for p in document.ancestors(leaf)}
 )
 KNOWN_WORDS = st.sampled_from(["int8", "MIN_MSE", "HALF_UP", "conv1", "Conv2D", *USER_KEYS])
 USER = st.fixed_dictionaries(
@@ -64,11 +63,11 @@ def test_any_value_gives_a_strategy_error(value: Any) -> None:
 @settings(deadline=None, max_examples=300)
 @given(name=st.sampled_from(NAMES), where=st.sampled_from(POINTERS), value=JSON | KNOWN_WORDS)
 def test_any_value_anywhere_is_taken_or_refused(name: str, where: str, value: Any) -> None:
-    *parents, last = pointer.split(where) or [""]
+    *parents, last = document.split(where) or [""]
     doc = json.loads(json.dumps(DOCUMENTS[name]))
-    if not pointer.has(doc, [*parents, last]):
+    if not document.has(doc, [*parents, last]):
         return
-    container = pointer.get(doc, parents)
+    container = document.get(doc, parents)
     container[int(last) if isinstance(container, list) else last] = value
     try:
         strategy = Strategy.from_dict(doc)
@@ -109,7 +108,7 @@ def test_any_update_is_taken_or_refused(section: str, key: str, value: Any) -> N
 @settings(deadline=None, max_examples=100)
 @given(parts=st.lists(st.text(max_size=6), max_size=5))
 def test_pointers_round_trip(parts: list[str]) -> None:
-    assert pointer.split(pointer.join(parts)) == parts
+    assert document.split(document.join(parts)) == parts
 
 
 def test_huge_numbers() -> None:

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import vqkit as vq
-from tests.vitis.models import IMAGES, LABELS, MyCustomLayer, mnist_cnn, with_custom_layer
+from tests.support.vitis_models import IMAGES, LABELS, MyCustomLayer, mnist_cnn, with_custom_layer
 from vqkit.vitis import vitis_inspect, vitis_quantize
 
 pytestmark = [

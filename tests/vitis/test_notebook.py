@@ -5,7 +5,8 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from vqkit.experiment import notebook
+from vqkit.execution import papermill
+from vqkit.sweeps import notebook as notebook_module
 
 NAME = "60_port_a_vitis_script.ipynb"
 
@@ -13,7 +14,7 @@ NAME = "60_port_a_vitis_script.ipynb"
 @pytest.mark.slow
 def test_the_porting_notebook_runs(tmp_path, quickstart_model_path):
     given = {"work": str(tmp_path / "work"), "cache": str(quickstart_model_path.parent)}
-    failure = notebook.execute(notebook.find(NAME), tmp_path / "out.ipynb", given)
+    failure = papermill.execute(notebook_module.find(NAME), tmp_path / "out.ipynb", given)
     assert failure is None, failure
     outputs = [
         o for c in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells for o in c.get("outputs", [])

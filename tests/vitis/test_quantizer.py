@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import vqkit as vq
-from tests.vitis.models import IMAGES, LABELS, mnist_cnn
+from tests.support.vitis_models import IMAGES, LABELS, mnist_cnn
 from vqkit.errors import DataError, ModelError, StrategyError
-from vqkit.export.finalize import finalize
-from vqkit.flow import quantize
-from vqkit.strategy.keys import OLD_NAMES
+from vqkit.export.files import finalize
+from vqkit.quantization import quantize
+from vqkit.strategy.vocabulary import OLD_NAMES
 from vqkit.vitis import VitisInspector, VitisQuantizer, arguments, vitis_quantize
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "strategy"
@@ -322,7 +322,7 @@ def test_a_loss_searches_on_the_evaluation_set(model, one_hot):
 
 @pytest.mark.parametrize("loss", [keras.losses.mean_squared_error, keras.losses.KLDivergence(), "kl", "mse"])
 def test_losses_against_the_float_model_need_no_labels_to_agree(loss):
-    from vqkit.vitis.judging import search_loss
+    from vqkit.vitis.arguments import search_loss
 
     assert search_loss(loss) in ("mse", "kl")
 
@@ -330,7 +330,7 @@ def test_losses_against_the_float_model_need_no_labels_to_agree(loss):
 def test_evaluation_sets_of_every_kind_are_read_alike():
     import tensorflow as tf
 
-    from vqkit.vitis.judging import read_labelled
+    from vqkit.vitis.arguments import read_labelled
 
     dataset = tf.data.Dataset.from_tensor_slices((X, LABELS)).batch(5)
     for given in (dataset, (X, LABELS), [(X[:5], LABELS[:5]), (X[5:], LABELS[5:])].__iter__()):

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 
 from benchmarks.switch_parts.checks import faults, placed
 from benchmarks.switch_parts.keys import NAMED, SECTIONS, combinations, switches
-from tests import zoo
-from tests.graph import programs
+from tests.support import programs, zoo
 from vqkit.errors import StrategyError
-from vqkit.flow import quantize
-from vqkit.flow.planner import resolve
-from vqkit.flow.prepared import graphs
 from vqkit.graph.keras_io import lower
-from vqkit.strategy import Strategy, builtins
+from vqkit.quantization import quantize
+from vqkit.quantization.planner import resolve
+from vqkit.quantization.prepare import graphs
+from vqkit.strategy import Strategy, vocabulary
 
 layers, ops = keras.layers, keras.ops
 STRATEGIES = ("pof2s", "pof2s_tqt", "fs", "fsx")
@@ -48,7 +47,7 @@ def found(lowered, strategy, kwargs, compat, x, wanted):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_key_has_a_turned_value_that_differs(strategy):
-    document, turned = builtins.document(strategy), switches(strategy)
+    document, turned = vocabulary.builtin_document(strategy), switches(strategy)
     user = document["quantize_registry_config"]["user_quantize_config"]
     given_values = {k: v for section in SECTIONS for k, v in document[section].items()} | user
     assert turned.keys() == given_values.keys() - set(NAMED)
@@ -123,7 +122,7 @@ def told(lowered, strategy, kwargs, compat):
 @pytest.mark.parametrize("strategy", ["pof2s", "fsx"])
 @pytest.mark.parametrize("compat", [True, False])
 def test_every_switch_of_the_graph_does_something(strategy, compat):
-    lowered, document = lower(rich()), builtins.document(strategy)
+    lowered, document = lower(rich()), vocabulary.builtin_document(strategy)
     keys = [k for section in SECTIONS[:2] for k in document[section]]
     plain, without = told(lowered, strategy, {}, compat), []
     for key in keys:

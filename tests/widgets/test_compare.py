@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import vqkit as vq
-from tests.experiment import records as make
-from tests.widgets.hand import press
+from tests.support import records as make
+from tests.support.hand import press
 from vqkit import plots
 from vqkit.errors import RecordError, TrackingError
-from vqkit.experiment import track
+from vqkit.runs import mlflow
 from vqkit.widgets.compare import Compare
 
 EVIL = "<script>alert(1)</script>"
@@ -92,7 +92,7 @@ def test_two_runs_show_strategy_noise_and_flips(runs: Path) -> None:
 
 
 def test_flipped_samples_come_with_their_pictures(tmp_path: Path) -> None:
-    from vqkit.experiment.quickstart import quickstart_data
+    from vqkit.sweeps.quickstart import quickstart_data
 
     data = quickstart_data()
     said = {"ref": "digits", "digest": data.digest, "n_calib": data.n_calib, "n_eval": data.n_eval}
@@ -154,10 +154,10 @@ def test_a_folder_without_a_finished_run_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
-    from vqkit.experiment.tracked import Reader
+    from vqkit.runs.tracking import Reader
 
-    uri = track.default_uri(tmp_path)
-    client = track.Tracker.open(runs_dir=tmp_path, experiment="another")._client
+    uri = mlflow.default_uri(tmp_path)
+    client = mlflow.Tracker.open(runs_dir=tmp_path, experiment="another")._client
     before = [e.name for e in client.search_experiments()]
     assert "vqkit" not in before
     assert Reader.at(uri).records() == []
@@ -166,8 +166,8 @@ def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_mlflow_store_shows_the_same_runs_and_their_files(runs: Path) -> None:
-    track.rebuild(runs)
-    bench = vq.compare(track.default_uri(runs), "quick")
+    mlflow.rebuild(runs)
+    bench = vq.compare(mlflow.default_uri(runs), "quick")
     assert names(bench.view.board()) == names(vq.compare(runs, "quick").view.board())
     bench.view.chosen = key(bench, "fsx weight_bit=99")
     assert "Traceback: StrategyError" in bench.view.details()

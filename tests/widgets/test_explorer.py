@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests import zoo
-from tests.widgets.hand import press, say
+from tests.support import zoo
+from tests.support.hand import press, say
 from vqkit.errors import StrategyError
 from vqkit.strategy import Strategy
 from vqkit.widgets.explorer import Explorer, explore

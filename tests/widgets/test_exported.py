@@ -9,12 +9,12 @@ from typing import Any
 
 import nbformat
 
-from tests import zoo
-from tests.experiment import records as make
+from tests.support import records as make
+from tests.support import zoo
 from tests.widgets.test_sensitivity import found, recovered, summed
 from vqkit.widgets.compare import compare
 from vqkit.widgets.explorer import explore
-from vqkit.widgets.part import pick_part
+from vqkit.widgets.part_picker import pick_part
 from vqkit.widgets.sensitivity import SensitivityView
 from vqkit.widgets.watch import watch
 

@@ -9,7 +9,8 @@ from typing import Any
 import nbformat
 import pytest
 
-from vqkit.experiment import notebook
+from vqkit.execution import papermill
+from vqkit.sweeps import notebook as notebook_module
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -31,7 +32,7 @@ def test_executed_and_exported(
     cache.mkdir()
     shutil.copy(quickstart_model_path, cache)
     done = tmp_path / "done.ipynb"
-    failure = notebook.execute(notebook.find(name), done, {"cache": str(cache)})
+    failure = papermill.execute(notebook_module.find(name), done, {"cache": str(cache)})
     assert failure is None, failure
     nb = nbformat.read(done, as_version=4)
     outputs: list[Any] = [o for c in nb.cells for o in c.get("outputs", [])]

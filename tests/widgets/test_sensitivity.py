@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests import zoo
+from tests.support import zoo
 from vqkit import plots
 from vqkit.errors import RecordError
-from vqkit.experiment.variant import Settings
-from vqkit.flow import Data
+from vqkit.plots import runs
+from vqkit.quantization import Data
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
-from vqkit.search.sensitive import sensitivity as ask
+from vqkit.search.layer_sensitivity import sensitivity as ask
+from vqkit.sweeps.variant import Settings
 from vqkit.widgets.sensitivity import SensitivityView
 
 EVIL = "<script>alert(1)</script>"
@@ -119,10 +120,8 @@ def test_isolated_and_accumulated_stand_side_by_side_in_graph_order() -> None:
     left, right = fig.axes[:2]
     assert [t.get_text() for t in left.get_yticklabels()] == ["stem", "dw", "head"]
     named = {str(line.get_label()): line for line in left.lines}
-    np.testing.assert_allclose(plots.points.unsquash(named["only this layer"].get_xdata()), [-1, -18, -3])
-    np.testing.assert_allclose(
-        plots.points.unsquash(named["all layers up to this one"].get_xdata()), [-1, -23, -28]
-    )
+    np.testing.assert_allclose(runs.unsquash(named["only this layer"].get_xdata()), [-1, -18, -3])
+    np.testing.assert_allclose(runs.unsquash(named["all layers up to this one"].get_xdata()), [-1, -23, -28])
     np.testing.assert_allclose(right.lines[-1].get_xdata(), [30, 8, 7])
     assert len({line.get_marker() for line in left.lines if line.get_label() in named} - {"None"}) == 3
     assert "nothing was accumulated" in words(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqkit.widgets import style
+from vqkit.widgets import table as style
 from vqkit.widgets.table import Column, arranged, bar, mark, next_order, table
 
 COLUMNS = (

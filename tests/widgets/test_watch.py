@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import vqkit as vq
-from tests.experiment import records as make
-from tests.widgets.hand import press
+from tests.support import records as make
+from tests.support.hand import press
 from vqkit import files
 from vqkit.errors import RecordError, SweepError
-from vqkit.experiment import background, progress
-from vqkit.experiment.progress import standing
+from vqkit.execution import background
+from vqkit.execution import background as progress
+from vqkit.execution.background import standing
 
 EVIL = "<script>alert(1)</script>"
 

@@ -9,7 +9,7 @@ from vqkit.cli.application import Exit, app, main
 
 # In the order in which `vqkit --help` lists their commands.
 # isort: off
-from vqkit.cli import runs, strategies, tracked, health, export, pages
+from vqkit.cli import runs, strategies, compare, doctor, export, serve
 from vqkit.cli import search
 
-__all__ = ["Exit", "app", "export", "health", "main", "pages", "runs", "search", "strategies", "tracked"]
+__all__ = ["Exit", "app", "compare", "doctor", "export", "main", "runs", "search", "serve", "strategies"]

@@ -7,8 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from vqkit.cli.application import app
-from vqkit.cli.options import Base, Compat, DataOption, Overrides, Runs, chosen_strategy, data_of
+from vqkit.cli.application import (
+    Base,
+    Compat,
+    DataOption,
+    Overrides,
+    Runs,
+    app,
+    chosen_strategy,
+    data_of,
+)
 
 
 @app.command("export")
@@ -38,7 +46,7 @@ def export_(
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a quantized model as a file that another runtime executes."""
-    from vqkit.experiment.environment import load_tensorflow
+    from vqkit.environment import load_tensorflow
 
     load_tensorflow()
     from vqkit.errors import ModelError
@@ -71,9 +79,9 @@ _RUNTIMES = {
 
 def _cross_check(quantized: Any, check: str, samples: int, format: str, options: dict[str, Any]) -> None:
     """The file's runtime beside the simulation; beside an integer file's also the integer interpreter."""
-    from vqkit.experiment.measure import first_samples
-    from vqkit.experiment.source import data_from_text, load_data
+    from vqkit.execution.run_api import first_samples
     from vqkit.export.crosscheck import cross_check
+    from vqkit.sweeps.source import data_from_text, load_data
 
     x = first_samples(load_data(data_from_text(check)).x_eval, samples)
     onnx, tflite = ({**options} if format == name else None for name in ("onnx", "tflite"))
@@ -84,11 +92,11 @@ def _cross_check(quantized: Any, check: str, samples: int, format: str, options:
 def _quantized(
     source: str, strategy: str, overrides: list[str] | None, data: str | None, vitis_compat: bool, runs: Path
 ) -> Any:
+    from vqkit.cli.quantized import of_model, of_run
     from vqkit.errors import StrategyError
-    from vqkit.experiment.source import MODEL_FILES, QUICKSTART
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.variant import Settings
-    from vqkit.export.sources import of_model, of_run
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.source import MODEL_FILES, QUICKSTART
+    from vqkit.sweeps.variant import Settings
 
     if source == QUICKSTART or Path(source).suffix in MODEL_FILES:
         settings = Settings(vitis_compat=vitis_compat)

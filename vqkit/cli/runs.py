@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqkit.cli.application import Exit, app
-from vqkit.cli.options import (
+from vqkit.cli.application import (
     Base,
     Cold,
     Compat,
     Dask,
     DataOption,
     DryRun,
+    Exit,
     FailFast,
     Jobs,
     NotebookOption,
@@ -26,16 +26,17 @@ from vqkit.cli.options import (
     Screen,
     Timeout,
     TrackingUri,
+    app,
     data_of,
     pairs,
 )
 from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
-    from vqkit.experiment.runner import Options, Outcome
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.sweep import Sweep
-    from vqkit.experiment.validate import Resolved
+    from vqkit.execution.runner import Options, Outcome
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.resolve import Resolved
+    from vqkit.sweeps.spec import Sweep
 
 
 @app.command()
@@ -55,13 +56,13 @@ def sweep(
     notebook: NotebookOption = None,
 ) -> None:
     """Run all variants of a sweep that are not finished."""
-    from vqkit.experiment.console import forecast, step_table
-    from vqkit.experiment.report import conclude
-    from vqkit.experiment.runner import Options, default_jobs, run_sweep, steps
-    from vqkit.experiment.screen import first_round
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.validate import resolve
-    from vqkit.experiment.warm.kernel import Limits
+    from vqkit.cli.console import forecast, step_table
+    from vqkit.comparison.report import conclude
+    from vqkit.execution.runner import Options, default_jobs, run_sweep, steps
+    from vqkit.execution.warm import Limits
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.resolve import resolve
+    from vqkit.sweeps.screen import first_round
 
     if dask is not None and jobs is not None:
         raise SweepError("-j and --dask: the cluster decides how many variants run at once")
@@ -87,10 +88,10 @@ def sweep(
 def _crew_told(options: Options) -> str:
     """Who will run the variants, for people."""
     if options.cluster is None:
-        from vqkit.experiment.environment import sharing
+        from vqkit.environment import sharing
 
         return sharing(options.jobs)
-    from vqkit.experiment.cluster import size
+    from vqkit.execution.dask import size
 
     return size(options.cluster)
 
@@ -100,9 +101,9 @@ def run_told(
     tracking: tuple[str | None] | None,
 ) -> int:  # fmt: skip
     """Run, show and track; returns the exit code."""
-    from vqkit.experiment.console import Progress
-    from vqkit.experiment.runner import run_sweep
-    from vqkit.experiment.session import Session
+    from vqkit.cli.console import Progress
+    from vqkit.execution.runner import run_sweep
+    from vqkit.runs.tracking import Session
 
     sweeping = runner is run_sweep
     name = resolved.sweep.name
@@ -137,11 +138,11 @@ def run_told(
 
 def load_sweep(file: str) -> Sweep:
     """The sweep of a file, or the embedded quickstart."""
-    from vqkit.experiment.sweep import Sweep
+    from vqkit.sweeps.spec import Sweep
 
     if file != "quickstart":
         return Sweep.load(file)
-    from vqkit.experiment.quickstart import quickstart_sweep
+    from vqkit.sweeps.quickstart import quickstart_sweep
 
     return Sweep.from_dict(quickstart_sweep(), source="quickstart")
 
@@ -164,12 +165,12 @@ def run(
     notebook: NotebookOption = None,
 ) -> None:
     """Run one variant as an executed notebook."""
-    from vqkit.experiment.console import outcome_line
-    from vqkit.experiment.runner import Options, run_single
-    from vqkit.experiment.runner import steps as plan_steps
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.sweep import Sweep
-    from vqkit.experiment.validate import resolve
+    from vqkit.cli.console import outcome_line
+    from vqkit.execution.runner import Options, run_single
+    from vqkit.execution.runner import steps as plan_steps
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.resolve import resolve
+    from vqkit.sweeps.spec import Sweep
 
     store = Store.at(runs)
     value = {
@@ -193,7 +194,7 @@ def validate(
     runs: Runs = Path("runs"),
 ) -> None:
     """Check a strategy or sweep file, run nothing."""
-    from vqkit.experiment.form import read_mapping
+    from vqkit.sweeps.spec import read_mapping
 
     if file != "quickstart" and any(k.endswith("_config") for k in read_mapping(file)):
         from vqkit.strategy import Strategy
@@ -201,8 +202,8 @@ def validate(
         loaded = Strategy.load(file)
         typer.echo(f"{file}: a valid strategy, nearest built-in {loaded.base}, digest {loaded.digest}")
         return
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.validate import resolve
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.resolve import resolve
 
     resolved = resolve(load_sweep(file), Store.at(runs).cache)
     typer.echo(f"{file}: a valid sweep of {len(resolved.planned)} variants, {len(resolved.to_run)} different")

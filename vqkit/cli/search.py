@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vqkit.cli.application import Exit, app
-from vqkit.cli.options import (
+from vqkit.cli.application import (
     Base,
     DataOption,
+    Exit,
     Jobs,
     NotebookOption,
     NoTrack,
@@ -19,6 +19,7 @@ from vqkit.cli.options import (
     Runs,
     Timeout,
     TrackingUri,
+    app,
     data_of,
 )
 from vqkit.errors import ModelError, SweepError
@@ -54,10 +55,10 @@ def sensitivity(
     runs: Runs = Path("runs"),
 ) -> None:
     """Show how much each layer suffers from few bits, most sensitive first."""
-    from vqkit.experiment.environment import load_tensorflow
+    from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.cli.options import chosen_strategy
+    from vqkit.cli.application import chosen_strategy
     from vqkit.files import write_json
     from vqkit.search import sensitivity as ask
 
@@ -100,12 +101,12 @@ def mixed(
     runs: Runs = Path("runs"),
 ) -> None:
     """Choose bits for each layer, verify the front, and write its strategies."""
-    from vqkit.experiment.environment import load_tensorflow
+    from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.cli.options import chosen_strategy
+    from vqkit.cli.application import chosen_strategy
     from vqkit.search import mixed as choose
-    from vqkit.search.advice import parse_size
+    from vqkit.search.recommend import parse_size
 
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
     base = chosen_strategy(strategy, overrides)
@@ -136,12 +137,12 @@ def search(
     notebook: NotebookOption = None,
 ) -> None:
     """Search the axes of a file under a budget; go on where an earlier call stopped."""
-    from vqkit.experiment.form import read_mapping
-    from vqkit.experiment.runner import Options
-    from vqkit.experiment.session import Session
-    from vqkit.experiment.store import Store
+    from vqkit.execution.runner import Options
+    from vqkit.runs.store import Store
+    from vqkit.runs.tracking import Session
     from vqkit.search import Search
     from vqkit.search import search as look
+    from vqkit.sweeps.spec import read_mapping
 
     given = {k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None}
     value = {"name": file.stem, **read_mapping(file), **given}
@@ -178,7 +179,7 @@ def _line(trial: Trial, what: Any) -> str:
 
 
 def _search_summary(found: Found) -> str:
-    from vqkit.experiment import tables
+    from vqkit import tables
     from vqkit.search.loop import trial_title
     from vqkit.search.study import Study
 
@@ -218,12 +219,12 @@ def recommend(
     no_track: NoTrack = False,
 ) -> None:
     """Find the strategy for a size, a drop and a time; write strategy, model and report."""
-    from vqkit.experiment.environment import load_tensorflow
+    from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.experiment.store import Store
     from vqkit.export.files import format_of
-    from vqkit.search import advice
+    from vqkit.runs.store import Store
+    from vqkit.search import recommend as advice
 
     # Before the search: it would be a pity to learn after twenty minutes that a format is misspelt.
     formats = [format_of(f, None) for f in format or ()]
@@ -252,11 +253,11 @@ def recommend(
 def _engine(
     model: str, data: str | None, runs: Path, images: int | None, *, calibration: str, seed: int
 ) -> Engine:  # fmt: skip
-    from vqkit.experiment.source import load_data, load_model, model_path
-    from vqkit.experiment.store import Store
-    from vqkit.experiment.sweep import SettingsSpec
-    from vqkit.experiment.variant import Settings
+    from vqkit.runs.store import Store
     from vqkit.search.engine import Engine
+    from vqkit.sweeps.source import load_data, load_model, model_path
+    from vqkit.sweeps.spec import SettingsSpec
+    from vqkit.sweeps.variant import Settings
 
     cache, described = Store.at(runs).cache, data_of(model, data)
     parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration})

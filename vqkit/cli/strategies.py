@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vqkit.cli.application import app
-from vqkit.cli.options import Base, Compat, Overrides, Runs, chosen_strategy
+from vqkit.cli.application import Base, Compat, Overrides, Runs, app, chosen_strategy
 
 strategies = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show and write quantize strategies."
@@ -28,11 +27,12 @@ def plan(
     runs: Runs = Path("runs"),
 ) -> None:
     """Show each tensor's quantizer and who decided it, or which layers a device will run."""
-    from vqkit.experiment.source import load_model, model_path
-    from vqkit.experiment.store import Store
+    from vqkit.runs.store import Store
+    from vqkit.sweeps.source import load_model, model_path
 
     net = load_model(model_path(model, ".", Store.at(runs).cache))
-    from vqkit.flow import inspect, make_plan
+    from vqkit.quantization.prepare import make_plan
+    from vqkit.targets import inspect
 
     chosen, compat = chosen_strategy(strategy, overrides), {"vitis_compat": vitis_compat}
     made = inspect(net, chosen, target, **compat) if target else make_plan(chosen, net, **compat)
@@ -42,7 +42,7 @@ def plan(
 @strategies.command("list")
 def strategies_list() -> None:
     """Names of the built-in strategies."""
-    from vqkit.strategy.builtins import ALIASES, NAMES
+    from vqkit.strategy.vocabulary import ALIASES, NAMES
 
     for name in NAMES:
         also = ", ".join(a for a, n in ALIASES.items() if n == name)

@@ -1,9 +1,23 @@
 """Files that other runtimes execute, and the proof that they compute what the simulation computes.
 
-Quantized ──lower──► steps ─┬─ onnx_file    ONNX with QuantizeLinear / DequantizeLinear
-                            ├─ tflite_file  TFLite with our scales, no calibration of its own
-                            ├─ integer      the same graph in integers, by numpy
-                            └─ keras_files  .keras, .h5, SavedModel, JSON of encodings
+Quantized ──lowering──► Program ─┬─ onnx     ONNX with QuantizeLinear / DequantizeLinear
+                                 ├─ tflite   TFLite with our scales, no calibration of its own
+                                 ├─ integer  the same program in integers, by numpy
+                                 └─ files    .keras, .h5, SavedModel, JSON of encodings
+
+    crosscheck         the same inputs through the simulation and through every runtime
+    crosscheck_result  what a cross-check gives
+    files              `export()`: one function for all formats; Keras files
+    float_layers       float layers as program steps
+    golden             integers and grids as files, for device checks
+    layers             each Keras layer as program steps
+    lowering           Quantized -> Program
+    program            `Program`: a quantized graph as the few operations that every runtime has
+    runtimes           the runtimes of a cross-check, each as a function from inputs to values by tensor …
+    tf_graphs          the graphs that TensorFlow traces, read
+    traced             a call of a layer as the plain operations that TensorFlow traces it to
+
+Public names are imported on first use, because most of them need TensorFlow.
 """
 
 from __future__ import annotations
@@ -16,14 +30,14 @@ from typing import Any
 from vqkit._lazy import names_of
 
 _HOME = {
+    "CrossCheck": "crosscheck_result",
     "FORMATS": "files",
-    "encodings_of": "encodings",
-    "export": "files",
-    "to_onnx": "onnx_file",
-    "CrossCheck": "crosscheck",
     "IntegerModel": "integer",
     "cross_check": "crosscheck",
-    "to_tflite": "tflite_file",
+    "encodings_of": "golden",
+    "export": "files",
+    "to_onnx": "onnx",
+    "to_tflite": "tflite",
 }
 
 __all__ = [

@@ -2,113 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vqkit.errors import CrossCheckError, DataError, ModelError, not_allowed
+from vqkit.export.crosscheck_result import Bound, CrossCheck, Values, Witness
 from vqkit.export.lowering import lower
-from vqkit.export.steps import Program
+from vqkit.export.program import Program
 
-Values = dict[str, np.ndarray]
 RUNTIMES = ("onnxruntime", "litert", "integer")
 FILES = ("keras", "h5", "saved_model")
 """Files that hold the simulation itself: written, read again and run."""
-
-
-class Bound(NamedTuple):
-    """How far a runtime may be from the simulation.
-
-    Attributes:
-        codes: units of a tensor's last bit.
-        share: part of a tensor's elements that must be within `codes`.
-    """
-
-    codes: int
-    share: float
-
-
-EXACT, NEAR = Bound(0, 1.0), Bound(1, 0.99)
-
-
-@dataclass(frozen=True, eq=False)
-class CrossCheck:
-    """What came of a cross-check; prints itself and shows itself in a notebook.
-
-    Attributes:
-        table: a pandas table, one row for each runtime and tensor in graph order: elements, different
-            (share), beyond_1 (share more than one unit away), within (share inside the bound), max_codes
-            (largest difference in units of the last bit).
-        bounds: runtime -> the bound it is held to.
-        metrics: name -> number, for the run's record: for each runtime top-1 agreement of each sample with
-            the simulation, share of output elements within one unit, largest difference.
-        first: runtime -> first tensor outside its bound; absent where there is none.
-        notes: runtime -> what to know about its file, and what of it was not compared.
-        samples: number of samples.
-        skipped: runtime -> why it was not compared.
-    """
-
-    table: Any
-    bounds: Mapping[str, Bound]
-    metrics: Mapping[str, float]
-    first: Mapping[str, str]
-    notes: Mapping[str, tuple[str, ...]]
-    samples: int
-    skipped: Mapping[str, str] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return "\n".join([*self.summary(), self.table.to_string(index=False)])
-
-    def summary(self) -> list[str]:
-        """One line for each runtime, those that were not compared last."""
-        left_out = [f"{runtime}: not compared: {why}" for runtime, why in self.skipped.items()]
-        return [*(self._line(runtime) for runtime in self.bounds), *left_out]
-
-    def _line(self, runtime: str) -> str:
-        m, (codes, share) = self.metrics, self.bounds[runtime]
-        words = [
-            f"{runtime}: output within 1 unit in {m[f'{runtime}_output_within_1']:.4%}",
-            f"largest difference {m[f'{runtime}_output_max']:g}",
-            *(
-                [f"top-1 agreement {m[f'{runtime}_top1_agreement']:.4%}"]
-                if f"{runtime}_top1_agreement" in m
-                else []
-            ),
-            f"bound {codes} code{'' if codes == 1 else 's'} in {share:.2%}",
-            f"DEPARTS at {self.first[runtime]}" if runtime in self.first else "holds",
-            *self.notes.get(runtime, ()),
-        ]
-        return ", ".join(words)
-
-    def to_json(self) -> dict[str, Any]:
-        """Bounds, metrics, first departures and the table as JSON values."""
-        return {
-            "samples": self.samples, "bounds": {k: list(v) for k, v in self.bounds.items()},
-            "metrics": dict(self.metrics), "first": dict(self.first),
-            "notes": {k: list(v) for k, v in self.notes.items()}, "skipped": dict(self.skipped),
-            "table": [{str(k): v for k, v in row.items()} for row in self.table.to_dict("records")],
-        }  # fmt: skip
-
-    def _repr_html_(self) -> str:
-        lines = "".join(f"<div>{line}</div>" for line in self.summary())
-        return lines + str(self.table.to_html(index=False, float_format="{:.6g}".format))
-
-
-@dataclass(frozen=True, eq=False)
-class Witness:
-    """One runtime, ready to run.
-
-    Attributes:
-        run: from input name -> array to tensor name -> values; outputs are named "output i".
-        bound: what it is held to.
-        notes: what to know about it.
-    """
-
-    run: Callable[[Values], Values]
-    bound: Bound
-    notes: tuple[str, ...] = ()
 
 
 def cross_check(
@@ -150,8 +56,8 @@ def cross_check(
             runtime has all layers.
         DataError: no sample, or with a fixed batch size no full batch.
     """
-    from vqkit.export.tally import Tally
-    from vqkit.export.witnesses import simulation
+    from vqkit.export.crosscheck_result import Tally
+    from vqkit.export.runtimes import simulation
 
     asked, further = ((), RUNTIMES) if runtimes is None else (tuple(runtimes), tuple(also))
     for name in (*asked, *further):
@@ -180,7 +86,7 @@ def cross_check(
 
 def _program(quantized: Any, int32_biases: bool) -> Program | ModelError:
     """The lowered model, or why it has no lowered form; the files that hold the simulation need none."""
-    from vqkit.export.accumulator import with_int32_biases
+    from vqkit.export.program import with_int32_biases
 
     try:
         program = lower(quantized)
@@ -194,7 +100,7 @@ def _witnesses(
     asked: Sequence[str], further: Sequence[str],
 ) -> tuple[dict[str, Witness], dict[str, str]]:  # fmt: skip
     """The runtimes that can compute the model, and why others cannot."""
-    from vqkit.export.witnesses import MAKERS, file_witness
+    from vqkit.export.runtimes import MAKERS, file_witness
 
     found: dict[str, Witness] = {}
     skipped: dict[str, str] = {}
@@ -218,8 +124,8 @@ def _witnesses(
 
 def _batches(quantized: Any, inputs: Any, batch_size: int) -> Iterator[Values | int]:
     """Inputs by name in the model's types; for a batch that is not of its fixed size, the size alone."""
-    from vqkit.flow.data import batches
-    from vqkit.graph.keras_io import named_inputs
+    from vqkit.graph.keras_layers import named_inputs
+    from vqkit.quantization.data import batches
 
     graph = quantized.graph
     fixed = next((n for v in graph.inputs.values() if (n := graph.values[v].shape[0]) is not None), None)

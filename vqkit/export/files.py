@@ -1,13 +1,141 @@
-"""One function for all formats."""
+"""`export()`: one function for all formats; Keras files.
+
+One function for all formats.
+
+What a strategy's `finalize_pipeline_config` asks for: the quantized model as a file.
+
+One rule: where one quantized model is handed over, the file is written: by `vqkit.quantize`,
+`vqkit.deploy_model`, both of the `VitisQuantizer`'s methods, and in the folder of a run. What tries many
+strategies (the bench, searches, pictures) writes none; so do the functions of `vqkit.quantization` and
+`vqkit.qat`.
+
+The quantized model as Keras and TensorFlow files: they compute the simulation itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqkit.errors import ModelError, not_allowed
-from vqkit.export import dump, encodings, keras_files, onnx_file, tflite_file
+from vqkit.export import golden, onnx, tflite
+from vqkit.files import whole
+from vqkit.qat import deploy
+from vqkit.quantization import ptq
+
+NAME = "quantized_model"
+# The strategy's word -> ours.
+_FORMATS = {"h5": "h5", "keras": "keras", "tf": "saved_model", "onnx": "onnx"}
+
+
+def finalize(quantized: Any, run_dir: str | Path | None = None) -> Path | None:
+    """Write the file that the strategy asks for, under the name that the original gives it.
+
+    Args:
+        quantized: a `Quantized`; its strategy's `output_format`, `output_dir` and `onnx_opset_version` count.
+        run_dir: folder of a run, in which a folder named as the last part of `output_dir` is used, so that
+            variants of a sweep do not overwrite each other's files.
+
+    Returns:
+        `<output_dir>/quantized_model` with the format's suffix (a folder for "tf"), or None where the format
+        is "".
+
+    Raises:
+        ModelError: the format does not have some layer, or the operator set is too old.
+    """
+    wanted = quantized.strategy.finalize
+    if not wanted.output_format:
+        return None
+
+    name = _FORMATS[wanted.output_format]
+    options = {"opset": wanted.onnx_opset_version} if name == "onnx" else {}
+    folder = Path(wanted.output_dir) if run_dir is None else Path(run_dir) / Path(wanted.output_dir).name
+    return export(quantized, folder / f"{NAME}{FORMATS[name].suffix}", name, **options)
+
+
+def _writing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, writing what the strategy of its result asks for."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        made = function(*args, **kwargs)
+        finalize(made)
+        return made
+
+    return run
+
+
+quantize = _writing(ptq.quantize)
+deploy_model = _writing(deploy.deploy_model)
+
+
+def write_keras(quantized: Any, path: Path) -> None:
+    """Write a `.keras` or `.h5` file, which `vqkit.load_model` reads.
+
+    Args:
+        quantized: a `Quantized`.
+        path: its suffix decides which.
+
+    Raises:
+        ModelError: an `.h5` file does not hold some weight's type.
+    """
+    if path.suffix == ".h5":
+        _check_types(quantized.model)
+    with whole(path) as part, _asked_for():
+        quantized.model.save(part)
+
+
+def _check_types(model: Any) -> None:
+    """HDF5 has no bfloat16: Keras writes such weights as bytes and cannot read them again."""
+    for layer in model.layers:
+        for weight in layer.weights:
+            if weight.dtype == "bfloat16":
+                raise ModelError(
+                    f"layer {layer.name!r} cannot be exported: {weight.name} is bfloat16, which .h5 files "
+                    "do not have. Export keras or saved_model, or use the policy mixed_bfloat16"
+                )
+
+
+@contextlib.contextmanager
+def _asked_for() -> Iterator[None]:
+    """Keras calls HDF5 a legacy format, as a warning or in absl's log; here it was asked for."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*HDF5.*")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def write_saved_model(quantized: Any, path: Path) -> None:
+    """Write a SavedModel folder for inference: `model = tf.saved_model.load(path)`, then `model.serve(x)`.
+
+    Args:
+        quantized: a `Quantized`.
+        path: the folder; an older SavedModel there is replaced.
+
+    Raises:
+        ModelError: the path is a file, or a folder of something else.
+    """
+    if path.exists() and not (path / "saved_model.pb").is_file() and not (path.is_dir() and _empty(path)):
+        raise ModelError(f"path: {path} is there and is no SavedModel folder; it is not replaced")
+    with whole(path) as part:
+        quantized.model.export(part, format="tf_saved_model", verbose=False)
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def _empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 class Format(NamedTuple):
@@ -25,17 +153,17 @@ class Format(NamedTuple):
 
 
 def _write_integers(quantized: Any, path: Path, dataset: Any = None) -> None:
-    dump.dump_model(quantized.model, dataset, path, weights_only=dataset is None)
+    golden.dump_model(quantized.model, dataset, path, weights_only=dataset is None)
 
 
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", onnx_file.write_onnx, ("opset", "rounding")),
-    "tflite": Format(".tflite", tflite_file.write_tflite, ("rounding", "lowest_weight")),
-    "keras": Format(".keras", keras_files.write_keras),
-    "h5": Format(".h5", keras_files.write_keras),
-    "saved_model": Format("", keras_files.write_saved_model),
+    "onnx": Format(".onnx", onnx.write_onnx, ("opset", "rounding")),
+    "tflite": Format(".tflite", tflite.write_tflite, ("rounding", "lowest_weight")),
+    "keras": Format(".keras", write_keras),
+    "h5": Format(".h5", write_keras),
+    "saved_model": Format("", write_saved_model),
     "ints": Format("", _write_integers, ("dataset",)),
-    "encodings": Format(".json", encodings.write_encodings),
+    "encodings": Format(".json", golden.write_encodings),
 }
 """Format -> what writes it."""
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.export.float_forms import Masks, form_serves, put_masks, put_traced
-from vqkit.export.forms import FORMS, TAKES_INTEGERS
-from vqkit.export.steps import Constant, Program, Shape, Step, Sums, int32_codes, output_names
-from vqkit.flow.solve import bake
+from vqkit.export.float_layers import Masks, form_serves, put_masks, put_traced
+from vqkit.export.layers import FORMS, TAKES_INTEGERS
+from vqkit.export.program import Constant, Program, Shape, Step, Sums, int32_codes, output_names
 from vqkit.graph.ir import Layer, Node, Ref, refs
-from vqkit.graph.match import activation_name
-from vqkit.graph.simplify import WEIGHTED
+from vqkit.graph.passes.match import activation_name
+from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.graph.state import recurrent_states
+from vqkit.quantization.solve import bake
 
 
 def lower(quantized: Any) -> Program:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.export import tf_graphs
-from vqkit.export.steps import Constant, Shape
+from vqkit.export.program import Constant, Shape
 
 Slot = int | Constant
 """A value by its number, or a constant."""

@@ -8,11 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from vqkit.errors import ModelError
-from vqkit.graph.custom import objects_within
 from vqkit.graph.ir import Graph, Layer, Value
-from vqkit.graph.live_code import copied_lambda, lambda_config, with_code
+from vqkit.graph.keras_layers import (
+    assign_weights,
+    build_without_drawing,
+    copied_lambda,
+    lambda_config,
+    objects_within,
+    weights_of,
+    with_code,
+)
 from vqkit.graph.state import give, give_random_state, give_saved, has_users_part, saved_of, unsaved
-from vqkit.graph.variables import assign_weights, build_without_drawing, weights_of
 
 
 def read_layer(operation: Any, name: str) -> Layer:

@@ -1,22 +1,48 @@
-"""The border to Keras: lower a model to a graph, raise a graph to a model, run it.
+"""Keras model to Graph and back; the only user of Keras privates.
+
+The border to Keras: lower a model to a graph, raise a graph to a model, run it.
 
 With `copies` the only module that touches private parts of Keras (`_nodes_by_depth`, node arguments,
 `_functional`, input and output structures); `tests/graph/test_keras_io.py` holds their contract.
+
+Room for Keras to walk deep models: it does so by recursion, one Python frame for each layer on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.copies import make_all_live, read_layer
-from vqkit.graph.custom import is_custom
-from vqkit.graph.deep import room_for
-from vqkit.graph.inputs import check_shapes, named_inputs
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, in_scopes, map_refs
+from vqkit.graph.keras_layers import check_shapes, is_custom, named_inputs
 from vqkit.primitives.native import traced_here
+
+SPARE = 1000
+"""Frames of everything else."""
+
+DEEPEST = 5000
+"""Layers on one way in a file: more would let its nesting, which somebody else wrote, exhaust the C stack."""
+
+
+@contextlib.contextmanager
+def room_for(layers: int) -> Iterator[None]:
+    """Let Python recurse so deep that a chain of so many layers can be walked.
+
+    Args:
+        layers: in the model; on one way there are at most as many.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, layers + SPARE))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
 
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 

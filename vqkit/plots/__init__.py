@@ -5,17 +5,13 @@ pages; both themes use colours that people with colour-vision deficiencies can t
 repeat what colours say.
 """
 
-from vqkit.plots.calibration import calibration_curve
-from vqkit.plots.choices import channel_ranges, error_by_scale, tensor_panels
-from vqkit.plots.graphs import model_graph
-from vqkit.plots.pairs import flipped_samples, sqnr_difference
-from vqkit.plots.parallel import parallel_coordinates
-from vqkit.plots.pareto import pareto
+from vqkit.plots.model import model_graph
+from vqkit.plots.runs import flipped_samples, pareto, sqnr_difference
 from vqkit.plots.sensitivity import recovery_curve, sensitivity_accumulated, sensitivity_ranked
 from vqkit.plots.style import DARK, LIGHT, Theme
-from vqkit.plots.sweeps import leaderboard_bars, marginal_effects
-from vqkit.plots.tensors import sqnr_by_layer, tensor_histogram
-from vqkit.plots.training import thresholds
+from vqkit.plots.sweeps import leaderboard_bars, marginal_effects, parallel_coordinates
+from vqkit.plots.tensors import channel_ranges, error_by_scale, sqnr_by_layer, tensor_histogram, tensor_panels
+from vqkit.plots.training import calibration_curve, thresholds
 
 __all__ = [
     "DARK",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vqkit.errors import RecordError, not_allowed
-from vqkit.plots.points import loss_axis, short, squash
+from vqkit.plots.runs import loss_axis, short, squash
 from vqkit.plots.style import LIGHT, Theme, dress, figure, note, outer_legend
 
 if TYPE_CHECKING:

@@ -1,14 +1,31 @@
-"""Figures about a sweep: which variant to choose, and which choice of it mattered."""
+"""Figures of a sweep: which choice mattered.
+
+Figures about a sweep: which variant to choose, and which choice of it mattered.
+
+Parallel coordinates: every run a line through its choices to its accuracy.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vqkit.plots.points import factors, finished, level, level_order, loss_axis, short, squash
+from vqkit.plots.runs import (
+    factors,
+    finished,
+    key_of,
+    level,
+    level_order,
+    loss_axis,
+    lost,
+    mark,
+    short,
+    squash,
+)
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
 
 if TYPE_CHECKING:
@@ -22,7 +39,7 @@ def leaderboard_bars(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
 
     Args:
         frame: one row per run: name, status, strategy, accuracy, float_accuracy (fractions), size_bytes; as
-            `vqkit.experiment.records.load_records` returns it.
+            `vqkit.runs.records.load_records` returns it.
         theme: `LIGHT` or `DARK`.
 
     Returns:
@@ -127,3 +144,117 @@ def _alike(others: pd.DataFrame) -> list[np.ndarray]:
     """Row numbers of variants that agree in all of these columns, together."""
     keys = ["|".join(row) for row in others.itertuples(index=False)]
     return [np.flatnonzero([k == key for k in keys]) for key in dict.fromkeys(keys)]
+
+
+_MAX_AXES = 8
+_NO_RESULT = -0.12
+_SPREAD = 0.45
+
+
+def parallel_coordinates(frame: pd.DataFrame, *, theme: Theme = LIGHT, chosen: str = "") -> Figure:
+    """Which choices go with which accuracy: one upright axis for each key, the last one for accuracy.
+
+    Args:
+        frame: one row per run; every column `strategy` or `override.*` with more than one value is an axis.
+        theme: `LIGHT` or `DARK`.
+        chosen: key of a run to point out.
+
+    Returns:
+        A figure. A line is a run; it is coloured by the accuracy it ends at. Runs that failed are dashed and
+        end below the accuracy axis.
+    """
+    fig = figure(4.6, theme)
+    ax = fig.add_subplot()
+    ax.set_title("Choices and accuracy", loc="left", fontsize=11, color=theme.ink)
+    runs = _ordered(frame)
+    names = factors(runs)[:_MAX_AXES] if len(runs) else []
+    _bare(ax, theme)
+    if not names:
+        note(ax, "the variants differ in nothing that can be compared", theme)
+        return fig
+    loss = max(0.5, float(np.nanmax(-runs["points"].to_numpy(float), initial=0.5)))
+    heights = np.column_stack([*(_level_heights(ax, runs, n, i, theme) for i, n in enumerate(names)),
+                               _accuracy_heights(runs, loss)])  # fmt: skip
+    _draw_lines(ax, runs, heights, theme, chosen)
+    _accuracy_axis(ax, len(names), loss, bool(runs["points"].isna().any()), theme)
+    if ax.get_legend_handles_labels()[1]:
+        outer_legend(fig, ax, theme, loc="outside lower right", ncols=3)
+    return fig
+
+
+def _ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Runs with a result, worst first so that the best lie on top, and those that failed."""
+    import pandas as pd
+
+    parts = [finished(frame).sort_values("points"), lost(frame).assign(points=np.nan)]
+    return pd.concat([p for p in parts if len(p)] or parts, ignore_index=True)
+
+
+def _bare(ax: Axes, theme: Theme) -> None:
+    ax.set_facecolor(theme.page)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _level_heights(ax: Axes, runs: pd.DataFrame, name: str, at: int, theme: Theme) -> np.ndarray:
+    """Draw the axis of one choice; returns each run's height, spread inside its level so that lines part."""
+    words = runs[name].map(level)
+    order = sorted(words.unique(), key=level_order)
+    step = 1 / max(1, len(order) - 1) if len(order) > 1 else 1.0
+    ax.plot([at, at], [-0.04, 1.04], color=theme.faint, lw=1, zorder=1)
+    ax.text(at, 1.1, short(name.removeprefix("override."), 18), ha="center", color=theme.ink, fontsize=9)
+    box = {"fc": theme.page, "ec": "none", "alpha": 0.75, "pad": 0.8}
+    for i, word in enumerate(order):
+        ax.text(at - 0.03, i * step, short(word, 14), ha="right", va="center", color=theme.ink,
+                fontsize=8.5, bbox=box, zorder=5)  # fmt: skip
+    shift = np.zeros(len(runs))
+    for word in order:
+        mine = np.flatnonzero(words == word)
+        shift[mine] = (np.arange(len(mine)) + 0.5) / len(mine) - 0.5
+    return words.map(order.index).to_numpy(float) * step + _SPREAD * min(step, 0.25) * shift
+
+
+def _accuracy_heights(runs: pd.DataFrame, loss: float) -> np.ndarray:
+    bottom, top = _ends(loss)
+    height = (squash(runs["points"].to_numpy(float)) - bottom) / (top - bottom)
+    return np.where(np.isnan(height), _NO_RESULT, np.clip(height, 0, 1))
+
+
+def _ends(loss: float) -> tuple[float, float]:
+    return float(squash(-loss)), float(squash(min(0.5, 0.1 * loss)))
+
+
+def _draw_lines(ax: Axes, runs: pd.DataFrame, heights: np.ndarray, theme: Theme, chosen: str) -> None:
+    dark = sum(int(theme.page[i : i + 2], 16) for i in (1, 3, 5)) < 3 * 128
+    span = (0.3, 1.0) if dark else (0.0, 0.85)
+    at = np.arange(heights.shape[1])
+    for (_, run), line in zip(runs.iterrows(), heights, strict=True):
+        here = chosen != "" and key_of(run) == chosen
+        failed = bool(np.isnan(run["points"]))
+        colour: Any = colormaps["cividis"](span[0] + (span[1] - span[0]) * max(line[-1], 0.0))
+        (drawn,) = ax.plot(
+            at, line, color=theme.ink if here else theme.alarm if failed else colour,
+            lw=3 if here else 1.1, ls="--" if failed else "-", alpha=1 if here else 0.8,
+            zorder=4 if here else 2, label=f"chosen: {short(run['name'], 40)}" if here else None,
+        )  # fmt: skip
+        mark(drawn, key_of(run))
+
+
+def _accuracy_axis(ax: Axes, at: int, loss: float, failed: bool, theme: Theme) -> None:
+    bottom, top = _ends(loss)
+    ax.plot([at, at], [0, 1], color=theme.ink, lw=1.2, zorder=3)
+    ax.text(at, 1.1, "accuracy against float\n(percentage points)", ha="center", va="bottom",
+            color=theme.ink, fontsize=9)  # fmt: skip
+    for tick in (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100):
+        height = (float(squash(-tick)) - bottom) / (top - bottom)
+        if height >= -0.01:
+            text = f"−{tick:g}" if tick else "0"
+            ax.text(at + 0.04, height, text, va="center", color=theme.ink, fontsize=8.5)
+            ax.plot([at, at + 0.025], [height, height], color=theme.ink, lw=1)
+    if failed:
+        ax.text(at + 0.04, _NO_RESULT, "failed", va="center", color=theme.alarm, fontsize=8.5)
+        ax.plot([], [], ls="--", color=theme.alarm, label="failed (no accuracy)")
+    ax.set_xlim(-0.75, at + 0.4)
+    ax.set_ylim(_NO_RESULT - 0.06, 1.28)

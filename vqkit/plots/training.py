@@ -1,12 +1,21 @@
-"""How trained thresholds moved."""
+"""Figures of thresholds over steps, and of accuracy over calibration images.
+
+How trained thresholds moved.
+
+How many calibration images are enough: ranges and accuracy against their number.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
+from vqkit.plots.runs import short
+from vqkit.plots.style import LIGHT, MARKERS, Theme, dress, figure, looks, note, outer_legend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,3 +58,67 @@ def thresholds(log: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     if named:
         outer_legend(fig, ax, theme, loc="outside right upper")
     return fig
+
+
+_MAX_TENSORS = 6
+
+
+def calibration_curve(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
+    """Accuracy and ranges against the number of calibration images, with the spread over subsets.
+
+    Args:
+        frame: columns n_images, subset, accuracy and float_accuracy (fractions), tensor, low and high (real
+            units), one row for each tensor, number and subset, as
+            `vqkit.comparison.calibration_study.calibration_study` returns it.
+        theme: `LIGHT` or `DARK`.
+
+    Returns:
+        A figure with accuracy above and the ranges of the six tensors that vary most below; a line is the
+        median over subsets, a band goes from the smallest to the largest.
+    """
+    fig = figure(7.2, theme)
+    top, below = fig.subplots(2, 1, sharex=True)
+    dress(top, theme, title="Accuracy and the number of calibration images", y="accuracy (%)")
+    dress(below, theme, title="Ranges of the tensors that vary most", x="calibration images (log)",
+          y="width of the range\n(% of that with all images)")  # fmt: skip
+    if frame.empty:
+        note(top, "nothing was calibrated", theme)
+        return fig
+    runs = frame.drop_duplicates(["n_images", "subset"])
+    _band(top, runs["n_images"], 100 * runs["accuracy"], "quantized", 0, theme)
+    top.axhline(
+        100 * float(runs["float_accuracy"].iloc[0]), color=theme.alarm, ls="--", lw=1.2, label="float"
+    )
+    outer_legend(fig, top, theme, loc="outside right upper")
+    for i, (name, part) in enumerate(_relative(frame)):
+        _band(below, part["n_images"], part["relative"], short(name, 30), i, theme)
+    outer_legend(fig, below, theme, loc="outside right lower")
+    _image_axis(below, sorted(frame["n_images"].unique()))
+    return fig
+
+
+def _band(ax: Axes, counts: pd.Series, values: pd.Series, label: str, i: int, theme: Theme) -> None:
+    grouped = values.groupby(counts.to_numpy())
+    middle, low, high = grouped.median(), grouped.min(), grouped.max()
+    colour = theme.colours[i % len(theme.colours)]
+    ax.fill_between(middle.index, low, high, color=colour, alpha=0.22, lw=0)
+    ax.plot(middle.index, middle, color=colour, marker=MARKERS[i % len(MARKERS)], ms=5, lw=1.5, label=label)
+
+
+def _relative(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The tensors whose range depends most on the images, each with its width in per cent of the last one."""
+    found = []
+    for name, part in frame.groupby("tensor", sort=False):
+        width = part["high"] - part["low"]
+        final = float(width[part["n_images"] == part["n_images"].max()].median())
+        if final > 0 and np.isfinite(final):
+            found.append((str(name), part.assign(relative=100 * width / final)))
+    found.sort(key=lambda item: -float(item[1]["relative"].max() - item[1]["relative"].min()))
+    return found[:_MAX_TENSORS]
+
+
+def _image_axis(ax: Axes, counts: list[int]) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator([float(n) for n in counts]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

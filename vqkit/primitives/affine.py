@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vqkit.primitives import grid
+from vqkit.primitives import spec as grid
 from vqkit.primitives.spec import QuantizerSpec, RoundMode
 
 Array = npt.NDArray[np.float32]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vqkit.primitives import grid
 from vqkit.primitives.affine import Array
 from vqkit.primitives.histogram import CLIPPING, choose_from_histogram, float_mse, histogram_for
+from vqkit.primitives.mse import mse_range
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import position, reduction_axes, value_range
-from vqkit.primitives.search import mse_range
-from vqkit.primitives.spec import QuantizerSpec
+from vqkit.primitives.spec import QuantizerSpec, require_compat
 
 
 def choose(x: npt.ArrayLike, spec: QuantizerSpec, *, vitis_compat: bool = False) -> QParams:
@@ -52,7 +51,7 @@ def checked(x: npt.ArrayLike, spec: QuantizerSpec, *, vitis_compat: bool) -> Arr
         ValueError: as `choose`.
     """
     if vitis_compat:
-        grid.require_compat(spec)
+        require_compat(spec)
     x = np.asarray(x, np.float32)
     if x.size == 0 or not np.all(np.isfinite(x)):
         bad = int(np.sum(~np.isfinite(x)))

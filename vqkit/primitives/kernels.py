@@ -1,18 +1,24 @@
-"""Fake-quantization in TensorFlow: the plain chain, TensorFlow's own ops where they are exact, and gradients.
+"""TensorFlow: fake-quantization with gradients, and arithmetic of the DPU.
+
+Fake-quantization in TensorFlow: the plain chain, TensorFlow's own ops where they are exact, and gradients.
 
 The arithmetic is defined in `reference`; this module computes the same float32 values.
+
+Arithmetic of the DPU that a float model imitates: average pooling by a shift, and a piecewise sigmoid.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from vqkit.primitives import grid, native
-from vqkit.primitives.spec import QuantizerSpec, RoundMode
+from vqkit.primitives import native
+from vqkit.primitives.spec import QuantizerSpec, RoundMode, framework_ends, levels
 
 Tensor = Any
 
@@ -65,7 +71,7 @@ def multiplier(spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, pos: Tensor | 
     """
     if spec.pow2:
         return position_scale(pos)
-    return np.float32(grid.levels(spec)) / (f_max - f_min)
+    return np.float32(levels(spec)) / (f_max - f_min)
 
 
 def shift(spec: QuantizerSpec, f_min: Tensor, s: Tensor) -> Tensor:
@@ -207,7 +213,7 @@ def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
 def _framework_chain(
     x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    low, high = grid.framework_ends(spec)
+    low, high = framework_ends(spec)
     empty = tf.logical_and(tf.equal(f_min, 0.0), tf.equal(f_max, 0.0))
     width = tf.where(empty, 1.0, f_max - f_min)
     # Not `/`, where the graph optimizer would turn quotients into products with a reciprocal and back.
@@ -270,7 +276,7 @@ def float_values(
         if spec.symmetry:
             return values, f_min, f_max
         low = shift(spec, f_min, s)
-        return values, low, low + np.float32(grid.levels(spec)) / s
+        return values, low, low + np.float32(levels(spec)) / s
 
     return _masked(x, f_min, f_max, forward)
 
@@ -338,3 +344,63 @@ def _sum_to(x: Tensor, like: Tensor) -> Tensor:
         return tf.reduce_sum(x)
     axes = [a for a in range(x.shape.rank) if like.shape[a] == 1]
     return tf.reshape(tf.reduce_sum(x, axis=axes, keepdims=True), tf.shape(like))
+
+
+SIGMOID_FACTOR = 2731 / 16384
+"""The DPU's 1/6."""
+
+LEAKY_RELU_SLOPE = 26 / 256
+"""The DPU's 0.1."""
+
+LARGEST_WINDOW = 255
+"""Sides of an average pool beyond this many pixels are not pooled by the DPU."""
+_FIXED_FACTORS = {
+    (3, 3): 9 * 7 / 64,
+    (5, 5): 25 * 10 / 256,
+    (6, 6): 36 * 7 / 256,
+    (7, 7): 49 * 21 / 1024,
+    (14, 14): 196 * 21 / 4096,
+}
+
+
+def average_pool_scale(kernel_height: int, kernel_width: int) -> float:
+    """What the DPU's average is, relative to the true one: it multiplies by k / 2**n instead of 1 / area.
+
+    Some square windows have factors fixed in hardware; for the others n is the first of
+    0 .. 6 + ceil(log2(area)) whose best k comes closest to 1 / area.
+
+    Args:
+        kernel_height: window height in pixels.
+        kernel_width: window width in pixels.
+
+    Returns:
+        k / 2**n * area; 1 for windows over 255 pixels on a side, which the DPU does not pool.
+
+    Raises:
+        ValueError: a side is not positive.
+    """
+    if min(kernel_height, kernel_width) < 1:
+        raise ValueError(f"a pooling window needs positive sides, got {kernel_height} x {kernel_width}")
+    if max(kernel_height, kernel_width) > LARGEST_WINDOW:
+        return 1.0
+    fixed = _FIXED_FACTORS.get((kernel_height, kernel_width))
+    return _nearest_shift(kernel_height * kernel_width) if fixed is None else fixed
+
+
+def _nearest_shift(area: int) -> float:
+    shifts = range(7 + math.ceil(math.log2(area)))
+    factors = [round(2**n / area) / 2**n for n in shifts]
+    return min(factors, key=lambda factor: abs(factor - 1 / area)) * area
+
+
+def dpu_sigmoid(x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """The DPU's sigmoid: relu6(x + 3) * 2731 / 16384.
+
+    Args:
+        x: float32, any shape.
+
+    Returns:
+        float32, same shape, in [0, 1.00012].
+    """
+    x = np.asarray(x, np.float32)
+    return np.clip(x + np.float32(3), np.float32(0), np.float32(6)) * np.float32(SIGMOID_FACTOR)

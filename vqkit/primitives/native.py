@@ -28,8 +28,7 @@ from typing import Any
 from vqkit import digest
 from vqkit.errors import VqkitError
 from vqkit.files import DiskCache, whole
-from vqkit.primitives import grid
-from vqkit.primitives.spec import QuantizerSpec, RoundMode
+from vqkit.primitives.spec import QuantizerSpec, RoundMode, framework_ends
 
 SWITCH = "VQKIT_NATIVE"
 """Environment variable: 0 never, 1 an error where it cannot be had; otherwise where it can be had."""
@@ -142,7 +141,7 @@ def framework_values(x: Any, spec: QuantizerSpec, f_min: Any, f_max: Any) -> tup
     Returns:
         The values, float32, shape of x, and the ends of the grid that its gradient is masked by, shape ().
     """
-    low, high = map(float, grid.framework_ends(spec))
+    low, high = map(float, framework_ends(spec))
     made = native().library.VqkitFrameworkFakeQuantize(x=x, f_min=f_min, f_max=f_max, low=low, high=high)
     return made.values, made.nudged_min, made.nudged_max
 

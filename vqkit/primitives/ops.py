@@ -1,23 +1,132 @@
-"""Ranges, positions and fake-quantization of tensors in TensorFlow; everything runs inside `tf.function`.
+"""TensorFlow: ranges, positions, errors of candidates, fake-quantization of tensors.
+
+Ranges, positions and fake-quantization of tensors in TensorFlow; everything runs inside `tf.function`.
 
 The definitions are in `reference`, which computes the same numbers in numpy. Ranges and positions may be
 constants, tensors or variables: a new strategy assigns, it does not retrace.
+
+The least error among the candidate positions of a tensor, in few passes over memory.
+
+The error of a candidate is a sum of squares. Its order of magnitude decides almost always, so sums are taken
+in float32, of large tensors piece by piece while a piece is in the cache; the finest candidates are left out
+where they cannot win; and where two candidates are too close for float32 to tell, the exact sums decide.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from vqkit.primitives import grid, kernels, least, reference, sums
+from vqkit.primitives import kernels, mse, native, reference
+from vqkit.primitives import spec as grid
 from vqkit.primitives.choose import checked, choose_by_search, needs_search
+from vqkit.primitives.kernels import far_code, far_end, position_scale, values_up_to
+from vqkit.primitives.mse import FIRST, MARGIN, REST, SMALLEST
+from vqkit.primitives.mse import best_offset as in_numpy
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import reduction_axes
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+from vqkit.primitives.spec import POS_MAX, POS_MIN, Method, QuantizerSpec, QuantizerType
+
+PIECE = 1 << 18
+"""Values in a piece: three arrays of them fit into a core's cache."""
+
+WHOLE = 1 << 20
+"""Most values that are added in one go: the op adds at least four side by side, so that each of its partial
+sums has as many terms as a piece, on which `MARGIN` rests."""
+
+
+def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[], Tensor] | None = None,
+                *, large: bool = True) -> Tensor:  # fmt: skip
+    """Which of the positions start, start + 1, … loses least; the first of equals.
+
+    Args:
+        x: float32 tensor, any shape.
+        spec: a quantizer that `kernels.pow2_values` computes with the framework's op.
+        start: the non-overflow position, shape ().
+        exact: the answer by exact sums, int64, shape (); by sums in float64 by default.
+        large: whether x has more than `WHOLE` values; if it has and this is false, the answer takes longer.
+
+    Returns:
+        int64, shape ().
+    """
+    flat = tf.reshape(x, [-1])
+    if native.wanted(spec):
+        sums = native.squared_errors(flat, spec, _positions(start, FIRST + REST))
+        known, good = sums[: len(FIRST)], tf.constant(True)
+        other = exact or (lambda: _outside(flat, spec, start, known, good))
+        return tf.cond(_clear(sums), lambda: tf.argmin(sums), other)
+    if large:
+        first, good = _sums_of_pieces(flat, spec, start, FIRST), tf.constant(True)
+    else:
+        first, good = _of(flat, spec, _ends(spec, start, FIRST)), tf.size(flat) <= WHOLE
+    settled = good & _clear(first) & _hopeless(first, tf.size(flat), start)
+    if exact is not None:
+        return tf.cond(settled, lambda: tf.argmin(first), lambda: _all(flat, spec, start, first, good, exact))
+    return tf.cond(settled, lambda: tf.argmin(first), lambda: _outside(flat, spec, start, first, good))
+
+
+def _all(flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor,
+         exact: Callable[[], Tensor]) -> Tensor:  # fmt: skip
+    sums = tf.concat([first, _sums_of_pieces(flat, spec, start, REST)], axis=0)
+    return tf.cond(good & _clear(sums), lambda: tf.argmin(sums), exact)
+
+
+def _outside(flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor) -> Tensor:
+    """The answer in numpy: seldom needed, so that code for it is not worth compiling."""
+
+    def answer(x: np.ndarray, begin: np.ndarray, sums: np.ndarray, good: np.ndarray) -> np.int64:
+        return np.int64(in_numpy(x, spec, begin, sums if good else None))
+
+    found = tf.numpy_function(answer, [flat, start, first, good], tf.int64, stateful=False)
+    found.set_shape([])
+    return found
+
+
+def _clear(sums: Tensor) -> Tensor:
+    """Whether float32 sums tell the best candidate."""
+    least = tf.reduce_min(sums)
+    rivals = tf.math.count_nonzero(sums <= least * (1 + MARGIN))
+    return tf.logical_and(tf.equal(rivals, 1), least >= SMALLEST)
+
+
+def _hopeless(sums: Tensor, n: Tensor, start: Tensor) -> Tensor:
+    """Whether what the last candidate clips alone costs more than the best: finer ones clip at least that.
+
+    An unclipped value is at most half a step away from the grid.
+    """
+    step = tf.cast(position_scale(-_positions(start, FIRST[-1:])[0]), tf.float64)
+    rounding = tf.cast(n, tf.float64) * tf.square(step / 2)
+    return sums[-1] * (1 - MARGIN) - rounding * (1 + MARGIN) > tf.reduce_min(sums) * (1 + MARGIN)
+
+
+def _positions(start: Tensor, offsets: Sequence[int]) -> Tensor:
+    return tf.clip_by_value(start + np.array(offsets, np.float32), POS_MIN, POS_MAX)
+
+
+def _ends(spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> list[Tensor]:
+    return tf.unstack(far_end(far_code(spec), _positions(start, offsets)))
+
+
+def _of(flat: Tensor, spec: QuantizerSpec, ends: Sequence[Tensor]) -> Tensor:
+    """Sum of squared errors of each candidate, float64, to within `MARGIN`; shape (ends,)."""
+    lost = [tf.nn.l2_loss(flat - values_up_to(flat, spec, end)) for end in ends]
+    return 2 * tf.cast(tf.stack(lost), tf.float64)
+
+
+def _sums_of_pieces(flat: Tensor, spec: QuantizerSpec, start: Tensor, offsets: Sequence[int]) -> Tensor:
+    ends = _ends(spec, start, offsets)
+
+    def add(at: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        return at + PIECE, total + _of(flat[at : at + PIECE], spec, ends)
+
+    begin = (tf.constant(0), tf.zeros([len(offsets)], tf.float64))
+    return tf.while_loop(lambda at, _: at < tf.size(flat), add, begin, parallel_iterations=2)[1]
+
 
 Tensor = Any
 
@@ -128,7 +237,7 @@ def position(
 
     if kernels.v4_is_exact(rounding):
         # The reference's float32 sums depend on the order of addition, which is the framework's.
-        best = least.best_offset(x, rounding, start, exact if vitis_compat else None, large=large)
+        best = best_offset(x, rounding, start, exact if vitis_compat else None, large=large)
     else:
         best = exact()
     return _clip_position(start + tf.cast(best, tf.float32))
@@ -308,7 +417,7 @@ def _choose_in_numpy(array: npt.NDArray[np.float32], spec: QuantizerSpec) -> QPa
     start = reference.position(array, f_min, f_max, spec.with_(method=Method.NON_OVERFLOW))
     if spec.method != Method.MIN_MSE:
         return QParams(spec, f_min, f_max, start)
-    best = sums.best_offset(array.ravel(), grid.for_errors(spec), start)
+    best = mse.best_offset(array.ravel(), grid.for_errors(spec), start)
     return QParams(spec, f_min, f_max, reference.clip_position(start + np.float32(best)))
 
 

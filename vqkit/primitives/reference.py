@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from vqkit.primitives import grid
+from vqkit.primitives import spec as grid
 from vqkit.primitives.affine import Array, framework_kernel, own_kernel, position_scale, round_
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 

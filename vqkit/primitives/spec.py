@@ -1,10 +1,19 @@
-"""The integer grid of one tensor and how to place it: pure data, no arrays, no TensorFlow."""
+"""What a strategy asks for one tensor, and its integer grid; no arrays, no TensorFlow.
+
+The integer grid of one tensor and how to place it: pure data, no arrays, no TensorFlow.
+
+The numbers of an integer grid as float32 arithmetic needs them; no arrays, no TensorFlow.
+
+Both kernels, numpy and TensorFlow, read these constants, so that they multiply by the same float32.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 from typing import Any
+
+import numpy as np
 
 
 class QuantizerType(StrEnum):
@@ -98,3 +107,110 @@ class QuantizerSpec:
     def with_(self, **changes: Any) -> QuantizerSpec:
         """A copy with some attributes changed."""
         return replace(self, **changes)
+
+
+TINY_STEP = np.float32(2.0**-52)
+"""Smallest step a position search assumes: an all-zero tensor gets position 52."""
+
+POS_MIN, POS_MAX = -126, 126
+"""Positions whose scale and its inverse are both normal float32 numbers."""
+
+REACH = np.float32(2.0**125)
+"""Ranges end here: beyond it the inverse of a one-bit step is no normal float32."""
+
+MSE_OFFSETS = 5
+"""Candidates of the MIN_MSE search: the non-overflow position and four finer ones."""
+
+EMA_DECAY = 0.999
+"""What a moving average keeps of the range before."""
+
+SLACK_ULPS = 4
+"""A range this many float32 steps above a power of two counts as that power (see `reference.position`)."""
+
+
+def symmetric_ratio(spec: QuantizerSpec) -> np.float32:
+    """How far the lower end of a symmetric range reaches, per unit of the upper end: -128/127 for 8 bits.
+
+    Returns:
+        The factor as float32: -1 where both ends reach equally far (narrow range, or one bit, whose
+        upper end the caller drops).
+    """
+    if spec.narrow_range or spec.bit_width == 1:
+        return np.float32(-1.0)
+    return reciprocal(-(2.0**spec.bit_width - 2) / 2.0**spec.bit_width)
+
+
+def inverse_ratio(spec: QuantizerSpec) -> np.float32:
+    """How far the upper end reaches per unit of the lower end: -127/128 for 8 bits."""
+    if spec.narrow_range or spec.bit_width == 1:
+        return np.float32(-1.0)
+    return np.float32(-(2.0**spec.bit_width - 2) / 2.0**spec.bit_width)
+
+
+def threshold_ratio(spec: QuantizerSpec) -> np.float32:
+    """TQT: the threshold that reaches the upper end, per unit of it: 128/127 for 8 bits."""
+    if spec.q_max == 0:
+        return np.float32(1.0)
+    return np.float32(2.0**spec.bit_width / spec.q_max if spec.unsigned else -spec.q_min / spec.q_max)
+
+
+def reciprocal(value: float) -> np.float32:
+    """1 / value with value and result rounded to float32.
+
+    The reference's graph divides by constants, which TensorFlow's graph optimizer turns into this product;
+    writing the product makes eager, graph and numpy agree.
+    """
+    return np.float32(1.0) / np.float32(value)
+
+
+def levels(spec: QuantizerSpec) -> int:
+    """Number of steps between the lowest and the highest code."""
+    return spec.q_max - spec.q_min
+
+
+def for_errors(spec: QuantizerSpec) -> QuantizerSpec:
+    """The quantizer to take error sums with: a tie costs the same both ways, half-to-even is cheaper."""
+    even = spec.round_mode == RoundMode.HALF_AWAY
+    return spec.with_(round_mode=RoundMode.HALF_TO_EVEN) if even else spec
+
+
+def framework_kernel(spec: QuantizerSpec) -> bool:
+    """Whether TensorFlow's fake-quant op computes this quantizer.
+
+    The op knows 2..16 bits and half-up rounding only; other float-scale quantizers that ask for it get the
+    own kernel, whose grid and rounding are what the strategy says.
+    """
+    fits = 2 <= spec.bit_width <= 16 and spec.round_mode == RoundMode.HALF_UP
+    return spec.use_framework_quant and not spec.pow2 and fits
+
+
+def framework_ends(spec: QuantizerSpec) -> tuple[np.float32, np.float32]:
+    """Lowest and highest code of the framework's grid, which starts at 0 (1 for a narrow range)."""
+    return np.float32(spec.narrow_range and not spec.unsigned), np.float32(2.0**spec.bit_width - 1)
+
+
+def require_compat(spec: QuantizerSpec) -> None:
+    """Refuse what the reference refuses; called under `vitis_compat` only.
+
+    Raises:
+        ValueError: where Vitis AI 2.5 raises, with its reason.
+    """
+    if refusal := compat_refusal(spec):
+        raise ValueError(f"vitis_compat: {spec.quantizer_type}: {refusal}")
+
+
+def compat_refusal(spec: QuantizerSpec) -> str | None:
+    """Why Vitis AI 2.5 has no such quantizer, in words; None where it has."""
+    kind = spec.quantizer_type
+    if kind == QuantizerType.POF2S and spec.method in (Method.MIN_KL, Method.PERCENTILE):
+        return f"Invalid method: {spec.method.name}; the reference knows NON_OVERFLOW and MIN_MSE"
+    if kind == QuantizerType.TQT and spec.method != Method.NON_OVERFLOW:
+        return f"Invalid method: {spec.method.name}; the reference knows NON_OVERFLOW"
+    if kind == QuantizerType.TQT and spec.per_channel:
+        return "per_channel is not supported by the reference"
+    if spec.use_framework_quant and not spec.pow2 and not framework_kernel(spec):
+        return (
+            f"the framework kernel supports HALF_UP and 2..16 bits, not {spec.round_mode.name} "
+            f"and {spec.bit_width}; set use_framework_quant to false"
+        )
+    return None

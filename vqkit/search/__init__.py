@@ -1,5 +1,16 @@
 """Finding the strategy: sensitivity of layers, mixed precision, search under a budget, recommendation.
 
+    allocation         integer programming over additive costs
+    attribution        Which changed keys of a strategy make the difference in accuracy
+    engine             a strategy measured once, kept by content
+    layer_sensitivity  how much each layer alone, all layers up to one, and each layer restored cost
+    loop               search under a budget
+    mixed_precision    Mixed precision
+    probe              one tensor quantized, the rest float
+    questions          units of a model and strategies about one of them
+    recommend          one strategy for a model, data and bounds: measured, allocated, verified, handed over
+    study              the search file, and Optuna asked and told
+
 Public names are imported on first use, because most of them need TensorFlow.
 """
 
@@ -9,23 +20,23 @@ from vqkit._lazy import names_of
 
 _WHERE = {
     "Attribution": "attribution",
-    "Bounds": "advice",
+    "Bounds": "recommend",
     "Engine": "engine",
     "Found": "loop",
-    "Front": "precision",
+    "Front": "mixed_precision",
     "Measured": "engine",
-    "Search": "space",
-    "Sensitivity": "sensitive",
-    "accumulated": "accumulate",
-    "recovery": "restore",
-    "advise": "advice",
-    "deliver": "advice",
+    "Search": "study",
+    "Sensitivity": "layer_sensitivity",
+    "accumulated": "layer_sensitivity",
+    "advise": "recommend",
+    "deliver": "recommend",
     "explain": "attribution",
-    "mixed": "precision",
+    "mixed": "mixed_precision",
+    "recovery": "layer_sensitivity",
     "search": "loop",
     "search_file": "loop",
-    "sensitivity": "sensitive",
-    "spread_over_subsets": "advice",
+    "sensitivity": "layer_sensitivity",
+    "spread_over_subsets": "recommend",
 }
 
 __all__ = sorted(_WHERE)

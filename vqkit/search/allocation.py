@@ -15,8 +15,8 @@ from itertools import product
 
 import numpy as np
 
+from vqkit.environment import held_back
 from vqkit.errors import StrategyError
-from vqkit.experiment.environment import held_back
 
 FLOAT_BITS = 32
 Choice = dict["Slot", "Option"]

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vqkit import tables
+from vqkit.comparison.difference import said
 from vqkit.errors import RecordError, StrategyError, VqkitError
-from vqkit.experiment import tables
-from vqkit.experiment.difference import said
-from vqkit.experiment.records import find, read_record
-from vqkit.experiment.store import Store
-from vqkit.experiment.variant import Settings
 from vqkit.files import read_json
-from vqkit.strategy.diff import Change, diff_documents
-from vqkit.strategy.patch import Operation, apply_patch, json_patch
+from vqkit.runs.records import find, read_record
+from vqkit.runs.store import Store
+from vqkit.strategy.document import Operation, apply_patch, json_patch
+from vqkit.strategy.vocabulary import Change, diff_documents
+from vqkit.sweeps.variant import Settings
 
 EXACT_UP_TO = 5
 
@@ -130,9 +130,9 @@ def _check_comparable(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _values(record: Mapping[str, Any], cache: Path) -> Callable[[dict[str, Any]], float]:
-    from vqkit.experiment.source import load_data, load_model, model_path
     from vqkit.search.engine import Engine
     from vqkit.strategy import Strategy
+    from vqkit.sweeps.source import load_data, load_model, model_path
 
     inputs = record["inputs"]
     net = load_model(model_path(inputs["model"]["ref"], ".", cache))

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from vqkit import files
+from vqkit import statistics
 from vqkit.errors import SweepError, VqkitError
-from vqkit.experiment import significance
-from vqkit.experiment.store import RunRecord, Status, Store
-from vqkit.experiment.sweep import Point, title
-from vqkit.search.space import MORE_IS_BETTER, Search
-from vqkit.search.study import Study, Trial
+from vqkit.files import lock, read_json, write_json
+from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.search.study import MORE_IS_BETTER, Search, Study, Trial
+from vqkit.sweeps.spec import Point, title
 
 STUDY, BEST, STRATEGY = "study.db", "best.json", "best-strategy.json"
 # A search that only finds what it has run before ends after so many trials for each that its budget allows.
@@ -108,7 +107,7 @@ def _plain(trial: Trial | None) -> dict[str, Any] | None:
 
 
 def _interval(trial: Trial) -> tuple[float, float]:
-    low, high = significance.wilson(
+    low, high = statistics.wilson(
         trial.metrics.get("accuracy", float("nan")), trial.metrics.get("n_eval", float("nan"))
     )
     return float(low), float(high)
@@ -145,7 +144,7 @@ def run(search: Search, folder: Path, evaluator: Evaluator, *,
     Raises:
         SweepError: another process searches here, or another search has the name.
     """
-    with files.lock(folder, wait=False) as held:
+    with lock(folder, wait=False) as held:
         if not held:
             raise SweepError(f"{search.name}: another process is running this search in {folder}")
         study, began = Study(search, folder / STUDY), time.monotonic()
@@ -180,11 +179,11 @@ def _round(study: Study, evaluator: Evaluator, notify: Callable[[Trial], None] |
 
 
 def _keep(found: Found, evaluator: Evaluator) -> None:
-    files.write_json(found.folder / BEST, found.to_json())
+    write_json(found.folder / BEST, found.to_json())
     best = found.best
     strategy = None if best is None else evaluator.strategy(best)
     if strategy is not None:
-        files.write_json(found.folder / STRATEGY, strategy)
+        write_json(found.folder / STRATEGY, strategy)
 
 
 class Runs:
@@ -201,7 +200,7 @@ class Runs:
     def __init__(self, search: Search, runs: Store, options: Any = None, *,
                  notebook: str | Path | None = None,
                  notify: Callable[[RunRecord], None] | None = None) -> None:  # fmt: skip
-        from vqkit.experiment.validate import opened
+        from vqkit.sweeps.resolve import opened
 
         self._search, self._runs, self._options, self._notify = search, runs, options, notify
         self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
@@ -242,7 +241,7 @@ class Runs:
     def _run(self, resolved: Mapping[int, Any]) -> dict[int, RunRecord]:
         from dataclasses import replace
 
-        from vqkit.experiment.runner import Options, crew, run_sweep
+        from vqkit.execution.runner import Options, crew, run_sweep
 
         if not resolved:
             return {}
@@ -268,17 +267,17 @@ class Runs:
         """The sweep's file lists every variant of the search, not those of the last batch."""
         name = self._search.name
         path = self._runs.sweep_dir(name) / "sweep.json"
-        now = files.read_json(path)
+        now = read_json(path)
         kept = self._runs.sweep_dir(name) / "variants.json"
-        before = files.read_json(kept) if kept.exists() else []
+        before = read_json(kept) if kept.exists() else []
         every = {v["key"]: v for v in [*before, *self._variants.values()]}
-        files.write_json(kept, list(every.values()))
-        files.write_json(path, {**now, "variants": list(every.values())})
+        write_json(kept, list(every.values()))
+        write_json(path, {**now, "variants": list(every.values())})
 
     def strategy(self, trial: Trial) -> dict[str, Any] | None:
         """The strategy that a trial's run kept."""
         path = self._runs.variant_dir(trial.key) / "strategy.json"
-        return dict(files.read_json(path)) if trial.key and path.is_file() else None
+        return dict(read_json(path)) if trial.key and path.is_file() else None
 
 
 def _without_null(point: Point) -> Point:
@@ -347,7 +346,7 @@ class Screen:
             asked.append(found.float_accuracy + bounds["accuracy_delta"].min)
         for other in self._known:
             if other.get("size_bytes", float("inf")) <= found.size_bytes and "n_eval" in other:
-                asked.append(float(significance.wilson(other["accuracy"], other["n_eval"])[0]))
+                asked.append(float(statistics.wilson(other["accuracy"], other["n_eval"])[0]))
         return max(asked)
 
 

@@ -15,27 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from vqkit.bench.calibration import Tensor, Wanted
 from vqkit.errors import DataError
-from vqkit.flow.calibrate import Calibration, Mode, as_float
-from vqkit.flow.data import batches, leaves
-from vqkit.flow.fixed_size import in_size
-from vqkit.flow.instrument import instrument
-from vqkit.flow.observers import Observed, on_grid
-from vqkit.flow.plan import Plan, Role, Row
-from vqkit.flow.planner import resolve
-from vqkit.flow.refine import refine
-from vqkit.flow.solve import Encodings, solve_activations
-from vqkit.flow.structure import numbers_at
-from vqkit.flow.together import Tensor, Wanted
-from vqkit.flow.weights import WeightMemory
+from vqkit.graph.execute import Pieces, Values, numbers_at
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
-from vqkit.search.engine import Engine
-from vqkit.search.pieces import Pieces, Values
+from vqkit.quantization.calibrate import Calibration, Mode, Observed, as_float, on_grid
+from vqkit.quantization.data import batches, leaves
+from vqkit.quantization.float_model import in_size
+from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.planner import resolve
+from vqkit.quantization.prepare import instrument
+from vqkit.quantization.refine import refine
+from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations
+from vqkit.search.engine import Engine, Tally, batch_size
 from vqkit.search.questions import Question
-from vqkit.search.tally import Tally, batch_size
 
 Place = tuple[Any, ...]
 Observing = tuple[Place, QuantizerSpec]

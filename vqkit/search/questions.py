@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from vqkit.flow.plan import Plan, Role
+from vqkit.quantization.plan import Plan, Role
 
 if TYPE_CHECKING:
-    from vqkit.flow.prepared import PreparedModel
     from vqkit.graph.ir import Graph
+    from vqkit.quantization.prepare import PreparedModel
     from vqkit.strategy import Strategy
 
 Rules = dict[str, dict[str, Any]]

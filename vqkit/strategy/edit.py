@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.strategy import builtins, form_errors, keys, pointer
+from vqkit.strategy import document, validation, vocabulary
 
-SECTIONS = (keys.USER, keys.CUSTOM, keys.INPUT, keys.NAMED)
-SECTION_NAMES = (*keys.PIPELINES, keys.REGISTRY, *SECTIONS, keys.LAYERS)
+SECTIONS = (vocabulary.USER, vocabulary.CUSTOM, vocabulary.INPUT, vocabulary.NAMED)
+SECTION_NAMES = (*vocabulary.PIPELINES, vocabulary.REGISTRY, *SECTIONS, vocabulary.LAYERS)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def set_at(now: Edited, parts: list[str], value: Any, source: str) -> Edited:
         value: plain JSON value.
         source: who says so.
     """
-    where = pointer.join(parts)
+    where = document.join(parts)
     doc = _replaced(now.doc, parts, value)
     kept = {p: s for p, s in now.sources.items() if p != where and not p.startswith(where + "/")}
     return Edited(doc, {**kept, where: source})
@@ -43,10 +43,10 @@ def without(now: Edited, parts: list[str]) -> Edited:
         now: before.
         parts: reference tokens of the place; below the registry's sections.
     """
-    where = pointer.join(parts)
-    above = pointer.get(now.doc, parts[:-1])
+    where = document.join(parts)
+    above = document.get(now.doc, parts[:-1])
     left = {k: v for k, v in above.items() if k != parts[-1]}
-    if not left and len(parts) > len((keys.REGISTRY, keys.NAMED)) + 1:
+    if not left and len(parts) > len((vocabulary.REGISTRY, vocabulary.NAMED)) + 1:
         return without(now, parts[:-1])
     sources = {p: s for p, s in now.sources.items() if p != where and not p.startswith(where + "/")}
     return Edited(_replaced(now.doc, parts[:-1], left), sources)
@@ -86,7 +86,7 @@ def overrides(now: Edited, values: Mapping[str, Any], base: str, source: str) ->
             continue
         now = set_at(_with_container(now, parts), parts, value, source)
     if found:
-        raise StrategyError(form_errors.problems(found))
+        raise StrategyError(validation.problems(found))
     return now
 
 
@@ -105,26 +105,33 @@ def address(doc: Mapping[str, Any], name: str, base: str, source: str) -> list[s
     """
     if name.startswith("/"):
         return _pointed(doc, name, source)
-    wanted = keys.OLD_NAMES.get(name, name)
+    wanted = vocabulary.OLD_NAMES.get(name, name)
     places = kwarg_places(doc, base)
     if wanted not in places:
-        message = not_allowed(source, name, [*places, *keys.OLD_NAMES], what="key")
+        message = not_allowed(source, name, [*places, *vocabulary.OLD_NAMES], what="key")
         raise StrategyError(message + _taken_elsewhere(wanted))
     return [*places[wanted], wanted]
 
 
 def _taken_elsewhere(name: str) -> str:
     owners = [
-        n for n in builtins.NAMES for section in keys.PIPELINES if name in builtins.document(n)[section]
+        n
+        for n in vocabulary.NAMES
+        for section in vocabulary.PIPELINES
+        if name in vocabulary.builtin_document(n)[section]
     ]
     return f" ({', '.join(owners)} would take it)" if owners else ""
 
 
 def kwarg_places(doc: Mapping[str, Any], base: str) -> dict[str, list[str]]:
     """Every flat name that this strategy takes, and the container it goes to; the first owner wins."""
-    places = {key: [keys.REGISTRY, keys.USER] for key in keys.USER_KEYS}
-    for section in keys.PIPELINES:
-        known = [*doc[section], *builtins.document(base)[section], *keys.EXTENSIONS.get(section, ())]
+    places = {key: [vocabulary.REGISTRY, vocabulary.USER] for key in vocabulary.USER_KEYS}
+    for section in vocabulary.PIPELINES:
+        known = [
+            *doc[section],
+            *vocabulary.builtin_document(base)[section],
+            *vocabulary.EXTENSIONS.get(section, ()),
+        ]
         for key in known:
             places.setdefault(key, [section])
     return places
@@ -142,9 +149,9 @@ def update(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Edite
     """
     rest = {}
     for key, value in new.items():
-        if key in keys.PIPELINES:
+        if key in vocabulary.PIPELINES:
             now = _pipeline(now, key, _object(value, key, source), base, source)
-        elif key == keys.REGISTRY:
+        elif key == vocabulary.REGISTRY:
             now = _registry(now, _object(value, key, source), base, source)
         elif key in SECTION_NAMES:
             now = _registry(now, {key: value}, base, source)
@@ -160,7 +167,7 @@ def _pipeline(now: Edited, section: str, new: Mapping[str, Any], base: str, sour
     unknown = [key for key in new if key not in known]
     if unknown:
         lines = [not_allowed(f"{source} /{section}", key, known, what="key") for key in unknown]
-        raise StrategyError(form_errors.problems(lines))
+        raise StrategyError(validation.problems(lines))
     for key, value in new.items():
         now = set_at(now, [section, key], value, source)
     return now
@@ -170,22 +177,22 @@ def _registry(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Ed
     flat = {}
     for key, value in new.items():
         if key in SECTIONS:
-            now = set_at(now, [keys.REGISTRY, key], value, source)
-        elif key == keys.LAYERS:
+            now = set_at(now, [vocabulary.REGISTRY, key], value, source)
+        elif key == vocabulary.LAYERS:
             now = _entries(now, value, source)
-        elif key in keys.USER_KEYS:
+        elif key in vocabulary.USER_KEYS:
             flat[key] = value
         else:
-            allowed = [*SECTIONS, keys.LAYERS]
-            raise StrategyError(not_allowed(f"{source} /{keys.REGISTRY}", key, allowed, what="key"))
+            allowed = [*SECTIONS, vocabulary.LAYERS]
+            raise StrategyError(not_allowed(f"{source} /{vocabulary.REGISTRY}", key, allowed, what="key"))
     return overrides(now, flat, base, source)
 
 
 def _entries(now: Edited, entries: Any, source: str) -> Edited:
-    where = [keys.REGISTRY, keys.LAYERS]
-    form_errors.layer_entries(entries, source)
+    where = [vocabulary.REGISTRY, vocabulary.LAYERS]
+    validation.layer_entries(entries, source)
     for entry in entries:
-        types = [_type_of(e) for e in now.doc[keys.REGISTRY][keys.LAYERS]]
+        types = [_type_of(e) for e in now.doc[vocabulary.REGISTRY][vocabulary.LAYERS]]
         wanted = _type_of(entry)
         index = types.index(wanted) if wanted in types else len(types)
         now = set_at(now, [*where, str(index)], entry, source)
@@ -193,11 +200,11 @@ def _entries(now: Edited, entries: Any, source: str) -> Edited:
 
 
 def _source_of(now: Edited, parts: Iterable[str]) -> str:
-    return next(now.sources[p] for p in pointer.ancestors(pointer.join(parts)) if p in now.sources)
+    return next(now.sources[p] for p in document.ancestors(document.join(parts)) if p in now.sources)
 
 
 def _type_of(entry: Mapping[str, Any]) -> str:
-    return keys.short_type(entry["layer_type"])
+    return vocabulary.short_type(entry["layer_type"])
 
 
 def _object(value: Any, key: str, source: str) -> Mapping[str, Any]:
@@ -209,22 +216,22 @@ def _object(value: Any, key: str, source: str) -> Mapping[str, Any]:
 def _pointed(doc: Mapping[str, Any], where: str, source: str) -> list[str]:
     parts: list[str] = []
     here: Any = doc
-    tokens = pointer.split(where)
+    tokens = document.split(where)
     for i, token in enumerate(tokens):
         token = _entry_token(here, token)
-        if not pointer.has(here, [token]):
+        if not document.has(here, [token]):
             if i == len(tokens) - 1 and token in _known(here, parts):
                 return [*parts, token]
             if _in_name_rules([*parts, *tokens[i:]]):
                 return [*parts, *tokens[i:]]
             raise StrategyError(not_allowed(f"{source} {where}", token, _known(here, parts), what="part"))
         parts.append(token)
-        here = pointer.get(here, [token])
+        here = document.get(here, [token])
     return parts
 
 
 def _in_name_rules(parts: list[str]) -> bool:
-    return parts[:2] == [keys.REGISTRY, keys.NAMED] and len(parts) in (3, 4)
+    return parts[:2] == [vocabulary.REGISTRY, vocabulary.NAMED] and len(parts) in (3, 4)
 
 
 def _entry_token(here: Any, token: str) -> str:
@@ -242,13 +249,13 @@ def _known(here: Any, parts: list[str]) -> list[str]:
     if not isinstance(here, dict):
         return []
     loc: list[Any] = [int(p) if p.isdigit() else p for p in parts]
-    return list(dict.fromkeys([*here, *form_errors.fields_at(loc)]))
+    return list(dict.fromkeys([*here, *validation.fields_at(loc)]))
 
 
 def _with_container(now: Edited, parts: list[str]) -> Edited:
     """Make the objects above a name rule, from a word where one stands; everywhere else they exist."""
     for n in range(2, len(parts)):
-        here = pointer.get(now.doc, parts[:n]) if pointer.has(now.doc, parts[:n]) else {}
+        here = document.get(now.doc, parts[:n]) if document.has(now.doc, parts[:n]) else {}
         if not isinstance(here, list) and (not here or isinstance(here, str)):
             made = {"data_type": here} if isinstance(here, str) else here
             now = set_at(now, parts[:n], made, _source_of(now, parts[:n]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.primitives.spec import Method, RoundMode
-from vqkit.strategy.resolve import ResolvedQuantizer, Step, heard
+from vqkit.strategy.cascade import ResolvedQuantizer, Step, heard
 from vqkit.strategy.rules import LayerRule
 
 if TYPE_CHECKING:

@@ -9,10 +9,17 @@ from itertools import product
 from typing import Any
 
 from vqkit.errors import StrategyError
-from vqkit.strategy import builtins, keys, normal, pointer
-from vqkit.strategy.form import ACTIVATIONS_ONLY, FLOAT_TYPES, INTEGER_TYPES, NOTHING, WEIGHTS_ONLY
-from vqkit.strategy.keys import Role
-from vqkit.strategy.resolve import Ask, Origin, ResolvedQuantizer, Said, Step, Voice, quantizer
+from vqkit.strategy import document as pointer
+from vqkit.strategy import vocabulary
+from vqkit.strategy.cascade import Ask, Origin, ResolvedQuantizer, Said, Step, Voice, quantizer
+from vqkit.strategy.schema import (
+    ACTIVATIONS_ONLY,
+    FLOAT_TYPES,
+    INTEGER_TYPES,
+    NOTHING,
+    WEIGHTS_ONLY,
+)
+from vqkit.strategy.vocabulary import Role
 
 # What the words of a name rule's `quantize` leave float.
 _SILENCED = {
@@ -90,12 +97,15 @@ class Book:
         Raises:
             StrategyError: the built-in has no such entry.
         """
-        parts, document = pointer.split(where), builtins.document(self.base)
-        if parts[1] == keys.USER:
-            return document[keys.REGISTRY][keys.USER].get(parts[2])
-        if parts[1] == keys.LAYERS:
+        parts, document = pointer.split(where), vocabulary.builtin_document(self.base)
+        if parts[1] == vocabulary.USER:
+            return document[vocabulary.REGISTRY][vocabulary.USER].get(parts[2])
+        if parts[1] == vocabulary.LAYERS:
             wanted = self.layer_types()[int(parts[2])]
-            types = [keys.short_type(e["layer_type"]) for e in document[keys.REGISTRY][keys.LAYERS]]
+            types = [
+                vocabulary.short_type(e["layer_type"])
+                for e in document[vocabulary.REGISTRY][vocabulary.LAYERS]
+            ]
             parts = [*parts[:2], str(types.index(wanted)) if wanted in types else "", *parts[3:]]
         if not pointer.has(document, parts):
             raise StrategyError(f"{where}: {self.base} says nothing there that could take its place")
@@ -103,8 +113,10 @@ class Book:
 
     def input_rule(self, layer_name: str | None = None, vitis_compat: bool = False) -> ResolvedQuantizer:
         """The quantizer of the model's inputs."""
-        where = pointer.join([keys.REGISTRY, keys.INPUT, "input_quantizer"])
-        said = self._said(self.doc[keys.REGISTRY][keys.INPUT]["input_quantizer"], where, "", where)
+        where = pointer.join([vocabulary.REGISTRY, vocabulary.INPUT, "input_quantizer"])
+        said = self._said(
+            self.doc[vocabulary.REGISTRY][vocabulary.INPUT]["input_quantizer"], where, "", where
+        )
         return quantizer(said, Role.INPUT, Ask(self._voices(layer_name, vitis_compat), vitis_compat))
 
     def layer_rule(
@@ -119,46 +131,59 @@ class Book:
         index = self.entry_index(layer_type)
         if index is None:
             return None
-        where = pointer.join([keys.REGISTRY, keys.LAYERS, index])
+        where = pointer.join([vocabulary.REGISTRY, vocabulary.LAYERS, index])
         left_float, data_type = self.left_float(layer_name)
         ask = None if left_float else Ask(self._voices(layer_name, vitis_compat), vitis_compat, relu_like)
-        entry = self.doc[keys.REGISTRY][keys.LAYERS][index]
+        entry = self.doc[vocabulary.REGISTRY][vocabulary.LAYERS][index]
         parts = {role: self._tensors(entry, role, where, ask) for role in Role}
         only, pattern = self.only(layer_name)
         off = _SILENCED[only] if only else ()
         silenced = _origins(parts[role] for role in off) - self._own_words(pattern)
         parts |= {role: tuple((name, None) for name, _ in parts[role]) for role in off}
         return LayerRule(
-            keys.short_type(layer_type), where, parts[Role.WEIGHT], parts[Role.BIAS], parts[Role.ACTIVATION],
-            parts[Role.OUTPUT], parts[Role.INPUT], left_float, data_type, only, silenced,
-        )  # fmt: skip
+            vocabulary.short_type(layer_type),
+            where,
+            parts[Role.WEIGHT],
+            parts[Role.BIAS],
+            parts[Role.ACTIVATION],
+            parts[Role.OUTPUT],
+            parts[Role.INPUT],
+            left_float,
+            data_type,
+            only,
+            silenced,
+        )
 
     def entry_index(self, layer_type: str) -> int | None:
         """Index of the type's entry."""
-        wanted = keys.short_type(layer_type)
-        types = [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
+        wanted = vocabulary.short_type(layer_type)
+        types = [
+            vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]
+        ]
         return types.index(wanted) if wanted in types else None
 
     def custom_type_origin(self, layer_type: str) -> Origin | None:
         """Where `custom_layer_type` names a class."""
-        named = self.doc[keys.REGISTRY].get(keys.CUSTOM, [])
-        types = [keys.short_type(t) for t in named]
+        named = self.doc[vocabulary.REGISTRY].get(vocabulary.CUSTOM, [])
+        types = [vocabulary.short_type(t) for t in named]
         if layer_type not in types:
             return None
-        return self.origin(pointer.join([keys.REGISTRY, keys.CUSTOM, types.index(layer_type)]))
+        return self.origin(pointer.join([vocabulary.REGISTRY, vocabulary.CUSTOM, types.index(layer_type)]))
 
     def layer_types(self) -> list[str]:
         """Class names that have an entry, in file order."""
-        return [keys.short_type(e["layer_type"]) for e in self.doc[keys.REGISTRY][keys.LAYERS]]
+        return [
+            vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]
+        ]
 
     def effective(self) -> Book:
         """The same without the user's keys that change no quantizer of any layer.
 
         A key that says what the built-in says is one. Two strategies that differ in such keys are the same.
         """
-        user = self.doc[keys.REGISTRY][keys.USER]
-        idle = [k for k in user if k not in keys.LISTS and user[k] is not None]
-        if self.doc[keys.REGISTRY].get(keys.NAMED):
+        user = self.doc[vocabulary.REGISTRY][vocabulary.USER]
+        idle = [k for k in user if k not in vocabulary.LISTS and user[k] is not None]
+        if self.doc[vocabulary.REGISTRY].get(vocabulary.NAMED):
             # A rule for a layer may make these count: by its method, or by its symmetry.
             idle = [k for k in idle if not k.endswith(("_method_percentile", "_unsigned"))]
         stated = self._stated() if idle else []
@@ -166,17 +191,23 @@ class Book:
         for key in idle:
             without = {k: v for k, v in user.items() if k != key}
             user = without if self._specs(stated, without) == wanted else user
-        return replace(self, doc={**self.doc, keys.REGISTRY: {**self.doc[keys.REGISTRY], keys.USER: user}})
+        return replace(
+            self,
+            doc={**self.doc, vocabulary.REGISTRY: {**self.doc[vocabulary.REGISTRY], vocabulary.USER: user}},
+        )
 
     def _stated(self) -> list[tuple[Said, Role]]:
         """Every quantizer that an entry or the inputs' section states; of those that state the same, one."""
         registry, where = (
-            self.doc[keys.REGISTRY],
-            pointer.join([keys.REGISTRY, keys.INPUT, "input_quantizer"]),
+            self.doc[vocabulary.REGISTRY],
+            pointer.join([vocabulary.REGISTRY, vocabulary.INPUT, "input_quantizer"]),
         )
-        found = [(self._said(registry[keys.INPUT]["input_quantizer"], where, "", where), Role.INPUT)]
-        for i, entry in enumerate(registry[keys.LAYERS]):
-            name, at = keys.short_type(entry["layer_type"]), pointer.join([keys.REGISTRY, keys.LAYERS, i])
+        found = [(self._said(registry[vocabulary.INPUT]["input_quantizer"], where, "", where), Role.INPUT)]
+        for i, entry in enumerate(registry[vocabulary.LAYERS]):
+            name, at = (
+                vocabulary.short_type(entry["layer_type"]),
+                pointer.join([vocabulary.REGISTRY, vocabulary.LAYERS, i]),
+            )
             for role in Role:
                 for j, stated in enumerate(entry.get(role.quantizers_key, [])):
                     inside = f"/{role.quantizers_key}/{j}"
@@ -189,7 +220,7 @@ class Book:
 
     def _specs(self, stated: list[tuple[Said, Role]], user: dict[str, Any]) -> list[Any]:
         """What becomes of the stated quantizers under the user's keys, however they are asked for."""
-        origins = self._key_origins(user, pointer.join([keys.REGISTRY, keys.USER]))
+        origins = self._key_origins(user, pointer.join([vocabulary.REGISTRY, vocabulary.USER]))
         specs: list[Any] = []
         for compat, relu_like in product((False, True), (None, False, True)):
             ask = Ask([Voice(user, origins, over_edited=compat)], compat, relu_like)
@@ -210,19 +241,19 @@ class Book:
             if stated is None or ask is None:
                 found.append((name, None))
             else:
-                said = self._said(stated, where + inside, keys.short_type(entry["layer_type"]), inside)
+                said = self._said(stated, where + inside, vocabulary.short_type(entry["layer_type"]), inside)
                 found.append((name, quantizer(said, role, ask)))
         return tuple(found)
 
     def _said(self, stated: Mapping[str, Any], where: str, layer: str, inside: str) -> Said:
-        built_in = builtins.values(self.base)
+        built_in = vocabulary.values(self.base)
         values, origins, edited = {}, {}, {}
         pairs = {"quantizer_type": "/quantizer_type"} | {
             p: f"/quantizer_params/{p}" for p in stated["quantizer_params"]
         }
         for param, tail in pairs.items():
             raw = stated[param] if param == "quantizer_type" else stated["quantizer_params"][param]
-            values[param] = normal.value(param, raw)
+            values[param] = vocabulary.value(param, raw)
             before = built_in.get((layer, inside + tail))
             own = Origin(f"builtin {self.base}", where + tail)
             origins[param] = own if before == values[param] else self.origin(where + tail)
@@ -233,8 +264,8 @@ class Book:
     # --- the rules above it ---
 
     def _voices(self, layer_name: str | None, vitis_compat: bool) -> list[Voice]:
-        where = pointer.join([keys.REGISTRY, keys.USER])
-        user = self.doc[keys.REGISTRY][keys.USER]
+        where = pointer.join([vocabulary.REGISTRY, vocabulary.USER])
+        user = self.doc[vocabulary.REGISTRY][vocabulary.USER]
         everyone = Voice(user, self._key_origins(user, where), over_edited=vitis_compat)
         return [everyone, *(self._name_voice(pattern) for pattern in self.matching(layer_name))]
 
@@ -249,19 +280,19 @@ class Book:
 
     def matching(self, layer_name: str | None) -> list[str]:
         """Name rules for a layer, weakest first: globs in file order, then the exact name."""
-        named = self.doc[keys.REGISTRY].get(keys.NAMED, {})
+        named = self.doc[vocabulary.REGISTRY].get(vocabulary.NAMED, {})
         if layer_name is None:
             return []
         globs = [p for p in named if p != layer_name and fnmatchcase(layer_name, p)]
         return [*globs, *([layer_name] if layer_name in named else [])]
 
     def _named(self, pattern: str) -> tuple[Mapping[str, Any], str]:
-        stated = self.doc[keys.REGISTRY][keys.NAMED][pattern]
-        where = pointer.join([keys.REGISTRY, keys.NAMED, pattern])
+        stated = self.doc[vocabulary.REGISTRY][vocabulary.NAMED][pattern]
+        where = pointer.join([vocabulary.REGISTRY, vocabulary.NAMED, pattern])
         return ({"data_type": stated} if isinstance(stated, str) else stated), where
 
     def _is_word(self, pattern: str) -> bool:
-        return isinstance(self.doc[keys.REGISTRY][keys.NAMED][pattern], str)
+        return isinstance(self.doc[vocabulary.REGISTRY][vocabulary.NAMED][pattern], str)
 
     def left_float(self, layer_name: str | None) -> tuple[Origin | None, str | None]:
         """The name rule that keeps a layer float, and the floating-point type it names."""

@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.strategy import builtins, keys, pointer
+from vqkit.strategy import vocabulary
+from vqkit.strategy.document import join, split
 
 if TYPE_CHECKING:
     from vqkit.strategy.strategy import Strategy
@@ -36,8 +37,8 @@ def scope_of(where: str) -> Scope:
     Args:
         where: JSON pointer of something it says.
     """
-    section = pointer.split(where)[1]
-    return {keys.NAMED: Scope.TENSOR, keys.USER: Scope.MODEL}.get(section, Scope.TYPE)
+    section = split(where)[1]
+    return {vocabulary.NAMED: Scope.TENSOR, vocabulary.USER: Scope.MODEL}.get(section, Scope.TYPE)
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,21 @@ def leave_float(strategy: Strategy, target: Target, scope: Scope, left: bool, la
     entry = _entry(strategy.dump(), layer_type)
     if entry is None:
         raise StrategyError(not_allowed("leave float", layer_type, strategy.layer_types, what="layer type"))
-    usual = _entry(builtins.document(strategy.base), layer_type)
+    usual = _entry(vocabulary.builtin_document(strategy.base), layer_type)
     changed = {**entry, **(_emptied(entry) if left else _filled(entry, usual or {}))}
-    where = pointer.join([keys.REGISTRY, keys.LAYERS, layer_type])
+    where = join([vocabulary.REGISTRY, vocabulary.LAYERS, layer_type])
     return strategy.with_overrides(
         {f"{where}/{k}": v for k, v in changed.items() if v != entry[k]}, source="explore"
     )
 
 
 def _name_rule(layer: str, key: str) -> str:
-    return pointer.join([keys.REGISTRY, keys.NAMED, layer, key])
+    return join([vocabulary.REGISTRY, vocabulary.NAMED, layer, key])
 
 
 def _entry(document: dict[str, Any], layer_type: str) -> dict[str, Any] | None:
-    entries = document[keys.REGISTRY][keys.LAYERS]
-    return next((e for e in entries if keys.short_type(e["layer_type"]) == layer_type), None)
+    entries = document[vocabulary.REGISTRY][vocabulary.LAYERS]
+    return next((e for e in entries if vocabulary.short_type(e["layer_type"]) == layer_type), None)
 
 
 def _emptied(entry: dict[str, Any]) -> dict[str, Any]:
@@ -145,5 +146,5 @@ def _filled(entry: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _roles(entry: dict[str, Any]) -> list[keys.Role]:
-    return [role for role in keys.Role if role.quantizers_key in entry]
+def _roles(entry: dict[str, Any]) -> list[vocabulary.Role]:
+    return [role for role in vocabulary.Role if role.quantizers_key in entry]

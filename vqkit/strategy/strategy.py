@@ -8,11 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vqkit import digest, files
+from vqkit import digest
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.strategy import builtins, edit, form_errors, keys, meaning, normal, pointer, reach, text, unknown
+from vqkit.files import write_text
+from vqkit.strategy import document, edit, fit, validation, vocabulary
+from vqkit.strategy.cascade import Origin, ResolvedQuantizer
 from vqkit.strategy.edit import Edited
-from vqkit.strategy.form import (
+from vqkit.strategy.rules import Book, LayerRule
+from vqkit.strategy.schema import (
     NOTHING,
     WEIGHTS_ONLY,
     FinalizePipelineConfig,
@@ -21,8 +24,6 @@ from vqkit.strategy.form import (
     RefinePipelineConfig,
     StrategyDocument,
 )
-from vqkit.strategy.resolve import Origin, ResolvedQuantizer
-from vqkit.strategy.rules import Book, LayerRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,10 @@ class Strategy:
         Raises:
             StrategyError: no built-in has this name.
         """
-        own = builtins.canonical(name)
-        return _checked(own, Edited(builtins.document(own), {"": f"builtin {own}"}), f"builtin {own}")
+        own = vocabulary.canonical(name)
+        return _checked(
+            own, Edited(vocabulary.builtin_document(own), {"": f"builtin {own}"}), f"builtin {own}"
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Strategy:
@@ -70,7 +73,7 @@ class Strategy:
         Raises:
             StrategyError: malformed.
         """
-        return _checked(source, Edited(text.plain(value, source), {"": source}), source)
+        return _checked(source, Edited(document.plain(value, source), {"": source}), source)
 
     # --- changes ---
 
@@ -103,7 +106,7 @@ class Strategy:
         Raises:
             StrategyError: one leads nowhere, or the outcome is not allowed.
         """
-        plain = text.plain(dict(values), source)
+        plain = document.plain(dict(values), source)
         sections = {k: v for k, v in plain.items() if k in edit.SECTION_NAMES}
         single = {k: v for k, v in plain.items() if k not in sections}
         edited = edit.update(self._edited, sections, self.base, source)
@@ -120,8 +123,8 @@ class Strategy:
         """
         edited = self._edited
         for where in pointers:
-            parts = pointer.split(where)
-            if parts[:2] == [keys.REGISTRY, keys.NAMED]:
+            parts = document.split(where)
+            if parts[:2] == [vocabulary.REGISTRY, vocabulary.NAMED]:
                 edited = edit.without(edited, parts)
             else:
                 value = self._book.built_in(where)
@@ -138,8 +141,10 @@ class Strategy:
         Raises:
             StrategyError: malformed.
         """
-        edited = edit.set_at(self._edited, [keys.REGISTRY, keys.NAMED], text.plain({**rules}, source), source)
-        made = Strategy(self.name, edited, form_errors.document(edited.doc, source))
+        edited = edit.set_at(
+            self._edited, [vocabulary.REGISTRY, vocabulary.NAMED], document.plain({**rules}, source), source
+        )
+        made = Strategy(self.name, edited, validation.document(edited.doc, source))
         vars(made)["base"] = self.base  # No built-in has name rules to share.
         return made
 
@@ -154,7 +159,7 @@ class Strategy:
         """
         is_path = isinstance(new, str | Path)
         source = str(new) if is_path else "dict"
-        value = _read(source) if is_path else text.plain(new, source)
+        value = _read(source) if is_path else document.plain(new, source)
         if not isinstance(value, dict):
             raise StrategyError(f"{source}: a strategy is a JSON object, got {value!r}")
         label = Path(source).name if is_path else source
@@ -174,22 +179,22 @@ class Strategy:
         """
         if verbose not in (0, 1, 2):
             raise StrategyError(not_allowed("dump verbose", verbose, (0, 1, 2)))
-        value: dict[str, Any] = text.plain(self._edited.doc, self.name)
+        value: dict[str, Any] = document.plain(self._edited.doc, self.name)
         if verbose < 2:
-            registry = value[keys.REGISTRY]
-            kept = (keys.USER, keys.CUSTOM, keys.NAMED)
-            value[keys.REGISTRY] = {k: v for k, v in registry.items() if k in kept}
+            registry = value[vocabulary.REGISTRY]
+            kept = (vocabulary.USER, vocabulary.CUSTOM, vocabulary.NAMED)
+            value[vocabulary.REGISTRY] = {k: v for k, v in registry.items() if k in kept}
         if verbose < 1:
-            value = {keys.REGISTRY: value[keys.REGISTRY]}
+            value = {vocabulary.REGISTRY: value[vocabulary.REGISTRY]}
         if path is not None:
-            files.write_text(path, text.to_text(value))
+            write_text(path, document.to_text(value))
         return value
 
     @cached_property
     def digest(self) -> str:
         """Same for strategies that mean the same, in any spelling and whatever in them changes nothing."""
-        stages = self._form.model_dump(mode="json", include=set(keys.PIPELINES))
-        return digest.of_json({**normal.document(self._book.effective().doc), **stages})
+        stages = self._form.model_dump(mode="json", include=set(vocabulary.PIPELINES))
+        return digest.of_json({**vocabulary.document(self._book.effective().doc), **stages})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Strategy) and self.digest == other.digest
@@ -203,7 +208,7 @@ class Strategy:
 
     def overrides(self) -> dict[str, Any]:
         """What differs from its built-in: by name where a value has one, else by JSON pointer."""
-        from vqkit.strategy.diff import flat_overrides
+        from vqkit.strategy.vocabulary import flat_overrides
 
         return flat_overrides(self._edited.doc, self.base)
 
@@ -212,7 +217,7 @@ class Strategy:
     @cached_property
     def base(self) -> str:
         """The built-in it started from: the one that shares most values with it."""
-        return builtins.nearest_base(self._edited.doc)
+        return vocabulary.nearest_base(self._edited.doc)
 
     @property
     def optimize(self) -> OptimizePipelineConfig:
@@ -237,13 +242,15 @@ class Strategy:
     @property
     def user(self) -> dict[str, Any]:
         """The user's global overrides that say something, in file order."""
-        said = self._edited.doc[keys.REGISTRY][keys.USER]
-        return {k: v for k, v in said.items() if k not in keys.LISTS and v is not None}
+        said = self._edited.doc[vocabulary.REGISTRY][vocabulary.USER]
+        return {k: v for k, v in said.items() if k not in vocabulary.LISTS and v is not None}
 
     @property
     def name_rules(self) -> dict[str, Any]:
         """The rules for layers by name or glob, in file order."""
-        return dict(text.plain(self._edited.doc[keys.REGISTRY].get(keys.NAMED, {}), self.name))
+        return dict(
+            document.plain(self._edited.doc[vocabulary.REGISTRY].get(vocabulary.NAMED, {}), self.name)
+        )
 
     @property
     def input_layers(self) -> tuple[str, ...]:
@@ -288,7 +295,9 @@ class Strategy:
         """The name rule that keeps this input float, if there is one."""
         only, pattern = self._book.only(layer_name)
         if only in (WEIGHTS_ONLY, NOTHING):
-            return self._book.origin(pointer.join([keys.REGISTRY, keys.NAMED, pattern, "quantize"]))
+            return self._book.origin(
+                document.join([vocabulary.REGISTRY, vocabulary.NAMED, pattern, "quantize"])
+            )
         return self._book.left_float(layer_name)[0]
 
     def gives_float(self, layer_name: str) -> bool:
@@ -334,28 +343,28 @@ class Strategy:
             )
         return self._rules[key]
 
-    def unused_overrides(self, used: Iterable[tuple[str, str]]) -> list[reach.Unused]:
+    def unused_overrides(self, used: Iterable[tuple[str, str]]) -> list[fit.Unused]:
         """The overrides that reached no quantizer.
 
         Args:
             used: origins (source, where) of everything that was applied.
         """
-        return reach.unused(self._book, {where for _, where in used})
+        return fit.unused(self._book, {where for _, where in used})
 
     def unknown_names(self, layer_names: Iterable[str]) -> list[str]:
         """One message for each layer name or glob that a model with these layers does not have."""
-        return unknown.unknown_names(self._book, list(layer_names))
+        return fit.unknown_names(self._book, list(layer_names))
 
     def unknown_types(self, present: Iterable[str], offered: Iterable[str] = ()) -> list[str]:
         """One message for each layer type that a model with these lacks; entries may name offered ones."""
-        return unknown.unknown_types(self._book, list(dict.fromkeys(present)), set(offered))
+        return fit.unknown_types(self._book, list(dict.fromkeys(present)), set(offered))
 
     def unknown_tensors(
         self, layer_type: str, variables: Iterable[str], inputs: int, outputs: int
     ) -> list[str]:
         """One message for each variable, input or output that the user's entry of this type names in vain."""
         named = list(dict.fromkeys(variables))
-        return unknown.unknown_tensors(self._book, layer_type, named, inputs, outputs)
+        return fit.unknown_tensors(self._book, layer_type, named, inputs, outputs)
 
     @cached_property
     def _rules(self) -> dict[tuple[Any, ...], LayerRule | None]:
@@ -374,11 +383,11 @@ def resolve_name_or_path(name_or_path: str | Path) -> Strategy:
         StrategyError: neither.
     """
     given = str(name_or_path)
-    if given in (*builtins.NAMES, *builtins.ALIASES):
+    if given in (*vocabulary.NAMES, *vocabulary.ALIASES):
         return Strategy.builtin(given)
     if Path(given).suffix == ".json" or Path(given).is_file():
         return Strategy.load(given)
-    allowed = [*builtins.NAMES, *builtins.ALIASES, "a .json file"]
+    allowed = [*vocabulary.NAMES, *vocabulary.ALIASES, "a .json file"]
     raise StrategyError(not_allowed("strategy", given, allowed, what="name"))
 
 
@@ -391,10 +400,10 @@ def _read(path: str | Path) -> Any:
         raise StrategyError(f"{path}: not UTF-8 text") from None
     except ValueError as e:
         raise StrategyError(f"{str(path)!r} is no path: {e}") from None
-    return text.parse(content, str(path))
+    return document.parse(content, str(path))
 
 
 def _checked(name: str, edited: Edited, source: str) -> Strategy:
-    strategy = Strategy(name, edited, form_errors.document(edited.doc, source))
-    meaning.check(strategy._book, source)
+    strategy = Strategy(name, edited, validation.document(edited.doc, source))
+    validation.check(strategy._book, source)
     return strategy

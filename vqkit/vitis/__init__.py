@@ -1,7 +1,7 @@
 """The API of the Vitis AI quantizer for TensorFlow 2, over vqkit: an old script changes one import line.
 
     from tensorflow_model_optimization.quantization.keras import vitis_quantize     # before
-    from vqkit.vitis import vitis_quantize                                          # now
+    from vqkit.vitis import vitis_quantize# now
 
     vitis_quantize  VitisQuantizer, quantize_scope
     vitis_inspect   VitisInspector

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqkit import files
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.flow.inspection import Inspection, inspect
-from vqkit.flow.prepared import as_strategy, prepare
-from vqkit.vitis import arguments
+from vqkit.files import write_text
+from vqkit.quantization.prepare import as_strategy, prepare
+from vqkit.targets import Inspection, inspect
+from vqkit.vitis.arguments import settings, with_input_shape
 
 __all__ = ["VitisInspector"]
 
@@ -82,17 +82,17 @@ class VitisInspector:
             ModelError: the model cannot be read.
         """
         plot = bool(kwargs.pop("plot_model", plot))
-        changes = arguments.settings(configs, kwargs)
+        changes = settings(configs, kwargs)
         strategy = self._strategy.with_kwargs(**changes) if changes else self._strategy
         if input_shape is not None:
-            model = arguments.with_input_shape(model, input_shape)
+            model = with_input_shape(model, input_shape)
         found = inspect(model, strategy)
         heading = f"target {self.target}. {NOTE}" if self.target else NOTE
         print(f"{found.summary()}\n{heading}")
         if verbose > 0:
             print(found)
         if dump_results:
-            files.write_text(dump_results_file, f"{found}\n\n{heading}\n")
+            write_text(dump_results_file, f"{found}\n\n{heading}\n")
         if plot or dump_model:
             _files(
                 model, strategy, found, plot_file if plot else None, dump_model_file if dump_model else None
@@ -102,7 +102,7 @@ class VitisInspector:
 
 def _files(model: Any, strategy: Any, found: Inspection, plot_file: Any, model_file: Any) -> None:
     from vqkit.graph.keras_io import raise_model
-    from vqkit.plots.partitions import partition_graph
+    from vqkit.plots.model import partition_graph
 
     graph = prepare(model, strategy).graph
     if plot_file is not None:

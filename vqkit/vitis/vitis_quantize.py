@@ -9,21 +9,20 @@ from typing import Any
 import keras
 
 from vqkit.errors import DataError
-from vqkit.export import dump
-from vqkit.export.finalize import finalize
-from vqkit.flow import ptq
-from vqkit.flow.layers import FakeQuantize, RoundToType
-from vqkit.flow.prepared import as_strategy, prepare
-from vqkit.flow.quality import evaluate
-from vqkit.flow.quantized_model import QuantizedModel
-from vqkit.graph import layers as graph_layers
+from vqkit.evaluation import evaluate
+from vqkit.export import golden
+from vqkit.export.files import finalize
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import raise_model
-from vqkit.strategy import Strategy, text
-from vqkit.train.learned import LearnedQuantize
-from vqkit.train.model import QATModel
-from vqkit.train.wrappers import QuantizedWeights
-from vqkit.vitis import arguments, judging
+from vqkit.graph.passes import layers as graph_layers
+from vqkit.qat.layers import LearnedQuantize, QuantizedWeights
+from vqkit.qat.model import QATModel
+from vqkit.quantization import ptq
+from vqkit.quantization.layers import FakeQuantize, QuantizedModel, RoundToType
+from vqkit.quantization.prepare import as_strategy, prepare
+from vqkit.strategy import Strategy, document
+from vqkit.vitis import arguments
+from vqkit.vitis.arguments import Labelled, read_labelled, search_loss
 
 __all__ = ["VitisQuantizer", "quantize_scope"]
 
@@ -80,7 +79,7 @@ class VitisQuantizer:
         *,
         vitis_compat: bool = False,
     ) -> None:
-        from vqkit.flow.models import load_model
+        from vqkit.models import load_model
 
         self._custom = dict(custom_objects or {})
         is_file = isinstance(float_model, str | Path)
@@ -120,7 +119,7 @@ class VitisQuantizer:
         Returns:
             The text of the file.
         """
-        return text.to_text(self.strategy.dump(dump_file, verbose=min(verbose, 2)))
+        return document.to_text(self.strategy.dump(dump_file, verbose=min(verbose, 2)))
 
     def _update(self, given: Any, what: str) -> None:
         self.strategy = self.strategy.update(arguments.strategy_values(given, what))
@@ -215,7 +214,7 @@ class VitisQuantizer:
         judged = _judged(loss, metrics, eval_dataset, calib_batch_size or arguments.DEFAULT_BATCH)
         if loss is not None:
             kwargs = {**kwargs, "include_threshold_search": True,
-                      "threshold_search_loss": judging.search_loss(loss)}  # fmt: skip
+                      "threshold_search_loss": search_loss(loss)}  # fmt: skip
         self._configure(configs, kwargs)
         with self._scope():
             model = self._float_model
@@ -263,7 +262,7 @@ class VitisQuantizer:
             StrategyError: unknown key or value.
             DataError: calibration data are needed and missing.
         """
-        from vqkit.train import qat_model
+        from vqkit.qat.model import qat_model
 
         steps = arguments.take_steps(calib_steps, kwargs)
         self._configure(configs, kwargs)
@@ -289,7 +288,7 @@ class VitisQuantizer:
         Raises:
             ModelError: it is no such model.
         """
-        from vqkit.export.finalize import deploy_model
+        from vqkit.export.files import deploy_model
 
         return deploy_model(model).model
 
@@ -301,7 +300,7 @@ class VitisQuantizer:
         dump_float: bool = False,
         weights_only: bool = False,
     ) -> Path:
-        """Write the integers of a quantized model for comparison with the device; see `vqkit.export.dump`.
+        """Write the integers of a quantized model for comparison with the device; see `vqkit.export.golden`.
 
         Args:
             model: what `quantize_model` gave, or the same loaded from its file.
@@ -318,23 +317,23 @@ class VitisQuantizer:
             DataError: inputs are needed and missing.
         """
         inputs = None if dataset is None else arguments.dump_batches(dataset, model)
-        return dump.dump_model(model, inputs, output_dir, dump_float, weights_only)
+        return golden.dump_model(model, inputs, output_dir, dump_float, weights_only)
 
     def _scope(self) -> Any:
         return quantize_scope(self._custom)
 
 
-def _judged(loss: Any, metrics: Any, eval_dataset: Any, batch_size: int) -> judging.Labelled | None:
+def _judged(loss: Any, metrics: Any, eval_dataset: Any, batch_size: int) -> Labelled | None:
     """The evaluation set, where it is used."""
     wanted = loss is not None or metrics is not None
     if wanted and eval_dataset is None:
         raise DataError("loss and metrics need eval_dataset: batches (x, y), or a tuple of arrays (x, y)")
     if eval_dataset is not None and not wanted:
         raise DataError("eval_dataset is used with loss or metrics only; give one of them, or leave it out")
-    return judging.read_labelled(eval_dataset, batch_size) if wanted else None
+    return read_labelled(eval_dataset, batch_size) if wanted else None
 
 
-def _measured(model: Any, quantized: Any, judged: judging.Labelled, metrics: Sequence[Any]) -> Any:
+def _measured(model: Any, quantized: Any, judged: Labelled, metrics: Sequence[Any]) -> Any:
     models = {"float": model, "quantized": quantized}
     return {
         name: dict(evaluate(net, judged.x, judged.y, metrics=metrics).metrics) for name, net in models.items()

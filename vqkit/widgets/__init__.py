@@ -1,11 +1,16 @@
-"""What a person touches in a notebook: tables and pictures with controls, thin over the floors below.
+"""What a person touches in a notebook: tables and pictures with controls, thin over the packages below.
 
-    front     widgets with a script of their own, and the queue in which all that a person does is acted on
-    turns     one thing at a time, whichever thread of the kernel is told
-    picker    HTML or SVG whose marked parts can be chosen with mouse and keyboard
-    actions   a row of buttons
-    table     rows to a sortable HTML table, live and static alike
-    style     colours of the page, figures as images, messages
+    compare         `vq.compare`
+    compare_view    a comparison as HTML, and figures whose runs can be chosen
+    elements        buttons, long actions, pickers
+    explorer        `vq.explore`
+    explorer_state  the state of the explorer, without widgets
+    explorer_view   the explorer's plan rows, pictures and controls
+    messages        ordered messages between page and kernel, handled one at a time
+    part_picker     `vq.pick_part`: the part of a model that is quantized, chosen by clicking
+    sensitivity     `vq.sensitivity`
+    table           sortable HTML tables, and the look that all widgets share
+    watch           `vq.watch`: a sweep while it runs; and the dashboard
 
 A widget holds no rule about quantization: its state is a `Strategy`, and each change makes a new one.
 Everything live has a static twin: the same HTML is what an executed or exported notebook shows.

@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from vqkit import plots
+from vqkit.comparison import leaderboard as comparison
+from vqkit.comparison.runset import Run, RunSet
 from vqkit.errors import RecordError, VqkitError
-from vqkit.experiment import compare as comparison
-from vqkit.experiment.runset import Run, RunSet
-from vqkit.plots.pareto import COSTS
-from vqkit.widgets.actions import Action, actions
+from vqkit.plots.runs import COSTS
 from vqkit.widgets.compare_view import View
-from vqkit.widgets.front import queue
-from vqkit.widgets.picker import picker
-from vqkit.widgets.style import css, message_html, mimebundle, page
-from vqkit.widgets.table import next_order
-from vqkit.widgets.turns import Turns
+from vqkit.widgets.elements import Action, actions, picker
+from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.table import css, message_html, mimebundle, next_order, page
 
 _TABS = ("Accuracy", "Choices", "Effects", "Two runs")
 

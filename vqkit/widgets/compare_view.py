@@ -1,7 +1,13 @@
-"""What a comparison shows, as HTML: the same text in the live widget and in a static page."""
+"""A comparison as HTML, and figures whose runs can be chosen.
+
+What a comparison shows, as HTML: the same text in the live widget and in a static page.
+
+A figure whose runs can be chosen: the picture, and over each mark a part that a picker makes choosable.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,22 +15,72 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from vqkit import plots
+from matplotlib.colors import to_rgb
+
+from vqkit import plots, tables
+from vqkit.comparison import leaderboard
+from vqkit.comparison.difference import Difference, difference
+from vqkit.comparison.runset import Run, RunSet, flipped_samples, sample_images
 from vqkit.errors import RecordError, VqkitError
-from vqkit.experiment import compare, tables
-from vqkit.experiment.damage import damaged
-from vqkit.experiment.difference import Difference, difference
-from vqkit.experiment.flipped import flipped_samples, sample_images
-from vqkit.experiment.records import rows_of, sqnr_rows
-from vqkit.experiment.runset import Run, RunSet
-from vqkit.plots.pareto import COSTS
-from vqkit.plots.points import LOST
-from vqkit.widgets.clickable import clickable
-from vqkit.widgets.style import figure_html, message_html
-from vqkit.widgets.table import Column, arranged, table, text
+from vqkit.plots.runs import COSTS, LOST, places
+from vqkit.plots.style import png
+from vqkit.runs.damage import damaged
+from vqkit.runs.records import rows_of, sqnr_rows
+from vqkit.widgets.table import Column, arranged, figure_html, message_html, table, text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+_RADIUS = 9
+_LOOK = (
+    ".vq-mark{fill:transparent;stroke:transparent;stroke-width:2.5;cursor:pointer}"
+    ".vq-mark:hover{stroke:currentColor;stroke-dasharray:3 3}"
+    ".vq-mark:focus-visible{outline:none;stroke:currentColor;stroke-dasharray:3 3}"
+    ".vq-mark[aria-selected=true]{stroke:currentColor;stroke-dasharray:none}"
+)
+
+
+def clickable(figure: Figure, names: Mapping[str, str], alt: str, *, chosen: str = "") -> str:
+    """A figure as HTML for a picker; without one it is a picture with a tip on each mark.
+
+    Args:
+        figure: of `vqkit.plots`, with runs marked.
+        names: run key -> what to say about it, in a line; runs without one cannot be chosen.
+        alt: what the figure shows, in a sentence.
+        chosen: key of the run to mark.
+
+    Returns:
+        SVG; arrow keys walk from left to right.
+    """
+    width, height = figure.bbox.width, figure.bbox.height
+    marks = sorted(places(figure).items(), key=lambda item: item[1])
+    data = base64.b64encode(png(figure)).decode()
+    ink = "#e6e6e6" if _dark(figure) else "#222222"
+    return (
+        f"<svg class='vq-figure' role='listbox' aria-label='{escape(alt, quote=True)}' style='color:{ink}' "
+        f"width='{width:.0f}' viewBox='0 0 {width:.0f} {height:.0f}'><style>{_LOOK}</style>"
+        f"<image href='data:image/png;base64,{data}' width='{width:.0f}' height='{height:.0f}'/>"
+        + "".join(
+            _mark(key, names[key], x * width, y * height, key == chosen)
+            for key, (x, y) in marks
+            if key in names
+        )
+        + "</svg>"
+    )
+
+
+def _mark(key: str, words: str, x: float, y: float, here: bool) -> str:
+    said, named = escape(words, quote=True), escape(key, quote=True)
+    return (
+        f"<circle class='vq-mark' role='option' data-key='{named}' cx='{x:.1f}' cy='{y:.1f}' r='{_RADIUS}' "
+        f"aria-label='{said}' aria-selected='{str(here).lower()}'><title>{said}</title></circle>"
+    )
+
+
+def _dark(figure: Figure) -> bool:
+    return sum(to_rgb(figure.get_facecolor())) < 1.5
+
 
 _SHOWN_FLIPS = 24
 _NUMBERS = ("accuracy", "ci_low", "accuracy_delta", "size_bytes", "bit_operations", "sqnr_min_db",
@@ -85,7 +141,7 @@ class View:
         frame = self.runs.frame
         finished = frame[frame["rank"].notna()]
         return {
-            f"{compare.heading(m)} ({len(m)} runs)": int(m["group"].iloc[0])
+            f"{leaderboard.heading(m)} ({len(m)} runs)": int(m["group"].iloc[0])
             for _, m in finished.groupby("group")
         }
 
@@ -100,8 +156,8 @@ class View:
 
     def summary(self) -> str:
         """What is compared, how many of it are shown, and what to take."""
-        counts, shown = compare.counts(self.runs.frame), len(self.shown())
-        advice = compare.recommend(self.runs.frame).sentence
+        counts, shown = leaderboard.counts(self.runs.frame), len(self.shown())
+        advice = leaderboard.recommend(self.runs.frame).sentence
         told = damaged(self.runs.frame, broken=True)
         problems = "; ".join(f"{run}: {problem}" for run, problem in told)
         wrong = message_html(f"Damaged files: {problems}", "error") if problems else ""
@@ -178,7 +234,7 @@ def _row(run: Mapping[str, Any]) -> dict[str, Any]:
         "" if row["ci_low"] is None else f"{tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])}"
     )
     ended = "" if row["rank"] is not None else str(run["status"]).lower()
-    marks = " ".join(compare.marks(run)) or ended
+    marks = " ".join(leaderboard.marks(run)) or ended
     return {**row, "key": run["key"], "name": run["name"], "interval": interval, "marks": marks,
             "quiet": row["rank"] is None}  # fmt: skip
 

@@ -10,21 +10,23 @@ from typing import Any
 import ipywidgets as w
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.experiment.variant import Settings
-from vqkit.flow.plan import Row
+from vqkit.quantization.plan import Row
 from vqkit.strategy.scope import Scope
-from vqkit.widgets import style
-from vqkit.widgets.actions import Action, actions
-from vqkit.widgets.controls import control_rows, controls
-from vqkit.widgets.exploration import Exploration
-from vqkit.widgets.front import queue
-from vqkit.widgets.job import Job
-from vqkit.widgets.picker import picker
-from vqkit.widgets.pictures import tensor_picture
-from vqkit.widgets.plan_rows import measured_ratios, plan_columns, plan_rows, provenance, told
-from vqkit.widgets.precedence import narrower
-from vqkit.widgets.table import arranged, next_order, table
-from vqkit.widgets.turns import Turns
+from vqkit.sweeps.variant import Settings
+from vqkit.widgets.elements import Action, Job, actions, picker
+from vqkit.widgets.explorer_state import Exploration, narrower
+from vqkit.widgets.explorer_view import (
+    control_rows,
+    controls,
+    measured_ratios,
+    plan_columns,
+    plan_rows,
+    provenance,
+    tensor_picture,
+    told,
+)
+from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.table import arranged, message_html, mimebundle, next_order, page, scrolled, table
 
 
 def explore(model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
@@ -77,7 +79,7 @@ class Explorer:
 
     @strategy.setter
     def strategy(self, strategy: Any) -> None:
-        from vqkit.flow.prepared import as_strategy
+        from vqkit.quantization.prepare import as_strategy
 
         with self._turns:
             self.work.use(as_strategy(strategy))
@@ -259,7 +261,7 @@ class Explorer:
             self._refresh()
 
     def _say(self, text: str, kind: str = "") -> None:
-        self._message.value = style.message_html(text, kind)
+        self._message.value = message_html(text, kind)
 
     def _worst(self) -> str:
         """What to look at first: the tensor with the lowest ratio."""
@@ -270,13 +272,13 @@ class Explorer:
     # --- where no kernel is ---
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return style.mimebundle(self.box, self._repr_html_(), self.plan.summary())
+        return mimebundle(self.box, self._repr_html_(), self.plan.summary())
 
     def _repr_html_(self) -> str:
         """The same as a page without controls: table, pictures of the chosen tensor, JSON."""
         json_part = f"<details><summary>Strategy JSON</summary>{_json_html(self.work.state)}</details>"
         picture = tensor_picture(self.work, self.chosen, dark=False)
-        return style.page(self._summary_html(), self._table_html(), picture, json_part)
+        return page(self._summary_html(), self._table_html(), picture, json_part)
 
 
 def _wrap() -> Any:
@@ -288,12 +290,12 @@ def _json_html(state: Any) -> str:
     text = json.dumps(strategy.dump(), indent=1, ensure_ascii=False)
     changes = "".join(f"<li>{escape(k)} = {escape(repr(v))}</li>" for k, v in state.changes.items())
     said = f"<p>Changed from {escape(strategy.base)}:</p><ul>{changes}</ul>" if changes else ""
-    return f"<div class='vq'>{said}{style.scrolled('Strategy JSON', text)}</div>"
+    return f"<div class='vq'>{said}{scrolled('Strategy JSON', text)}</div>"
 
 
 def _why_html(row: Row | None) -> str:
     if row is None:
-        return style.message_html("choose a row")
+        return message_html("choose a row")
     _, words, _ = provenance(row)
     lines = [
         "".join(f"<td>{escape(str(cell))}</td>" for cell in (p, _value(row, p), source, pointer))

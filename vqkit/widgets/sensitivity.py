@@ -9,16 +9,24 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqkit import plots
-from vqkit.experiment import tables
-from vqkit.experiment.records import rows_of
+from vqkit import plots, tables
+from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
-from vqkit.search.sensitive import sensitivity as ask
-from vqkit.widgets.front import queue
-from vqkit.widgets.picker import picker
-from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
-from vqkit.widgets.table import Column, arranged, next_order, table, text
-from vqkit.widgets.turns import Turns
+from vqkit.search.layer_sensitivity import sensitivity as ask
+from vqkit.widgets.elements import picker
+from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.table import (
+    Column,
+    arranged,
+    css,
+    figure_html,
+    message_html,
+    mimebundle,
+    next_order,
+    page,
+    table,
+    text,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

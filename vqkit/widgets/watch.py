@@ -1,4 +1,9 @@
-"""`vq.watch(...)`: a sweep while it runs."""
+"""`vq.watch`: a sweep while it runs; and the dashboard.
+
+`vq.watch(...)`: a sweep while it runs.
+
+Compare and watch on one page, for `vqkit dashboard`.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vqkit import plots
+from vqkit import plots, tables
+from vqkit.comparison.leaderboard import leaderboard
 from vqkit.errors import RecordError, VqkitError
-from vqkit.experiment import tables
-from vqkit.experiment.background import Running, cancel
-from vqkit.experiment.compare import leaderboard
-from vqkit.experiment.progress import Standing, error_of, seconds_since, standing
-from vqkit.experiment.records import to_frame
-from vqkit.widgets.actions import Action, actions
-from vqkit.widgets.front import queue
-from vqkit.widgets.picker import picker
-from vqkit.widgets.style import css, figure_html, message_html, mimebundle, page
-from vqkit.widgets.turns import Turns
+from vqkit.execution.background import Running, Standing, cancel, error_of, seconds_since, standing
+from vqkit.runs.records import sweep_names, to_frame
+from vqkit.widgets.compare import compare
+from vqkit.widgets.elements import Action, actions, picker
+from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.table import css, figure_html, message_html, mimebundle, page
 
 INTERVAL = 1.0
 _SHOWN = 8
@@ -220,3 +222,54 @@ def _failure(runs: Path, record: Any) -> str:
 
 def _styled(html: str) -> str:
     return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"
+
+
+_ALL = "all runs"
+
+
+def dashboard(runs: str | Path = "runs") -> Any:
+    """A page with a choice of sweep, its comparison, and its progress while it runs.
+
+    Args:
+        runs: the folder of runs.
+
+    Returns:
+        An ipywidget.
+    """
+    import ipywidgets as w
+
+    choice = w.Dropdown(description="Sweep", options=[(_ALL, ""), *((n, n) for n in sweep_names(runs))])
+    again = w.Button(description="Look again", tooltip="Look for new sweeps and runs")
+    place = w.VBox()
+    shown: list[Watch] = []
+
+    def show(_: Any = None) -> None:
+        for old in shown:
+            old.close()
+        shown.clear()
+        parts = [_part(lambda: compare(runs, choice.value).widget)]
+        if choice.value:
+            found = watch(choice.value, runs)
+            shown.append(found)
+            parts.append(_part(lambda: found.widget))
+        place.children = [w.Tab(parts, titles=("Compare", "Watch")[: len(parts)])]
+
+    def look(_: Any) -> None:
+        now = choice.value
+        choice.options = [(_ALL, ""), *((n, n) for n in sweep_names(runs))]
+        choice.value = now
+        show()
+
+    choice.observe(show, "value")
+    again.on_click(look)
+    show()
+    return w.VBox([w.HBox([choice, again]), place])
+
+
+def _part(make: Any) -> Any:
+    import ipywidgets as w
+
+    try:
+        return make()
+    except VqkitError as e:
+        return w.HTML(message_html(str(e), "error"))

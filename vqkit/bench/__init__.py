@@ -1,0 +1,345 @@
+"""One float model, its data, and many strategies: what variants share is computed once.
+
+`Bench.quantize` and `Bench.evaluate` give exactly what `vqkit.quantize` and `vqkit.evaluate` give. The bench
+remembers the graphs that the passes make, decided and rounded weights, live layers and compiled functions
+(one for each structure, whatever the numbers), and the float model's outputs, on disk in a given folder.
+Observations are remembered by the content of the data: other data, or arrays changed in place, are noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqkit.bench.cache import Digests, Outputs, Places, Shelf, graph_digest, value_digests
+from vqkit.bench.calibration import Facts, Request, passing
+from vqkit.bench.evaluation import FloatPart, Noise
+from vqkit.bench.structure import Structure, structure_key
+from vqkit.errors import DataError, not_allowed
+from vqkit.evaluation import Evaluation, Pair, evaluate, scored
+from vqkit.graph.ir import Graph
+from vqkit.graph.keras_io import lower
+from vqkit.graph.keras_layers import has_custom
+from vqkit.quantization.calibrate import Calibration, Mode
+from vqkit.quantization.data import EVAL_BATCH, Data, batches
+from vqkit.quantization.float_model import SAMPLES, check_float, in_size, size_of, whole
+from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.prepare import (
+    Graphs,
+    PreparedModel,
+    as_strategy,
+    graphs,
+    graphs_key,
+    instrument,
+    passing_through,
+    planned,
+    rounding_rows,
+)
+from vqkit.quantization.ptq import Quantized, assemble, with_progress
+from vqkit.quantization.refine.audit import audit
+from vqkit.quantization.solve import Encodings, WeightMemory
+
+KEPT_PLANS = 128
+
+
+class Bench:
+    """Quantizes and evaluates many variants of one model on the same data.
+
+    Args:
+        model: a built functional or Sequential Keras model; it is not changed.
+        data: calibration and evaluation samples.
+        cache: folder for what is worth keeping between processes: outputs of the float model, and what
+            calibration observes of it. None keeps nothing on disk, nor is anything kept of a model with the
+            user's own layers.
+        memory_limit: bytes that remembered activations may take.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+
+    def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None,
+                 memory_limit: int = 1 << 30) -> None:  # fmt: skip
+        self.model, self.data, self.memory_limit = model, data, memory_limit
+        self._lowered = lower(model)
+        self._weights, self._places = WeightMemory(), Places(memory_limit)
+        # No digest covers what a user's own layer does.
+        self._cache = None if has_custom(self._lowered) else cache
+        self._facts = Facts(self._places, Shelf(self._cache))
+        self._digests = Digests()
+        self._float_part = FloatPart(self._places, self._digests.of, self._weights.digest)
+        self._noise = Noise(self._float_part)
+        self._graphs: dict[str, Graphs] = {}
+        self._plans: dict[tuple[str, bool], PreparedModel] = {}
+        self._structures: dict[str, Structure] = {}
+        self._model_digest = graph_digest(self._lowered)
+        self._outputs: dict[str, Outputs] = {}
+        self._checked: list[str] | None = None
+
+    @property
+    def traces(self) -> dict[tuple[Any, ...], int]:
+        """(structure, function) -> how often it was traced; always 1."""
+        found = ((key, s) for key, s in self._structures.items())
+        return {(key, *what): n for key, s in found for what, n in s.traces.items()}
+
+    def quantize(self, strategy: Any, *, batch_size: int = 32, steps: int | None = None,
+                 calibration: str = "quantized", vitis_compat: bool = False,
+                 progress: bool = False) -> Quantized:  # fmt: skip
+        """Quantize the model, as `vqkit.quantize` does with the calibration data and their labels; no file.
+
+        Args:
+            strategy: a `Strategy`, or the name or path of one.
+            batch_size: samples in a calibration batch.
+            steps: number of batches; all by default.
+            calibration: "quantized" or "float".
+            vitis_compat: reproduce the reference's mistakes as well.
+            progress: show a progress bar over the calibration batches.
+
+        Returns:
+            The quantized model, audited; later calls do not change it. Its `model` is built when asked for.
+
+        Raises:
+            StrategyError: the strategy does not fit the model.
+            DataError: the calibration data are unusable.
+            AuditError: what was requested was not applied.
+        """
+        work = _Remembered(self, {"batch_size": batch_size, "steps": steps}, progress)
+        known = self.data.y_calib
+        labels = known if known is None or steps is None else known[: steps * batch_size]
+        try:
+            return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat,
+                            labels=whole(labels, self._lowered))  # fmt: skip
+        finally:
+            work.leave()
+
+    def observe(self, strategies: Iterable[Any], *, batch_size: int = 32, steps: int | None = None,
+                vitis_compat: bool = False, progress: bool = False) -> None:  # fmt: skip
+        """Observe at once what `quantize` will want to know of the float model for several strategies.
+
+        One pass over the calibration data serves all methods and bit widths on the same prepared graph; the
+        strategies' `calibration="float"` then costs next to nothing, and its numbers are the same.
+
+        Args:
+            strategies: `Strategy` objects, or names or paths of some.
+            batch_size: as in the calls of `quantize` to come.
+            steps: likewise.
+            vitis_compat: likewise.
+            progress: show a progress bar over the batches of each pass.
+
+        Raises:
+            StrategyError: a strategy does not fit the model.
+            DataError: the calibration data are unusable.
+        """
+        cut = {"batch_size": batch_size, "steps": steps}
+        for requests in self._alike(strategies, cut, vitis_compat):
+            self._facts.observe(requests, with_progress(_Again(self, cut), progress))
+
+    def _alike(self, strategies: Iterable[Any], cut: dict[str, Any], compat: bool) -> Iterator[list[Request]]:
+        """What is to be observed on each prepared graph, whose weights are loaded."""
+        alike: dict[str, list[Any]] = {}
+        for strategy in map(as_strategy, strategies):
+            alike.setdefault(graphs_key(strategy, compat), []).append(strategy)
+        for some in alike.values():
+            # Graphs of other groups may share live layers, so weights are loaded for each group anew.
+            yield [_Remembered(self, cut, False).float_request(s, compat) for s in some]
+
+    def evaluate(self, quantized: Quantized, *, metrics: Sequence[Any] | None = None) -> Evaluation:
+        """Metrics on the evaluation data, as `vqkit.evaluate` gives them for `quantized.model`.
+
+        Args:
+            quantized: from this bench.
+            metrics: Keras metrics or their names; top-1 accuracy by default.
+
+        Returns:
+            The metrics with the predictions.
+        """
+        structure, baked = self._holding(quantized)
+        return self._scored(self._predict(structure, quantized, baked), metrics)
+
+    def audit(self, quantized: Quantized) -> Any:
+        """Requested against applied, read from the very layers that `evaluate` runs.
+
+        Args:
+            quantized: from this bench.
+
+        Returns:
+            The table of `Quantized.audit`.
+
+        Raises:
+            AuditError: some tensor is not what the plan says.
+        """
+        return audit(quantized, self._holding(quantized)[0].live)
+
+    def sqnr(self, quantized: Quantized, x: Any, *, batch_size: int = 50) -> Any:
+        """Signal-to-noise ratios, as `vqkit.sqnr` gives them.
+
+        Args:
+            quantized: from this bench.
+            x: inputs, shape (n, …).
+            batch_size: samples at once.
+
+        Returns:
+            A pandas table.
+        """
+        return self._noise.sqnr(*self._holding(quantized), quantized, x, batch_size)
+
+    def tensor_values(self, quantized: Quantized, x: Any, names: Sequence[str]) -> dict[str, Pair]:
+        """Float and quantized values of chosen tensors, as `vqkit.tensor_values` gives them.
+
+        Args:
+            quantized: from this bench.
+            x: one batch of inputs, shape (n, …).
+            names: plan row names.
+
+        Returns:
+            Name -> (float values, quantized values).
+
+        Raises:
+            KeyError: a name is no quantized tensor of the plan.
+        """
+        return self._noise.tensor_values(*self._holding(quantized), quantized, x, names)
+
+    def float_evaluation(self, *, metrics: Sequence[Any] | None = None) -> Evaluation:
+        """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.
+
+        Args:
+            metrics: Keras metrics or their names; top-1 accuracy by default.
+
+        Returns:
+            What `vqkit.evaluate(model, x_eval, y_eval)` gives.
+        """
+        images = self._digests.of(self.data.x_eval)
+        if images not in self._outputs:
+            self._outputs = {images: Outputs(self._cache, self._model_digest, images)}
+        found = self._outputs[images].get(
+            lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
+        )
+        return self._scored(found, metrics)
+
+    def _scored(self, outputs: Any, metrics: Sequence[Any] | None) -> Evaluation:
+        return scored(outputs, self.data.y_eval, metrics, f"{self.data.name}/y_eval")
+
+    def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
+        from keras import tree
+
+        begin, source = self._float_part.start(
+            structure, quantized, baked, self.data.x_eval, EVAL_BATCH, pad=True
+        )
+        run = structure.evaluator(begin)
+        parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
+        return tree.map_structure(lambda *p: np.concatenate(p)[: self.data.n_eval], *parts)
+
+    def _float_checked(self) -> list[str]:
+        """Once: that the graph computes what the model computes; lines for the reports."""
+        if self._checked is None:
+            batch = next(in_size(batches(self.data.x_calib, batch_size=SAMPLES), self._lowered))
+            self._checked = check_float(self.model, self._lowered, batch)
+        return self._checked
+
+    def _holding(self, quantized: Quantized) -> tuple[Structure, Graph]:
+        """A variant's structure with its weights and ranges assigned, and the graph with those weights."""
+        baked = self._weights.bake(quantized.corrected, quantized.encodings, quantized.plan)
+        structure = self._structure(quantized.graph)
+        structure.load(baked)
+        structure.apply(quantized.encodings, quantized.rows)
+        return structure, baked
+
+    def _structure(self, graph: Graph) -> Structure:
+        key = structure_key(graph)
+        if key not in self._structures:
+            self._structures[key] = Structure(graph)
+        return self._structures[key]
+
+
+class _Again:
+    """Batches that can be read more than once; nothing is held in between."""
+
+    def __init__(self, bench: Bench, cut: dict[str, Any], tell: Callable[[str], None] | None = None) -> None:
+        self._bench, self._cut, self._tell = bench, cut, tell
+
+    def __iter__(self) -> Iterator[Any]:
+        source = batches(self._bench.data.x_calib, **self._cut)
+        return in_size(source, self._bench._lowered, tell=self._tell)
+
+
+class _Remembered:
+    """The steps of one quantization on a bench."""
+
+    def __init__(self, bench: Bench, cut: dict[str, Any], progress: bool) -> None:
+        self._bench, self._cut, self._progress = bench, cut, progress
+        self._structure: Structure | None = None
+        self._loaded: Graph
+        self._trained = False
+        self._notes: list[str] = []
+
+    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+        plans, name = self._bench._plans, (strategy.digest, compat)
+        if name not in plans:
+            known, key = self._bench._graphs, graphs_key(strategy, compat)
+            if key not in known:
+                known[key] = graphs(self._bench._lowered, strategy, vitis_compat=compat)
+            while len(plans) >= KEPT_PLANS:
+                del plans[next(iter(plans))]
+            plans[name] = planned(known[key], strategy, compat)
+        return plans[name]
+
+    def live(self, graph: Graph) -> dict[str, Any]:
+        structure = self._structure = self._bench._structure(graph)
+        self.assign(graph, None)
+        return structure.live
+
+    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
+        return self._bench._weights.solve(graph, plan, compat)
+
+    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
+        return self._bench._weights.bake(graph, encodings, plan)
+
+    def assign(self, graph: Graph, plan: Plan | None) -> None:
+        del plan
+        assert self._structure is not None
+        self._structure.load(graph)
+        self._loaded = graph
+
+    def notes(self) -> list[str]:
+        return [*self._bench._float_checked(), *dict.fromkeys(self._notes)]
+
+    def data(self, again: bool) -> Iterable[Any]:
+        self._bench._float_checked()
+        self._trained = again
+        return _Again(self._bench, self._cut, self._notes.append)
+
+    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
+                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+        if mode not in set(Mode):
+            raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
+        request = self._request(graph, rows, live, mode, compat)
+        return self._bench._facts.calibrate(request, with_progress(data, self._progress))
+
+    def float_request(self, strategy: Any, compat: bool) -> Request:
+        """What `calibrate` would ask for under a strategy in "float" mode."""
+        prepared = self.prepare(strategy, compat)
+        graph, rows = instrument(prepared.graph, prepared.plan)
+        live = passing_through(self.live(graph), rounding_rows(graph, prepared.plan))
+        return self._request(graph, rows, live, Mode.FLOAT, compat)
+
+    def _request(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], mode: str,
+                 compat: bool) -> Request:  # fmt: skip
+        assert self._structure is not None
+        passed = [k for k, x in live.items() if x is not self._structure.live[k]]
+        doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items() if r.spec is not None}
+        tokens = {**doing, **dict.fromkeys(passed, "")}
+        digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
+        player = self._structure.player(rows, passed)
+        size = size_of(self._bench._lowered)
+        stream = (self._bench._digests.of(self._bench.data.x_calib), size, *self._cut.items())
+        return Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
+
+    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
+        audit(result, live)
+
+    def leave(self) -> None:
+        """Fine-tuning has its own way to the variables, so what they hold is then unknown."""
+        if self._trained and self._structure is not None:
+            self._structure.forget()

@@ -1,0 +1,167 @@
+"""One compiled evaluation for all variants that differ in numbers only: weights, ranges and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vqkit import digest
+from vqkit.graph.copies import make_all_live
+from vqkit.graph.execute import Player, part_of
+from vqkit.graph.ir import Graph, Layer
+from vqkit.graph.keras_io import compiled, replay, tensors
+from vqkit.graph.keras_layers import variables
+from vqkit.primitives.spec import QuantizerSpec
+from vqkit.quantization.calibrate import rounding_only
+from vqkit.quantization.layers import FakeQuantize, computed_together
+from vqkit.quantization.plan import Row, spec_to_json
+from vqkit.quantization.prepare import passing_through
+from vqkit.quantization.solve import Encodings
+
+
+def structure_key(graph: Graph) -> str:
+    """Digest of operations, configurations and shapes; weights and ranges do not enter.
+
+    Args:
+        graph: with fake-quantize layers inserted.
+
+    Returns:
+        Equal for graphs that one set of live layers can compute.
+    """
+    layers = [_layer_key(layer) for layer in graph.layers.values()]
+    nodes = [(n.name, n.layer, repr(n.args), repr(sorted(n.kwargs.items())), n.outputs) for n in graph.nodes]
+    values = [(v, graph.values[v].shape, graph.values[v].dtype) for v in graph.inputs.values()]
+    return digest.of_bytes(repr((list(graph.inputs), values, nodes, layers, graph.output_struct)).encode())
+
+
+def _layer_key(layer: Layer) -> tuple[Any, ...]:
+    config = {k: v for k, v in layer.config.items() if k != "spec"}
+    spec = layer.config.get("spec")
+    rounding = spec_to_json(rounding_only(spec)) if isinstance(spec, QuantizerSpec) else None
+    shapes = [(k, w.shape) for k, w in layer.weights.items()]
+    return (
+        layer.name,
+        layer.kind,
+        repr(sorted(config.items())),
+        repr(rounding),
+        repr(layer.build),
+        layer.state,
+        shapes,
+    )
+
+
+class Structure:
+    """Live layers of one structure, and functions compiled on them.
+
+    Args:
+        graph: with fake-quantize layers inserted.
+
+    Attributes:
+        graph: the given one.
+        live: layer name -> live object; they hold whatever was assigned last.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.live = graph, make_all_live(graph)
+        self._traces: dict[tuple[Any, ...], int] = {}
+        self._players: dict[tuple[str, ...], Player] = {}
+        self._held: dict[tuple[str, str], np.ndarray] = {}
+        self._functions: dict[tuple[Any, ...], Any] = {}
+
+    def load(self, graph: Graph) -> None:
+        """Assign all weights of a graph; those that are held already stay.
+
+        Args:
+            graph: of this structure.
+        """
+        for name, layer in graph.layers.items():
+            fresh = {k: w for k, w in layer.weights.items() if self._held.get((name, k)) is not w}
+            if fresh:
+                found = variables(self.live[name], layer.weights)
+                for key, weight in fresh.items():
+                    found[key].assign(weight)
+                    self._held[name, key] = weight
+
+    def forget(self) -> None:
+        """Assume nothing about what the variables hold."""
+        self._held.clear()
+
+    def apply(self, encodings: Encodings, rows: Mapping[str, Row]) -> None:
+        """Assign ranges and positions.
+
+        Args:
+            encodings: decisions.
+            rows: fake-quantize layer name -> plan row.
+        """
+        for name, row in rows.items():
+            self.live[name].assign(encodings[row.name])
+
+    @property
+    def traces(self) -> dict[tuple[Any, ...], int]:
+        """What was traced -> how often."""
+        stretches = {
+            ("stretch", *key, i): n for key, player in self._players.items() for i, n in player.traces.items()
+        }
+        return {**self._traces, **stretches}
+
+    def player(self, names: Iterable[str], passing: Iterable[str]) -> Player:
+        """Runs the graph stretch by stretch.
+
+        Args:
+            names: of the fake-quantize layers, which are left to the caller.
+            passing: names of the layers that pass their input on.
+        """
+        key = tuple(sorted(passing))
+        if key not in self._players:
+            self._players[key] = Player(self.graph, passing_through(self.live, key), names)
+        return self._players[key]
+
+    def evaluator(self, begin: int = 0, end: int | None = None) -> Any:
+        """Nodes begin to end as a compiled function; traced once for each way of rounding.
+
+        Args:
+            begin: number of the first node.
+            end: number of the node to stop before; all by default, and then the outputs are the model's.
+
+        Returns:
+            A function of the values by name (`v<id>`, or the model's input names from the start) that gives
+            the model's outputs, or the crossing values by name.
+        """
+
+        def make() -> tuple[Graph, Any]:
+            part = part_of(self.graph, begin, end)
+            return part, lambda inputs: replay(part, self.live, inputs)
+
+        return self.function(("evaluate", begin, end), make)
+
+    def eagerly(self, begin: int = 0, end: int | None = None) -> Any:
+        """As `evaluator`, layer by layer."""
+        part = part_of(self.graph, begin, end)
+        return lambda batch: replay(part, self.live, tensors(part, batch))
+
+    def function(self, key: tuple[Any, ...], make: Callable[[], tuple[Graph, Any]]) -> Any:
+        """A compiled function; traced once for a way of rounding.
+
+        Args:
+            key: what it is known by.
+            make: gives a part of the graph, and a function of that part's inputs to compile.
+        """
+        rounding = tuple(
+            repr(rounding_only(layer.spec)) for layer in self.live.values() if isinstance(layer, FakeQuantize)
+        )
+        key = (*key, rounding)
+        if key not in self._functions:
+            self._functions[key] = self._compiled(key, *make())
+        return self._functions[key]
+
+    def _compiled(self, key: tuple[Any, ...], part: Graph, body: Any) -> Any:
+        used = {node.layer: self.live[node.layer] for node in part.nodes}
+
+        def counted(inputs: Mapping[str, Any]) -> Any:
+            self._traces[key] = self._traces.get(key, 0) + 1
+            with computed_together(layer for layer in used.values() if isinstance(layer, FakeQuantize)):
+                return body(inputs)
+
+        return compiled(part, counted)

@@ -1,0 +1,86 @@
+"""Commands that read recorded runs: compare, track, ui."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqkit.cli.application import Pair, Runs, TrackingUri, Where, app, pairs
+
+
+@app.command()
+def compare(
+    pair: Pair = None,
+    sweep: Annotated[str | None, typer.Option(help="Only this sweep.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a standalone report.")] = None,
+    sort: Annotated[str, typer.Option(help="Column that orders the leaderboard.")] = "accuracy",
+    where: Where = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows of a group.")] = None,
+    why: Annotated[bool, typer.Option("--explain", help="Which strategy keys make the difference.")] = False,
+    patch: Annotated[bool, typer.Option("--patch", help="The strategies' difference as JSON Patch.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Print the leaderboard, or how two runs differ."""
+    if pair:
+        if len(pair) != 2:
+            raise typer.BadParameter(f"two runs are compared, {len(pair)} given{_sweep_meant(pair, runs)}")
+        _compare_pair(pair[0], pair[1], runs, why, patch)
+        return
+    if why or patch:
+        raise typer.BadParameter("--explain and --patch compare two runs; give both")
+    from vqkit.comparison import leaderboard as comparison
+
+    wanted = pairs(where)
+    typer.echo(comparison.render(runs, sweep, sort=sort, where=wanted, limit=limit))
+    if html is not None:
+        from vqkit.comparison import report
+
+        typer.echo(str(report.write(runs, html, sweep, where=wanted)))
+
+
+def _sweep_meant(given: list[str], runs: Path) -> str:
+    from vqkit.runs.records import sweep_names
+
+    named = [name for name in given if name in sweep_names(runs)]
+    return f". {named[0]!r} is a sweep: vqkit compare --sweep {named[0]}" if named else ""
+
+
+def _compare_pair(run_a: str, run_b: str, runs: Path, why: bool, patch: bool) -> None:
+    from vqkit.comparison.difference import difference
+    from vqkit.search.attribution import explain, patch_between
+
+    if patch:
+        typer.echo(json.dumps(patch_between(run_a, run_b, runs=runs), indent=1))
+        return
+    typer.echo(str(difference(run_a, run_b, runs_dir=runs)))
+    if why:
+        typer.echo(f"\n{explain(run_a, run_b, runs=runs)}")
+
+
+@app.command()
+def track(runs: Runs = Path("runs"), tracking_uri: TrackingUri = None) -> None:
+    """Fill an mlflow store from the run records."""
+    from vqkit.runs.mlflow import rebuild
+
+    done = rebuild(runs, tracking_uri)
+    for problem in done.problems:
+        typer.echo(problem, err=True)
+    typer.echo(f"{done.uri}: {len(done.runs)} runs")
+
+
+@app.command()
+def ui(
+    runs: Runs = Path("runs"),
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Start mlflow's pages, on this machine only."""
+    from vqkit.runs.mlflow import environment, ui_command
+
+    typer.echo(f"http://127.0.0.1:{port}")
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *ui_command(runs, port=port)], {**os.environ, **environment()})

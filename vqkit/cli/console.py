@@ -1,0 +1,113 @@
+"""What a sweep says while it runs: the table of variants, one line per outcome, a bar with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from vqkit import tables
+from vqkit.execution.runner import Step
+from vqkit.runs.store import RunRecord, Status, Store
+
+MARKS = {Status.FINISHED: "done  ", Status.FAILED: "FAILED", Status.KILLED: "KILLED"}
+
+
+def step_table(steps: Sequence[Step]) -> str:
+    """Every variant with its key, what it changes, and whether it will run.
+
+    Args:
+        steps: from `runner.steps`.
+
+    Returns:
+        Lines of text.
+    """
+    rows = [
+        [str(i), s.planned.variant.name, s.planned.variant.key, "run" if s.runs else "skip", s.reason]
+        for i, s in enumerate(steps, start=1)
+    ]
+    return tables.text_table(["#", "variant", "key", "", "why"], rows, left=(1, 2, 3, 4), widest=60)
+
+
+def forecast(steps: Sequence[Step], jobs: int) -> str:
+    """How many variants run and how long it may take, going by those that have finished.
+
+    Args:
+        steps: from `runner.steps`.
+        jobs: variants at once.
+
+    Returns:
+        One line.
+    """
+    to_run = sum(s.runs for s in steps)
+    seconds = [s.record.metrics.get("seconds_total") for s in steps if s.record is not None]
+    known = [s for s in seconds if s]
+    counts = f"{len(steps)} variants: {to_run} to run, {len(steps) - to_run} to skip"
+    if not known or not to_run:
+        return counts
+    return f"{counts}; about {_minutes(median(known) * to_run / jobs)} with -j {jobs}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
+def outcome_line(record: RunRecord, runs: Store) -> str:
+    """One variant's outcome in one line, and one for each note; a failure says where its notebook is."""
+    head = f"{MARKS.get(record.status, record.status)}  {record.name}"
+    if record.status is Status.FINISHED:
+        accuracy, delta = record.metrics.get("accuracy"), record.metrics.get("accuracy_delta")
+        told = "" if accuracy is None or delta is None else f"  {accuracy:.4f} ({100 * delta:+.2f} points)"
+        notes = "".join(f"\n        {note}" for note in record.notes)
+        return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s{notes}"
+    error = record.error or {}
+    where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
+    message = " ".join(str(error.get("message", "")).split())
+    return f"{head}: {error.get('type')}{where}: {message}\n        {runs.variant_dir(record.key)}"
+
+
+class Progress:
+    """A bar over the variants that run, with the time left; lines appear above it.
+
+    Args:
+        name: of the sweep.
+        runs: for the paths of failures.
+    """
+
+    def __init__(self, name: str, runs: Store) -> None:
+        self._name, self._runs = name, runs
+        self._best: float | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, told: str, variants: int) -> None:
+        """Announce a round of so many variants; its accuracies are measured on the same images."""
+        from tqdm import tqdm
+
+        self.__exit__()
+        if told:
+            self.say(told)
+        self._best = None
+        self._bar = tqdm(total=variants, desc=self._name, unit="variant", disable=None if variants else True)
+        self._bar.refresh()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        from tqdm import tqdm
+
+        tqdm.write(line)
+
+    def show(self, record: RunRecord) -> None:
+        """Tell one outcome and move the bar."""
+        self.say(outcome_line(record, self._runs))
+        accuracy = record.metrics.get("accuracy")
+        if accuracy is not None and (self._best is None or accuracy > self._best):
+            self._best = accuracy
+            self._bar.set_postfix_str(f"best {accuracy:.4f}", refresh=False)
+        self._bar.update()

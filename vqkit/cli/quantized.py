@@ -1,0 +1,83 @@
+"""The quantized model behind a name: a recorded run made again, or a model file quantized now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqkit import digest
+from vqkit.errors import RecordError
+from vqkit.files import read_json
+from vqkit.runs import records, store
+from vqkit.sweeps.qat import quantized_by
+from vqkit.sweeps.source import load_data, load_model, model_path
+from vqkit.sweeps.variant import Settings, checked_inputs
+
+
+def of_model(
+    model: str, strategy: Any, data: Any, *, cache: Path, settings: Settings | None = None
+) -> Any:  # fmt: skip
+    """Quantize a model file.
+
+    Args:
+        model: a `.keras` or `.h5` file, or `quickstart`.
+        strategy: the strategy.
+        data: a data description, see `load_data`.
+        cache: where the built-in model is kept.
+        settings: seed, calibration and so on.
+
+    Returns:
+        A `Quantized`.
+    """
+    settings = settings or Settings()
+    settings.set_seeds()
+    net = load_model(model_path(model, ".", cache))
+    return quantized_by(settings, net, strategy, load_data(data))
+
+
+def of_run(run: str, runs: Path) -> Any:
+    """Quantize again what a run quantized, and check that the same came out.
+
+    Args:
+        run: key or name of a finished run.
+        runs: folder of the runs.
+
+    Returns:
+        A `Quantized` whose encodings are the run's.
+
+    Raises:
+        RecordError: no such run, its model or data have changed, or other encodings came out.
+    """
+    from vqkit.strategy import Strategy
+
+    folder = records.find(runs, run)
+    record = store.Store.at(runs).record(folder.name)
+    if record is None or record.status is not store.Status.FINISHED:
+        raise RecordError(f"run {run}: it is {record and record.status}; a finished run is needed")
+    inputs: Mapping[str, Any] = checked_inputs(record.inputs, folder / store.RECORD)
+    settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
+    settings.set_seeds()
+    path = model_path(inputs["model"]["ref"], ".", store.Store.at(runs).cache)
+    data = load_data(inputs["data"]["ref"])
+    for what, found in (("model", digest.of_file(path)), ("data", data.digest)):
+        if found != inputs[what]["digest"]:
+            raise RecordError(f"run {run}: its {what} has changed since: digest {found}, the run used "
+                              f"{inputs[what]['digest']}")  # fmt: skip
+    strategy = Strategy.load(Path(folder, "strategy.json"))
+    quantized = quantized_by(settings, load_model(path), strategy, data)
+    _check_encodings(run, quantized, Path(folder, "encodings.json"))
+    return quantized
+
+
+def _check_encodings(run: str, quantized: Any, path: Path) -> None:
+    recorded = read_json(path)
+    if not isinstance(recorded, dict):
+        raise RecordError(f"{path}: expected a JSON object of tensors")
+    found = {k: v.to_json() for k, v in quantized.encodings.items()}
+    changed = [k for k in {**recorded, **found} if recorded.get(k) != found.get(k)]
+    if changed:
+        raise RecordError(
+            f"run {run}: quantizing again gave other encodings for {len(changed)} tensors, "
+            f"first {changed[0]}: are versions as the record names them? Run the variant again"
+        )

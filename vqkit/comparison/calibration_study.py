@@ -1,0 +1,92 @@
+"""How many calibration images a strategy needs: quantize with ever more of them, and with other ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vqkit.errors import DataError
+from vqkit.quantization.data import Data, map_inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.quantization.ptq import Quantized
+
+
+def calibration_study(
+    model: Any, data: Data, strategy: Any, *, counts: Sequence[int] | None = None, subsets: int = 4,
+    batch_size: int = 32, calibration: str = "quantized", seed: int = 0, progress: bool = False,
+) -> pd.DataFrame:  # fmt: skip
+    """Ranges and accuracy by the number of calibration images, each number with several random subsets.
+
+    Args:
+        model: a built Keras model; it is not changed.
+        data: all calibration images that may be used, and the evaluation data.
+        strategy: a `Strategy`, or the name or path of one.
+        counts: numbers of images, each at most `data.n_calib`; by default doubled from 8 up to all.
+        subsets: random subsets for each number; for all images there is only one.
+        batch_size: images in a calibration batch.
+        calibration: "quantized" or "float".
+        seed: of the subsets.
+        progress: show a progress bar.
+
+    Returns:
+        One row for each number, subset and activation: n_images, subset, accuracy and float_accuracy
+        (fractions), tensor (`layer/output`), low and high: ends of its grid, real units.
+
+    Raises:
+        DataError: a number is below 1 or above `data.n_calib`, or the evaluation has no accuracy.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    from vqkit.evaluation import evaluate
+    from vqkit.quantization.ptq import quantize
+
+    chosen = _counts(data.n_calib, counts)
+    points = [(n, i) for n in chosen for i in range(1 if n == data.n_calib else subsets)]
+    reference = _accuracy(evaluate(model, data.x_eval, data.y_eval))
+    rows: list[dict[str, Any]] = []
+    rng = np.random.default_rng(seed)
+    for n, subset in tqdm(points, desc="calibrations", unit="subset", disable=not progress):
+        images = _subset(data, rng, n)
+        found = quantize(model, strategy, images, batch_size=batch_size, calibration=calibration)
+        accuracy = _accuracy(evaluate(found.model, data.x_eval, data.y_eval))
+        said = {"n_images": n, "subset": subset, "accuracy": accuracy,
+                "float_accuracy": reference}  # fmt: skip
+        rows += [{**said, **row} for row in _ranges(found)]
+    return pd.DataFrame(rows)
+
+
+def _counts(available: int, counts: Sequence[int] | None) -> list[int]:
+    if counts is None:
+        doubled = [8 * 2**i for i in range(32) if 8 * 2**i < available]
+        return [*doubled, available]
+    wrong = [n for n in counts if not 1 <= n <= available]
+    if wrong or not counts:
+        raise DataError(f"counts: {wrong or 'none given'}; allowed: 1 to {available} calibration images")
+    return sorted(set(counts))
+
+
+def _subset(data: Data, rng: np.random.Generator, n: int) -> Any:
+    at = np.arange(data.n_calib) if n == data.n_calib else np.sort(rng.permutation(data.n_calib)[:n])
+    return map_inputs(lambda a, _: a[at], data.x_calib)
+
+
+def _accuracy(evaluation: Any) -> float:
+    if "accuracy" not in evaluation.metrics:
+        raise DataError(f"the evaluation gives no accuracy, only {', '.join(evaluation.metrics)}")
+    return float(evaluation.metrics["accuracy"])
+
+
+def _ranges(found: Quantized) -> list[dict[str, Any]]:
+    rows = []
+    for row in found.plan.quantized:
+        if not row.is_weight:
+            q = found.encodings[row.name]
+            ends = [(bound - q.zero_point) * q.scale for bound in (q.spec.q_min, q.spec.q_max)]
+            rows.append({"tensor": row.name, "low": float(np.min(ends[0])), "high": float(np.max(ends[1]))})
+    return rows

@@ -1,0 +1,388 @@
+"""How good a model is, and where the quantized one departs from the float one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import DataError
+from vqkit.graph.copies import make_all_live
+from vqkit.graph.execute import leading_to
+from vqkit.graph.ir import Graph, Node
+from vqkit.graph.keras_io import compiled, replay, tensors
+from vqkit.primitives.native import traced_here
+from vqkit.primitives.ops import fake_quantize_numpy
+from vqkit.quantization.data import EVAL_BATCH, Data, batches, leaves, map_inputs
+from vqkit.quantization.float_model import in_size, size_of
+from vqkit.quantization.labels import class_numbers, first_output, right_answers
+from vqkit.quantization.plan import Row
+from vqkit.quantization.prepare import passing_through, rounding_rows
+
+Pair = tuple[Any, Any]
+"""A value of the float model, and the same of the quantized one."""
+Sides = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Live layers by name: of the float model, whose quantizers pass values on, and of the quantized one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Result of one evaluation.
+
+    Attributes:
+        metrics: name -> value.
+        n: number of samples.
+        predictions: model outputs, shape (n, …); a list for several outputs.
+    """
+
+    metrics: Mapping[str, float]
+    n: int
+    predictions: Any
+
+
+def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
+    """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
+
+    Args:
+        model: any Keras model, or a `Quantized`.
+        x: inputs, array(s) of shape (n, …) or a data set.
+        batch_size: samples at once, for arrays; a model with a fixed batch size is run in that.
+
+    Returns:
+        float32 outputs of shape (n, …), nested as the model's.
+    """
+    from keras import tree
+
+    from vqkit.quantization.ptq import Quantized
+
+    model = model.model if isinstance(model, Quantized) else model
+    n = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal n
+        for batch in batches(x, batch_size=batch_size):
+            n += len(leaves(batch)[0])
+            yield batch
+
+    source = in_size(counted(), model, pad=True)
+    first = next(source)
+    run = in_one_function(model, first)
+    parts = [run(b) for b in chain([first], source)]
+    return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
+
+
+def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
+    """A model's inference, compiled for batches of any size.
+
+    Args:
+        model: any Keras model.
+        like: a batch, for its structure, shapes and dtypes.
+
+    Returns:
+        A function of a batch that gives the model's outputs.
+    """
+    import tensorflow as tf
+    from keras import tree
+
+    size = size_of(model)
+    free = tree.map_structure(lambda a: tf.TensorSpec((size, *a.shape[1:]), a.dtype), like)
+    run = traced_here(lambda batch: model(batch, training=False), [free])
+    return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
+
+
+def evaluate(
+    model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = EVAL_BATCH
+) -> Evaluation:
+    """Metrics of a model on labelled data.
+
+    Args:
+        model: any Keras model, or a `Quantized`.
+        x: inputs, shape (n, …).
+        y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
+        metrics: Keras metrics or their names; top-1 accuracy by default.
+        batch_size: samples at once.
+
+    Returns:
+        The metrics with the predictions they come from.
+
+    Raises:
+        DataError: inputs and labels differ in length, or top-1 accuracy cannot judge by the labels.
+    """
+    return scored(predict(model, x, batch_size=batch_size), y, metrics)
+
+
+def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None,
+           where: str = "labels") -> Evaluation:  # fmt: skip
+    """Metrics of given predictions.
+
+    Args:
+        predictions: model outputs, shape (n, …), nested as the model's.
+        y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
+        metrics: Keras metrics or their names; top-1 accuracy by default.
+        where: names the labels in messages.
+
+    Returns:
+        The metrics with the predictions.
+
+    Raises:
+        DataError: predictions and labels differ in length, or top-1 accuracy cannot judge by the labels.
+    """
+    first = first_output(predictions)
+    if metrics is None:
+        return Evaluation({"accuracy": accuracy(first, y, where)}, len(first), predictions)
+    y = np.asarray(y)
+    if y.ndim == 0 or len(first) != len(y):
+        raise DataError(f"evaluation data: {len(first)} inputs, {len(y) if y.ndim else 'no'} labels")
+    return Evaluation(_keras_metrics(metrics, first, y), len(y), predictions)
+
+
+def _leaves(structure: Any) -> list[Any]:
+    from keras import tree
+
+    return list(tree.flatten(structure))
+
+
+def accuracy(predictions: np.ndarray, y: Any, where: str = "labels") -> float:
+    """Share of samples whose label is the arg max (or, of a probability, its threshold at one half).
+
+    Args:
+        predictions: scores, shape (n, classes), or probabilities (n, 1).
+        y: class numbers, shape (n,) or (n, 1), or one-hot of shape (n, classes).
+        where: names the labels in messages.
+
+    Returns:
+        Top-1 accuracy, 0 to 1.
+
+    Raises:
+        DataError: these labels or outputs cannot be judged so.
+    """
+    return float(np.mean(right_answers(predictions, y, where)))
+
+
+def check_labels(model: Any, data: Data) -> None:
+    """Refuse labels that top-1 accuracy cannot judge, before anything is quantized.
+
+    Args:
+        model: the built Keras model that is to be judged.
+        data: with the labels; a few samples are run where the shapes alone do not tell.
+
+    Raises:
+        DataError: what was found, and what the default metric needs.
+    """
+    where, shape = f"{data.name}/y_eval", tuple(model.outputs[0].shape[1:])
+    class_numbers(data.y_eval, shape, where)
+    if None in shape or all(s == 1 for s in shape):
+        x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
+        right_answers(predict(model, x), y, where)
+
+
+def _keras_metrics(metrics: Sequence[Any], predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    import keras
+
+    found = {}
+    for item in metrics:
+        metric = keras.metrics.get(item) if isinstance(item, str) else item
+        if isinstance(metric, keras.metrics.Metric):
+            metric.reset_state()
+            metric.update_state(y, predictions)
+            found[metric.name] = float(metric.result())
+        else:
+            # Labels (n,) beside outputs (n, 1) would be broadcast to n times n differences.
+            column = y.ndim + 1 == predictions.ndim and predictions.shape[-1] == 1
+            values = metric(y[..., None] if column else y, predictions)
+            found[getattr(metric, "__name__", str(item))] = float(np.mean(values))
+    return found
+
+
+# --- float against quantized, tensor by tensor ---
+
+
+def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
+    """Signal-to-quantization-noise ratio of every quantized tensor, and of the model's outputs.
+
+    Activations are compared where they stand in the running model, so errors of earlier layers are in.
+
+    Args:
+        quantized: a `Quantized`.
+        x: inputs, shape (n, …).
+        batch_size: samples at once. Samples that fill no batch of a fixed size are left out.
+
+    Returns:
+        A pandas table in graph order: layer, tensor, role, order, sqnr_db. Infinite where nothing changed.
+    """
+    return noise_table(quantized, _powers(quantized, x, batch_size))
+
+
+def noise_table(quantized: Any, power: Mapping[str, tuple[float, float]]) -> Any:
+    """The table of `sqnr`.
+
+    Args:
+        quantized: a `Quantized`.
+        power: plan row name of each activation, and "model output i" -> energy of the signal, of the noise.
+    """
+    import pandas as pd
+
+    rows = []
+    for order, row in enumerate(quantized.plan.quantized):
+        signal, noise = power[row.name] if not row.is_weight else _weight_power(quantized, row)
+        rows.append(_line(row.layer, row.tensor, row.role.value, order, signal, noise))
+    for name, (signal, noise) in power.items():
+        if name.startswith("model output"):
+            rows.append(_line(name, "output", "output", len(rows), signal, noise))
+    return pd.DataFrame(rows)
+
+
+def _line(layer: str, tensor: str, role: str, order: int, signal: float, noise: float) -> dict[str, Any]:
+    return {"layer": layer, "tensor": tensor, "role": role, "order": order, "sqnr_db": decibel(signal, noise)}
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10 log10(signal / noise); infinite without noise, minus infinite without signal."""
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+
+
+def _weight_power(quantized: Any, row: Row) -> tuple[float, float]:
+    w = quantized.graph.layers[row.layer].weights[row.tensor]
+    error = quantized_weight(quantized, row).astype(np.float64) - w
+    return float(np.sum(w.astype(np.float64) ** 2)), float(np.sum(error**2))
+
+
+def quantized_weight(quantized: Any, row: Row) -> np.ndarray:
+    """A weight as the quantized model has it."""
+    corrected = quantized.corrected.layers[row.layer].weights[row.tensor]
+    return fake_quantize_numpy(corrected, quantized.encodings[row.name])
+
+
+def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
+    names = {fq: row.name for fq, row in quantized.rows.items()}
+    sides = _own_sides(quantized)  # Variables must exist before tracing.
+
+    def both(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return energies(compared(quantized.graph, names, sides, inputs))
+
+    source = in_size(batches(x, batch_size=batch_size), quantized.graph)
+    return summed(compiled(quantized.graph, both), source)
+
+
+def summed(run: Callable[[Any], Mapping[str, Any]], source: Iterable[Any]) -> dict[str, tuple[float, float]]:
+    """Energies of signal and noise over all batches.
+
+    Args:
+        run: gives the two energies of one batch by name.
+        source: the batches.
+    """
+    total: dict[str, np.ndarray] = {}
+    for batch in source:
+        for name, value in run(batch).items():
+            total[name] = total.get(name, np.zeros(2)) + np.asarray(value, np.float64)
+    return {k: (float(v[0]), float(v[1])) for k, v in total.items()}
+
+
+def energies(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Energy of float values, and of what quantized values add to them, as tensors of shape (2,)."""
+    import tensorflow as tf
+
+    return {k: tf.stack([_energy(f), _energy(q - f)]) for k, (f, q) in pairs.items()}
+
+
+def _energy(x: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.reduce_sum(tf.square(tf.cast(x, tf.float32)))
+
+
+def compared(graph: Graph, names: Mapping[str, str], sides: Sides,
+             inputs: Mapping[str, Any]) -> dict[str, Pair]:  # fmt: skip
+    """Run the float and the quantized graph side by side.
+
+    Args:
+        graph: with fake-quantize layers inserted.
+        names: layer name -> the name to give its value under.
+        sides: live layers of the float side and of the quantized one.
+        inputs: input name -> tensor.
+
+    Returns:
+        Name (and "model output i") -> (float value, quantized value).
+    """
+    floats, fakes = (observe(graph, names, live, inputs) for live in sides)
+    return {k: (floats[k], fakes[k]) for k in floats}
+
+
+def _own_sides(quantized: Any) -> Sides:
+    return float_live(quantized), quantized.live
+
+
+def float_live(quantized: Any) -> dict[str, Any]:
+    """Live float layers, made once; fake-quantize layers pass values through."""
+    if "float" not in quantized._cache:
+        rounding = rounding_rows(quantized.graph, quantized.plan)
+        live = make_all_live(quantized.graph)
+        quantized._cache["float"] = passing_through(live, quantized.rows, rounding)
+    return dict(quantized._cache["float"])
+
+
+def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[..., Any]],
+            inputs: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+    """What some layers give, and the model.
+
+    Args:
+        graph: to run.
+        names: layer name -> the name to give its value under.
+        live: layer name -> live object.
+        inputs: input name -> tensor.
+
+    Returns:
+        Name -> value; outputs as "model output", or "model output i".
+    """
+    seen: dict[str, Any] = {}
+
+    def hook(node: Node, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if node.layer in names:
+            seen[names[node.layer]] = outputs[0]
+        return outputs
+
+    result = replay(graph, live, inputs, hook)
+    flat = _leaves(result)
+    for i, value in enumerate(flat):
+        seen["model output" if len(flat) == 1 else f"model output {i}"] = value
+    return seen
+
+
+def tensor_values(quantized: Any, x: Any, names: Sequence[str], sides: Sides | None = None,
+                  graph: Graph | None = None) -> dict[str, Pair]:  # fmt: skip
+    """Float and quantized values of chosen tensors, for pictures.
+
+    Args:
+        quantized: a `Quantized`.
+        x: one batch of inputs, shape (n, …).
+        names: plan row names.
+        sides: live layers of the float side and of the quantized one; the model's own by default.
+        graph: what to run, if not all of the model; `x` is then what it reads.
+
+    Returns:
+        Name -> (float values, quantized values).
+
+    Raises:
+        KeyError: a name is no quantized tensor of the plan.
+    """
+    rows = {name: quantized.plan[name] for name in names}
+    values: dict[str, Pair] = {}
+    for name, row in rows.items():
+        if row.is_weight:
+            w = quantized.graph.layers[row.layer].weights[row.tensor]
+            values[name] = (w, quantized_weight(quantized, row))
+    seen = {fq: row.name for fq, row in quantized.rows.items() if row.name in rows}
+    if seen:
+        sides = _own_sides(quantized) if sides is None else sides
+        part = leading_to(graph or quantized.graph, seen)
+        parts = [compared(part, seen, sides, tensors(part, b)) for b in in_size([x], part, pad=True)]
+        for n in seen.values():
+            a, b = (np.concatenate([np.asarray(p[n][i]) for p in parts]) for i in (0, 1))
+            end = None if size_of(part) is None else len(leaves(x)[0])
+            values[n] = a[:end], b[:end]
+    return {n: values[n] for n in names}

@@ -1,0 +1,340 @@
+"""What the run notebook calls: float reference, worst tensors, figures kept, and the result written last."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from vqkit import digest, process_cache
+from vqkit.errors import DataError, RecordError, not_allowed
+from vqkit.files import read_json, write_bytes, write_json, write_npz
+from vqkit.quantization.data import map_inputs
+from vqkit.runs import store
+from vqkit.sweeps.variant import Settings, deciding, key_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vqkit.bench import Bench
+    from vqkit.evaluation import Evaluation
+    from vqkit.quantization.data import Data
+
+ATTEMPT = "VQKIT_ATTEMPT"
+
+
+def title(name: str, model: str, strategy: str, overrides: Mapping[str, Any]) -> Any:
+    """A heading for the executed notebook: what was run on what.
+
+    Args:
+        name: the variant's name.
+        model: as the sweep names it.
+        strategy: the base.
+        overrides: what the variant changes.
+
+    Returns:
+        An object that a notebook shows as a heading.
+    """
+    from IPython.display import Markdown
+
+    changed = ", ".join(f"`{k}` = `{v}`" for k, v in overrides.items()) or "nothing changed"
+    return Markdown(f"## {name}\n\nModel `{Path(model).name}`, strategy `{Path(strategy).stem}`: {changed}.")
+
+
+def changes(base: Any, chosen: Any) -> pd.DataFrame:
+    """Every value in which a strategy differs from its base.
+
+    Args:
+        base: a strategy.
+        chosen: another one.
+
+    Returns:
+        A table: label, before, after, and the JSON pointer.
+    """
+    import pandas as pd
+
+    from vqkit.strategy.vocabulary import diff
+
+    rows = [(c.label, c.before, c.after, c.pointer) for c in diff(base, chosen)]
+    return pd.DataFrame(rows, columns=["what", "base", "here", "pointer"], dtype=object)
+
+
+def run_inputs(model: str | Path, data: Data, strategy: Any, settings: Settings) -> dict[str, Any]:
+    """Digests of what a notebook really uses, to be compared with what its run expects.
+
+    Args:
+        model: path of the model file.
+        data: the loaded data.
+        strategy: the strategy that is quantized with.
+        settings: seed, calibration and so on.
+
+    Returns:
+        A mapping for `record`.
+    """
+    return {
+        "model": {"digest": digest.of_file(model)},
+        "data": {"digest": data.digest},
+        "strategy": {"digest": strategy.digest},
+        **asdict(settings),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The float and the quantized model on the same labelled samples.
+
+    Attributes:
+        float_metrics: metric name -> value of the float model.
+        quantized: evaluation of the quantized model.
+        labels: what was right, `(n, ...)`.
+        seconds: time the quantized evaluation took.
+    """
+
+    float_metrics: Mapping[str, float]
+    quantized: Evaluation
+    labels: Any
+    seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per metric: float, quantized, and the difference."""
+        import pandas as pd
+
+        own = self.quantized.metrics
+        rows = {k: (self.float_metrics[k], v, v - self.float_metrics[k]) for k, v in own.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["float", "quantized", "delta"])
+
+    def _repr_html_(self) -> str:
+        return str(self.to_frame().to_html(float_format="{:.4f}".format))
+
+
+def workbench(model: Any, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Bench:
+    """The bench on which a variant is quantized and evaluated; a warm kernel keeps it for the next one.
+
+    Args:
+        model: the float Keras model.
+        data: calibration and evaluation samples.
+        inputs: from `run_inputs`; digests of model and data, and how many evaluation samples count.
+        cache: folder that runs share.
+
+    Returns:
+        A bench on the model, the calibration data and the evaluation samples that count.
+    """
+    from vqkit.bench import Bench
+
+    n = inputs["eval_images"]
+    key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache))
+    return cast(
+        "Bench", process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache))
+    )
+
+
+def some_of(data: Data, n: int | None) -> Data:
+    """The same data with fewer evaluation samples: a random choice, which the number alone decides.
+
+    The first samples would not do: many data sets are sorted by class.
+
+    Args:
+        data: calibration and evaluation samples.
+        n: how many; None means all.
+
+    Returns:
+        Data whose evaluation part has `n` samples, in their old order.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if n is None:
+        return data
+    if n > data.n_eval:
+        raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
+    chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
+    x, y = (map_inputs(lambda a, _: a[chosen], part) for part in (data.x_eval, data.y_eval))
+    return replace(data, x_eval=x, y_eval=y, digest=digest.of_json([data.digest, "eval_images", n]))
+
+
+def score(bench: Bench, quantized: Any) -> Scores:
+    """Evaluate the quantized model, and the float one unless another run has done it.
+
+    Args:
+        bench: from `workbench`.
+        quantized: from the same bench.
+
+    Returns:
+        Both results.
+    """
+    reference = bench.float_evaluation()
+    began = time.perf_counter()
+    result = bench.evaluate(quantized)
+    return Scores(reference.metrics, result, bench.data.y_eval, time.perf_counter() - began)
+
+
+def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
+    """Names of the quantized tensors with the lowest signal-to-noise ratio, worst first.
+
+    Args:
+        sqnr: from `vqkit.sqnr`.
+        n: how many.
+
+    Returns:
+        Plan row names, `layer/tensor`.
+    """
+    rows = sqnr[sqnr.role != "output"].sort_values("sqnr_db", kind="stable").head(n)
+    return [f"{r.layer}/{r.tensor}" for r in rows.itertuples()]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A figure that was drawn once and shows what was kept.
+
+    Attributes:
+        figure: the matplotlib figure.
+        png: as it was saved.
+    """
+
+    figure: Any
+    png: bytes = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Picture:
+    """Save a figure as `plots/<name>.png` of a run.
+
+    Returns:
+        The picture, so that a cell can show it.
+    """
+    from vqkit.plots.style import png
+
+    drawn = png(figure)
+    write_bytes(Path(run_dir, "plots", f"{name.replace('/', '.')}.png"), drawn)
+    return Picture(figure, drawn)
+
+
+def first_samples(data: Any, n: int) -> Any:
+    """The first `n` samples of single or multi-input data."""
+    return map_inputs(lambda a, _: a[:n], data)
+
+
+def record(
+    run_dir: str | Path,
+    key: str,
+    inputs: Mapping[str, Any],
+    *,
+    quantized: Any,
+    scores: Scores,
+    sqnr: pd.DataFrame,
+    cross_check: Any = None,
+) -> dict[str, float]:
+    """Write what a run found; the last thing a run notebook does.
+
+    A file that the strategy's finalize section asks for is written into the run's folder.
+
+    Args:
+        run_dir: the run's folder.
+        key: the key the notebook was given.
+        inputs: from `run_inputs`: what was used.
+        quantized: from `vqkit.quantize`.
+        scores: from `score`.
+        sqnr: from `vqkit.sqnr`.
+        cross_check: from `vqkit.cross_check`, if the run has one: its metrics join the run's, its table is
+            kept in `cross_check.json`.
+
+    Returns:
+        The metrics as recorded.
+
+    Raises:
+        RecordError: the notebook used other inputs than its run stands for, or the run was taken over.
+    """
+    folder = Path(run_dir)
+    expected = read_json(folder / store.RECORD)
+    _check_is_expected(expected, key, inputs)
+    found = summarize(quantized, scores, sqnr)
+    if cross_check is not None:
+        found |= {k: float(v) for k, v in cross_check.metrics.items()}
+        write_json(folder / "cross_check.json", cross_check.to_json())
+    write_json(folder / "plan.json", quantized.plan.to_json())
+    write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+    rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
+    write_json(folder / "sqnr.json", [_finite(row) for row in rows])
+    _keep_predictions(folder / "predictions.npz", scores.quantized.predictions, scores.labels)
+    from vqkit.export.files import finalize
+
+    finalize(quantized, folder)
+    notes = list(quantized.outside)
+    result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes}
+    write_json(folder / store.RESULT, result)
+    return found
+
+
+def _check_is_expected(expected: Mapping[str, Any], key: str, inputs: Mapping[str, Any]) -> None:
+    wanted = expected["inputs"]
+    used = deciding({**inputs, "code": wanted["code"]})
+    for name, value in deciding(wanted).items():
+        if used[name] != value:
+            raise RecordError(
+                f"run {key}: the notebook used {name} {used[name]!r}, the run stands for {value!r}"
+            )
+    if key_of({**inputs, "code": wanted["code"]}) != key:
+        raise RecordError(not_allowed("key", key, [expected["key"]]))
+    attempt = os.environ.get(ATTEMPT)
+    if attempt is not None and attempt != expected["attempt"]:
+        raise RecordError(f"run {key}: another process took the run over")
+
+
+def summarize(quantized: Any, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
+    """The numbers of a record: accuracy beside float, bytes, signal-to-noise ratios, counts, seconds.
+
+    Args:
+        quantized: from `vqkit.quantize`.
+        scores: from `score`.
+        sqnr: from `vqkit.sqnr`.
+
+    Returns:
+        Name -> number; what is not finite is left out.
+    """
+    from vqkit.evaluation.cost import totals
+
+    own, reference = scores.quantized.metrics, scores.float_metrics
+    compared = {f"float_{k}": reference[k] for k in own} | {f"{k}_delta": own[k] - reference[k] for k in own}
+    outputs, inside = sqnr[sqnr.role == "output"], sqnr[sqnr.role != "output"]
+    numbers = {
+        **own,
+        **compared,
+        "size_bytes": quantized.size_bytes,
+        "float_size_bytes": quantized.float_size_bytes,
+        "sqnr_output_db": outputs.sqnr_db.min(),
+        "sqnr_min_db": inside.sqnr_db.min(),
+        **totals(quantized),
+        "quantized_tensors": len(quantized.plan.quantized),
+        "float_tensors": len(quantized.plan.float_rows),
+        "seconds_quantize": sum(quantized.timings.values()),
+        "seconds_evaluate": scores.seconds,
+    }
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; a tensor that quantization leaves as it is has no noise to compare with."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _keep_predictions(path: Path, predictions: Any, labels: Any) -> None:
+    """Per sample: the class that was predicted; comparisons of two runs count flips with it.
+
+    Nothing is kept of a task without classes, which a notebook may measure by metrics of its own.
+    """
+    from vqkit.quantization.labels import class_numbers, first_output, predicted_classes
+
+    own = first_output(predictions)
+    try:
+        y = class_numbers(labels, own.shape[1:])
+    except DataError:
+        return
+    write_npz(path, {"predicted": predicted_classes(own), "labels": y}, compressed=True)

@@ -1,0 +1,215 @@
+"""Run a sweep: skip what is finished, spread the rest over workers, record every outcome, keep going."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqkit import environment
+from vqkit.errors import RecordError, SweepError
+from vqkit.execution.attempt import Job
+from vqkit.execution.workers import Crew, Options
+from vqkit.files import lock
+from vqkit.runs.records import sentence
+from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.sweeps import screen
+from vqkit.sweeps.resolve import Planned, Resolved, resolve
+
+if TYPE_CHECKING:
+    from vqkit.execution.dask import ClusterCrew
+
+__all__ = ["Options", "Outcome", "Step", "default_jobs", "run_single", "run_sweep", "steps"]
+
+Notify = Callable[[RunRecord], None]
+# What a round is, and how many variants run in it.
+Announce = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What will be done about one variant, and why.
+
+    Attributes:
+        planned: the variant.
+        runs: whether it will run.
+        reason: for people.
+        record: what is on disk.
+    """
+
+    planned: Planned
+    runs: bool
+    reason: str
+    record: RunRecord | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a sweep.
+
+    Attributes:
+        ran: records of this call, in order of completion.
+        skipped: records of earlier calls.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    ran: list[RunRecord] = field(default_factory=list)
+    skipped: list[RunRecord] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[RunRecord]:
+        """Variants without a result, now or before."""
+        return [r for r in (*self.skipped, *self.ran) if r.status is not Status.FINISHED]
+
+
+def steps(resolved: Resolved, runs: Store, *, retry_failed: bool = False) -> list[Step]:
+    """Decide for each variant whether it runs.
+
+    Args:
+        resolved: a sweep that fits its model and data.
+        runs: where the records are.
+        retry_failed: run failed variants again.
+
+    Returns:
+        One step per variant, in the sweep's order.
+    """
+    return [_step(p, runs, retry_failed) for p in resolved.planned]
+
+
+def _step(planned: Planned, runs: Store, retry_failed: bool) -> Step:
+    if planned.same_as:
+        return Step(planned, False, f"does the same as {planned.same_as!r}")
+    try:
+        record = runs.record(planned.variant.key)
+    except RecordError:
+        return Step(planned, True, "its record is broken")
+    if record is None:
+        return Step(planned, True, "new")
+    if record.status is Status.FINISHED:
+        return Step(planned, False, "finished", record)
+    if record.status is Status.FAILED and not retry_failed:
+        return Step(planned, False, "failed before; --retry-failed runs it again", record)
+    return Step(planned, True, f"was {record.status}", record)
+
+
+def run_sweep(
+    sweep: Any, runs: Store, options: Options | None = None, *, notebook: str | Path | None = None,
+    notify: Notify | None = None, announce: Announce | None = None,
+    hands: Crew | ClusterCrew | None = None,
+) -> Outcome:  # fmt: skip
+    """Validate a sweep, then run what is not finished; with `screen`, in two rounds.
+
+    Args:
+        sweep: a `Sweep`, or a `Resolved` one.
+        runs: where records go.
+        options: how to run.
+        notebook: runs instead of `20_run_variant.ipynb`.
+        notify: called in this thread with each record as it is finished or failed.
+        announce: called in this thread when a round begins.
+        hands: workers from `crew` that stay for the next call; new ones by default.
+
+    Returns:
+        The records.
+
+    Raises:
+        SweepError: some variant cannot run, or another process is running this sweep. Nothing was started.
+    """
+    resolved = sweep if isinstance(sweep, Resolved) else resolve(sweep, runs.cache, notebook=notebook)
+    options = options or Options()
+    name = resolved.sweep.name
+    with lock(runs.sweep_dir(name), wait=False) as held:
+        if not held:
+            raise SweepError(f"{name}: another process is running this sweep in {runs.root}")
+        if resolved.sweep.spec.screen is not None:
+            return _run_screened(resolved, name, runs, options, notify, announce)
+        runs.write_sweep(resolved.to_json())
+        return _run(resolved, name, runs, options, notify, announce, hands)
+
+
+def _run_screened(
+    resolved: Resolved, sweep: str, runs: Store, options: Options, notify: Notify | None,
+    announce: Announce | None,
+) -> Outcome:  # fmt: skip
+    first = screen.first_round(resolved)
+    runs.write_sweep(screen.to_json(resolved, first, None))
+    looked = _run(first, sweep, runs, options, notify, announce)
+    if looked.interrupted or (options.fail_fast and looked.failed):
+        return looked
+    verdict = screen.decide(resolved, first, runs)
+    runs.write_sweep(screen.to_json(resolved, first, verdict))
+    last = replace(resolved, planned=tuple(verdict.kept))
+    done = _run(last, sweep, runs, options, notify, announce)
+    return Outcome(looked.ran + done.ran, looked.skipped + done.skipped, done.interrupted)
+
+
+def run_single(
+    resolved: Resolved, runs: Store, options: Options | None = None, *, notify: Notify | None = None,
+    announce: Announce | None = None,
+) -> Outcome:  # fmt: skip
+    """Run a variant that belongs to no sweep.
+
+    Args:
+        resolved: from a sweep of one variant; its name is not used.
+        runs: where the record goes.
+        options: how to run.
+        notify: called with the record.
+        announce: called when it begins.
+
+    Returns:
+        The record, run or found.
+    """
+    return _run(resolved, None, runs, options or Options(warm=None), notify, announce)
+
+
+def _run(
+    resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None,
+    announce: Announce | None = None, hands: Crew | ClusterCrew | None = None,
+) -> Outcome:  # fmt: skip
+    todo = steps(resolved, runs, retry_failed=options.retry_failed)
+    outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
+    jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
+    if announce is not None:
+        announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
+    with contextlib.nullcontext(hands) if hands else crew(runs, sweep, options) as workers:
+        try:
+            for record in workers.work(jobs):
+                outcome.ran.append(record)
+                if notify is not None:
+                    notify(record)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+    return outcome
+
+
+def crew(runs: Store, sweep: str | None, options: Options) -> Crew | ClusterCrew:
+    """The workers of a sweep, as a context; a caller that runs it in parts keeps them warm in between.
+
+    Args:
+        runs: where records go.
+        sweep: the sweep's name, None for a single run.
+        options: how to run.
+    """
+    logs = runs.root / "logs" if sweep is None else runs.sweep_dir(sweep)
+    if options.cluster is None:
+        return Crew(runs, logs, options)
+    from vqkit.execution.dask import ClusterCrew
+
+    return ClusterCrew(runs, logs, options)
+
+
+def _job(planned: Planned, resolved: Resolved, runs: Store, sweep: str | None) -> Job:
+    v = planned.variant
+    parameters = {**v.parameters(), "model": str(resolved.model_file)}
+    return Job(
+        str(runs.root), v.key, v.name, v.inputs(), sweep, str(resolved.notebook), parameters, planned.strategy
+    )
+
+
+def default_jobs() -> int:
+    """As many variants at once as cores and memory allow; a kernel with TensorFlow takes 1 to 2 GB."""
+    import psutil
+
+    return max(1, min(environment.cores(), psutil.virtual_memory().available // (2 << 30), 8))

@@ -1,0 +1,209 @@
+"""What is known about layer classes, and layers in 16-bit floats.
+
+What the planner must know about layer classes and activation functions.
+
+Layers that a name rule puts into float16 or bfloat16: which, and what that does to their tensors.
+
+Such a layer's weights are rounded to the type, and so is what it gives; its sums stay float32, as on devices
+that multiply in 16 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vqkit.errors import StrategyError
+from vqkit.graph.ir import Graph, Layer, Node
+from vqkit.graph.passes.match import activation_name
+from vqkit.graph.passes.simplify import WEIGHTED
+from vqkit.quantization.plan import Row
+
+ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
+DEVICE_POOLS = ("MaxPooling2D", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D")
+QUANTIZED_AFTER = ("linear", "relu")
+QUANTIZED_BEFORE = (
+    "softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "sigmoid", "exponential",
+    "hard_sigmoid",
+)  # fmt: skip
+# These only move, drop or repeat values (or add zeros), so a tensor on a grid stays on it.
+KEEPS_GRID = frozenset((
+    "Flatten", "Reshape", "Permute", "RepeatVector", "Identity", "ZeroPadding1D", "ZeroPadding2D",
+    "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D", "MaxPooling1D", "MaxPooling2D", "MaxPooling3D",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", "op:Reshape", "op:Transpose",
+    "op:Squeeze", "op:ExpandDims",
+))  # fmt: skip
+_NEVER_NEGATIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential")
+_KEEPS_SIGN = KEEPS_GRID | {
+    "Add", "Multiply", "Maximum", "Average", "Concatenate", "AveragePooling2D", "GlobalAveragePooling2D",
+    "VitisAveragePooling2D", "VitisGlobalAveragePooling2D", "UpSampling2D", "FakeQuantize", "RoundToType",
+}  # fmt: skip
+
+
+def linear_weighted(layer: Layer) -> bool:
+    """A convolution or dense layer without activation."""
+    return layer.kind in WEIGHTED and activation_name(layer) == "linear"
+
+
+class Signs:
+    """Which values of a graph can never be negative, as far as layer classes show."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._producers = graph.producers()
+        self._known: dict[int, bool] = {}
+
+    def never_negative(self, node: Node) -> bool:
+        """Whether all outputs of a node are >= 0."""
+        return all(self.value(v) for v in node.outputs)
+
+    def before(self, name: str) -> bool:
+        """Whether all that a node reads is >= 0."""
+        return all(self.value(v) for v in self._graph.node(name).inputs)
+
+    def value(self, value: int) -> bool:
+        """Whether a value is >= 0 everywhere."""
+        if value not in self._known:
+            node = self._producers.get(value)
+            self._known[value] = node is not None and self._made_by(node)
+        return self._known[value]
+
+    def _made_by(self, node: Node) -> bool:
+        layer = self._graph.layer_of(node)
+        if layer.kind == "ReLU":
+            return not layer.config.get("negative_slope")
+        if layer.kind in ("VitisSigmoid", "Softmax"):
+            return True
+        if layer.kind == "Activation" or layer.kind in WEIGHTED:
+            return activation_name(layer) in _NEVER_NEGATIVE
+        if layer.config.get("interpolation", "nearest") not in ("nearest", "bilinear"):
+            return False
+        return layer.kind in _KEEPS_SIGN and all(self.value(v) for v in node.inputs)
+
+
+HALF_TYPES = ("float16", "bfloat16")
+HALF_BITS = 16
+# Integers up to 2**bits are exact in the type.
+_SIGNIFICAND = {"float16": 11, "bfloat16": 8}
+
+Named = Mapping[str, tuple[str, Any]]
+
+
+def named_types(strategy: Any, graph: Graph) -> Named:
+    """The inputs, layers and nodes that a name rule puts into a 16-bit floating-point type.
+
+    Args:
+        strategy: its name rules.
+        graph: optimized and in device form, candidates selected.
+
+    Returns:
+        Name of an input, layer or node -> (type, origin of the rule). A node is also found by the name of the
+        user's layer that it was split off.
+    """
+    found = {name: strategy.named_float(name) for name in graph.inputs if _selected(graph, name)}
+    for node in filter(graph.is_candidate, graph.nodes):
+        names = [n for n in (node.layer, *node.origin[:1]) if strategy.speaks_of(n)]
+        rule = strategy.named_float(names[0] if names else node.layer)
+        found |= {node.layer: rule, node.name: rule}
+    return {name: (kind, origin) for name, (origin, kind) in found.items() if kind in HALF_TYPES}
+
+
+def _selected(graph: Graph, name: str) -> bool:
+    return graph.candidates is None or name in graph.candidates
+
+
+def with_data_types(rows: Iterable[Row], graph: Graph, named: Named) -> list[Row]:
+    """The rows with the type of each float tensor that a name rule gives one.
+
+    Args:
+        rows: a plan's.
+        graph: what the plan is about.
+        named: from `named_types`.
+    """
+    return [
+        _typed(row, graph, *named[row.layer]) if row.spec is None and row.layer in named else row
+        for row in rows
+    ]
+
+
+def _typed(row: Row, graph: Graph, kind: str, origin: Any) -> Row:
+    if row.is_weight:
+        value, dtype = None, str(graph.layers[row.layer].weights[row.tensor].dtype)
+    else:
+        value = _value(row, graph)
+        dtype = graph.values[value].dtype
+    if dtype != "float32":
+        return row
+    return replace(row, data_type=kind, value=value, reason=f"{kind} by {origin.source} {origin.pointer}",
+                   origins={"data_type": (origin.source, origin.pointer)})  # fmt: skip
+
+
+def _value(row: Row, graph: Graph) -> int:
+    if row.layer in graph.inputs:
+        return graph.inputs[row.layer]
+    index = row.tensor.rpartition("_")[2]
+    return graph.node(row.layer).outputs[int(index) if index.isdigit() else 0]
+
+
+def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
+    """Refuse weights whose variable cannot hold the values of their quantizer.
+
+    A layer whose dtype is float16 or bfloat16 keeps its variables in it (one with a mixed policy does not).
+    Values on a power-of-two grid of few bits are exact there; code × float scale is not, so the model would
+    compute with other weights than were decided.
+
+    Args:
+        rows: those of a plan that have a quantizer.
+        graph: what the plan is about.
+
+    Raises:
+        StrategyError: such a weight; layer, type, quantizer and the way out are named.
+    """
+    for row in rows:
+        if row.spec is None or not row.is_weight:
+            continue
+        kind = str(graph.layers[row.layer].weights[row.tensor].dtype)
+        bits = _SIGNIFICAND.get(kind)
+        if bits is None or (row.spec.pow2 and row.spec.bit_width - 1 <= bits):
+            continue
+        scale = "power-of-two" if row.spec.pow2 else "float"
+        raise StrategyError(
+            f"{row.name}: the layer keeps its variables in {kind}, which cannot hold quantized values of "
+            f"{row.spec.bit_width} bits with {scale} scale. Allowed there: power-of-two scale and at most "
+            f"{bits + 1} bits, or a model whose variables are float32 (policy 'mixed_{kind}' or 'float32')"
+        )
+
+
+def rounded(weight: np.ndarray, row: Row) -> np.ndarray:
+    """A weight rounded to its row's type, ties to even, as float32 again.
+
+    Args:
+        weight: float32, any shape.
+        row: with a `data_type`.
+
+    Returns:
+        float32, same shape.
+
+    Raises:
+        StrategyError: a value lies beyond the type's range.
+    """
+    import tensorflow as tf
+
+    result: np.ndarray = tf.cast(tf.cast(weight, row.data_type), tf.float32).numpy()
+    if not np.array_equal(np.isfinite(result), np.isfinite(weight)):
+        raise StrategyError(
+            f"{row.name}: {row.data_type} cannot hold {np.abs(weight).max():g}, it ends at "
+            f"{float(tf.dtypes.as_dtype(row.data_type).max):g}; allowed there: bfloat16, float32"
+        )
+    return result
+
+
+def rounding_layer(graph: Graph, row: Row) -> Layer:
+    """The layer that rounds a value of the graph to its row's type."""
+    from vqkit.quantization.layers import RoundToType
+
+    name = f"{row.layer}_{row.data_type}".replace("@", "_")
+    return Layer(graph.unique(name), RoundToType, {"data_type": row.data_type})

@@ -1,0 +1,478 @@
+"""mlflow as an index of the run records: Tracker, rebuild, where stores are.
+
+The only module that imports mlflow, and only when a store is opened: where stores are can be asked without it.
+
+The records are the truth. Whatever happens to the store, `rebuild` fills it again from them, and logging
+one record twice leaves one run. Only an explicit client is used: mlflow's global state (`set_experiment`,
+`start_run`) files runs of concurrent processes under the wrong experiment without an error.
+
+Two processes that write the same thing to a tracking store at once: the loser asks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from vqkit.runs import mlflow_tags as words
+from vqkit.runs.mlflow_tags import Tag, threshold_metrics
+from vqkit.runs.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
+
+from vqkit import files
+from vqkit.errors import RecordError, TrackingError
+
+__all__ = [
+    "EXPERIMENT",
+    "Rebuilt",
+    "Tracker",
+    "default_uri",
+    "environment",
+    "rebuild",
+    "ui_command",
+]
+
+# What databases say when a row that was not there a moment ago is there now.
+_BEATEN = ("IntegrityError", "UNIQUE constraint", "duplicate key", "Duplicate entry", "UniqueViolation")
+
+
+def unless_beaten(write: Callable[[], object], *, tries: int = 6) -> None:
+    """Call a write that looks whether a row is there and then makes it, which mlflow does without a lock.
+
+    Args:
+        write: may be called again; it finds what another process has made meanwhile.
+        tries: at most so many; waits from 0.05 s, doubling.
+
+    Raises:
+        Exception: what `write` raises at last, or at once where it is not about a race.
+    """
+    for left in reversed(range(tries)):
+        try:
+            write()
+            return
+        except Exception as error:
+            if not left or not any(word in str(error) for word in _BEATEN):
+                raise
+            time.sleep(0.05 * 2 ** (tries - 1 - left))
+
+
+_SQLITE = "sqlite:///"
+
+
+def environment() -> dict[str, str]:
+    """Environment variables under which vqkit runs mlflow, here and in processes it starts: no telemetry."""
+    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def default_uri(runs_dir: str | Path) -> str:
+    """The store of a folder of runs: sqlite with an absolute path, because kernels run in other folders."""
+    return f"{_SQLITE}{Path(runs_dir).resolve() / 'mlflow.db'}"
+
+
+def ui_command(runs_dir: str | Path, *, port: int = 5000) -> list[str]:
+    """Arguments for `python` that start mlflow's own pages on the default store, under `environment()`."""
+    root = (Path(runs_dir).resolve() / "mlartifacts").as_uri()
+    store = ["--backend-store-uri", default_uri(runs_dir), "--default-artifact-root", root]
+    return ["-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def absolute(uri: str | None, runs_dir: Path) -> str:
+    """An address that means the same in every folder; the default store where none is given.
+
+    Raises:
+        TrackingError: the address is empty; mlflow would take the working directory for it.
+    """
+    if uri is None:
+        return default_uri(runs_dir)
+    if not uri.strip() or "\0" in uri:
+        allowed = "Allowed: sqlite:///…, http://…, or none at all"
+        raise TrackingError(f"tracking address: {uri!r} is not allowed. {allowed}")
+    path = uri.removeprefix(_SQLITE)
+    return uri if path == uri or not path or path == ":memory:" else f"{_SQLITE}{Path(path).resolve()}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an sqlite address, None for any other."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+
+EXPERIMENT = "vqkit"
+_BATCH = 100
+
+
+def _mlflow_client() -> type:
+    """Import mlflow's client, quietly and with telemetry off; takes about 1.5 s the first time."""
+    os.environ.update(environment())
+    # mlflow waits four minutes for a server that is not there; the records can wait longer than a person.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    from mlflow import MlflowClient
+
+    for chatty in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient
+
+
+@contextlib.contextmanager
+def _store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
+    """Quiet the store's known noise and turn its many kinds of failure into one that says what to do."""
+    with warnings.catch_warnings():
+        # mlflow 3.17 on SQLAlchemy 2.1, raised whenever a run is read.
+        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+        try:
+            yield
+        except Exception as e:
+            # A lock that cannot be written is the store's refusal, a broken record is not.
+            if isinstance(e, TrackingError | RecordError) and not isinstance(e, files.UnwritableError):
+                raise
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+            raise TrackingError(
+                f"{doing}: the tracking store {uri} refused: {reason}. The run records are safe in "
+                f"{runs_dir}; `vqkit track {runs_dir}` fills the store from them when it is back"
+            ) from e
+
+
+@dataclass
+class Tracker:
+    """A writer to one experiment of one tracking store.
+
+    Attributes:
+        uri: the store's absolute address.
+        runs_dir: the folder of runs whose records it indexes.
+        experiment_id: the experiment that all runs go to.
+    """
+
+    uri: str
+    runs_dir: Path
+    experiment_id: str
+    _client: Any
+    _lock: Path
+    _sweep: str | None = None
+    _parents: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, list[Any]] | None = None
+
+    @classmethod
+    def open(
+        cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str = EXPERIMENT
+    ) -> Self:
+        """Connect to a store, creating database and experiment where they are missing.
+
+        Do it in the parent before workers start. It is safe to do in several processes at once.
+
+        Args:
+            tracking_uri: any address mlflow takes (`http://…`, `sqlite:///…`); by default the sqlite
+                database `mlflow.db` in `runs_dir`, artifacts in `mlartifacts` beside it.
+            runs_dir: the folder of runs.
+            experiment: the experiment's name.
+
+        Raises:
+            TrackingError: the store cannot be reached, or holds a deleted experiment of that name.
+        """
+        folder = Path(runs_dir).resolve()
+        uri = absolute(tracking_uri, folder)
+        database = sqlite_file(uri)
+        # mlflow's first touch of a database is a race that one process always loses.
+        lock = folder / ".track" if database is None else database.with_name(f".{database.name}")
+        with _store_errors(uri, folder, "open"), files.lock(lock):
+            client = _mlflow_client()(tracking_uri=uri)
+            artifacts = None if database is None else database.parent / "mlartifacts"
+            return cls(uri, folder, cls._experiment(client, experiment, artifacts), client, lock)
+
+    @staticmethod
+    def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
+        """Get or create the experiment; whoever loses the race to create it takes the winner's."""
+        from mlflow.exceptions import MlflowException
+
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(client.create_experiment(name, artifact_location=artifacts and artifacts.as_uri()))
+            except MlflowException as e:
+                if e.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = client.get_experiment_by_name(name)
+        if found is None or found.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {name!r} was deleted in the tracking store; restore it there "
+                "(`mlflow experiments restore`) or give another name"
+            )
+        return str(found.experiment_id)
+
+    def start_sweep(self, sweep: Mapping[str, Any]) -> str:
+        """Open the parent run of a sweep, or the one it had before it was interrupted.
+
+        Args:
+            sweep: the resolved sweep as in `sweep.json`; "name" is required.
+
+        Returns:
+            The parent's run id. Variants logged from now on go under it.
+        """
+        name = str(sweep["name"])
+        with self._writing(f"sweep {name}"):
+            self._parents[name] = self._parent(name, sweep)
+        self._sweep = name
+        return self._parents[name]
+
+    def end_sweep(self, status: str = "FINISHED") -> None:
+        """Close the parent run of the sweep that was started last, with what came of its variants.
+
+        Args:
+            status: FINISHED, FAILED or KILLED; a sweep with failed variants has still finished.
+        """
+        if self._sweep is None:
+            return
+        with self._writing(f"sweep {self._sweep}"):
+            self._close(self._sweep, status)
+        self._sweep = None
+
+    def log_variant(self, run_dir: str | Path, *, sweep: str | None = None) -> str:
+        """Write one record into the store: once, however often it is called and wherever it broke off.
+
+        Args:
+            run_dir: `runs/variants/<key>`.
+            sweep: the sweep to log it under; by default the one started last, else the record's own.
+
+        Returns:
+            The run id. A record that changed since it was logged (a failed variant that ran again)
+            replaces its run.
+
+        Raises:
+            RecordError: there is no readable record.
+            TrackingError: the store refused.
+        """
+        record = read_record(run_dir)
+        name = sweep or self._sweep or record.get("sweep")
+        with self._writing(f"variant {record['key']}"):
+            parent = None if name is None else self._parent_of(name)
+            return self._log(record, name, parent)
+
+    def records(self, sweep: str | None = None) -> list[Record]:
+        """The variants that the store knows, as records without artifacts, oldest first.
+
+        Args:
+            sweep: only this sweep's.
+        """
+        with _store_errors(self.uri, self.runs_dir, "read"):
+            runs = list(self._search(f"tags.`{Tag.KIND}` = 'variant'"))
+            found = [self._record(run) for run in runs if sweep in (None, run.data.tags.get(Tag.SWEEP))]
+        return sorted(found, key=lambda r: (str(r["started"]), r["key"]))
+
+    @contextlib.contextmanager
+    def bulk(self) -> Iterator[None]:
+        """Hold the store while many records are logged: one search for all instead of one for each."""
+        with files.lock(self._lock):
+            with _store_errors(self.uri, self.runs_dir, "search"):
+                runs = list(self._search(""))
+            self._known = {}
+            for run in runs:
+                self._known.setdefault(run.data.tags.get(Tag.ID, ""), []).append(run)
+            try:
+                yield
+            finally:
+                self._known = None
+
+    @contextlib.contextmanager
+    def _writing(self, doing: str) -> Iterator[None]:
+        held = contextlib.nullcontext() if self._known is not None else files.lock(self._lock)
+        with _store_errors(self.uri, self.runs_dir, doing), held:
+            yield
+
+    def _search(self, condition: str) -> Iterator[Any]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self.experiment_id], condition, max_results=1000, page_token=token
+            )
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _same(self, kind: str, key: str, sweep: str | None) -> list[Any]:
+        name = words.identity(kind, key, sweep)
+        runs = (
+            self._search(f"tags.`{Tag.ID}` = '{name}'") if self._known is None else self._known.get(name, ())
+        )
+        return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def _parent_of(self, sweep: str) -> str:
+        if sweep not in self._parents:
+            resolved = read_sweep(self.runs_dir, sweep) or {"name": sweep}
+            self._parents[sweep] = self._parent(sweep, resolved)
+        return self._parents[sweep]
+
+    def _parent(self, name: str, sweep: Mapping[str, Any]) -> str:
+        tags = {
+            str(Tag.ID): words.identity("sweep", name, None),
+            str(Tag.KIND): "sweep",
+            str(Tag.SWEEP): name,
+            str(Tag.SWEEP_DIGEST): str(sweep.get("digest", "")),
+            str(
+                Tag.NOTE
+            ): f"Sweep of {len(sweep.get('variants', []))} variants from {sweep.get('file', name)}",
+        }
+        same = self._same("sweep", name, None)
+        run = same[0] if same else self._client.create_run(self.experiment_id, tags=tags, run_name=name)
+        self._write_tags(run.info.run_id, tags)
+        path = self.runs_dir / "sweeps" / name / "sweep.json"
+        if path.is_file():
+            self._client.log_artifact(run.info.run_id, str(path))
+        return str(run.info.run_id)
+
+    def _close(self, name: str, status: str) -> None:
+        from mlflow.entities import Metric
+
+        children = list(self._search(f"tags.`{Tag.PARENT}` = '{self._parents[name]}'"))
+        states = [run.data.tags.get(Tag.STATUS) for run in children]
+        counts = {
+            "variants": len(states),
+            **{s.lower(): states.count(s) for s in ("FINISHED", "FAILED", "KILLED")},
+        }
+        ended = max((run.info.end_time or 0 for run in children), default=0) or None
+        values = [Metric(k, float(v), ended or 0, 0) for k, v in counts.items()]
+        self._client.log_batch(self._parents[name], metrics=values)
+        self._client.set_terminated(self._parents[name], status, end_time=ended)
+
+    def _log(self, record: Record, sweep: str | None, parent: str | None) -> str:
+        wanted = words.record_digest(record)
+        same = self._same("variant", record["key"], sweep)
+        for run in same:
+            if run.data.tags.get(Tag.RECORD) != wanted:
+                self._client.delete_run(run.info.run_id)
+        current = [run for run in same if run.data.tags.get(Tag.RECORD) == wanted]
+        for run in current:
+            if Tag.COMPLETE in run.data.tags:
+                return str(run.info.run_id)
+        run_id = current[0].info.run_id if current else self._create(record, sweep, parent)
+        self._fill(run_id, record)
+        return str(run_id)
+
+    def _create(self, record: Record, sweep: str | None, parent: str | None) -> str:
+        started = words.milliseconds(record.get("started"))
+        tags = words.tags(record, sweep, parent)
+        name = str(record.get("name") or record["key"])
+        run = self._client.create_run(self.experiment_id, start_time=started, tags=tags, run_name=name)
+        return str(run.info.run_id)
+
+    def _fill(self, run_id: str, record: Record) -> None:
+        """Every part can be written twice without harm; the tag that says "complete" comes last."""
+        from mlflow.entities import Metric, Param
+
+        ended = words.milliseconds(record.get("ended"))
+        stamp = ended or words.milliseconds(record.get("started")) or 0
+        pairs = [Param(k, v) for k, v in words.params(record).items()]
+        values = [Metric(k, v, stamp, 0) for k, v in words.metrics(record).items()]
+        values += [Metric(k, v, stamp, step) for k, v, step in threshold_metrics(record["directory"])]
+        for start in range(0, max(len(pairs), len(values), 1), _BATCH):
+            now = slice(start, start + _BATCH)
+            self._client.log_batch(run_id, params=pairs[now], metrics=values[now])
+        unless_beaten(lambda: self._client.log_inputs(run_id, datasets=_datasets(record)))
+        missing = self._artifacts(run_id, record)
+        if record["status"] != "RUNNING":
+            self._client.set_terminated(run_id, record["status"], end_time=ended)
+        self._write_tags(run_id, {**({Tag.MISSING: missing} if missing else {}), Tag.COMPLETE: "true"})
+
+    def _write_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(run_id, tags=[RunTag(str(k), v) for k, v in tags.items()])
+
+    def _artifacts(self, run_id: str, record: Record) -> str:
+        """Copy the record's files into the store; returns the names of those that are not there."""
+        folder = Path(record["directory"]).resolve()
+        named = [folder / str(name) for name in (record.get("artifacts") or {}).values() if name]
+        files = dict.fromkeys([folder / "record.json", *named, *sorted(folder.glob("plots/*"))])
+        missing = []
+        for path in files:
+            if not path.is_file() or not path.resolve().is_relative_to(folder):
+                missing.append(os.path.relpath(path, folder))
+                continue
+            sub = path.parent.relative_to(folder).as_posix()
+            self._client.log_artifact(run_id, str(path), None if sub == "." else sub)
+        return ", ".join(missing)
+
+    def _record(self, run: Any) -> Record:
+        if Tag.INPUTS in run.data.tags:
+            times = (run.info.start_time, run.info.end_time)
+            return words.record_of(run.data.tags, run.data.metrics, name=run.info.run_name, times=times)
+        return read_record(Path(self._client.download_artifacts(run.info.run_id, "record.json")).parent)
+
+
+def _datasets(record: Record) -> list[Any]:
+    from mlflow.entities import DatasetInput, InputTag
+
+    data = record.get("inputs", {}).get("data", {})
+    if not data.get("digest"):
+        return []
+    counts = {"calibration": data.get("n_calib"), "evaluation": data.get("n_eval")}
+    return [
+        DatasetInput(_dataset(data, context, count), [InputTag("mlflow.data.context", context)])
+        for context, count in counts.items()
+    ]
+
+
+def _dataset(data: Mapping[str, Any], context: str, count: Any) -> Any:
+    from mlflow.entities import Dataset
+
+    # Two inputs of one name and digest would be stored as one.
+    name = f"{short_ref(data.get('ref'))}:{context}"[:500]
+    source, profile = json.dumps({"ref": data.get("ref")}), json.dumps({"num_rows": count})
+    return Dataset(name, str(data["digest"])[:36], "vqkit", source, profile=profile)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What `rebuild` did.
+
+    Attributes:
+        uri: the store.
+        runs: run ids of all variants that are now in it.
+        problems: one line per record that could not be read.
+    """
+
+    uri: str
+    runs: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def rebuild(
+    runs_dir: str | Path, tracking_uri: str | None = None, *, experiment: str = EXPERIMENT
+) -> Rebuilt:
+    """Bring a store up to date with every record on disk; what is there already stays as it is.
+
+    Args:
+        runs_dir: the folder of runs.
+        tracking_uri: as in `Tracker.open`.
+        experiment: the experiment's name.
+
+    Raises:
+        TrackingError: the store refused.
+    """
+    tracker = Tracker.open(tracking_uri, runs_dir=runs_dir, experiment=experiment)
+    records = {r["key"]: r for r in scan(runs_dir)}
+    problems = tuple(str(r["error"]["message"]) for r in records.values() if r["status"] == "BROKEN")
+    sound = {key: r["directory"] for key, r in records.items() if r["status"] != "BROKEN"}
+    with tracker.bulk():
+        logged = [run for name in sweep_names(runs_dir) for run in _log_sweep(tracker, name, sound)]
+        listed = {key for key, _ in logged}
+        alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
+    return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
+
+
+def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Key and run id of each variant of a sweep that has a record."""
+    sweep = {**(read_sweep(tracker.runs_dir, name) or {}), "name": name}
+    tracker.start_sweep(sweep)
+    for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
+        yield key, tracker.log_variant(sound[key])
+    tracker.end_sweep()
+
+

@@ -1,0 +1,465 @@
+"""One strategy for a model, data and bounds: measured, allocated, verified, handed over.
+
+From a model, data and bounds to one strategy: measure, allocate bits, verify, choose, hand over.
+
+The report of a recommendation: one HTML file with the reason, a figure and everything measured.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqkit import statistics, tables
+from vqkit.errors import StrategyError, SweepError
+from vqkit.files import write_bytes
+from vqkit.runs.store import Store
+from vqkit.search.engine import Engine, Measured
+from vqkit.search.mixed_precision import Front, Point, mixed
+from vqkit.strategy import Strategy
+
+ALPHA = 1 - statistics.CONFIDENCE
+SENSITIVITY_IMAGES = 1000
+# What brings a built-in strategy nearer to float in most models, at little cost (docs/benchmarks.md).
+_BIASES = {"bias_bit": 16, "include_bias_corr": True}
+_FLOAT_SCALE = {"activation_method": "NON_OVERFLOW", "input_method": "NON_OVERFLOW",
+                "activation_symmetry": False, "weight_method": "MIN_MSE"}  # fmt: skip
+_PER_CHANNEL = {"weight_per_channel": True}
+# Built-in -> whole-model strategies that are measured before bits are chosen layer by layer, simplest first.
+BASES: dict[str, dict[str, dict[str, Any]]] = {
+    "fsx": {"fsx": {}, "fsx corrected": {**_FLOAT_SCALE, **_BIASES}},
+    "pof2s": {
+        "pof2s": {},
+        "pof2s per channel": _PER_CHANNEL,
+        "pof2s corrected": {"cle_to_relu6": True, **_BIASES},
+        "pof2s per channel corrected": {**_PER_CHANNEL, **_BIASES},
+    },
+}
+BITS = (8, 7, 6, 5, 4, 3, 2)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the user can afford.
+
+    Attributes:
+        max_size: bytes of the weights; None for no bound.
+        max_drop: accuracy that may be lost against float, fraction; None for no bound.
+        minutes: time to look for a strategy; exporting comes on top.
+    """
+
+    max_size: float | None = None
+    max_drop: float | None = None
+    minutes: float = 20.0
+
+    def fit(self, measured: Measured) -> bool:
+        """Whether a measured strategy is inside."""
+        small = self.max_size is None or measured.size_bytes <= self.max_size
+        return small and (self.max_drop is None or measured.drop <= self.max_drop)
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """One strategy, and why it.
+
+    Attributes:
+        chosen: None where nothing measured fits the bounds.
+        sentence: the reason, for a person.
+        points: everything measured, best first.
+        level: names of the fitting points that chance cannot tell from the most accurate fitting one.
+        float_right: which samples the float model answers right.
+        spread: accuracies of the chosen one over random calibration subsets.
+        seconds: spent.
+    """
+
+    chosen: Point | None
+    sentence: str
+    points: tuple[Point, ...]
+    level: tuple[str, ...]
+    float_right: Any
+    spread: tuple[float, ...]
+    seconds: float
+
+    def rows(self) -> list[list[str]]:
+        """A table of everything measured; `HEADER` names its columns."""
+        return [self._row(p) for p in self.points]
+
+    def _row(self, p: Point) -> list[str]:
+        m = p.measured
+        low, high = (tables.percent(v) for v in m.interval())
+        marks = ["recommended"] if self.chosen is not None and p.name == self.chosen.name else []
+        marks += ["level"] if p.name in self.level else []
+        return [p.name, f"{tables.percent(m.accuracy)} ({low}–{high})", tables.signed_points(-m.drop),
+                f"{m.p_value(self.float_right):.2g}", tables.size(m.size_bytes), " ".join(marks)]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{tables.text_table(HEADER, self.rows(), left=(0, 5))}\n\n{self.sentence}"
+
+
+HEADER = ("strategy", "accuracy % (95 %)", "Δ float", "p (float)", "size", "")
+
+
+def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Strategy]:
+    """Whole-model strategies to begin with, by name.
+
+    Args:
+        strategies: built-ins, or files; a built-in of `BASES` also stands for its corrected forms, any other
+            strategy for itself with its biases corrected as well.
+
+    Raises:
+        StrategyError: no such strategy.
+    """
+    from vqkit.sweeps.variant import build_strategy
+
+    found: dict[str, Strategy] = {}
+    for given in map(str, strategies):
+        forms = BASES.get(given)
+        base = build_strategy(given, {})
+        if forms is None:
+            forms = {base.name: {}}
+            if not base.refine.include_bias_corr:
+                forms[f"{base.name} corrected"] = {"include_bias_corr": True}
+        found |= {name: base.with_kwargs(**changes) if changes else base for name, changes in forms.items()}
+    return found
+
+
+def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int] = BITS, points: int = 14,
+           strategies: Sequence[str | Path] = tuple(BASES),
+           say: Callable[[str], None] | None = None) -> Advice:  # fmt: skip
+    """Look for the best strategy within bounds.
+
+    Args:
+        engine: measures strategies.
+        asker: asks sensitivities, on fewer samples for instance.
+        bounds: what the user can afford.
+        bits: widths that a layer's weights may have.
+        points: sizes at which a mixed strategy is sought.
+        strategies: built-ins or files among which to choose, as for `candidates`.
+        say: takes one line for people at each step.
+
+    Returns:
+        The advice; `choose` says how it is chosen.
+
+    Raises:
+        StrategyError: no strategy fits the model at all.
+    """
+    began, tell = time.monotonic(), say or (lambda _: None)
+    until = began + 60 * bounds.minutes
+    found = _bases(engine, candidates(strategies), tell, until)
+    best = max(found, key=lambda p: p.measured.accuracy)
+    tell(f"bits layer by layer, around {best.name}")
+    try:
+        front: Front = mixed(
+            engine, best.strategy, bits=bits, points=points, max_size=bounds.max_size,
+            max_drop=bounds.max_drop, sensitivity_engine=asker, until=until,
+        )  # fmt: skip
+        found += front.points
+    except StrategyError as e:
+        tell(str(e))
+    chosen, sentence, level = choose(found, bounds, engine.float_right())
+    spread: tuple[float, ...] = ()
+    if chosen is not None and time.monotonic() < until:
+        tell("spread over calibration subsets")
+        spread = spread_over_subsets(engine, chosen.strategy, until=until)
+        sentence += _spread_words(spread)
+    order = sorted(found, key=lambda p: (-p.measured.accuracy, p.measured.size_bytes))
+    seconds = time.monotonic() - began
+    return Advice(chosen, sentence, tuple(order), level, engine.float_right(), spread, seconds)
+
+
+def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], None],
+           until: float) -> list[Point]:  # fmt: skip
+    found: list[Point] = []
+    problems: list[str] = []
+    for name, strategy in bases.items():
+        if found and time.monotonic() > until:
+            break
+        tell(f"whole model: {name}")
+        try:
+            found.append(Point(name, strategy, float("nan"), engine.measure(strategy), {}))
+        except StrategyError as e:
+            problems.append(f"{name}: {e}")
+    if not found:
+        raise StrategyError("no strategy fits the model: " + "; ".join(problems))
+    return found
+
+
+def choose(
+    found: Sequence[Point], bounds: Bounds, float_right: Any
+) -> tuple[Point | None, str, tuple[str, ...]]:
+    """The smallest of the fitting points that chance cannot tell from the most accurate fitting one.
+
+    Args:
+        found: measured points on the same samples.
+        bounds: what the user can afford.
+        float_right: which samples the float model answers right.
+
+    Returns:
+        The point or None, the reason in a sentence, and the names of the points that are level.
+    """
+    fits = [p for p in found if bounds.fit(p.measured)]
+    if not fits:
+        return None, _why_none(found, bounds), ()
+    top = max(fits, key=lambda p: (p.measured.accuracy, -p.measured.size_bytes))
+    level = [p for p in fits if p is top or top.measured.p_value(p.measured.right) > ALPHA]
+    chosen = min(level, key=lambda p: (p.measured.size_bytes, len(p.bits), -p.measured.accuracy))
+    return chosen, _why(chosen, top, level, float_right), tuple(p.name for p in level)
+
+
+def _why(chosen: Point, top: Point, level: Sequence[Point], float_right: Any) -> str:
+    m = chosen.measured
+    low, high = m.interval()
+    p = m.p_value(float_right)
+    against = (
+        f"{abs(100 * m.drop):.2f} points {'below' if m.drop > 0 else 'above'} float" if m.drop else "as float"
+    )
+    chance = "which could be chance" if p > ALPHA else "more than chance"
+    interval = f"95 % interval {tables.percent(low)} to {tables.percent(high)}"
+    accuracy = f"accuracy {tables.percent(m.accuracy)} % ({interval})"
+    text = (f"Use {chosen.name}: {tables.size(m.size_bytes)}, {accuracy}, {against} "
+            f"({chance}, McNemar p = {p:.2g}).")  # fmt: skip
+    if len(level) == 1:
+        return f"{text} Within the bounds nothing else is statistically level with it."
+    if chosen is top:
+        most = "It is the most accurate within the bounds"
+        return f"{text} {most} and the smallest of the {len(level)} that are level."
+    return (f"{text} It is the smallest of the {len(level)} within the bounds that cannot be told from the "
+            f"most accurate of them, {top.name} ({tables.percent(top.measured.accuracy)} %, "
+            f"{tables.size(top.measured.size_bytes)}).")  # fmt: skip
+
+
+def _why_none(found: Sequence[Point], bounds: Bounds) -> str:
+    small = [p for p in found if bounds.max_size is None or p.measured.size_bytes <= bounds.max_size]
+    good = [p for p in found if bounds.max_drop is None or p.measured.drop <= bounds.max_drop]
+    parts = []
+    if small:
+        best = min(small, key=lambda p: p.measured.drop)
+        parts.append(
+            f"the best that is small enough, {best.name}, loses {100 * best.measured.drop:.2f} points"
+        )
+    if good:
+        least = min(good, key=lambda p: p.measured.size_bytes)
+        size = tables.size(least.measured.size_bytes)
+        parts.append(f"the smallest that is accurate enough, {least.name}, has {size}")
+    return f"Nothing that was measured fits the bounds; {'; '.join(parts) or 'neither size nor accuracy'}."
+
+
+def spread_over_subsets(engine: Engine, strategy: Strategy, *, subsets: int = 4,
+                        until: float = float("inf")) -> tuple[float, ...]:  # fmt: skip
+    """Accuracies of a strategy when other calibration samples had been given.
+
+    Args:
+        engine: model, data and settings.
+        strategy: what is quantized with.
+        subsets: how many; each is a random half of the calibration samples, drawn with the engine's seed.
+        until: `time.monotonic()` at which no further one is begun.
+
+    Returns:
+        Fractions, one for each subset.
+    """
+    from vqkit.quantization.data import Data, map_inputs
+
+    n, found = engine.data.n_calib, list[Measured]()
+    for k in range(subsets):
+        if time.monotonic() > until:
+            break
+        rng = np.random.default_rng([engine.settings.seed, k])
+        rows = np.sort(rng.choice(n, max(1, n // 2), replace=False))
+        half = map_inputs(lambda a, _, rows=rows: a[rows], engine.data.x_calib)
+        known = engine.data.y_calib
+        data = Data(f"{engine.data.name} half {k}", half, engine.data.x_eval, engine.data.y_eval,
+                    y_calib=None if known is None else known[rows])  # fmt: skip
+        found.append(
+            Engine(engine.model, data, settings=engine.settings, cache=engine.cache).measure(strategy)
+        )
+    return tuple(m.accuracy for m in found)
+
+
+def _spread_words(spread: Sequence[float]) -> str:
+    if len(spread) < 2:
+        return ""
+    return (f" Calibrated on {len(spread)} random halves of the calibration samples instead, it scores "
+            f"{tables.percent(min(spread))} to {tables.percent(max(spread))} %.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Files that a recommendation ends with.
+
+    Attributes:
+        strategy, model, report: their paths.
+        exports: the model in further formats.
+    """
+
+    strategy: Path
+    model: Path
+    report: Path
+    exports: tuple[Path, ...] = ()
+
+
+def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = "model",
+            formats: Sequence[str] = ()) -> Delivery:  # fmt: skip
+    """Write the strategy, the quantized model and the report.
+
+    Args:
+        advice: with a chosen point.
+        engine: that it was measured with.
+        folder: where they go; made if missing.
+        title: what the model is called.
+        formats: of `vqkit.export`, in which the model is written as well.
+
+    Raises:
+        SweepError: nothing was chosen.
+        ModelError: no such format, or it cannot hold the model.
+    """
+    from vqkit.export.files import FORMATS, export, format_of
+
+    if advice.chosen is None:
+        raise SweepError(advice.sentence)
+    formats = [format_of(f, None) for f in formats]
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    strategy, model = place / "strategy.json", place / "model.keras"
+    advice.chosen.strategy.dump(strategy)
+    scratch = place / ".part.keras"
+    quantized = engine.quantize(Strategy.load(strategy))
+    quantized.model.save(scratch)
+    scratch.replace(model)
+    report = write(advice, place / "report.html", title)
+    exports = tuple(
+        export(quantized, place / f"model{FORMATS[f].suffix or '_' + f}", f) for f in formats if f != "keras"
+    )
+    return Delivery(strategy, model, report, exports)
+
+
+def record(delivery: Delivery, model: str, data: Any, runs: Store, settings: Any, *,
+           options: Any = None, tracking: tuple[str | None] | None = None) -> str:  # fmt: skip
+    """Run the delivered strategy as a variant, so that it stands among the other runs.
+
+    Args:
+        delivery: its strategy file is the variant's base.
+        model, data: as a sweep file names them.
+        runs: where the record goes.
+        settings: the engine's.
+        options: how to run.
+        tracking: mlflow store in a tuple; None tracks nothing.
+
+    Returns:
+        Key of the run.
+    """
+    from dataclasses import asdict
+
+    from vqkit.execution.runner import run_single
+    from vqkit.runs.tracking import Session
+    from vqkit.sweeps.resolve import resolve
+    from vqkit.sweeps.spec import Sweep
+
+    value = {"name": "recommended", "model": model, "data": data,
+             "strategy": str(delivery.strategy.resolve()), "mode": "list",
+             "variants": [{"name": "recommended"}], **asdict(settings)}  # fmt: skip
+    resolved = resolve(Sweep.from_dict(value, source="recommend"), runs.cache)
+    session = Session(runs, tracking[0], None, lambda _: None) if tracking else None
+    outcome = run_single(resolved, runs, options)
+    for done in (*outcome.skipped, *outcome.ran):
+        if session:
+            session.log(done)
+    if session:
+        session.close()
+    return resolved.planned[0].variant.key
+
+
+def parse_size(text: str, whole: float | None = None) -> float:
+    """Bytes of a text such as 100KB, 0.5MB, 2048 or 60%.
+
+    Args:
+        text: number with an optional unit: B, KB, MB, GB (powers of 1000), KiB, MiB; or per cent of `whole`.
+        whole: bytes of 100 %.
+
+    Raises:
+        SweepError: it is none of these.
+    """
+    units = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20}
+    plain = text.strip().lower().replace(" ", "")
+    number = plain.rstrip("%bkmgi")
+    unit = plain[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit == "%" and whole is not None and value > 0:
+        return value / 100 * whole
+    if unit not in units or value <= 0:
+        raise SweepError(f"{text!r} is not a size. Allowed: 2048, 100KB, 0.5MB, 64KiB"
+                         + (", 60%" if whole is not None else ""))  # fmt: skip
+    return value * units[unit]
+
+
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd}"
+    "img{max-width:100%}"
+)
+
+
+def write(advice: Advice, path: str | Path, title: str) -> Path:
+    """Write the report of an advice.
+
+    Args:
+        advice: with or without a chosen point.
+        path: of the HTML file.
+        title: what the model is called.
+
+    Returns:
+        The path.
+    """
+    from vqkit.plots.style import png
+
+    picture = base64.b64encode(png(figure(advice))).decode()
+    chosen = advice.chosen
+    bits = "" if chosen is None or not chosen.bits else (
+        "<h2>Bits of the weights</h2>"
+        + tables.html_table(("layer", "bits"), [[k, v] for k, v in chosen.bits.items()])
+    )  # fmt: skip
+    body = "".join((
+        f"<h1>Recommended strategy for {html.escape(title)}</h1><p>{html.escape(advice.sentence)}</p>",
+        f'<img alt="accuracy against size" src="data:image/png;base64,{picture}">',
+        "<h2>Everything measured</h2>", tables.html_table(HEADER, advice.rows(), left=(0, 5)),
+        "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
+        "from the most accurate one within the bounds.</p>", bits,
+        f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
+    ))  # fmt: skip
+    page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+            f"<style>{STYLE}</style><body>{body}</body></html>\n")  # fmt: skip
+    write_bytes(path, page.encode())
+    return Path(path)
+
+
+def figure(advice: Advice) -> Any:
+    """Accuracy against size of everything measured, with intervals; the recommended one is marked."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
+    ax = fig.subplots()
+    sizes = [p.measured.size_bytes / 1e3 for p in advice.points]
+    values = [100 * p.measured.accuracy for p in advice.points]
+    spans = [p.measured.interval() for p in advice.points]
+    low = [v - 100 * s[0] for v, s in zip(values, spans, strict=True)]
+    high = [100 * s[1] - v for v, s in zip(values, spans, strict=True)]
+    ax.errorbar(sizes, values, yerr=[low, high], fmt="o", color="#0072B2", ecolor="#9ecae1", label="measured")
+    on = statistics.pareto(sizes, values)
+    line = sorted((s, v) for s, v, k in zip(sizes, values, on, strict=True) if k)
+    ax.step(*zip(*line, strict=True), where="post", color="#0072B2", lw=1, alpha=0.6)
+    ax.axhline(100 * float(advice.float_right.mean()), color="black", ls=":", lw=1, label="float")
+    if advice.chosen is not None:
+        m = advice.chosen.measured
+        ax.plot(m.size_bytes / 1e3, 100 * m.accuracy, "*", ms=16, color="#D55E00", label="recommended")
+    ax.set(xlabel="size of the weights, kB", ylabel="top-1 accuracy, %")
+    ax.legend(frameon=False, loc="lower right")
+    return fig

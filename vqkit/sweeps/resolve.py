@@ -1,0 +1,260 @@
+"""A sweep on its real model and data: every variant is planned before the first one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vqkit import digest
+from vqkit.errors import SweepError, VqkitError
+from vqkit.sweeps.notebook import check_parameters, find, source_digest
+from vqkit.sweeps.source import absolute_data, load_data, load_model, model_path
+from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, SettingsSpec, Sweep, SweepSpec, parse, title
+from vqkit.sweeps.variant import (
+    Settings,
+    Source,
+    Variant,
+    base_strategy,
+    build_strategy,
+    code_digest,
+)
+
+if TYPE_CHECKING:
+    from vqkit.quantization.data import Data
+    from vqkit.strategy import Strategy
+
+RUN_NOTEBOOK = "20_run_variant.ipynb"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One variant that can run.
+
+    Attributes:
+        variant: what will run.
+        strategy: its whole strategy as JSON.
+        effect: digest of what it does to this model; two strategies may say the same thing differently.
+        same_as: name of an earlier variant with the same effect, which runs instead; "" for none.
+    """
+
+    variant: Variant
+    strategy: Mapping[str, Any]
+    effect: str
+    same_as: str = ""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A sweep that is known to fit its model and data.
+
+    Attributes:
+        sweep: the file.
+        planned: every variant, in order.
+        model_file: absolute path of the model.
+        notebook: absolute path of the notebook that runs each variant.
+    """
+
+    sweep: Sweep
+    planned: tuple[Planned, ...]
+    model_file: Path
+    notebook: Path
+
+    @property
+    def to_run(self) -> tuple[Planned, ...]:
+        """The variants without those that repeat an earlier one."""
+        return tuple(p for p in self.planned if not p.same_as)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `sweep.json`."""
+        return {
+            "name": self.sweep.name,
+            "file": self.sweep.source,
+            "digest": self.sweep.digest,
+            "spec": self.sweep.spec.model_dump(mode="json"),
+            "variants": [_entry(p) for p in self.to_run],
+            "duplicates": [{**_entry(p), "same_as": p.same_as} for p in self.planned if p.same_as],
+        }
+
+
+def _entry(planned: Planned) -> dict[str, Any]:
+    v = planned.variant
+    return {"key": v.key, "name": v.name, "overrides": dict(v.overrides), "base": Path(v.base).stem}
+
+
+def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> Resolved:
+    """Load model and data, and plan every variant.
+
+    Args:
+        sweep: a checked sweep.
+        cache: the store's cache folder; a built-in model is kept there.
+        notebook: runs instead of `20_run_variant.ipynb`; it must declare the same parameters.
+
+    Returns:
+        The sweep with all that its variants need.
+
+    Raises:
+        SweepError: one or more variants cannot run; the message lists them.
+        ModelError, DataError, NotebookError: what all variants share is unusable.
+    """
+    return opened(sweep, cache, notebook=notebook).resolved(sweep)
+
+
+def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> Opened:
+    """Load what all variants share, once for as many sweeps over it as are wanted.
+
+    Args:
+        sweep: names model and data.
+        cache: the store's cache folder; a built-in model is kept there.
+        notebook: runs instead of `20_run_variant.ipynb`.
+
+    Raises:
+        ModelError, DataError, NotebookError: what all variants share is unusable.
+    """
+    from vqkit.evaluation import check_labels
+
+    file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
+    code = code_digest(source_digest(file))
+    path = model_path(sweep.spec.model, sweep.base_dir, cache)
+    net = load_model(path)
+    data = _data(sweep, net)
+    model_ref = sweep.spec.model if sweep.spec.model == "quickstart" else str(path)
+    shared = Shared(
+        net,
+        Source(model_ref, digest.of_file(path)),
+        Source(data.ref, data.digest, (("n_calib", data.n_calib), ("n_eval", data.n_eval))),
+        data.n_calib,
+        code,
+    )
+    if file.samefile(find(RUN_NOTEBOOK)):
+        # A notebook of the user's own may have another metric than top-1 accuracy.
+        check_labels(net, data)
+    return Opened(shared, data, path, file)
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """What all variants of a sweep have in common."""
+
+    net: Any
+    model: Source
+    data: Source
+    n_calib: int
+    code: str
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """Model, data and notebook, loaded.
+
+    Attributes:
+        shared: what variants are planned with.
+        data: the arrays.
+        model_file: absolute path of the model.
+        notebook: absolute path of the notebook that runs each variant.
+    """
+
+    shared: Shared
+    data: Data
+    model_file: Path
+    notebook: Path
+
+    def resolved(self, sweep: Sweep) -> Resolved:
+        """Plan every variant of a sweep over this model and data.
+
+        Raises:
+            SweepError: one or more variants cannot run; the message lists them.
+        """
+        planned = _without_repeats(_plan_all(sweep, self.shared))
+        parameters = planned[0].variant.parameters()
+        check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
+        return Resolved(sweep, planned, self.model_file, self.notebook)
+
+
+def _data(sweep: Sweep, net: Any) -> Data:
+    from vqkit.quantization.data import check_shapes
+
+    data = load_data(absolute_data(sweep.spec.data, sweep.base_dir))
+    for part in ("x_calib", "x_eval"):
+        check_shapes(getattr(data, part), net.input_shape, f"{data.name}/{part}", whole=True)
+    return data
+
+
+def _plan_all(sweep: Sweep, shared: Shared) -> list[Planned]:
+    planned, problems = [], []
+    for point in sweep.points():
+        try:
+            planned.append(_plan(sweep, point, shared))
+        except VqkitError as e:
+            problems.append(f"{title(point, sweep.spec.strategy)}: {e}")
+    if problems:
+        n = len(problems)
+        more = [f"… and {n - SHOWN} more"] if n > SHOWN else []
+        head = f"{sweep.source}: {n} of {n + len(planned)} variants cannot run; nothing was started"
+        raise SweepError("\n  ".join([head, *problems[:SHOWN], *more]))
+    return planned
+
+
+def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
+    from vqkit.quantization.prepare import make_plan
+
+    settings = settings_of(sweep.spec, point)
+    available = -(-shared.n_calib // settings.batch_size)
+    if settings.steps is not None and settings.steps > available:
+        raise SweepError(f"steps={settings.steps}, but {shared.n_calib} images in batches of "
+                         f"{settings.batch_size} give {available} steps")  # fmt: skip
+    n_eval = dict(shared.data.sizes)["n_eval"]
+    if settings.eval_images is not None and settings.eval_images > n_eval:
+        raise SweepError(f"eval_images={settings.eval_images}, but there are {n_eval} evaluation images")
+    base = base_strategy(str(point.get(BASE, sweep.spec.strategy)), sweep.base_dir)
+    overrides = {k: v for k, v in point.items() if k not in (BASE, LABEL, *SETTINGS)}
+    strategy = build_strategy(base, overrides)
+    plan = make_plan(strategy, shared.net, vitis_compat=settings.vitis_compat)
+    name = title(point, sweep.spec.strategy)
+    variant = Variant(
+        name, base, overrides, strategy.digest, shared.model, shared.data, settings, shared.code
+    )
+    # All steps and all images, by their number or by no number, are the same.
+    same = replace(
+        settings,
+        steps=None if settings.steps == available else settings.steps,
+        eval_images=None if settings.eval_images == n_eval else settings.eval_images,
+        sqnr_images=min(settings.sqnr_images, n_eval),
+    )
+    return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, same))
+
+
+def settings_of(spec: SweepSpec, point: Point) -> Settings:
+    """The settings of one variant: the sweep's, then the point's.
+
+    Raises:
+        SweepError: a value that a setting cannot have.
+    """
+    values = {name: point.get(name, getattr(spec, name)) for name in SETTINGS}
+    return Settings(**parse(SettingsSpec, values, "settings", SweepError).model_dump())
+
+
+def _effect(strategy: Strategy, plan: Any, settings: Settings) -> str:
+    rows = [{k: r[k] for k in ("layer", "tensor", "role", "slot", "spec")} for r in plan.to_json()["rows"]]
+    stages = (strategy.optimize, strategy.quantize, strategy.refine)
+    bounds = (strategy.input_layers, strategy.output_layers, strategy.ignore_layers)
+    return digest.of_json(
+        {
+            "rows": rows,
+            "stages": [s.model_dump(mode="json") for s in stages],
+            "bounds": [sorted(b) for b in bounds],
+            "settings": asdict(settings),
+        }
+    )
+
+
+def _without_repeats(planned: list[Planned]) -> tuple[Planned, ...]:
+    first: dict[str, str] = {}
+    result: list[Planned] = []
+    for p in planned:
+        name = first.setdefault(p.effect, p.variant.name)
+        seen_before = any(q.effect == p.effect for q in result)
+        result.append(replace(p, same_as=name) if seen_before else p)
+    return tuple(result)

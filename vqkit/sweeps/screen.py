@@ -1,0 +1,183 @@
+"""Successive screening: try every variant on a part of the evaluation data, finish what may be the best.
+
+A variant is ruled out when the upper confidence bound on what it gains over the best one, from the images on
+which only one of the two is right, lies below `-margin`. The bounds are exact (Clopper and Pearson, 1934) and
+shared out over all comparisons (Bonferroni), so that the variant which is best on all images stays in with
+the given confidence, as far as the cheaper calibration of the screening misleads by no more than `margin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vqkit import statistics
+from vqkit.errors import SweepError
+from vqkit.runs.answers import correct
+from vqkit.runs.records import SCREENING
+from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.sweeps.resolve import Planned, Resolved
+from vqkit.sweeps.spec import ScreenSpec
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What screening says about one variant.
+
+    Attributes:
+        planned: the variant on all images.
+        key: of its screening run.
+        accuracy: there; None when it has none.
+        gain: upper bound on accuracy gained over the best; None for the best and where nothing is known.
+        kept: whether it goes on.
+        why: for people.
+    """
+
+    planned: Planned
+    key: str
+    accuracy: float | None
+    gain: float | None
+    kept: bool
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The judgement as `sweep.json` holds it."""
+        own = {"name": self.planned.variant.name, "key": self.planned.variant.key, "screen_key": self.key}
+        return {**own, "accuracy": self.accuracy, "gain": self.gain, "kept": self.kept, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What screening says about a sweep.
+
+    Attributes:
+        judged: every variant that was to run, in order.
+    """
+
+    judged: tuple[Judged, ...]
+
+    @property
+    def kept(self) -> list[Planned]:
+        """The variants that go on."""
+        return [j.planned for j in self.judged if j.kept]
+
+
+def first_round(resolved: Resolved) -> Resolved:
+    """The sweep as it is screened: fewer images, the screening's calibration, the same strategies.
+
+    Args:
+        resolved: a sweep with `screen`.
+
+    Returns:
+        The sweep of the screening runs; variants that differ only in calibration become one.
+
+    Raises:
+        SweepError: `screen` wants as many images as there are, or more.
+    """
+    spec = _spec(resolved)
+    planned: list[Planned] = []
+    first: dict[str, str] = {}
+    for p in resolved.to_run:
+        v = p.variant
+        available = v.settings.eval_images or dict(v.data.sizes)["n_eval"]
+        if spec.images >= available:
+            raise SweepError(
+                f"{resolved.sweep.source} /screen/images: {spec.images} of {available} evaluation images is "
+                "no screening; give fewer, or leave `screen` out"
+            )
+        settings = replace(v.settings, eval_images=spec.images, calibration=spec.calibration)
+        variant = replace(v, name=f"{v.name} [{spec.images} images]", settings=settings)
+        same = first.setdefault(variant.key, variant.name)
+        planned.append(replace(p, variant=variant, same_as="" if same == variant.name else same))
+    return replace(resolved, planned=tuple(planned))
+
+
+def decide(resolved: Resolved, first: Resolved, runs: Store) -> Verdict:
+    """Who goes on, from the records of the screening runs.
+
+    Args:
+        resolved: the sweep.
+        first: from `first_round`.
+        runs: where the records are.
+
+    Returns:
+        A judgement for each variant of `resolved.to_run`.
+    """
+    keys = [p.variant.key for p in first.planned]
+    records = {key: runs.record(key) for key in dict.fromkeys(keys)}
+    known = [r for r in records.values() if r is not None and _finished(r)]
+    best = max(known, key=lambda r: (r.metrics["accuracy"], -r.metrics.get("size_bytes", 0)), default=None)
+    each = (1 - _spec(resolved).confidence) / max(1, len(known) - 1)
+    pairs = zip(resolved.to_run, keys, strict=True)
+    return Verdict(tuple(_judge(p, records[key], key, best, each, runs, _spec(resolved)) for p, key in pairs))
+
+
+def _finished(record: RunRecord) -> bool:
+    return record.status is Status.FINISHED and "accuracy" in record.metrics
+
+
+def _judge(
+    planned: Planned, record: RunRecord | None, key: str, best: RunRecord | None, each: float, runs: Store,
+    spec: ScreenSpec,
+) -> Judged:  # fmt: skip
+    if record is None or best is None or not _finished(record):
+        return Judged(planned, key, None, None, False, "its screening run has no result")
+    accuracy = record.metrics["accuracy"]
+    if record.key == best.key:
+        return Judged(planned, key, accuracy, None, True, "best in the screening")
+    gain = gain_bound(runs.variant_dir(record.key), runs.variant_dir(best.key),
+                      (accuracy, best.metrics["accuracy"]), spec.images, each)  # fmt: skip
+    kept = gain >= -spec.margin
+    why = "may be the best" if kept else f"at least {-gain:.4f} behind {best.name}"
+    return Judged(planned, key, accuracy, gain, kept, why)
+
+
+def gain_bound(run: Path, best: Path, accuracies: Sequence[float], n: int, error: float) -> float:
+    """Upper bound on how much more accurate one run is than another.
+
+    Args:
+        run: run directory.
+        best: run directory; both on the same samples.
+        accuracies: of the two, used where they kept no predictions.
+        n: samples.
+        error: chance that the bound is wrong, 0..1.
+
+    Returns:
+        Accuracy of `run` minus that of `best` is below this, with chance 1 - `error`.
+    """
+    a, b = correct(run), correct(best)
+    if a is None or b is None or a.shape != b.shape:
+        ours, theirs = (round(accuracy * n) for accuracy in accuracies)
+    else:
+        # Images on which both are right or both wrong say nothing about the difference.
+        n, ours, theirs = len(a), int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    _, high = statistics.clopper_pearson(ours, n, error=error / 2)
+    low, _ = statistics.clopper_pearson(theirs, n, error=error / 2)
+    return high - low
+
+
+def to_json(resolved: Resolved, first: Resolved, verdict: Verdict | None) -> dict[str, Any]:
+    """The content of `sweep.json`: screening runs, then the full runs as far as it is known who they are.
+
+    Args:
+        resolved: the sweep.
+        first: from `first_round`.
+        verdict: None while the screening runs.
+    """
+    everything, screened = resolved.to_json(), first.to_json()["variants"]
+    kept = {p.variant.key for p in verdict.kept} if verdict else set()
+    full = [v for v in everything["variants"] if v["key"] in kept]
+    n_eval = dict(resolved.planned[0].variant.data.sizes).get("n_eval")
+    told = {**_spec(resolved).model_dump(), "of": n_eval,
+            "variants": [j.to_json() for j in verdict.judged] if verdict else None}  # fmt: skip
+    return {**everything, "variants": [{**v, SCREENING: True} for v in screened] + full, SCREENING: told}
+
+
+def _spec(resolved: Resolved) -> ScreenSpec:
+    spec = resolved.sweep.spec.screen
+    assert spec is not None
+    return spec

@@ -1,0 +1,304 @@
+"""Models and data named by text: what stands in a sweep file becomes a path or arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vqkit import digest, process_cache
+from vqkit.environment import load_tensorflow
+from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_file, not_allowed
+from vqkit.limits import Room, check_arrays
+from vqkit.quantization.data import Data, map_inputs, same_unit
+from vqkit.strategy.document import plain
+
+QUICKSTART = "quickstart"
+DIGITS = "digits"
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+Keys = str | list[str]
+
+
+class NpzSpec(BaseModel):
+    """Arrays of one `.npz` file: the first `n_calib` / `n_eval`, as float32 `x * scale + offset`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    npz: str
+    x_calib: Keys = "x_calib"
+    x_eval: Keys = "x_eval"
+    y_eval: str = "y_eval"
+    y_calib: str | None = None
+    n_calib: int | None = Field(default=None, ge=1)
+    n_eval: int | None = Field(default=None, ge=1)
+    scale: float = Field(default=1.0, allow_inf_nan=False)
+    offset: float = Field(default=0.0, allow_inf_nan=False)
+
+
+class LoaderSpec(BaseModel):
+    """A function in a Python file, `path/to/file.py:function`, and its keyword arguments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    loader: str = Field(pattern=r".+\.py:[A-Za-z_]\w*$")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
+    """Data from a JSON-able description.
+
+    Args:
+        ref: `"digits"` (built in); or `{"npz": path, "x_calib": key, "x_eval": key, "y_eval": key,
+            "y_calib": key, "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or
+            `{"loader": "file.py:function", "args": {...}}`, a function that returns an object or mapping with
+            x_calib, x_eval and y_eval,
+            and y_calib where the calibration samples have labels. A loader is code, and it is run.
+            Or these as `data_from_text` takes them: "file.npz", "file.py:function".
+        base_dir: relative paths start here.
+
+    Returns:
+        The data, checked, with their digest; the arrays are read-only.
+
+    Raises:
+        DataError: unknown form or key, missing file or array, or unusable values.
+    """
+    ref = absolute_data(ref, base_dir)
+    # The digest of what was loaded is checked against the run's before anything is recorded.
+    stamps = [_stamp(ref[k].rpartition(".py:")[0] + ".py" if k == "loader" else ref[k])
+              for k in ("npz", "loader") if k in ref]  # fmt: skip
+    return process_cache.once("data", (digest.of_json(ref), *stamps), lambda: _read_only(_load(ref)))
+
+
+def _stamp(path: str | Path) -> tuple[Any, ...]:
+    """Changes whenever a file does, or one in a folder."""
+    path = Path(path)
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    found = [(str(f), f.stat()) for f in files if f.exists()]
+    return str(path), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in found)
+
+
+def _read_only(data: Data) -> Data:
+    """The same arrays as views that nobody can write through: what is measured must be what was digested."""
+
+    def locked(array: Any, _: str) -> Any:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    parts = {part: map_inputs(locked, getattr(data, part)) for part in ("x_calib", "x_eval", "y_eval")}
+    return replace(data, **parts)
+
+
+def _load(ref: Any) -> Data:
+    if isinstance(ref, str):
+        from vqkit.sweeps.quickstart import quickstart_data
+
+        return quickstart_data()
+    return _from_npz(NpzSpec(**ref), ref) if "npz" in ref else _from_loader(LoaderSpec(**ref), ref)
+
+
+def data_from_text(text: str) -> Any:
+    """A data description as people type it on a command line.
+
+    Args:
+        text: `digits`, `file.npz` (with arrays x_calib, x_eval, y_eval), `file.py:function`, or JSON.
+
+    Returns:
+        What `load_data` takes.
+
+    Raises:
+        DataError: it looks like JSON and is not.
+    """
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as e:
+            raise DataError(f"data: {text!r} is not JSON: {e}") from e
+    if text.endswith(".npz"):
+        return {"npz": text}
+    return {"loader": text} if ".py:" in text else text
+
+
+def absolute_data(ref: Any, base_dir: str | Path) -> Any:
+    """The same description with its path made absolute, so that it means the same in every process.
+
+    Raises:
+        DataError: unknown form or key.
+    """
+    if isinstance(ref, str):
+        ref = data_from_text(ref)
+    if ref in (DIGITS, QUICKSTART):
+        return DIGITS
+    if not isinstance(ref, Mapping) or not {"npz", "loader"} & set(ref):
+        allowed = [f'"{DIGITS}"', "file.npz", "file.py:function", '{"npz": …}', '{"loader": …}']
+        raise DataError(not_allowed("data", ref, allowed))
+    kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
+    _checked(model, dict(ref))
+    plain(ref, "data", DataError)
+    return {**ref, kind: str(_absolute(base_dir, ref[kind], DataError))}
+
+
+def _absolute(base_dir: str | Path, text: str, error: type[VqkitError]) -> Path:
+    try:
+        return Path(base_dir, text).resolve()
+    except ValueError as e:
+        raise error(f"{text!r} is no path: {e}") from None
+
+
+def _checked(model: type[BaseModel], ref: dict[str, Any]) -> None:
+    try:
+        model(**ref)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = "data/" + "/".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise DataError(not_allowed("data", first["loc"][0], model.model_fields, what="key")) from None
+        raise DataError(f"{where}: {first['msg']}, given {first.get('input')!r}") from None
+
+
+def _from_npz(spec: NpzSpec, ref: Any) -> Data:
+    path = Path(spec.npz)
+    if not path.is_file():
+        raise DataError(no_such_file(path))
+    try:
+        check_arrays(path, Room(path, DataError))
+        # Only arrays of plain values: a pickle in the file would be code.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            x_calib, x_eval, y_eval, y_calib = _picked(file, spec)
+    except VqkitError:
+        raise
+    except Exception as e:
+        raise DataError(f"{path}: cannot be read as an .npz file of plain arrays: {e}") from e
+
+    def scaled(a: np.ndarray, where: str) -> np.ndarray:
+        if a.dtype.kind not in "fiub":
+            raise DataError(f"{path}{where}: type {a.dtype} is not a number")
+        return (a * np.float32(spec.scale) + np.float32(spec.offset)).astype(np.float32)
+
+    # Before `scale`: a factor that suits one of the two makes the other look like noise.
+    same_unit(x_calib, x_eval, (f"{path}: array {spec.x_calib!r}", f"array {spec.x_eval!r}"))
+    with np.errstate(over="ignore", invalid="ignore"):
+        x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
+    return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+
+
+def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any]:
+    def pick(keys: Keys, n: int | None) -> Any:
+        missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
+        if missing:
+            raise DataError(
+                f"{spec.npz}: there is no array {missing[0]!r}{nearest(missing[0], file.files)}. It holds: "
+                f'{", ".join(file.files)}. Other names are given so: {{"npz": …, "y_eval": "labels"}}'
+            )
+        return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
+
+    x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
+    y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
+    return x_calib, x_eval, pick(spec.y_eval, spec.n_eval), y_calib
+
+
+def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
+    path, _, name = spec.loader.rpartition(":")
+    function = _function(Path(path), name)
+    try:
+        result = function(**spec.args)
+    except VqkitError:
+        raise
+    except Exception as e:
+        raise DataError(f"{spec.loader}: failed with {type(e).__name__}: {e}") from e
+    x_calib, x_eval, y_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval", "y_eval"))
+    y_calib = _given(result, "y_calib")
+    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+
+
+def _given(result: Any, field: str) -> Any:
+    return result.get(field) if isinstance(result, Mapping) else getattr(result, field, None)
+
+
+def _part(result: Any, field: str, where: str) -> Any:
+    value = _given(result, field)
+    if value is None:
+        raise DataError(f"{where}: what it returned has no {field!r}; x_calib, x_eval and y_eval are needed")
+    return value
+
+
+def _function(path: Path, name: str) -> Callable[..., Any]:
+    if not path.is_file():
+        raise DataError(no_such_file(path))
+    # Registered under a name of its own: dataclasses look their module up in sys.modules.
+    module_name = f"vqkit_loader_{digest.of_bytes(str(path).encode())}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as e:
+        raise DataError(f"{path}: cannot be loaded: {type(e).__name__}: {e}") from e
+    found = getattr(module, name, None)
+    if not callable(found):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise DataError(not_allowed(str(path), name, names, what="function"))
+    return found
+
+
+def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
+    """File of a model named in a sweep file.
+
+    Args:
+        ref: `"quickstart"` (built in; trained on first use), or the path of a `.keras` or `.h5` file or of
+            a SavedModel folder.
+        base_dir: relative paths start here.
+        cache: the built-in model is kept here.
+
+    Returns:
+        Absolute path of an existing file or SavedModel folder.
+
+    Raises:
+        ModelError: no such file, or not a Keras file.
+    """
+    if ref == QUICKSTART:
+        load_tensorflow()
+        from vqkit.sweeps.quickstart import quickstart_model
+
+        return quickstart_model(cache)
+    path = _absolute(base_dir, ref, ModelError)
+    if (path / "saved_model.pb").is_file():
+        return path
+    if path.suffix not in MODEL_FILES:
+        allowed = [QUICKSTART, *(f"*{s}" for s in MODEL_FILES), "a SavedModel folder"]
+        raise ModelError(not_allowed("model", ref, allowed))
+    if not path.is_file():
+        raise ModelError(f"model: {no_such_file(path)}")
+    return path
+
+
+def load_model(
+    path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
+) -> Any:
+    """A Keras model for inference; code inside the file is not run.
+
+    Args:
+        path: a `.keras` or `.h5` file or a SavedModel folder, of Keras 3 or Keras 2: a float model, or one
+            that vqkit quantized.
+        custom_objects: class name -> class, for the model's own layers; registered ones need only be
+            imported. A Lambda layer of Keras 2 gets its function here, by the layer's name.
+        safe_mode: False runs the Lambda functions in a file of Keras 3; only for files that you trust.
+
+    Raises:
+        ModelError: it cannot be read; the message says what is missing, and the way out.
+    """
+    load_tensorflow()
+    from vqkit import models
+
+    if custom_objects or not safe_mode:
+        return models.load_model(path, custom_objects, safe_mode=safe_mode)
+    return process_cache.once("model", _stamp(path), lambda: models.load_model(path))

@@ -1,0 +1,424 @@
+"""A sweep file: its form, checked, and the points that it spans.
+
+A sweep: one model, one set of data, a base strategy, and the points around it that are to be tried.
+
+A sweep file is JSON or YAML:
+
+    name: resnet8                      # folder under runs/sweeps; default: the file's name
+    model: models/resnet8.keras        # relative to this file; or "quickstart"
+    data: {npz: cifar10.npz, x_calib: x_train, x_eval: x_test, y_eval: y_test, n_calib: 200}
+    strategy: pof2s                    # built-in name, or a JSON file relative to this file
+    mode: grid                         # every combination; "random" draws n of them; "list" takes `variants`
+    axes:
+      strategy: [pof2s, fsx]           # the base itself,
+      weight_bit: [8, 6, 4]            # a keyword of the strategy,
+      input_layers: [null, [conv2]]    # (null: as the base has it)
+      /quantize_registry_config/input_quantize_config/input_quantizer/quantizer_params/bit_width: [8, 6]
+      calibration: [quantized, float]  # or a setting below
+    exclude:                           # combinations that match all keys of one entry are left out
+      - {strategy: fsx, weight_bit: [4, 6]}          # a list: any of these
+      - {strategy: pof2s, input_layers: {not: null}}
+    seed: 0                            # settings, with their defaults
+    calibration: quantized
+    vitis_compat: false
+    batch_size: 32
+    steps: null
+    sqnr_images: 100
+    eval_images: null
+    qat: {epochs: 10}                  # train each variant, or, as an axis, some: [null, {epochs: 10}]
+    screen: {images: 1000}             # try all on so many images, finish those that may be the best
+
+Text of a file to a checked value; duplicate and unknown keys and wrong types are told with their place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from vqkit import digest
+from vqkit.errors import SweepError, VqkitError, no_such_file, not_allowed
+from vqkit.strategy.document import MAX_BYTES, plain
+from vqkit.sweeps.qat import QatSpec
+
+Model = TypeVar("Model", bound=BaseModel)
+SHOWN = 3
+LONGEST = 200
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """A JSON or YAML file that holds one mapping.
+
+    Args:
+        path: `.json`, `.yaml` or `.yml`.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        SweepError: missing, malformed, a key twice, or not a mapping.
+    """
+    path = Path(path)
+    text = _text(path)
+    try:
+        value = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _yaml(text)
+    except RecursionError:
+        raise SweepError(f"{path}: nested too deeply") from None
+    except ValueError as e:
+        raise SweepError(f"{path}: {e}") from e
+    return plain_mapping(value, str(path))
+
+
+def plain_mapping(value: Any, source: str) -> dict[str, Any]:
+    """A private copy of a mapping of plain JSON values.
+
+    Args:
+        value: anything.
+        source: where it is from, for messages.
+
+    Raises:
+        SweepError: no mapping, holds what JSON cannot hold, too deep, or too much.
+    """
+    if not isinstance(value, Mapping):
+        raise SweepError(f"{source}: expected a mapping of keys to values, found {type(value).__name__}")
+    copied: dict[str, Any] = plain(dict(value), source, SweepError)
+    return copied
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as e:
+        raise SweepError(no_such_file(path)) from e
+    except OSError as e:
+        raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
+    except ValueError as e:
+        raise SweepError(f"{str(path)!r} is no path: {e}") from None
+    if len(content) > MAX_BYTES:
+        raise SweepError(f"{path}: larger than {MAX_BYTES} bytes, this is no sweep")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise SweepError(f"{path}: is not UTF-8 text: {e.reason} at byte {e.start}") from None
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    for key, _ in pairs:
+        if not isinstance(key, str):
+            raise ValueError(f"key {key!r} is not a word")
+    counts = Counter(k for k, _ in pairs)
+    if len(counts) < len(pairs):
+        raise ValueError(f"key {counts.most_common(1)[0][0]!r} stands twice")
+    return dict(pairs)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = True) -> dict[Any, Any]:
+            _unique([(self.construct_object(key, True), None) for key, _ in node.value])
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Loader)
+    # PyYAML's constructors fail in all these ways on ill-formed scalars with a tag of their own.
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError) as e:
+        raise ValueError(" ".join(str(e).split())) from e
+
+
+def parse(model: type[Model], value: Any, source: str, error: type[VqkitError]) -> Model:
+    """A checked instance of a pydantic model.
+
+    Args:
+        model: what the value must be.
+        value: plain JSON.
+        source: file name, or another word for where the value came from.
+        error: the exception to raise.
+
+    Returns:
+        The instance.
+
+    Raises:
+        VqkitError: of type `error`, with at most three problems, each with its JSON pointer.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as e:
+        problems = [_problem(p, model, source) for p in e.errors()]
+        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise error("\n".join(problems[:SHOWN] + more)) from None
+
+
+def _problem(problem: Any, model: type[BaseModel], source: str) -> str:
+    place = problem["loc"]
+    pointer = "/" + "/".join(str(p).replace("~", "~0").replace("/", "~1") for p in place)
+    inner = _inner(model, place[:-1])
+    if problem["type"] == "extra_forbidden" and inner is not None:
+        where = source if len(place) == 1 else f"{source} {pointer.rpartition('/')[0]}"
+        return not_allowed(where, place[-1], inner.model_fields, what="key")
+    if problem["type"] == "missing":
+        return f"{source}: {pointer[1:]!r} is missing"
+    if problem["type"] == "literal_error":
+        return not_allowed(f"{source} {pointer}", problem["input"], _choices(problem))
+    message = problem["msg"].removeprefix("Value error, ")
+    at = f"{source} {pointer}" if place else source
+    return f"{at}: {message}" + (f", given {_shown(problem['input'])}" if place else "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def _inner(model: type[BaseModel], place: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The form that stands at a place, where it is a form."""
+    from typing import get_args
+
+    for name in place:
+        field = model.model_fields.get(name)
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if not found:
+            return None
+        model = found[0]
+    return model
+
+
+def _choices(problem: Any) -> list[str]:
+    return [c.strip(" '") for c in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
+
+
+Point = dict[str, Any]
+MAX_POINTS = 100_000
+"""A sweep of more variants than this would run for years; listing them only fills the memory."""
+BASE = "strategy"
+LABEL = "name"
+
+
+class SettingsSpec(BaseModel):
+    """The form of a sweep's settings, which may also be axes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    calibration: Literal["quantized", "float"] = "quantized"
+    vitis_compat: bool = False
+    batch_size: int = Field(default=32, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    sqnr_images: int = Field(default=100, ge=1)
+    eval_images: int | None = Field(default=None, ge=1)
+    qat: QatSpec | None = None
+
+
+SETTINGS = tuple(SettingsSpec.model_fields)
+
+
+class ScreenSpec(BaseModel):
+    """The form of `screen`.
+
+    Attributes:
+        images: evaluation images for the first look, a fixed random choice, the same for all variants.
+        confidence: that the best variant on all images is not ruled out.
+        calibration: of the first look; one float pass serves all variants.
+        margin: how much accuracy that calibration may add or take from a variant, 0..1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    images: int = Field(ge=1)
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    calibration: Literal["quantized", "float"] = "float"
+    margin: float = Field(default=0.01, ge=0, le=1)
+
+
+class SweepSpec(SettingsSpec):
+    """The form of a sweep file; the module's docstring shows one."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str
+    data: JsonValue
+    strategy: str = "pof2s"
+    mode: Literal["grid", "random", "list"] = "grid"
+    axes: dict[str, list[JsonValue]] = Field(default_factory=dict)
+    variants: list[dict[str, JsonValue]] = Field(default_factory=list)
+    exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
+    n: int | None = Field(default=None, ge=1)
+    screen: ScreenSpec | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit_the_mode(self) -> SweepSpec:
+        if (self.mode == "list") != bool(self.variants):
+            raise ValueError("'variants' and mode 'list' belong together")
+        if self.axes and self.mode == "list":
+            raise ValueError("'axes' need mode 'grid' or 'random'")
+        if (self.mode == "random") != (self.n is not None):
+            raise ValueError("'n' and mode 'random' belong together")
+        for axis, values in self.axes.items():
+            if axis == LABEL or not values:
+                raise ValueError(f"axes: {axis!r} " + ("holds no value" if not values else "is not an axis"))
+        combinations = math.prod(len(v) for v in self.axes.values())
+        if combinations > MAX_POINTS:
+            raise ValueError(f"axes: {combinations} combinations, at most {MAX_POINTS} can be listed")
+        unknown = {k for e in self.exclude for k in e} - {k for p in _raw_points(self) for k in p}
+        if unknown:
+            raise ValueError(
+                f"exclude: {sorted(unknown)[0]!r} is not among the axes, so it can match nothing"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep and the place its relative paths start from.
+
+    Attributes:
+        spec: the file's content.
+        base_dir: folder of the file.
+        source: the file's name, for messages.
+    """
+
+    spec: SweepSpec
+    base_dir: Path
+    source: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sweep:
+        """Read a sweep file; its form is checked, not yet its meaning on the model.
+
+        Raises:
+            SweepError: with file, JSON pointer, what was given, what is allowed.
+        """
+        path = Path(path)
+        value = {LABEL: path.stem, **read_mapping(path)}
+        return cls.from_dict(value, base_dir=path.parent, source=path.name)
+
+    @classmethod
+    def from_dict(
+        cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "sweep"
+    ) -> Sweep:
+        """A sweep from plain JSON.
+
+        Raises:
+            SweepError: as `load`.
+        """
+        sweep = cls(
+            parse(SweepSpec, plain_mapping(value, source), source, SweepError),
+            Path(base_dir).absolute(),
+            source,
+        )
+        sweep.points()
+        return sweep
+
+    @property
+    def name(self) -> str:
+        """Name of the sweep and of its folder."""
+        return self.spec.name
+
+    @property
+    def digest(self) -> str:
+        """Digest of the file's content."""
+        return digest.of_json(self.spec.model_dump(mode="json"))
+
+    def with_screen(self, images: int) -> Sweep:
+        """The same sweep with a first look at so many images; other keys of its `screen` stay."""
+        known = self.spec.screen.model_dump() if self.spec.screen else {}
+        value = {**self.spec.model_dump(), "screen": {**known, "images": images}}
+        return Sweep.from_dict(value, base_dir=self.base_dir, source=self.source)
+
+    def points(self) -> list[Point]:
+        """What each variant overrides, in a fixed order; see `expand`."""
+        return expand(self.spec, self.source)
+
+
+def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
+    """The variants' overrides: axis -> value, nulls dropped.
+
+    A grid varies its last axis fastest. A random sweep draws `n` different points of the grid with `seed`,
+    and keeps the grid's order.
+
+    Args:
+        spec: a checked sweep.
+        source: the file's name, for messages.
+
+    Returns:
+        One mapping per variant; empty for the base itself.
+
+    Raises:
+        SweepError: nothing is left, a random sweep wants more than there are, two variants are the same.
+    """
+    points = [p for p in _raw_points(spec) if not any(matches(p, rule) for rule in spec.exclude)]
+    if not points:
+        raise SweepError(f"{source} /exclude: no variant is left")
+    if spec.n is not None:
+        if spec.n > len(points):
+            raise SweepError(f"{source} /n: {spec.n} variants wanted, the axes give {len(points)}")
+        chosen = random.Random(spec.seed).sample(range(len(points)), spec.n)
+        points = [points[i] for i in sorted(chosen)]
+    points = [{k: v for k, v in p.items() if v is not None} for p in points]
+    seen: dict[str, int] = {}
+    for i, point in enumerate(points):
+        same = seen.setdefault(digest.of_json({k: v for k, v in point.items() if k != LABEL}), i)
+        if same != i:
+            raise SweepError(f"{source}: variants {same} and {i} are the same: {title(point, spec.strategy)}")
+    return points
+
+
+def _raw_points(spec: SweepSpec) -> list[Point]:
+    if spec.mode == "list":
+        return [dict(v) for v in spec.variants]
+    return [dict(zip(spec.axes, values, strict=True)) for values in itertools.product(*spec.axes.values())]
+
+
+def matches(point: Point, rule: Mapping[str, Any]) -> bool:
+    """Whether an `exclude` entry hits a point: every key of the entry must.
+
+    A plain value must be equal; a list means any of its values, or the list itself (an axis of lists);
+    `{"not": x}` means anything but x, x being any of these forms. An axis that the point does not name counts
+    as null.
+    """
+    return all(_hits(point.get(axis), wanted) for axis, wanted in rule.items())
+
+
+def _hits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, dict) and set(wanted) == {"not"}:
+        return not _hits(value, wanted["not"])
+    if _same(value, wanted):
+        return True
+    return isinstance(wanted, list) and any(_same(value, w) for w in wanted)
+
+
+def _same(a: Any, b: Any) -> bool:
+    # True == 1 in Python, but not in a sweep file.
+    return digest.canonical_json(a) == digest.canonical_json(b)
+
+
+def title(point: Point, base: str) -> str:
+    """A variant's name for people: its own, or the strategy and what is overridden.
+
+    Args:
+        point: the overrides.
+        base: the strategy where the point names none.
+    """
+    if LABEL in point:
+        return str(point[LABEL])
+    words = [f"{k.rsplit('/', 1)[-1]}={_word(v)}" for k, v in point.items() if k != BASE]
+    return " ".join([Path(str(point.get(BASE, base))).stem, *words])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "[]"
+    if isinstance(value, dict):
+        return ",".join(f"{k}:{_word(v)}" for k, v in value.items()) or "{}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,208 @@
+"""One point of a sweep with everything that decides its result, and the key that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vqkit import digest
+from vqkit._version import __version__
+from vqkit.errors import RecordError, SweepError, not_allowed
+
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a variant is measured, apart from its strategy.
+
+    Attributes:
+        seed: for Python, numpy and TensorFlow, set before the model is loaded.
+        calibration: "quantized" observes tensors behind quantized layers, as the reference; "float" does not.
+        vitis_compat: reproduce the reference's defects.
+        batch_size: calibration samples per batch; positions depend on it.
+        steps: calibration batches; None means all.
+        sqnr_images: evaluation samples for the signal-to-noise ratios.
+        eval_images: evaluation samples for the accuracy, a fixed random choice; None means all.
+        qat: how the variant is trained, the values of a `QatSpec`; None for post-training quantization.
+    """
+
+    seed: int = 0
+    calibration: Literal["quantized", "float"] = "quantized"
+    vitis_compat: bool = False
+    batch_size: int = 32
+    steps: int | None = None
+    sqnr_images: int = 100
+    eval_images: int | None = None
+    qat: Mapping[str, Any] | None = None
+
+    def set_seeds(self) -> None:
+        """Seed Python, numpy and TensorFlow."""
+        from vqkit.environment import load_tensorflow
+
+        load_tensorflow()
+        import keras
+
+        keras.utils.set_random_seed(self.seed)
+
+    @property
+    def for_quantize(self) -> dict[str, Any]:
+        """The keyword arguments of `vqkit.quantize` among them."""
+        names = ("batch_size", "steps", "calibration", "vitis_compat")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or data set: how it is named, where it lies, and what is in it.
+
+    Attributes:
+        ref: as the sweep names it, paths made absolute; JSON.
+        digest: of the content.
+        sizes: counts for the record, e.g. {"n_eval": 10000}.
+    """
+
+    ref: Any
+    digest: str
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The source as a record holds it."""
+        return {"ref": self.ref, "digest": self.digest, **dict(self.sizes)}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run to be made.
+
+    Attributes:
+        name: for people.
+        base: built-in strategy or absolute path of a strategy file.
+        overrides: strategy keyword or JSON pointer -> value, folded into `strategy_digest`.
+        strategy_digest: digest of the strategy that results.
+        model, data: what it is measured on.
+        settings: how.
+        code: version and digest of what computes the numbers.
+    """
+
+    name: str
+    base: str
+    overrides: Mapping[str, Any]
+    strategy_digest: str
+    model: Source
+    data: Source
+    settings: Settings
+    code: str
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides the result; names and paths do not."""
+        return key_of(self.inputs())
+
+    def inputs(self) -> dict[str, Any]:
+        """What the run record says about where the numbers come from."""
+        return {
+            "model": self.model.to_json(),
+            "data": self.data.to_json(),
+            "strategy": {"base": Path(self.base).stem, "digest": self.strategy_digest},
+            "overrides": dict(self.overrides),
+            **asdict(self.settings),
+            "code": self.code,
+        }
+
+    def parameters(self) -> dict[str, Any]:
+        """The notebook's parameters, but for the run folder's.
+
+        A notebook that knows nothing of `eval_images` serves all sweeps that do not use it.
+        """
+        return {
+            "name": self.name,
+            "key": self.key,
+            "data": self.data.ref,
+            "strategy": self.base,
+            "overrides": dict(self.overrides),
+            **{k: v for k, v in asdict(self.settings).items() if k != "eval_images" or v is not None},
+        }
+
+
+def deciding(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record's inputs that the key is made of: contents, not names."""
+    contents = {name: inputs[name]["digest"] for name in ("model", "data", "strategy")}
+    plain = {name: inputs[name] for name in (*Settings.__dataclass_fields__, "code")}
+    return {**contents, **plain}
+
+
+def key_of(inputs: Mapping[str, Any]) -> str:
+    """Key of a run from its inputs."""
+    return digest.of_json(deciding(inputs))
+
+
+def checked_inputs(inputs: Mapping[str, Any], where: str | Path) -> dict[str, Any]:
+    """A record's inputs that hold what a run can be made from again.
+
+    Args:
+        inputs: of a record.
+        where: the record, for the message.
+
+    Raises:
+        RecordError: something is missing.
+    """
+    sources = [inputs.get(name) for name in ("model", "data", "strategy")]
+    whole = all(isinstance(s, Mapping) and "digest" in s for s in sources)
+    if not whole or not all("ref" in inputs[name] for name in ("model", "data")):
+        raise RecordError(f"{where}: its inputs do not say which model, data and strategy were used")
+    return dict(inputs)
+
+
+def build_strategy(base: str, overrides: Mapping[str, Any]) -> Strategy:
+    """A strategy with overrides on top of a built-in one or a file.
+
+    Args:
+        base: built-in name or path.
+        overrides: keyword (`weight_bit`) or JSON pointer (`/quantize_registry_config/…`) -> value.
+
+    Raises:
+        StrategyError: unknown base, keyword or pointer, or a value that is not allowed there.
+    """
+    from vqkit.strategy import resolve_name_or_path
+
+    strategy = resolve_name_or_path(base)
+    return strategy.with_overrides(overrides) if overrides else strategy
+
+
+def base_strategy(name: str, base_dir: str | Path) -> str:
+    """A strategy named in a sweep file, so that it means the same in every process.
+
+    Args:
+        name: built-in name, or path of a JSON file.
+        base_dir: relative paths start here.
+
+    Returns:
+        The built-in name, or an absolute path.
+
+    Raises:
+        SweepError: neither.
+    """
+    path = Path(base_dir, name)
+    if path.suffix != ".json":
+        return name
+    if not path.is_file():
+        raise SweepError(
+            not_allowed("strategy", name, ["a built-in name", "the path of an existing .json file"])
+        )
+    return str(path.resolve())
+
+
+def code_digest(notebook_digest: str) -> str:
+    """Version and digest of everything that can change a number: package, notebook, TensorFlow, Keras, numpy.
+
+    Args:
+        notebook_digest: `notebook.source_digest` of the notebook that runs.
+
+    Returns:
+        E.g. `0.1.0+5f2c…`.
+    """
+    return f"{__version__}+{digest.of_json({'code': digest.code_digest(), 'notebook': notebook_digest})}"

@@ -1,0 +1,231 @@
+"""Buttons, long actions, pickers.
+
+A row of buttons, with a field whose text goes with what is pressed.
+
+One long action in the background: a button, its progress, a way to stop it, one message at the end.
+
+HTML whose marked parts can be chosen by mouse and keyboard.
+
+ipywidgets has no table with a cursor and no picture with clickable parts. Here any HTML or SVG becomes one:
+an element with `data-key` can be chosen by click or arrow keys and activated by click, Enter or space; an
+element with `data-sort` asks for another order. State is JSON; what is shown is made in Python, so that the
+static twin is the same text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import ipywidgets as w
+
+from vqkit.errors import VqkitError
+from vqkit.widgets.messages import base, script
+
+Pressed = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Action:
+    """One button.
+
+    Attributes:
+        words: on it.
+        tip: what it does, shown on hover.
+        pressed: called with the field's text, in its turn.
+        icon: name of a Font Awesome icon; "" for none.
+    """
+
+    words: str
+    tip: str
+    pressed: Pressed
+    icon: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the page calls it."""
+        return self.words.lower().replace(" ", "-")
+
+
+def actions(
+    queue: Any, *buttons: Action, field: str = "", field_tip: str = "", value: str = "",
+    disabled: Sequence[str] = (),
+) -> Any:  # fmt: skip
+    """A row of buttons.
+
+    Args:
+        queue: of the widget they are part of.
+        buttons: from left to right.
+        field: label of a text field before them; "" for none.
+        field_tip: what its text is for.
+        value: its text at first.
+        disabled: keys of buttons that cannot be pressed.
+
+    Returns:
+        An ipywidget; set its `disabled` to a list of keys.
+    """
+    return _class()(queue, buttons, field=field, field_tip=field_tip, value=value, disabled=[*disabled])
+
+
+@cache
+def _class() -> type:
+    import traitlets
+
+    class Actions(base()):  # type: ignore[misc]
+        """See `actions`."""
+
+        _esm = script("actions.js")
+        buttons = traitlets.List().tag(sync=True)
+        disabled = traitlets.List().tag(sync=True)
+        field = traitlets.Unicode().tag(sync=True)
+        field_tip = traitlets.Unicode().tag(sync=True)
+        value = traitlets.Unicode().tag(sync=True)
+
+        def __init__(self, queue: Any, buttons: Sequence[Action], **kwargs: Any) -> None:
+            self._pressed = {b.key: b.pressed for b in buttons}
+            shown = [{"key": b.key, "words": b.words, "icon": b.icon, "tip": b.tip} for b in buttons]
+            super().__init__(queue, buttons=shown, **kwargs)
+
+        def heard(self, content: dict[str, Any]) -> None:
+            self._pressed[str(content["key"])](str(content["value"]))
+
+    return Actions
+
+
+Tell = Callable[[float, str], None]
+Work = Callable[[Tell, threading.Event], str]
+
+
+class Job:
+    """*Evaluate* and *Cancel* with their progress.
+
+    Args:
+        queue: of the widget it is part of.
+        work: called when the button is pressed; returns what is to be done in a thread of its own, a
+            function that is given `tell(share, words)` and the event that asks it to stop, and returns a
+            sentence.
+        ended: called in that thread with the sentence, or the error's, and "done" or "error".
+    """
+
+    def __init__(self, queue: Any, work: Callable[[], Work], ended: Callable[[str, str], None]) -> None:
+        self._work, self._ended = work, ended
+        self._cancelled = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._told = 0.0
+        self.buttons = actions(
+            queue,
+            Action(
+                "Evaluate", "quantize and measure with the strategy shown", lambda _: self.begin(), "play"
+            ),
+            Action("Cancel", "stop evaluating", lambda _: self.stop(), "stop"),
+            disabled=["cancel"],
+        )
+        self.progress = w.FloatProgress(min=0, max=1, description="", layout=w.Layout(width="150px"),
+                                        tooltip="progress of the evaluation")  # fmt: skip
+        self.words = w.Label("", layout=w.Layout(width="210px"))
+        self.box = w.HBox([self.buttons, self.progress, self.words])
+
+    def begin(self) -> None:
+        """Start, unless it is running."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._cancelled.clear()
+        self._show(running=True)
+        work = self._work()
+        self._thread = threading.Thread(target=self._run, args=[work], name="vqkit-evaluate", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to stop; it does at its next step."""
+        self._cancelled.set()
+        self.words.value = "stopping …"
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended; False when it still runs after that time."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _run(self, work: Work) -> None:
+        try:
+            text, kind = work(self._tell, self._cancelled), "done"
+        except VqkitError as e:
+            text, kind = str(e), "error"
+        except Exception as e:
+            # A thread has nobody to raise to; the notebook's page is where the person looks.
+            text, kind = f"{type(e).__name__}: {e}", "error"
+        self._show(running=False)
+        self._ended(text, kind)
+
+    def _tell(self, share: float, words: str) -> None:
+        # The page need not repaint faster than a person can read.
+        if share >= 1 or words != self.words.value or time.monotonic() - self._told > 0.2:
+            self.progress.value, self.words.value = share, words
+            self._told = time.monotonic()
+
+    def _show(self, *, running: bool) -> None:
+        self.buttons.disabled = ["evaluate" if running else "cancel"]
+        self.progress.value = 0.0 if running else self.progress.value
+        self.words.value = "starting …" if running else ""
+
+
+Heard = Callable[[str], None]
+
+
+def picker(queue: Any, html: str = "", *, label: str, chosen: str = "") -> Any:
+    """Show HTML and let its parts be chosen.
+
+    Args:
+        queue: of the widget it is part of.
+        html: with `data-key` on what can be chosen and `data-sort` on what sorts; already escaped.
+        label: what it is, for screen readers.
+        chosen: key of the part that is chosen at first.
+
+    Returns:
+        An ipywidget with the traits `html`, `chosen` and `label` to read and set, `dark` (whether the page
+        is dark) and `mode` (what the page said an activation means, see `part`) to read, and the methods
+        `on_activate` and `on_sort`.
+    """
+    return _picker_class()(queue, html=html, label=label, chosen=chosen)
+
+
+@cache
+def _picker_class() -> type:
+    import traitlets
+
+    class Picker(base()):  # type: ignore[misc]
+        """See `picker`."""
+
+        _esm = script("picker.js")
+        html = traitlets.Unicode().tag(sync=True)
+        chosen = traitlets.Unicode().tag(sync=True)
+        label = traitlets.Unicode().tag(sync=True)
+        dark = traitlets.Bool(False).tag(sync=True)
+        mode = traitlets.Int(0).tag(sync=True)
+
+        def __init__(self, queue: Any, **kwargs: Any) -> None:
+            self._heard: dict[str, list[Heard]] = {"activate": [], "sort": []}
+            super().__init__(queue, **kwargs)
+
+        def on_activate(self, heard: Heard) -> None:
+            """Call `heard(key)` when a part is clicked, or Enter or space is pressed on it."""
+            self._heard["activate"].append(heard)
+
+        def on_sort(self, heard: Heard) -> None:
+            """Call `heard(column)` when an element with `data-sort` is pressed."""
+            self._heard["sort"].append(heard)
+
+        def heard(self, content: dict[str, Any]) -> None:
+            # Set without an echo: the page may be further.
+            if content.get("kind") == "choose":
+                self.set_state({"chosen": str(content["key"])})
+            if "mode" in content:
+                self.set_state({"mode": int(content["mode"])})
+            for heard in self._heard.get(content.get("kind", ""), []):
+                heard(str(content["key"]))
+
+    return Picker
