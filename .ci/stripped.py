@@ -25,9 +25,7 @@ def faults(notebook: dict[str, Any]) -> list[str]:
 
 def main(paths: list[str]) -> int:
     """Print the faults of each notebook; 1 when there are any."""
-    found = [
-        f"{path}: {fault}" for path in paths for fault in faults(json.loads(Path(path).read_text("utf-8")))
-    ]
+    found = [f"{path}: {fault}" for path in paths for fault in faults(json.loads(Path(path).read_text("utf-8")))]
     print("\n".join(found) or f"{len(paths)} notebooks are stripped")
     return int(bool(found))
 

@@ -180,9 +180,16 @@ def cells(line: Line) -> tuple[str, ...]:
     """One row of the table."""
     why = line.float or {}
     words = "; ".join(f"{n} × {r}" for r, n in why.items()) or "nothing"
-    return (line.name, str(line.size), line.strategy, str(line.quantized), str(line.carried),
-            str(sum(why.values())), f"{line.seconds:.1f}",
-            f"**{line.error}**" if line.error else words)  # fmt: skip
+    return (
+        line.name,
+        str(line.size),
+        line.strategy,
+        str(line.quantized),
+        str(line.carried),
+        str(sum(why.values())),
+        f"{line.seconds:.1f}",
+        f"**{line.error}**" if line.error else words,
+    )
 
 
 def markdown(lines: Iterable[Line]) -> str:
@@ -227,9 +234,7 @@ def main() -> int:
     names = args.only or list(architectures())
     unknown = sorted(set(names) - set(architectures()))
     if unknown:
-        parser.error(
-            f"--only: {unknown[0]!r} is not in keras.applications. Allowed: {', '.join(architectures())}"
-        )
+        parser.error(f"--only: {unknown[0]!r} is not in keras.applications. Allowed: {', '.join(architectures())}")
     lines = load()
     for name in names:
         todo = [s for s in args.strategies if args.fresh or f"{name} {s}" not in lines]

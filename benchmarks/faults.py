@@ -62,10 +62,15 @@ def fuzz(entry: str, inputs: int) -> Row:
             odd.append(f"seed {seed}: {traceback.format_exc(limit=-3)}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {
-        "entry": entry, "tried": inputs, "refused": seen["refused"], "accepted": seen["accepted"],
-        "else": seen["else"], "seconds": round(time.perf_counter() - began, 1), "peak_mb": peak // 1024,
+        "entry": entry,
+        "tried": inputs,
+        "refused": seen["refused"],
+        "accepted": seen["accepted"],
+        "else": seen["else"],
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_mb": peak // 1024,
         "odd": odd[:5],
-    }  # fmt: skip
+    }
 
 
 def guided(entry: str, runs: int) -> Row:
@@ -95,16 +100,25 @@ def guided(entry: str, runs: int) -> Row:
         base = json.dumps(targets.BASES[0]) if entry == "strategy_file" else yaml.safe_dump(targets.SWEEP)
         Path(corpus, "base").write_text(base)
         done = subprocess.run(
-            [sys.executable, "-c", code, corpus], cwd=corpus, capture_output=True, text=True, check=False,
+            [sys.executable, "-c", code, corpus],
+            cwd=corpus,
+            capture_output=True,
+            text=True,
+            check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
     told = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("SEEN")]
     accepted, refused, peak = map(int, told[0]) if told else (0, 0, 0)
     return {
-        "entry": f"{entry} ({ATHERIS})", "tried": runs, "refused": refused, "accepted": accepted,
-        "else": int(done.returncode != 0), "seconds": round(time.perf_counter() - began, 1), "peak_mb": peak,
+        "entry": f"{entry} ({ATHERIS})",
+        "tried": runs,
+        "refused": refused,
+        "accepted": accepted,
+        "else": int(done.returncode != 0),
+        "seconds": round(time.perf_counter() - began, 1),
+        "peak_mb": peak,
         "odd": [] if done.returncode == 0 else [done.stderr[-2000:]],
-    }  # fmt: skip
+    }
 
 
 def hurt(name: str, times: int) -> Row:
@@ -120,9 +134,14 @@ def hurt(name: str, times: int) -> Row:
             except Exception:
                 odd.append(f"turn {turn}: {traceback.format_exc(limit=-3)[-3000:]}")
     return {
-        "fault": name, "what": (FAULTS[name].__doc__ or "").strip().splitlines()[0], "injected": times,
-        "survived": survived, "then": told, "seconds": round(time.perf_counter() - began), "odd": odd,
-    }  # fmt: skip
+        "fault": name,
+        "what": (FAULTS[name].__doc__ or "").strip().splitlines()[0],
+        "injected": times,
+        "survived": survived,
+        "then": told,
+        "seconds": round(time.perf_counter() - began),
+        "odd": odd,
+    }
 
 
 def apart(entry: str, inputs: int) -> Row:
@@ -189,9 +208,7 @@ FAULT_COLUMNS = ("fault", "injected", "survived", "what", "then", "seconds")
 
 def main() -> int:
     """Run what was asked for; 1 when something did not hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--only", nargs="+", choices=[*TARGETS, *FAULTS, ATHERIS], metavar="NAME")

@@ -67,9 +67,14 @@ def distances(name: str) -> dict[str, Any]:
     optimized = np.asarray(raise_model(graphs(graph, as_strategy("pof2s")).optimized)(x, training=False))
     return {
         "sway": distance(want, np.asarray(model(x * np.float32(1 + 1.2e-7), training=False))),
-        "name": name, "size": size, "spread": float(np.ptp(want)), "read": distance(want, read),
-        "optimized": distance(want, optimized), "seconds": round(seconds, 2), "notes": notes,
-    }  # fmt: skip
+        "name": name,
+        "size": size,
+        "spread": float(np.ptp(want)),
+        "read": distance(want, read),
+        "optimized": distance(want, optimized),
+        "seconds": round(seconds, 2),
+        "notes": notes,
+    }
 
 
 def main() -> int:

@@ -69,10 +69,14 @@ def trivial(folder: Path, variants: int) -> Any:
     np.savez(folder / "d.npz", x_calib=x, x_eval=x, y_eval=np.arange(16) % 2)
     seeds = -(-variants // 10)
     value = {
-        "name": "load", "model": "m.keras", "data": {"npz": "d.npz"}, "strategy": "pof2s", "mode": "random",
+        "name": "load",
+        "model": "m.keras",
+        "data": {"npz": "d.npz"},
+        "strategy": "pof2s",
+        "mode": "random",
         "n": variants,
         "axes": {"seed": list(range(seeds)), "weight_bit": [2, 3, 4, 5, 6], "bias_bit": [6, 8]},
-    }  # fmt: skip
+    }
     return Sweep.from_dict(value, base_dir=folder)
 
 
@@ -81,7 +85,7 @@ def plan(folder: Path, variants: int) -> Result:
     from vqkit.cli.console import step_table
     from vqkit.execution.runner import steps
     from vqkit.runs.store import RunRecord, Status, Store
-    from vqkit.sweeps.resolve import Resolved, opened
+    from vqkit.sweeps.resolve import ResolvedSweep, opened
 
     sweep = trivial(folder, variants)
     runs = Store.at(folder / "runs")
@@ -96,12 +100,10 @@ def plan(folder: Path, variants: int) -> Result:
         planned += shared.resolved(_part(sweep, part)).planned
         taken.append((time.process_time() - began) / len(part))
         grown.append(memory_mb())
-    whole = Resolved(sweep, tuple(planned), shared.model_file, shared.notebook)
+    whole = ResolvedSweep(sweep, tuple(planned), shared.model_file, shared.notebook)
     for p in whole.planned:
         v = p.variant
-        runs.write(
-            RunRecord(v.key, v.name, Status.FINISHED, v.inputs(), "load", started="2026-01-01T00:00:00+00:00")
-        )
+        runs.write(RunRecord(v.key, v.name, Status.FINISHED, v.inputs(), "load", started="2026-01-01T00:00:00+00:00"))
     began = time.process_time()
     todo = steps(whole, runs)
     resumed = time.process_time() - began
@@ -111,11 +113,14 @@ def plan(folder: Path, variants: int) -> Result:
     assert sum(not s.runs for s in todo) == len(todo) == variants
     assert len({p.variant.key for p in whole.planned}) == variants
     return {
-        "variants": variants, "plan_ms_first_tenth": round(1e3 * taken[0], 2),
-        "plan_ms_last_tenth": round(1e3 * taken[-1], 2), "resume_ms": round(1e3 * resumed / variants, 3),
-        "table_ms": round(1e3 * listed / variants, 3), "table_lines": len(table.splitlines()),
+        "variants": variants,
+        "plan_ms_first_tenth": round(1e3 * taken[0], 2),
+        "plan_ms_last_tenth": round(1e3 * taken[-1], 2),
+        "resume_ms": round(1e3 * resumed / variants, 3),
+        "table_ms": round(1e3 * listed / variants, 3),
+        "table_lines": len(table.splitlines()),
         "memory_grew_mb": round(grown[-1] - grown[0], 1),
-    }  # fmt: skip
+    }
 
 
 def _part(sweep: Any, points: list[dict[str, Any]]) -> Any:
@@ -141,7 +146,7 @@ def held() -> dict[str, float]:
 
 def sweep(folder: Path, variants: int) -> Result:
     """Real variants, one after the other in warm kernels."""
-    from vqkit.execution.runner import Options, run_sweep
+    from vqkit.execution.runner import RunOptions, run_sweep
     from vqkit.runs.store import Store
 
     runs, ends, memory = Store.at(folder / "runs"), [time.perf_counter()], []
@@ -152,7 +157,7 @@ def sweep(folder: Path, variants: int) -> Result:
         if len(memory) % 100 == 0:
             print(len(memory), *(f"{k}={v:.0f}" for k, v in memory[-1].items()), file=sys.stderr, flush=True)
 
-    outcome = run_sweep(trivial(folder, variants), runs, Options(), notify=notify)
+    outcome = run_sweep(trivial(folder, variants), runs, RunOptions(), notify=notify)
     assert not outcome.failed
     assert len(outcome.ran) == variants
     inside = np.array([r.metrics["seconds_total"] for r in outcome.ran])
@@ -161,7 +166,8 @@ def sweep(folder: Path, variants: int) -> Result:
     cpu = np.diff([m.pop("cpu") for m in memory])
     half, tenths = variants // 2, np.array_split(memory, 10)
     return {
-        "variants": variants, "wall_s": round(ends[-1] - ends[0]),
+        "variants": variants,
+        "wall_s": round(ends[-1] - ends[0]),
         "notebook_ms_first_half": round(1e3 * float(np.median(inside[1:half]))),
         "notebook_ms_second_half": round(1e3 * float(np.median(inside[half:]))),
         "outside_ms_first_half": round(1e3 * float(np.median(outside[1:half]))),
@@ -169,7 +175,7 @@ def sweep(folder: Path, variants: int) -> Result:
         "cpu_ms_first_half": round(1e3 * float(np.median(cpu[:half]))),
         "cpu_ms_second_half": round(1e3 * float(np.median(cpu[half:]))),
         **{f"{part}_mb": "/".join(f"{max(m[part] for m in t):.0f}" for t in tenths) for part in memory[0]},
-    }  # fmt: skip
+    }
 
 
 def recorded(folder: Path, n: int, samples: int = 450) -> list[str]:
@@ -199,9 +205,12 @@ def compare(folder: Path, n: int) -> Result:
     began = time.perf_counter()
     difference(keys[0], keys[-1], runs_dir=folder)
     return {
-        "runs": n, "leaderboard_cpu_s": round(cpu, 2), "leaderboard_wall_s": round(wall, 2),
-        "lines": len(board.splitlines()), "two_runs_s": round(time.perf_counter() - began, 2),
-    }  # fmt: skip
+        "runs": n,
+        "leaderboard_cpu_s": round(cpu, 2),
+        "leaderboard_wall_s": round(wall, 2),
+        "lines": len(board.splitlines()),
+        "two_runs_s": round(time.perf_counter() - began, 2),
+    }
 
 
 def writers(folder: Path, each: int) -> Result:
@@ -214,9 +223,7 @@ def writers(folder: Path, each: int) -> Result:
                 make.add(folder / str(i), make.record("fs", {"weight_bit": 4, "/w": 100 * i + j}))
         began = time.perf_counter()
         crowd = [
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", WRITE, str(folder / str(i)), server.uri], cwd=ROOT
-            )
+            subprocess.Popen([sys.executable, "-W", "ignore", "-c", WRITE, str(folder / str(i)), server.uri], cwd=ROOT)
             for i in range(WRITERS)
         ]
         codes = [p.wait(600) for p in crowd]
@@ -224,10 +231,14 @@ def writers(folder: Path, each: int) -> Result:
         found = store_runs(folder, server.uri)
     whole = [r for r in found if r["status"] == "FINISHED" and r["complete"] and "record.json" in r["files"]]
     return {
-        "writers": WRITERS, "failed": sum(c != 0 for c in codes), "sent": WRITERS * each, "found": len(whole),
+        "writers": WRITERS,
+        "failed": sum(c != 0 for c in codes),
+        "sent": WRITERS * each,
+        "found": len(whole),
         "double": len(found) - len(Counter(r["key"] for r in found)),
-        "misfiled": sum(r["experiment"] != "vqkit" for r in found), "wall_s": round(wall, 1),
-    }  # fmt: skip
+        "misfiled": sum(r["experiment"] != "vqkit" for r in found),
+        "wall_s": round(wall, 1),
+    }
 
 
 def main() -> None:
@@ -241,9 +252,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=10_000)
     told = parser.parse_args()
     cases: dict[str, Callable[[Path], Result]] = {
-        "plan": lambda f: plan(f, told.variants), "sweep": lambda f: sweep(f, told.real),
-        "compare": lambda f: compare(f, told.records), "writers": lambda f: writers(f, 10),
-    }  # fmt: skip
+        "plan": lambda f: plan(f, told.variants),
+        "sweep": lambda f: sweep(f, told.real),
+        "compare": lambda f: compare(f, told.records),
+        "writers": lambda f: writers(f, 10),
+    }
     result: dict[str, Any] = {"load_before": os.getloadavg()[0]}
     for name in told.only or cases:
         with tempfile.TemporaryDirectory(prefix="vqkit-load-") as folder:

@@ -95,8 +95,16 @@ def ptq(case: Case, chosen: Any, *, labels: bool = False, n: int | None = None) 
     return quantize(case.net, chosen, case.x_calib[:n], **extra)
 
 
-def qat(case: Case, chosen: Any, *, epochs: int, rate: float, factor: float, batch_size: int,
-        n_calib: int | None = None) -> Any:  # fmt: skip
+def qat(
+    case: Case,
+    chosen: Any,
+    *,
+    epochs: int,
+    rate: float,
+    factor: float,
+    batch_size: int,
+    n_calib: int | None = None,
+) -> Any:
     """Training against the float net's outputs."""
     import keras
 
@@ -264,9 +272,7 @@ def main(argv: list[str] | None = None) -> None:
     unknown = set(args.only or ()) - set(ways)
     if unknown:
         parser.error(f"--only: {sorted(unknown)[0]!r} is no row; there are: {', '.join(ways)}")
-    print(
-        f"{args.case}, {bits[0]}-bit weights, {bits[1]}-bit activations, {len(case.x_eval)} labelled samples"
-    )
+    print(f"{args.case}, {bits[0]}-bit weights, {bits[1]}-bit activations, {len(case.x_eval)} labelled samples")
     for words in (("accuracy", "left", "won back", "wall", "CPU"), ("%", "points", "%", "s", "s")):
         print(f"{'':<30}", *(f"{w:>9}" for w in words))
     found = []

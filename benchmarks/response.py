@@ -107,13 +107,16 @@ def measure(lab: Lab, model: str, changes: int) -> dict[str, Any]:
         opened.page.locator(f"{BENCH} tr[data-key='{key}']").click()
         opened.wait(f"{BENCH} img[alt^='{key}']")
         found: dict[str, Any] = {
-            "tensors": rows, "open: first": open_[0], "open": statistics.median(open_),
-            "calibration pass: first": calibrate[0], "calibration pass": statistics.median(calibrate),
+            "tensors": rows,
+            "open: first": open_[0],
+            "open": statistics.median(open_),
+            "calibration pass: first": calibrate[0],
+            "calibration pass": statistics.median(calibrate),
             "quantize": statistics.median(quantize),
             "open / calibration pass: first": ratios[0][0],
             "open / calibration pass": statistics.median(ratios[0]),
             "open / quantize": statistics.median(ratios[1]),
-        }  # fmt: skip
+        }
         for scope, words in (("this tensor", key), ("everything", "of the whole model")):
             opened.page.get_by_role("radio", name=scope).click()
             opened.wait(f"{BENCH} .vq-reach:has-text('{words}')")
@@ -178,12 +181,11 @@ def _took(opened: Notebook, selector: str, act: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", choices=sorted(MODELS), default=["quickstart", "mobilenet_v2"])
-    parser.add_argument("--compare", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure the comparison too")  # fmt: skip
+    parser.add_argument(
+        "--compare", action=argparse.BooleanOptionalAction, default=True, help="measure the comparison too"
+    )
     parser.add_argument("--changes", type=int, default=15, help="changes of each kind")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     given = parser.parse_args()

@@ -105,9 +105,15 @@ def lines(case: Any, strategy: str, n_layers: int, batch: int) -> Iterator[Line]
 
 
 def compared(
-    case: Any, quantized: Any, program: Any, runtimes: list[str], n_layers: int, batch: int, strategy: str,
+    case: Any,
+    quantized: Any,
+    program: Any,
+    runtimes: list[str],
+    n_layers: int,
+    batch: int,
+    strategy: str,
     suffix: str = "",
-) -> Iterator[Line]:  # fmt: skip
+) -> Iterator[Line]:
     """The rows of one simulation and the runtimes beside it."""
     from vqkit.export.crosscheck import cross_check
     from vqkit.export.runtimes import MAKERS, simulation
@@ -149,9 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--strategy", nargs="+", choices=list(STRATEGIES), default=list(REQUIRED))
     parser.add_argument("--calib", type=int, default=200, help="calibration samples (default 200)")
     parser.add_argument("--eval", type=int, default=None, help="labelled samples (default all)")
-    parser.add_argument(
-        "--layers", type=int, default=200, help="samples of the comparison by tensor (default 200)"
-    )
+    parser.add_argument("--layers", type=int, default=200, help="samples of the comparison by tensor (default 200)")
     parser.add_argument("--batch", type=int, default=50, help="samples at once")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)

@@ -68,9 +68,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[Notebook], None], bool]] = {
 def take(lab: Lab, name: str, folder: Path) -> Path:
     """One picture."""
     notebook, selector, prepare, dark = PICTURES[name]
-    source = (
-        ROOT / "notebooks" / notebook if notebook else code_notebook(lab.root / "code.ipynb", SENSITIVITY)
-    )
+    source = ROOT / "notebooks" / notebook if notebook else code_notebook(lab.root / "code.ipynb", SENSITIVITY)
     with lab.open(source, width=1640, height=2100) as opened:
         opened.dark(dark)
         opened.run_all(patience=600)
@@ -90,9 +88,7 @@ def take(lab: Lab, name: str, folder: Path) -> Path:
 
 def main() -> None:
     """Take all pictures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / "docs" / "pictures")
     parser.add_argument("--only", nargs="+", choices=sorted(PICTURES), default=[*PICTURES])
     given = parser.parse_args()

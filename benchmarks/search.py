@@ -34,8 +34,12 @@ BITS = (10, 8, 7, 6, 5, 4)
 # The quantizers of `fsx`, weights clipped where that lowers their error, biases corrected.
 CHANGES = {"weight_method": "MIN_MSE", "include_bias_corr": True}
 # What brings most at 8 bits per channel (docs/benchmarks.md).
-MOBILE = {"activation_method": "NON_OVERFLOW", "input_method": "NON_OVERFLOW", "activation_symmetry": False,
-          "bias_bit": 16}  # fmt: skip
+MOBILE = {
+    "activation_method": "NON_OVERFLOW",
+    "input_method": "NON_OVERFLOW",
+    "activation_symmetry": False,
+    "bias_bit": 16,
+}
 SEEDS, CHECKPOINTS = 5, (10, 15, 20, 25, 30)
 PICTURE = ROOT / "docs" / "search-hypervolume.png"
 FRONT = ROOT / "docs" / "search-mobilenet.png"
@@ -54,8 +58,14 @@ def engines(name: str, n_calib: int, n_eval: int | None, asked: int = 1000) -> t
     return Engine(model, data), Engine(model, data, images=asked), model
 
 
-def front(name: str, sizes: tuple[int, int | None, int], points: int, share: float | None,
-          changes: dict[str, Any], bits: tuple[int, ...] = BITS) -> dict[str, Any]:  # fmt: skip
+def front(
+    name: str,
+    sizes: tuple[int, int | None, int],
+    points: int,
+    share: float | None,
+    changes: dict[str, Any],
+    bits: tuple[int, ...] = BITS,
+) -> dict[str, Any]:
     """Mixed strategies by size against uniform ones, from one call; with `share`, none above that size."""
     from vqkit.search import mixed
     from vqkit.strategy import Strategy
@@ -64,8 +74,16 @@ def front(name: str, sizes: tuple[int, int | None, int], points: int, share: flo
     base = Strategy.builtin("fsx").with_kwargs(**changes)
     began = time.perf_counter()
     largest = None if share is None else share * engine.measure(base).size_bytes
-    found = mixed(engine, base, bits=bits, points=points, max_size=largest, sensitivity_engine=asker,
-                  uniform=(8, 6, 4) if share is None else (8,), progress=True)  # fmt: skip
+    found = mixed(
+        engine,
+        base,
+        bits=bits,
+        points=points,
+        max_size=largest,
+        sensitivity_engine=asker,
+        uniform=(8, 6, 4) if share is None else (8,),
+        progress=True,
+    )
     seconds = time.perf_counter() - began
     print(f"{found}\n{seconds:.0f} s", flush=True)
     rows = [{k: v for k, v in r.items() if k != "bits"} for r in found.table.to_dict("records")]
@@ -74,12 +92,15 @@ def front(name: str, sizes: tuple[int, int | None, int], points: int, share: flo
     eight = found.uniform[0].measured.size_bytes
     best = found.best(max_size=0.6 * eight)
     return {
-        "rows": rows, "seconds": seconds, "float_accuracy": found.float_accuracy,
-        "on_front": len(found.pareto()), "dominates": dominated(found),
+        "rows": rows,
+        "seconds": seconds,
+        "float_accuracy": found.float_accuracy,
+        "on_front": len(found.pareto()),
+        "dominates": dominated(found),
         "share_of_8_bit": None if best is None else best.measured.size_bytes / eight,
         "drop_at_60_percent": None if best is None else best.measured.drop,
         "bits": None if best is None else best.bits,
-    }  # fmt: skip
+    }
 
 
 def dominated(found: Any) -> dict[str, bool]:
@@ -87,10 +108,11 @@ def dominated(found: Any) -> dict[str, bool]:
 
     def beaten(u: Any) -> bool:
         return any(
-            p.measured.size_bytes <= u.measured.size_bytes and p.measured.accuracy >= u.measured.accuracy
+            p.measured.size_bytes <= u.measured.size_bytes
+            and p.measured.accuracy >= u.measured.accuracy
             and (p.measured.size_bytes, p.measured.accuracy) != (u.measured.size_bytes, u.measured.accuracy)
             for p in found.points
-        )  # fmt: skip
+        )
 
     return {u.name: beaten(u) for u in found.uniform}
 
@@ -112,8 +134,14 @@ def draw_front(rows: list[dict[str, Any]], float_accuracy: float, n: int, path: 
         ax.errorbar(size, 100 * accuracy, bars, fmt=marker, color=colour, ms=6, lw=1, label=f"{name} bits")
         for row, x, y in zip(chosen, size, 100 * accuracy, strict=True):
             if name == "uniform":
-                ax.annotate(row["name"].removeprefix("uniform-") + " bit", (x, y), (-4, -24), ha="right",
-                            textcoords="offset points", color=colour)  # fmt: skip
+                ax.annotate(
+                    row["name"].removeprefix("uniform-") + " bit",
+                    (x, y),
+                    (-4, -24),
+                    ha="right",
+                    textcoords="offset points",
+                    color=colour,
+                )
     ax.axhline(100 * float_accuracy, color="0.4", ls="--", lw=1, label="float")
     ax.set(xlabel="size of weights, kB", ylabel=f"top-1, % of {n} images", ylim=(0, None))
     ax.legend(frameon=False, loc="lower right")
@@ -178,7 +206,7 @@ def random(n_eval: int | None) -> dict[str, Any]:
     """
     from vqkit.quantization.prepare import prepare
     from vqkit.search import allocation
-    from vqkit.search.mixed_precision import Options
+    from vqkit.search.mixed_precision import LayerOptions
     from vqkit.search.questions import units
     from vqkit.strategy import Strategy
 
@@ -192,7 +220,7 @@ def random(n_eval: int | None) -> dict[str, Any]:
     largest = evaluator.answer(dict.fromkeys(pointers.values(), 8)).metrics["size_bytes"]
     per_trial = time.perf_counter() - began
     began = time.perf_counter()
-    options = Options(asker, base, prepared, (8, 6, 4, 3, 2), "kl", (), False, False)
+    options = LayerOptions(asker, base, prepared, (8, 6, 4, 3, 2), "kl", (), False, False)
     problem = options.problem(("weights",), largest)
     chosen = allocation.front(problem, 8)
     lost = int(np.ceil((time.perf_counter() - began) / per_trial))
@@ -209,21 +237,32 @@ def random(n_eval: int | None) -> dict[str, Any]:
     at = {str(c): {k: [v[min(c, len(v)) - 1] for v in vs] for k, vs in curves.items()} for c in CHECKPOINTS}
     better = all(min(v["search"]) > max(v["random"]) for v in at.values())
     mean = {c: {k: float(np.mean(v)) for k, v in kinds.items()} for c, kinds in at.items()}
-    return {"trials_for_sensitivities": lost, "mean": mean, "every_seed_better_everywhere": better,
-            "better_in_the_mean": all(m["search"] > m["random"] for m in mean.values())}  # fmt: skip
+    return {
+        "trials_for_sensitivities": lost,
+        "mean": mean,
+        "every_seed_better_everywhere": better,
+        "better_in_the_mean": all(m["search"] > m["random"] for m in mean.values()),
+    }
 
 
-def trials_of(evaluator: Measured, axes: list[str], kind: str, seed: int, start: list[dict[str, Any]],
-              trials: int) -> list[tuple[float, float]]:  # fmt: skip
+def trials_of(
+    evaluator: Measured, axes: list[str], kind: str, seed: int, start: list[dict[str, Any]], trials: int
+) -> list[tuple[float, float]]:
     """(size, accuracy) of each trial in order."""
     from vqkit.search.loop import run
     from vqkit.search.study import Search
 
     value = {
-        "name": f"{kind}-{seed}", "model": "resnet8.keras", "data": "digits", "strategy": "fsx",
-        "trials": trials, "axes": {a: {"low": 2, "high": 8} for a in axes}, "seed": seed, "start": start,
+        "name": f"{kind}-{seed}",
+        "model": "resnet8.keras",
+        "data": "digits",
+        "strategy": "fsx",
+        "trials": trials,
+        "axes": {a: {"low": 2, "high": 8} for a in axes},
+        "seed": seed,
+        "start": start,
         "sampler": "tpe" if kind == "search" else "random",
-    }  # fmt: skip
+    }
     with tempfile.TemporaryDirectory() as folder:
         found = run(Search.from_dict(value), Path(folder), evaluator)
     return [(t.values[1], t.values[0]) for t in found.trials if t.values is not None]
@@ -313,9 +352,7 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
                     outputs = evaluate(made.model, engine.data.x_eval, engine.data.y_eval).predictions
                     alone.append(tallied(outputs, engine.float_outputs(), engine.data.y_eval))
             else:
-                found.append(
-                    ask(model, engine.data, strategy, bits=(8, 6, 4), kinds=kinds, engine=engine).rows
-                )
+                found.append(ask(model, engine.data, strategy, bits=(8, 6, 4), kinds=kinds, engine=engine).rows)
             taken[part] = clocks() - began
         at_once, one_by_one = (taken["before"] + taken["after"]) / 2, taken["one by one"]
         same = sum(
@@ -324,11 +361,18 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
         )
         ratio, cpu_ratio = one_by_one / at_once
         results[base] = {
-            "questions": len(asked), "images": images, "seconds": at_once[0], "cpu_seconds": at_once[1],
-            "first_seconds": taken["first"][0], "one_by_one_seconds": one_by_one[0],
-            "one_by_one_cpu_seconds": one_by_one[1], "ratio": ratio, "cpu_ratio": cpu_ratio, "same": same,
+            "questions": len(asked),
+            "images": images,
+            "seconds": at_once[0],
+            "cpu_seconds": at_once[1],
+            "first_seconds": taken["first"][0],
+            "one_by_one_seconds": one_by_one[0],
+            "one_by_one_cpu_seconds": one_by_one[1],
+            "ratio": ratio,
+            "cpu_ratio": cpu_ratio,
+            "same": same,
             "load": os.getloadavg()[0],
-        }  # fmt: skip
+        }
         print(
             f"{base}: {len(asked)} questions on {images} images in {at_once[0]:.1f} s "
             f"({at_once[1]:.1f} s CPU; {taken['first'][0]:.1f} s at first), one by one {one_by_one[0]:.1f} s "

@@ -54,10 +54,11 @@ def kl(bins: int, repeats: int) -> Result:
 
 CASES: dict[str, Callable[[int], Result]] = {
     **{f"ptq_{m}_{s}": (lambda _, m=m, s=s: single.ptq(m, s)) for m, s in single.REFERENCE},
-    **{f"calibrate_minmax_{m}": (lambda r, m=m: single.calibration(m, 0, 1.4, r, "float"))
-       for m in ("resnet8", "mobilenetv2_96")},
-    **{f"calibrate_mse_{m}": (lambda r, m=m: single.calibration(m, 1, 4, r))
-       for m in ("resnet8", "mobilenetv2_96")},
+    **{
+        f"calibrate_minmax_{m}": (lambda r, m=m: single.calibration(m, 0, 1.4, r, "float"))
+        for m in ("resnet8", "mobilenetv2_96")
+    },
+    **{f"calibrate_mse_{m}": (lambda r, m=m: single.calibration(m, 1, 4, r)) for m in ("resnet8", "mobilenetv2_96")},
     **{f"calibrate_all_{m}": (lambda r, m=m: single.union(m, 7, r)) for m in ("resnet8", "mobilenetv2_96")},
     **{f"inference_{m}": (lambda r, m=m, w=w: single.inference(m, w, r)) for m, w in INFERENCE.items()},
     "marginal_float": lambda _: many.marginal("float", 1.3),
@@ -67,7 +68,7 @@ CASES: dict[str, Callable[[int], Result]] = {
     "scale": lambda _: many.scale(),
     "kl_2048": lambda r: kl(2048, max(r, 15)),
     "kl_16k": lambda r: kl(16384, r),
-}  # fmt: skip
+}
 
 
 def row(name: str, found: Result) -> str:
@@ -99,9 +100,7 @@ def write(lines: list[str]) -> None:
     """Put the table between its marks in docs/benchmarks.md."""
     text = DOCS.read_text("utf-8")
     block = "\n".join([BEGIN, *lines, END])
-    DOCS.write_text(
-        re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.S), "utf-8"
-    )
+    DOCS.write_text(re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.S), "utf-8")
 
 
 def main(argv: list[str] | None = None) -> None:

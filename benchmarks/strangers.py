@@ -79,11 +79,12 @@ def summary(lines: list[Line]) -> dict[str, Any]:
     verdicts = Counter(c.verdict for line in lines for c in line.cells.values() if c.verdict)
     differences = [line.difference for line in lines if line.difference is not None]
     return {
-        "strangers": len(lines), **{v: verdicts[v] for v in ("right", "refused", "wrong")},
+        "strangers": len(lines),
+        **{v: verdicts[v] for v in ("right", "refused", "wrong")},
         "raw_errors": sum(c.words.startswith("raw ") for line in lines for c in line.cells.values()),
         "largest_float_difference": max(differences, default=0.0),
         "lines": [asdict(line) for line in lines],
-    }  # fmt: skip
+    }
 
 
 def page(lines: list[Line]) -> str:
@@ -135,9 +136,7 @@ def main() -> int:
     if unknown:
         parser.error(f"--only: {unknown[0]!r} is none of {', '.join(names)}")
     names = [n for n in names if not args.only or n in args.only]
-    kept = (
-        {d["name"]: line_of(d) for d in json.loads(RESULTS.read_text("utf-8"))} if RESULTS.is_file() else {}
-    )
+    kept = {d["name"]: line_of(d) for d in json.loads(RESULTS.read_text("utf-8"))} if RESULTS.is_file() else {}
     in_slices([n for n in names if args.fresh or n not in kept], kept)
     lines = [kept[n] for n in names]
     print(*table(lines), sep="\n")

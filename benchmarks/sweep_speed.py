@@ -65,9 +65,7 @@ def measured(command: list[str]) -> Result:
     is missing from what the system reports about children.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen = _Seen()
     watcher = threading.Thread(target=seen.watch, args=(process.pid,), daemon=True)
     watcher.start()
@@ -123,15 +121,11 @@ def case_files(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
 def grid(n: int) -> list[dict[str, Any]]:
     """Variants that differ in strategy, widths and granularity; the first ones are spread over all."""
     bits = itertools.product(("pof2s", "fsx"), (8, 6, 5, 4), (8, 7, 6, 5), (False, True))
-    points = [
-        {"strategy": s, "weight_bit": w, "activation_bit": a, "weight_per_channel": c} for s, w, a, c in bits
-    ]
+    points = [{"strategy": s, "weight_bit": w, "activation_bit": a, "weight_per_channel": c} for s, w, a, c in bits]
     return points[:: max(1, len(points) // n)][:n]
 
 
-def sweep(
-    folder: Path, name: str, model: Path, data: Any, points: list[dict[str, Any]], **settings: Any
-) -> Path:
+def sweep(folder: Path, name: str, model: Path, data: Any, points: list[dict[str, Any]], **settings: Any) -> Path:
     """A sweep file."""
     path = folder / f"{name}.json"
     value = {"model": str(model), "data": data, "mode": "list", "variants": points, **settings}
@@ -151,16 +145,26 @@ def unit(model: Path, data: Any, jobs: int) -> tuple[float, float]:
     return wall, cpu
 
 
-def separate(
-    folder: Path, model: Path, data: Any, points: list[dict[str, Any]], calibration: str
-) -> Iterator[Result]:
+def separate(folder: Path, model: Path, data: Any, points: list[dict[str, Any]], calibration: str) -> Iterator[Result]:
     """Single runs, one process each, in a store of their own."""
     for i, point in enumerate(points):
         pairs = [f"{k}={json.dumps(v)}" for k, v in point.items() if k != "strategy"]
         yield measured(
-            vqkit("run", model, *pairs, "-s", point["strategy"], "--data", json.dumps(data), "--calibration",
-                  calibration, "--no-track", "--runs", folder / f"separate-{calibration}-{i}")
-        )  # fmt: skip
+            vqkit(
+                "run",
+                model,
+                *pairs,
+                "-s",
+                point["strategy"],
+                "--data",
+                json.dumps(data),
+                "--calibration",
+                calibration,
+                "--no-track",
+                "--runs",
+                folder / f"separate-{calibration}-{i}",
+            )
+        )
 
 
 def variants(runs: Path) -> list[float]:
@@ -181,8 +185,17 @@ def resnet8(calibration: str, n: int, sample: int, jobs: int, folder: Path) -> R
     half = max(1, sample // 2)
     single = list(separate(folder, model, data, chosen[:half], calibration))
     before = unit(model, data, jobs)
-    few = measured(vqkit("sweep", sweep(folder, "one", model, data, points[:1], calibration=calibration),
-                         "--no-track", "-j", jobs, "--runs", folder / f"one-{calibration}"))  # fmt: skip
+    few = measured(
+        vqkit(
+            "sweep",
+            sweep(folder, "one", model, data, points[:1], calibration=calibration),
+            "--no-track",
+            "-j",
+            jobs,
+            "--runs",
+            folder / f"one-{calibration}",
+        )
+    )
     whole = measured(vqkit("sweep", file, "--no-track", "-j", jobs, "--runs", runs))
     after = unit(model, data, jobs)
     single += separate(folder, model, data, chosen[half:], calibration)
@@ -190,16 +203,27 @@ def resnet8(calibration: str, n: int, sample: int, jobs: int, folder: Path) -> R
     passes = [(a + b) / 2 for a, b in zip(before, after, strict=True)]
     marginal = [(whole[k] - few[k]) / (n - 1) for k in ("wall", "cpu")]
     return {
-        "variants": n, "separate_sample": len(single), "jobs": jobs,
-        "separate_wall": one, "separate_cpu": alone, "sweep_wall": whole["wall"], "sweep_cpu": whole["cpu"],
-        "times_faster_wall": one * n / whole["wall"], "times_faster_cpu": alone * n / whole["cpu"],
-        "pass_wall": passes[0], "pass_cpu": passes[1],
-        "marginal_wall": marginal[0], "marginal_cpu": marginal[1],
-        "marginal_passes_wall": marginal[0] / passes[0], "marginal_passes_cpu": marginal[1] / passes[1],
-        "warm_variants": len(variants(runs)), "seconds_variant": statistics.median(variants(runs)),
-        "peak_sweep_MiB": whole["bytes"] >> 20, "peak_single_MiB": max(r["bytes"] for r in single) >> 20,
+        "variants": n,
+        "separate_sample": len(single),
+        "jobs": jobs,
+        "separate_wall": one,
+        "separate_cpu": alone,
+        "sweep_wall": whole["wall"],
+        "sweep_cpu": whole["cpu"],
+        "times_faster_wall": one * n / whole["wall"],
+        "times_faster_cpu": alone * n / whole["cpu"],
+        "pass_wall": passes[0],
+        "pass_cpu": passes[1],
+        "marginal_wall": marginal[0],
+        "marginal_cpu": marginal[1],
+        "marginal_passes_wall": marginal[0] / passes[0],
+        "marginal_passes_cpu": marginal[1] / passes[1],
+        "warm_variants": len(variants(runs)),
+        "seconds_variant": statistics.median(variants(runs)),
+        "peak_sweep_MiB": whole["bytes"] >> 20,
+        "peak_single_MiB": max(r["bytes"] for r in single) >> 20,
         "peak_ratio": whole["bytes"] / max(r["bytes"] for r in single),
-    }  # fmt: skip
+    }
 
 
 def partial(n: int, jobs: int, folder: Path) -> Result:
@@ -210,10 +234,19 @@ def partial(n: int, jobs: int, folder: Path) -> Result:
     found: Result = {"variants": n, "start": "conv_pw_10 of 27 convolutions"}
     for name, chosen in (("whole", points), ("late", late)):
         few, all_ = (
-            measured(vqkit("sweep", sweep(folder, f"{name}-{k}", model, data, some, calibration="float"),
-                           "--no-track", "-j", jobs, "--runs", folder / f"{name}-{k}"))
+            measured(
+                vqkit(
+                    "sweep",
+                    sweep(folder, f"{name}-{k}", model, data, some, calibration="float"),
+                    "--no-track",
+                    "-j",
+                    jobs,
+                    "--runs",
+                    folder / f"{name}-{k}",
+                )
+            )
             for k, some in (("one", chosen[:1]), ("all", chosen))
-        )  # fmt: skip
+        )
         for k in ("cpu", "wall"):
             found[f"{name}_marginal_{k}"] = (all_[k] - few[k]) / (n - 1)
     for k in ("cpu", "wall"):

@@ -49,9 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         for compat in (False, True):
             walk.one(model, strategy, kwargs, compat)
         done += 1
-    print(f"{done} of {len(work)} combinations, each on one of {len(graphs)} graphs, twice: "
-          f"{walk.checked} checked, {walk.refused} refused, {walk.quantized} quantized, "
-          f"{len(walk.faults)} faults")  # fmt: skip
+    print(
+        f"{done} of {len(work)} combinations, each on one of {len(graphs)} graphs, twice: "
+        f"{walk.checked} checked, {walk.refused} refused, {walk.quantized} quantized, "
+        f"{len(walk.faults)} faults"
+    )
     for line in walk.faults:
         print(f"  FAULT: {line}")
     for strategy, kinds in walk.refusals.items():
@@ -80,9 +82,7 @@ def _models(golden: Path) -> Iterator[Any]:
     rng = random.Random(1)
     for seed in range(40):
         names = rng.choices(sorted(programs.STEPS), k=rng.randint(2, 9))
-        steps = tuple(
-            programs.Step(n, rng.choice((0, 0, 0, 1, 2)), rng.randrange(8), rng.randrange(21)) for n in names
-        )
+        steps = tuple(programs.Step(n, rng.choice((0, 0, 0, 1, 2)), rng.randrange(8), rng.randrange(21)) for n in names)
         yield programs.build(programs.Program((3,), steps, rng.randint(1, 2), seed))
 
 

@@ -62,15 +62,15 @@ def api() -> str:
 def schema() -> str:
     """A page of every key of the strategy format, from its JSON Schema."""
     document = json.loads((ROOT / "strategies" / "schema.json").read_text("utf-8"))
-    parts = ["# The strategy format, key by key\n\nFrom `strategies/schema.json`, which editors can use; "
-             "[the strategy page](../strategy.md) explains the keys.\n"]  # fmt: skip
+    parts = [
+        "# The strategy format, key by key\n\nFrom `strategies/schema.json`, which editors can use; "
+        "[the strategy page](../strategy.md) explains the keys.\n"
+    ]
     for name, form in document.get("$defs", {}).items():
         rows = [_row(key, value) for key, value in form.get("properties", {}).items()]
         if rows:
             about = " ".join(str(form.get("description", "")).split())
-            parts.append(
-                f"## {name}\n\n{about}\n\n| key | type | default |\n|---|---|---|\n" + "\n".join(rows) + "\n"
-            )
+            parts.append(f"## {name}\n\n{about}\n\n| key | type | default |\n|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 

@@ -68,7 +68,7 @@ PACKAGE_CIRCLES: list[set[str]] = [
 FILE_CIRCLES: list[set[str]] = []
 UNTYPED_NOUNS = 197
 """Parameters called by a core noun and typed Any."""
-SKIPS = 420
+SKIPS = 20
 """How many statements are kept from the formatter."""
 LAZY = {
     "cli": (82, "a command loads what it needs when it runs: `vqkit --help` answers at once"),

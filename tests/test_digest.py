@@ -94,8 +94,10 @@ def test_one_byte_in_a_numeric_file_is_another_digest_and_in_a_view_the_same(tmp
     (package / "unheard_of" / "x.py").write_text("")
     now = digest.sources(package)
     assert {n for n in now if now[n] != after.get(n)} == {
-        "_data/strategies/fs.json", "quantization/unheard_of.py", "unheard_of/x.py",
-    }  # fmt: skip
+        "_data/strategies/fs.json",
+        "quantization/unheard_of.py",
+        "unheard_of/x.py",
+    }
 
 
 def test_the_key_and_every_cache_hold_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -87,9 +87,7 @@ def test_no_byte_can_be_another_without_being_noticed(
     )
 
 
-def test_what_cannot_be_written_is_said_and_not_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_written_is_said_and_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
     DiskCache(tmp_path / "file" / "below").keep_json("x.json", 1)
     assert "not kept for later" in caplog.text
@@ -97,9 +95,7 @@ def test_what_cannot_be_written_is_said_and_not_kept(
 
 def test_a_file_larger_than_what_vqkit_writes_takes_no_memory(tmp_path: Path) -> None:
     files.write_npz(tmp_path / "x.npz", {"x": np.zeros(1 << 20, np.uint8)}, compressed=True)
-    with pytest.raises(
-        RecordError, match=r"x\.npz: cannot be read: ValueError: its arrays take 10487\d\d bytes"
-    ):
+    with pytest.raises(RecordError, match=r"x\.npz: cannot be read: ValueError: its arrays take 10487\d\d bytes"):
         files.read_npz(tmp_path / "x.npz", most=1 << 20)
 
 
@@ -164,8 +160,11 @@ def test_every_cache_of_a_run_folder_may_be_damaged(tmp_path: Path, caplog: pyte
     wanted = filled(tmp_path)
     kept = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert {p.parent.relative_to(tmp_path).parts[0] for p in kept} == {
-        "float", "observed", "measured", "sensitivity",
-    }  # fmt: skip
+        "float",
+        "observed",
+        "measured",
+        "sensitivity",
+    }
     assert {stat.S_IMODE(p.stat().st_mode) for p in kept} == {0o644}
     for damage in (cut, foreign, folder):
         for path in (p for p in sorted(tmp_path.rglob("*")) if p.is_file()):

@@ -23,9 +23,7 @@ def names_of(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], An
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = homes[name]
-        value = (
-            getattr(import_module(f"{package}.{home}"), name) if home else import_module(f"{package}.{name}")
-        )
+        value = getattr(import_module(f"{package}.{home}"), name) if home else import_module(f"{package}.{name}")
         setattr(sys.modules[package], name, value)
         return value
 

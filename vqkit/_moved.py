@@ -55,19 +55,14 @@ class _Old(ModuleType):
         for home in homes:
             module = importlib.import_module(f"vqkit.{home}")
             if hasattr(module, name):
-                say = (
-                    f"{self.__name__}.{name} is vqkit.{home}.{name} now; the old name goes with vqkit {LAST}"
-                )
+                say = f"{self.__name__}.{name} is vqkit.{home}.{name} now; the old name goes with vqkit {LAST}"
                 warnings.warn(say, DeprecationWarning, stacklevel=2)
                 return getattr(module, name)
-        where = (
-            ", ".join(f"vqkit.{h}" for h in homes)
-            or "parts with names of their own, see docs/architecture.md"
-        )
+        where = ", ".join(f"vqkit.{h}" for h in homes) or "parts with names of their own, see docs/architecture.md"
         raise AttributeError(f"module {self.__name__!r} is {where} now and has no attribute {name!r}")
 
 
-class _Finder(MetaPathFinder, Loader):
+class _OldNames(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -85,5 +80,5 @@ class _Finder(MetaPathFinder, Loader):
 
 def install() -> None:
     """Let the import system find the old names, also where empty folders of theirs are left."""
-    if not any(isinstance(f, _Finder) for f in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    if not any(isinstance(f, _OldNames) for f in sys.meta_path):
+        sys.meta_path.insert(0, _OldNames())

@@ -25,7 +25,7 @@ _TEXT = 4 << 20
 Refusal = type[ModelError] | type[DataError]
 
 
-class Room:
+class MemoryBudget:
     """What one file may claim.
 
     Attributes:
@@ -57,9 +57,7 @@ class Room:
             try:
                 return int(float(given))
             except ValueError as e:
-                raise self.error(
-                    f"{OPTION}={given!r} in the environment: give a number of bytes, as 8e9"
-                ) from e
+                raise self.error(f"{OPTION}={given!r} in the environment: give a number of bytes, as 8e9") from e
         share = int(psutil.virtual_memory().available * _SHARE)
         return min(share, max(_LEAST, _TIMES * self.size))
 
@@ -94,7 +92,7 @@ def _readable(size: int) -> str:
     return f"{size} bytes"
 
 
-def check_zip(path: Path, room: Room) -> None:
+def check_zip(path: Path, room: MemoryBudget) -> None:
     """Raise where the members of a zip archive unpack to more than it may claim.
 
     Args:
@@ -131,7 +129,7 @@ def _seekable(member: zipfile.ZipInfo, opened: IO[bytes]) -> Iterator[IO[bytes]]
         yield unpacked
 
 
-def check_h5(source: Any, room: Room, prefix: str = "") -> None:
+def check_h5(source: Any, room: MemoryBudget, prefix: str = "") -> None:
     """Raise where an HDF5 file reads another file, or claims what it does not hold.
 
     Args:
@@ -153,7 +151,7 @@ def check_h5(source: Any, room: Room, prefix: str = "") -> None:
 class _Check:
     """Walks an HDF5 file without reading its arrays."""
 
-    def __init__(self, room: Room, prefix: str) -> None:
+    def __init__(self, room: MemoryBudget, prefix: str) -> None:
         self._room, self._prefix, self._total = room, prefix, 0
 
     def group(self, root: Any) -> None:
@@ -234,7 +232,7 @@ def _written(data: Any) -> bool:
     return bool(data.id.get_num_chunks() >= expected)
 
 
-def check_arrays(path: Path, room: Room) -> None:
+def check_arrays(path: Path, room: MemoryBudget) -> None:
     """Raise where the arrays of an `.npz` file claim more than it may, or more than their member holds.
 
     Args:
@@ -250,8 +248,9 @@ def check_arrays(path: Path, room: Room) -> None:
     from numpy.lib import format as npy
 
     readers: dict[tuple[int, int], Callable[..., Any]] = {
-        (1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0
-    }  # fmt: skip
+        (1, 0): npy.read_array_header_1_0,
+        (2, 0): npy.read_array_header_2_0,
+    }
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         room.hold(sum(m.file_size for m in members), "its content, unpacked,")
@@ -263,6 +262,4 @@ def check_arrays(path: Path, room: Room) -> None:
                 shape, _, dtype = reader(opened)
             claimed = math.prod(shape) * dtype.itemsize
             if claimed > member.file_size and not dtype.hasobject:
-                room.refuse(
-                    f"{member.filename} claims {claimed} bytes, {member.file_size} are there: it is damaged"
-                )
+                room.refuse(f"{member.filename} claims {claimed} bytes, {member.file_size} are there: it is damaged")

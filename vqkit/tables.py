@@ -6,6 +6,8 @@ import html
 import shutil
 from collections.abc import Sequence
 
+from vqkit.errors import SweepError
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -62,9 +64,7 @@ def terminal_width() -> int:
 
 
 def _line(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str:
-    cells = (
-        c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-    )
+    cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
     return "  ".join(cells).rstrip()
 
 
@@ -77,9 +77,7 @@ def html_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,))
 
 def _html_row(tag: str, cells: Sequence[str], left: Sequence[int]) -> str:
     side = ("left" if i in left else "right" for i in range(len(cells)))
-    inner = (
-        f'<{tag} style="text-align:{s}">{html.escape(c)}</{tag}>' for s, c in zip(side, cells, strict=True)
-    )
+    inner = (f'<{tag} style="text-align:{s}">{html.escape(c)}</{tag}>' for s, c in zip(side, cells, strict=True))
     return f"<tr>{''.join(inner)}</tr>"
 
 
@@ -116,3 +114,30 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_size(text: str, whole: float | None = None) -> float:
+    """Bytes of a text such as 100KB, 0.5MB, 2048 or 60%.
+
+    Args:
+        text: number with an optional unit: B, KB, MB, GB (powers of 1000), KiB, MiB; or per cent of `whole`.
+        whole: bytes of 100 %.
+
+    Raises:
+        SweepError: it is none of these.
+    """
+    units = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20}
+    plain = text.strip().lower().replace(" ", "")
+    number = plain.rstrip("%bkmgi")
+    unit = plain[len(number) :]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit == "%" and whole is not None and value > 0:
+        return value / 100 * whole
+    if unit not in units or value <= 0:
+        raise SweepError(
+            f"{text!r} is not a size. Allowed: 2048, 100KB, 0.5MB, 64KiB" + (", 60%" if whole is not None else "")
+        )
+    return value * units[unit]

@@ -11,7 +11,7 @@ from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import fake_quantize
 from vqkit.primitives.spec import Method
-from vqkit.quantization.calibrate import Step
+from vqkit.quantization.calibrate import Calibrator
 from vqkit.quantization.data import batches
 from vqkit.quantization.plan import Row
 from vqkit.quantization.solve import bake, weights_while_calibrating
@@ -20,7 +20,7 @@ MARGIN = 1e-6
 """Relative distance from a boundary within which another TensorFlow build's sums may decide otherwise."""
 
 
-class _Watch(Step):
+class _Watch(Calibrator):
     """A calibration pass that keeps the values in front of one quantizer."""
 
     def __init__(self, watched: str, *args: Any) -> None:

@@ -32,12 +32,8 @@ def check(directory: Path) -> PartResult | None:
         return None
     rows: list[Row] = json.loads((directory / "hist.json").read_text())
     with np.load(directory / "hist.npz") as arrays:
-        found = [
-            item for name in dict.fromkeys(r["seq"] for r in rows) for item in _sequence(name, rows, arrays)
-        ]
-    wrong = tuple(
-        f"hist {what}: {got} instead of {want}" for what, got, want in found if not np.array_equal(got, want)
-    )
+        found = [item for name in dict.fromkeys(r["seq"] for r in rows) for item in _sequence(name, rows, arrays)]
+    wrong = tuple(f"hist {what}: {got} instead of {want}" for what, got, want in found if not np.array_equal(got, want))
     return PartResult("hist", len(found), len(found) - len(wrong), (), wrong)
 
 

@@ -13,11 +13,19 @@ from vqkit.errors import ModelError, nearest
 # Keras 2, in which the data were recorded, and what Keras 3 calls the same.
 _WEIGHTS = {"depthwise_kernel": "kernel"}
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
     "pow": operator.pow,
-}  # fmt: skip
-_FUNCTIONS = {"concat": "concatenate", "reduce_mean": "mean", "reduce_max": "max", "reduce_sum": "sum",
-              "swish": "silu"}  # fmt: skip
+}
+_FUNCTIONS = {
+    "concat": "concatenate",
+    "reduce_mean": "mean",
+    "reduce_max": "max",
+    "reduce_sum": "sum",
+    "swish": "silu",
+}
 FIRST = "in"
 """Name of the first input, and of its arrays `calib` and `eval`; those of others are `calib/<name>`."""
 
@@ -56,9 +64,7 @@ def build(ir: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None) -> Any
     return model
 
 
-def inputs(
-    ir: Mapping[str, Any], arrays: Mapping[str, np.ndarray], part: str, count: int | None = None
-) -> Any:
+def inputs(ir: Mapping[str, Any], arrays: Mapping[str, np.ndarray], part: str, count: int | None = None) -> Any:
     """The recorded inputs: one array, or a list of them in the model's order.
 
     Args:
@@ -123,9 +129,7 @@ def _operation(name: str, kind: str, config: dict[str, Any], read: list[Any]) ->
         return _OPERATORS[base](*operands)
     function = getattr(ops, _FUNCTIONS.get(base, base), None)
     if function is None:
-        raise UnknownTypeError(
-            f"{name}: no operation {kind!r} is known{nearest(base, [*_OPERATORS, *dir(ops)])}"
-        )
+        raise UnknownTypeError(f"{name}: no operation {kind!r} is known{nearest(base, [*_OPERATORS, *dir(ops)])}")
     together = base in ("concat", "concatenate", "stack")
     return function(operands, **config) if together else function(*operands, **config)
 

@@ -34,9 +34,7 @@ def check(directory: Path) -> PartResult | None:
     if not path.exists():
         return None
     found = [item for name, table in json.loads(path.read_text()).items() for item in _table(name, table)]
-    wrong = tuple(
-        f"misc {what}: {got} instead of {want}" for what, got, want in found if not np.array_equal(got, want)
-    )
+    wrong = tuple(f"misc {what}: {got} instead of {want}" for what, got, want in found if not np.array_equal(got, want))
     return PartResult("misc", len(found), len(found) - len(wrong), (), wrong)
 
 

@@ -176,8 +176,14 @@ def _quantized(recording: Recording, name: str, model: Any, *, compat: bool) -> 
 
     kwargs = recording.runs[name]["kwargs"]
     calib = recording.inputs("calib", kwargs.get("_n"))
-    return quantize(model, _strategy(name, kwargs), calib, batch_size=recording.batch_size,
-                    steps=kwargs.get("_steps"), vitis_compat=compat)  # fmt: skip
+    return quantize(
+        model,
+        _strategy(name, kwargs),
+        calib,
+        batch_size=recording.batch_size,
+        steps=kwargs.get("_steps"),
+        vitis_compat=compat,
+    )
 
 
 def _check_completed(run: Run, recording: Recording, name: str, model: Any) -> None:
@@ -274,9 +280,7 @@ def _key(row: Any, graph: Any) -> tuple[str, str]:
     slot = row.slot.value
     if slot in ("weight", "bias"):
         # The reference strips any of the letters q,u,a,n,t,_ from the front of a weight's name.
-        tensor = (
-            "depthwise_kernel" if row.kind == "DepthwiseConv2D" and row.tensor == "kernel" else row.tensor
-        )
+        tensor = "depthwise_kernel" if row.kind == "DepthwiseConv2D" and row.tensor == "kernel" else row.tensor
         return row.layer, f"quant_{row.layer}".lstrip("quant_") + f"/{tensor}:0"
     if slot == "input":
         return row.layer, "input"

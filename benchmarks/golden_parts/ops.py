@@ -113,6 +113,12 @@ def _on_boundary(case: Case, x: np.ndarray) -> bool:
 def _title(case: Case) -> str:
     flags = [k for k in ("symmetry", "per_channel", "narrow_range", "use_framework_quant") if case.get(k)]
     return " ".join(
-        [case["kind"], case["input"], f"{case['bit_width']} bit", f"method {case['method']}",
-         f"round {case['round_mode']}", *flags]
-    )  # fmt: skip
+        [
+            case["kind"],
+            case["input"],
+            f"{case['bit_width']} bit",
+            f"method {case['method']}",
+            f"round {case['round_mode']}",
+            *flags,
+        ]
+    )

@@ -97,9 +97,7 @@ def model_and_images(name: str, n: int) -> tuple[Any, np.ndarray]:
 def real_case(name: str, **kwargs: Any) -> Any:
     """A real model with its data from `../shared`."""
     if not SHARED.is_dir():
-        raise SystemExit(
-            f"{name} needs the folder of real models beside the checkout; pass --only to leave it out"
-        )
+        raise SystemExit(f"{name} needs the folder of real models beside the checkout; pass --only to leave it out")
     import assets
 
     return assets.load(name, **kwargs)

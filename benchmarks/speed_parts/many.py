@@ -62,8 +62,15 @@ def marginal(calibration: str, wanted: float, n: int = 12) -> Result:
     rounds = [(one(s), cpu_seconds(floats)) for s in weights]
     seconds, unit = (statistics.median(r[i] for r in rounds) for i in (0, 1))
     traces = max(bench.traces.values())
-    return {"seconds": seconds, "unit": unit, "ratio": seconds / unit, "wanted": wanted, "more": False,
-            "traces": traces, "n": len(rounds)}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "unit": unit,
+        "ratio": seconds / unit,
+        "wanted": wanted,
+        "more": False,
+        "traces": traces,
+        "n": len(rounds),
+    }
 
 
 def partial(wanted: float, n: int = 6) -> Result:
@@ -89,8 +96,15 @@ def partial(wanted: float, n: int = 6) -> Result:
         one(bench, plans[0].with_kwargs(weight_bit=11))
     rounds = [(one(shared, s), one(alone, s)) for s in plans[1:]]
     seconds, unit = (statistics.median(r[i] for r in rounds) for i in (0, 1))
-    return {"seconds": seconds, "unit": unit, "ratio": unit / seconds, "wanted": wanted, "more": True,
-            "start": start, "n": n}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "unit": unit,
+        "ratio": unit / seconds,
+        "wanted": wanted,
+        "more": True,
+        "start": start,
+        "n": n,
+    }
 
 
 def chain(depth: int) -> Any:
@@ -135,14 +149,10 @@ def scale() -> Result:
     return {"seconds": sum(s for p in curves.values() for _, s in p), "curves": curves, "growth": growth}
 
 
-def _medians(
-    sizes: tuple[int, ...], work: Callable[[int], object], rounds: int = 3
-) -> list[tuple[float, float]]:
+def _medians(sizes: tuple[int, ...], work: Callable[[int], object], rounds: int = 3) -> list[tuple[float, float]]:
     """CPU seconds of a work at each size, taken in turns."""
     taken = [[cpu_seconds(lambda n=n: work(n)) for n in sizes] for _ in range(rounds)]
-    return [
-        (n, statistics.median(seconds)) for n, seconds in zip(sizes, zip(*taken, strict=True), strict=True)
-    ]
+    return [(n, statistics.median(seconds)) for n, seconds in zip(sizes, zip(*taken, strict=True), strict=True)]
 
 
 def _growth(points: list[tuple[float, float]]) -> float:

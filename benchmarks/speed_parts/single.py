@@ -61,8 +61,14 @@ def in_a_process(function: str, *args: Any, **environment: str) -> Any:
         environment: variables that are set there.
     """
     code = f"from benchmarks.speed_parts import single; single.{function}(*{args!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment},
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -90,7 +96,7 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
         mode: "float" observes ranges on the float model, "quantized" puts each tensor on its grid as well.
     """
     from vqkit.graph.copies import make_all_live
-    from vqkit.quantization.calibrate import Step
+    from vqkit.quantization.calibrate import Calibrator
     from vqkit.quantization.prepare import instrument, prepare
     from vqkit.strategy import Strategy
 
@@ -99,7 +105,7 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
     strategy = Strategy.builtin("pof2s").with_kwargs(activation_method=method, input_method=method)
     prepared = prepare(model, strategy)
     graph, rows = instrument(prepared.graph, prepared.plan)
-    step = Step(graph, rows, make_all_live(graph), mode == "quantized", False)
+    step = Calibrator(graph, rows, make_all_live(graph), mode == "quantized", False)
     run = float_function(model)
     cut = [images[i : i + batch] for i in range(0, n, batch)]
 
@@ -123,7 +129,7 @@ def union(name: str, wanted: float, repeats: int) -> Result:
         repeats: measured passes.
     """
     from vqkit import Bench, Data
-    from vqkit.bench.calibration import Facts
+    from vqkit.bench.calibration import SharedCalibration
     from vqkit.quantization.data import batches
     from vqkit.strategy import Strategy
 
@@ -131,14 +137,17 @@ def union(name: str, wanted: float, repeats: int) -> Result:
     model, images = model_and_images(name, n)
     bench = Bench(model, Data(name, images, images[:1], np.zeros(1, np.int64)))
     pof2s = Strategy.builtin("pof2s")
-    strategies = [pof2s.with_kwargs(activation_method=m, input_method=m, activation_bit=b, input_bit=b)
-                  for m in range(4) for b in (8, 7, 6, 5, 4)]  # fmt: skip
+    strategies = [
+        pof2s.with_kwargs(activation_method=m, input_method=m, activation_bit=b, input_bit=b)
+        for m in range(4)
+        for b in (8, 7, 6, 5, 4)
+    ]
 
     settings = {"batch_size": batch, "steps": None}
     (requests,) = bench._alike(strategies, settings, False)
 
     def observe() -> None:
-        facts = Facts(bench._places)
+        facts = SharedCalibration(bench._places)
         facts.observe(requests, batches(images, **settings))
         assert facts.passes == 1
 

@@ -27,9 +27,7 @@ def _convolutions() -> Built:
     z = L.ReLU(6.0, name="r6")(L.Conv2D(6, 3, name="c2")(y))
     y = L.Add(name="add")([z, L.Conv2D(6, 3, activation="relu", name="c3")(y)])
     y = L.Dropout(0.3, name="do")(L.GlobalAveragePooling2D(name="gap")(y))
-    return lived_in(keras.Model(i, L.Dense(4, activation="softmax", name="d")(y), name="m")), normal(
-        12, 12, 3
-    )
+    return lived_in(keras.Model(i, L.Dense(4, activation="softmax", name="d")(y), name="m")), normal(12, 12, 3)
 
 
 def _sequence() -> Built:
@@ -39,8 +37,12 @@ def _sequence() -> Built:
 
 
 def _straight() -> Built:
-    layers = [L.Dense(6, activation="relu", name="dense_80"), L.BatchNormalization(name="bn_3"),
-              L.Dense(5, name="dense_81"), L.Softmax(name="sm")]  # fmt: skip
+    layers = [
+        L.Dense(6, activation="relu", name="dense_80"),
+        L.BatchNormalization(name="bn_3"),
+        L.Dense(5, name="dense_81"),
+        L.Softmax(name="sm"),
+    ]
     return lived_in(keras.Sequential([keras.Input((5,)), *layers], name="s")), normal(5)
 
 
@@ -49,14 +51,15 @@ def _nested() -> Built:
     inner = keras.Sequential([keras.Input((8,)), *layers], name="inner")
     i = keras.Input((8,), name="in")
     y = L.Dense(8, name="first")(i)
-    return keras.Model(i, L.Dense(2, name="last")(L.Concatenate(name="c")([inner(y), y])), name="m"), normal(
-        8
-    )
+    return keras.Model(i, L.Dense(2, name="last")(L.Concatenate(name="c")([inner(y), y])), name="m"), normal(8)
 
 
 _MADE: dict[str, Callable[[], Built]] = {
-    "convolutions": _convolutions, "sequence": _sequence, "straight": _straight, "nested": _nested,
-}  # fmt: skip
+    "convolutions": _convolutions,
+    "sequence": _sequence,
+    "straight": _straight,
+    "nested": _nested,
+}
 
 
 def _old(name: str, make: Callable[[], Built], layout: str) -> None:

@@ -102,8 +102,9 @@ def two_inputs_two_outputs() -> Built:
     a, b = keras.Input((8, 8, 3), name="picture"), keras.Input((4,), name="facts")
     y = L.Concatenate()([_net(a), L.Dense(4, activation="relu")(b)])
     return keras.Model([a, b], [L.Dense(2, name="left")(y), L.Dense(1, name="right")(y)]), [
-        normal(8, 8, 3), normal(4),
-    ]  # fmt: skip
+        normal(8, 8, 3),
+        normal(4),
+    ]
 
 
 @stranger("input")

@@ -223,17 +223,21 @@ def load_fresh(lines: list[Line], folders: dict[str, Path]) -> None:
         folders: name -> where `judge` wrote.
     """
     asked = {
-        str(folders[line.name] / "quantized.keras"): line
-        for line in lines if line.cells["save"].verdict == "right"
-    }  # fmt: skip
+        str(folders[line.name] / "quantized.keras"): line for line in lines if line.cells["save"].verdict == "right"
+    }
     given = [[p, str(Path(p).with_name("given.npz")), str(Path(p).with_name("wanted.npz"))] for p in asked]
     if not given:
         return
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(
-            [sys.executable, "-c", LOAD], input=json.dumps(given), cwd=elsewhere, text=True,
-            capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", LOAD],
+            input=json.dumps(given),
+            cwd=elsewhere,
+            text=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=False,
+        )
     found = [t for t in done.stdout.splitlines() if t.startswith("ANSWERS ")]
     answers = json.loads(found[-1].removeprefix("ANSWERS ")) if found else {}
     for path, line in asked.items():

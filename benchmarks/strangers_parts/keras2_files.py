@@ -23,8 +23,17 @@ ZIP = {"keras_2.12": "2.12.0", "keras_2.13": "2.13.1", "keras_2.15": "2.15.0", "
 LAYOUTS = (*H5, *ZIP)
 
 _RENAMED = {"negative_slope": "alpha"}
-_LATER = ("batch_shape", "synchronized", "quantization_config", "optional", "lora_rank", "lora_alpha", "seed",
-          "zero_output_for_mask", "use_cudnn")  # fmt: skip
+_LATER = (
+    "batch_shape",
+    "synchronized",
+    "quantization_config",
+    "optional",
+    "lora_rank",
+    "lora_alpha",
+    "seed",
+    "zero_output_for_mask",
+    "use_cudnn",
+)
 
 
 def write(model: Any, path: Path, layout: str) -> Path:
@@ -53,8 +62,13 @@ def _architecture(model: Any, version: str, modern: bool) -> dict[str, Any]:
         layers = [_layer(layer, version, modern) for layer in model.layers]
         shape = [None, *model.input_shape[1:]]
         if modern:
-            first = {"batch_input_shape": shape, "dtype": model.inputs[0].dtype, "sparse": False,
-                     "ragged": False, "name": f"{model.layers[0].name}_input"}  # fmt: skip
+            first = {
+                "batch_input_shape": shape,
+                "dtype": model.inputs[0].dtype,
+                "sparse": False,
+                "ragged": False,
+                "name": f"{model.layers[0].name}_input",
+            }
             layers.insert(0, _named("InputLayer", first, modern))
         else:
             layers[0]["config"]["batch_input_shape"] = shape
@@ -67,10 +81,11 @@ def _architecture(model: Any, version: str, modern: bool) -> dict[str, Any]:
         layers.append(entry)
     kind = "Functional" if version >= "2.4" and not version.startswith("2.2") else "Model"
     config = {
-        "name": model.name, "layers": layers,
+        "name": model.name,
+        "layers": layers,
         "input_layers": [[t._keras_history.operation.name, 0, 0] for t in model.inputs],
         "output_layers": [_reference(t, model, modern) for t in model.outputs],
-    }  # fmt: skip
+    }
     return _named(kind, config, modern, module="keras.src.engine.functional")
 
 
@@ -91,9 +106,7 @@ def _reference(tensor: Any, model: Any, modern: bool) -> list[Any]:
     made = tensor._keras_history
     calls = [id(n) for n in _calls(made.operation, model)]
     # Building a model that begins with an input layer was its first call.
-    built = isinstance(made.operation, keras.Model) and (
-        modern or not isinstance(made.operation, keras.Sequential)
-    )
+    built = isinstance(made.operation, keras.Model) and (modern or not isinstance(made.operation, keras.Sequential))
     number = calls.index(id(made.operation._inbound_nodes[made.node_index])) + built
     return [made.operation.name, number, made.tensor_index]
 
@@ -112,8 +125,12 @@ def _layer(layer: Any, version: str, modern: bool) -> dict[str, Any]:
     kind = type(layer).__name__
     config = _converted(layer.get_config(), modern, version)
     if kind == "InputLayer":
-        config = {"batch_input_shape": list(layer.batch_shape), "dtype": layer.dtype, "sparse": False,
-                  "name": layer.name} | ({} if version.startswith("2.2") else {"ragged": False})  # fmt: skip
+        config = {
+            "batch_input_shape": list(layer.batch_shape),
+            "dtype": layer.dtype,
+            "sparse": False,
+            "name": layer.name,
+        } | ({} if version.startswith("2.2") else {"ragged": False})
     if kind == "BatchNormalization":
         config["axis"] = [len(layer.input.shape) - 1 if layer.axis == -1 else layer.axis]
         kind = "BatchNormalizationV1" if version == "2.2.4-tf" else kind
@@ -125,8 +142,7 @@ def _layer(layer: Any, version: str, modern: bool) -> dict[str, Any]:
     if kind == "Dropout":
         config["seed"] = None
     if kind == "LeakyReLU":
-        config = {_RENAMED.get(k, k): np.float32(v).item() if k == "negative_slope" else v
-                  for k, v in config.items()}  # fmt: skip
+        config = {_RENAMED.get(k, k): np.float32(v).item() if k == "negative_slope" else v for k, v in config.items()}
     if kind in ("LSTM", "GRU", "SimpleRNN"):
         config |= {"time_major": False} | ({"implementation": 2} if kind != "SimpleRNN" else {})
     if kind == "Embedding":
@@ -210,9 +226,7 @@ def _zip(model: Any, path: Path, version: str, slash: str) -> Path:
                 for i, variable in enumerate(variables):
                     file[f"{root}{slash}{place}{inner}/vars/{i}"] = np.asarray(variable)
     with zipfile.ZipFile(path, "w") as z:
-        z.writestr(
-            "metadata.json", json.dumps({"keras_version": version, "date_saved": "2024-01-01@00:00:00"})
-        )
+        z.writestr("metadata.json", json.dumps({"keras_version": version, "date_saved": "2024-01-01@00:00:00"}))
         z.writestr("config.json", json.dumps(_architecture(model, version, modern=True)))
         z.writestr("model.weights.h5", buffer.getvalue())
     return path

@@ -135,9 +135,9 @@ def vision_transformer() -> Built:
     i = keras.Input((16, 16, 3))
     y = L.Reshape((16, 8))(L.Conv2D(8, 4, 4)(i))
     y = _transformer(_transformer(y, 8), 8)
-    return lived_in(
-        keras.Model(i, L.Dense(5)(L.GlobalAveragePooling1D()(L.LayerNormalization()(y))))
-    ), normal(16, 16, 3)
+    return lived_in(keras.Model(i, L.Dense(5)(L.GlobalAveragePooling1D()(L.LayerNormalization()(y))))), normal(
+        16, 16, 3
+    )
 
 
 @stranger("network")

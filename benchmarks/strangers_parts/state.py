@@ -17,7 +17,7 @@ from benchmarks.strangers_parts.models import (
     stranger,
     tokens,
     words,
-)  # fmt: skip
+)
 
 L = keras.layers
 

@@ -26,8 +26,15 @@ def changes_the_function(kwargs: Mapping[str, Any], compat: bool) -> bool:
     return "convert_relu6_to_relu" in kwargs or (compat and "cle_to_relu6" in kwargs)
 
 
-def faults(lowered: Graph, strategy: str, kwargs: Mapping[str, Any], *, compat: bool,
-           x: Any = None, wanted: Any = None) -> Iterator[str]:  # fmt: skip
+def faults(
+    lowered: Graph,
+    strategy: str,
+    kwargs: Mapping[str, Any],
+    *,
+    compat: bool,
+    x: Any = None,
+    wanted: Any = None,
+) -> Iterator[str]:
     """Everything that is wrong with the graphs and the plan of one strategy, a line each.
 
     Args:
@@ -59,9 +66,7 @@ def faults(lowered: Graph, strategy: str, kwargs: Mapping[str, Any], *, compat: 
 def placed(plan: Plan) -> set[str]:
     """The quantized tensors of a plan, named as `placement` names them."""
     words = {"input": "input", "pre_activation": "before"}
-    return {
-        r.name if r.is_weight else f"{r.layer}:{words.get(r.slot.value, 'behind')}" for r in plan.quantized
-    }
+    return {r.name if r.is_weight else f"{r.layer}:{words.get(r.slot.value, 'behind')}" for r in plan.quantized}
 
 
 def _rows(plan: Plan, graph: Graph) -> Iterator[str]:
@@ -79,9 +84,7 @@ def _rows(plan: Plan, graph: Graph) -> Iterator[str]:
 def _off_the_grid(plan: Plan, graph: Graph) -> Iterator[str]:
     """By default whatever a layer with quantized weights reads has been quantized."""
     weighted = {r.layer for r in plan.quantized if r.is_weight and r.kind in WEIGHTED}
-    values = {
-        (r.value, reader) for r in plan.quantized if r.value is not None for reader in r.readers or [""]
-    }
+    values = {(r.value, reader) for r in plan.quantized if r.value is not None for reader in r.readers or [""]}
     producers = graph.producers()
 
     def on_grid(value: int, reader: str) -> bool:

@@ -12,13 +12,21 @@ SECTIONS = ("optimize_pipeline_config", "quantize_pipeline_config", "refine_pipe
 # Keys without a meaning of their own: they name layers of a model or tell another key how long to work.
 NAMED = ("input_layers", "output_layers", "ignore_layers")
 TURNED: dict[str, Any] = {
-    "cle_steps": 1, "cle_balance_method": "avg", "cle_weight_threshold": 0.5, "freeze_bn_delay": 5,
-    "fast_ft_epochs": 1, "use_framework_quant": False,
-}  # fmt: skip
+    "cle_steps": 1,
+    "cle_balance_method": "avg",
+    "cle_weight_threshold": 0.5,
+    "freeze_bn_delay": 5,
+    "fast_ft_epochs": 1,
+    "use_framework_quant": False,
+}
 SUFFIXES: tuple[tuple[str, Any], ...] = (
-    ("_bit", 6), ("_method_percentile", 99.0), ("_method", 0), ("_symmetry", False), ("_per_channel", True),
+    ("_bit", 6),
+    ("_method_percentile", 99.0),
+    ("_method", 0),
+    ("_symmetry", False),
+    ("_per_channel", True),
     ("_round_mode", 0),
-)  # fmt: skip
+)
 
 
 def switches(strategy: str) -> dict[str, Any]:

@@ -15,8 +15,19 @@ from vqkit.strategy import vocabulary
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose", "Dense")
 FUSED_BEHIND_SUMS = ("ReLU", "Activation")
-BEFORE = ("softmax", "elu", "selu", "softplus", "softsign", "swish", "gelu", "tanh", "sigmoid", "exponential",
-          "hard_sigmoid")  # fmt: skip
+BEFORE = (
+    "softmax",
+    "elu",
+    "selu",
+    "softplus",
+    "softsign",
+    "swish",
+    "gelu",
+    "tanh",
+    "sigmoid",
+    "exponential",
+    "hard_sigmoid",
+)
 
 
 def placement(graph: Graph, strategy: str, kwargs: Mapping[str, Any]) -> set[str]:
@@ -53,9 +64,7 @@ class _Reference:
         return self.graph.kind(node)
 
     def free(self, node: Node) -> bool:
-        return (
-            self.graph.is_candidate(node) and self.calls[node.layer] == 1 and node not in self.shown.values()
-        )
+        return self.graph.is_candidate(node) and self.calls[node.layer] == 1 and node not in self.shown.values()
 
     def entry(self, node: Node) -> Any:
         return self.entries.get(self.kind(node)) if self.free(node) else None

@@ -45,20 +45,28 @@ def positions() -> Figure:
     left, right = fig.subplots(1, 2)
     first = choose(VALUES, spec(QuantizerType.POF2S))
     best = choose(VALUES, spec(QuantizerType.POF2S, Method.MIN_MSE))
-    staircase(left, {f"NON_OVERFLOW: pos {int(first.pos)}, step {float(first.scale):g}": first,
-                     f"MIN_MSE: pos {int(best.pos)}, step {float(best.scale):g}": best},
-              f"Pof2S, {BITS} bit: steps are powers of two")  # fmt: skip
+    staircase(
+        left,
+        {
+            f"NON_OVERFLOW: pos {int(first.pos)}, step {float(first.scale):g}": first,
+            f"MIN_MSE: pos {int(best.pos)}, step {float(best.scale):g}": best,
+        },
+        f"Pof2S, {BITS} bit: steps are powers of two",
+    )
     offsets = np.arange(5)
     candidates = [QParams(first.spec, first.f_min, first.f_max, first.pos + i) for i in offsets]
     errors = [float(np.mean(np.square(reference.fake_quantize(VALUES, c) - VALUES))) for c in candidates]
     at = first.pos + offsets
     right.semilogy(at, errors, "o-", color=LIGHT.colours[0])
     for qp, word, marker in ((first, "NON_OVERFLOW", "s"), (best, "MIN_MSE", "D")):
-        right.plot(
-            qp.pos, errors[int(qp.pos - first.pos)], marker, ms=11, mfc="none", color=LIGHT.ink, label=word
-        )
-    dress(right, LIGHT, title="Error of the five candidates", x="position, bits behind the point",
-          y="mean squared error")  # fmt: skip
+        right.plot(qp.pos, errors[int(qp.pos - first.pos)], marker, ms=11, mfc="none", color=LIGHT.ink, label=word)
+    dress(
+        right,
+        LIGHT,
+        title="Error of the five candidates",
+        x="position, bits behind the point",
+        y="mean squared error",
+    )
     right.set_xticks(at)
     right.legend(frameon=False, fontsize=8)
     return fig
@@ -74,9 +82,11 @@ def thresholds() -> Figure:
     left, right = fig.subplots(1, 2)
     of = spec(QuantizerType.TQT)
     wide, narrow = (QParams(of, -t, t, reference.position(VALUES, -t, t, of)) for t in np.float32([6, 2]))
-    staircase(left, {f"threshold 6: pos {int(wide.pos)}": wide,
-                     f"threshold 2: pos {int(narrow.pos)}": narrow},
-              f"TQT, {BITS} bit: the threshold decides the step")  # fmt: skip
+    staircase(
+        left,
+        {f"threshold 6: pos {int(wide.pos)}": wide, f"threshold 2: pos {int(narrow.pos)}": narrow},
+        f"TQT, {BITS} bit: the threshold decides the step",
+    )
     logs = np.linspace(-2, 4, 241, dtype=np.float32)
     slopes, errors = [], []
     for log in logs:

@@ -47,9 +47,7 @@ def assert_same(bench, model, strategy, **settings):
     data = bench.data
     fresh = quantize(model, strategy, data.x_calib, batch_size=5, **settings)
     shared = bench.quantize(strategy, batch_size=5, **settings)
-    assert {k: p.to_json() for k, p in shared.encodings.items()} == {
-        k: p.to_json() for k, p in fresh.encodings.items()
-    }
+    assert {k: p.to_json() for k, p in shared.encodings.items()} == {k: p.to_json() for k, p in fresh.encodings.items()}
     assert shared.report == fresh.report
     want = evaluate(fresh.model, data.x_eval, data.y_eval)
     got = bench.evaluate(shared)
@@ -102,24 +100,28 @@ def test_partial_models_share_their_float_part(calibration):
     bench = Bench(model, data_for(model))
     for strategy in partial("conv2", "pool"):
         assert_same(bench, model, strategy, calibration=calibration)
-    kinds = [key[0] for key in bench._places.kept]
+    kinds = [key[0] for key in bench._activations.kept]
     assert kinds.count("float part") == 6
     # Before each start, and before the first tensor that six bits change.
     assert kinds.count("calibration") == 4
     assert set(bench.traces.values()) == {1}
     small = Bench(model, bench.data, memory_limit=1000)
     assert_same(small, model, partial("conv2")[0], calibration=calibration)
-    assert len(small._places) == 0
+    assert len(small._activations) == 0
 
 
 def many_ways():
     """Methods, widths, scales and granularities over two prepared graphs."""
     pof2s, fsx, fs = (Strategy.builtin(name) for name in ("pof2s", "fsx", "fs"))
-    found = [pof2s.with_kwargs(activation_method=m, activation_bit=b)
-             for m in (0, 1, 2, 3) for b in (8, 6, 5, 4, 12)]  # fmt: skip
+    found = [pof2s.with_kwargs(activation_method=m, activation_bit=b) for m in (0, 1, 2, 3) for b in (8, 6, 5, 4, 12)]
     found += [fsx.with_kwargs(activation_method=m, activation_bit=b) for m in (0, 1, 2, 3) for b in (8, 5)]
-    found += [fs, pof2s.with_kwargs(activation_per_channel=True), pof2s.with_kwargs(activation_round_mode=0),
-              pof2s.with_kwargs(activation_unsigned=True), Strategy.builtin("pof2s_tqt")]  # fmt: skip
+    found += [
+        fs,
+        pof2s.with_kwargs(activation_per_channel=True),
+        pof2s.with_kwargs(activation_round_mode=0),
+        pof2s.with_kwargs(activation_unsigned=True),
+        Strategy.builtin("pof2s_tqt"),
+    ]
     return found
 
 
@@ -134,8 +136,9 @@ def test_one_pass_serves_all_methods_and_widths(name, compat):
     passes = together._facts.passes
     assert passes <= len(together._graphs)
     for strategy in strategies:
-        one, other = (b.quantize(strategy, calibration="float", vitis_compat=compat, batch_size=5)
-                      for b in (together, alone))  # fmt: skip
+        one, other = (
+            b.quantize(strategy, calibration="float", vitis_compat=compat, batch_size=5) for b in (together, alone)
+        )
         assert {k: p.to_json() for k, p in one.encodings.items()} == {
             k: p.to_json() for k, p in other.encodings.items()
         }

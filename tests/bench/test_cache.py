@@ -54,13 +54,14 @@ def test_a_second_process_observes_nothing(tmp_path):
 def test_facts_come_back_as_they_were(tmp_path, compat):
     model = zoo.build("depthwise")
     first, second, alone = (Bench(model, data_for(model), cache=c) for c in (tmp_path, tmp_path, None))
-    ways = [Strategy.builtin("pof2s"), Strategy.builtin("fsx"), Strategy.builtin("fsx").with_kwargs(
-        activation_method=0, input_method=0)]  # fmt: skip
+    ways = [
+        Strategy.builtin("pof2s"),
+        Strategy.builtin("fsx"),
+        Strategy.builtin("fsx").with_kwargs(activation_method=0, input_method=0),
+    ]
     for strategy in ways:
         for bench in (first, second):
-            assert encodings(bench, strategy, vitis_compat=compat) == encodings(
-                alone, strategy, vitis_compat=compat
-            )
+            assert encodings(bench, strategy, vitis_compat=compat) == encodings(alone, strategy, vitis_compat=compat)
     assert second._facts.passes == 0
 
 

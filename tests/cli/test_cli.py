@@ -106,8 +106,14 @@ def test_exit_codes(capsys):
 def test_values_are_json_where_they_can_be():
     given = ["a=4", "b=true", "c=True", "d=text", 'e=["x"]', "/f/g=null", "h=a=b"]
     assert options.pairs(given) == {
-        "a": 4, "b": True, "c": True, "d": "text", "e": ["x"], "/f/g": None, "h": "a=b"
-    }  # fmt: skip
+        "a": 4,
+        "b": True,
+        "c": True,
+        "d": "text",
+        "e": ["x"],
+        "/f/g": None,
+        "h": "a=b",
+    }
 
 
 def test_every_command_and_option_has_help():
@@ -116,18 +122,16 @@ def test_every_command_and_option_has_help():
     for name, command in commands.items():
         assert command.help, name
         for parameter in command.params:
-            assert getattr(parameter, "help", "x") or parameter.name in ("help", "seed", "port"), (
-                parameter.name
-            )
+            assert getattr(parameter, "help", "x") or parameter.name in ("help", "seed", "port"), parameter.name
 
 
 def test_compare_and_track_read_what_a_sweep_wrote(tmp_path):
     """With a failed variant the exit code is 1; compare shows it; tracking is rebuilt from the records."""
     runs = Store.at(tmp_path)
     sweep = resolved({"name": "good"}, {"name": "bad", "do": "fail"})
-    from vqkit.execution.runner import Options
+    from vqkit.execution.runner import RunOptions
 
-    assert run_told(run_sweep, sweep, runs, Options(), None) == cli.Exit.SOME_FAILED
+    assert run_told(run_sweep, sweep, runs, RunOptions(), None) == cli.Exit.SOME_FAILED
     shown = vqkit("compare", "--runs", str(tmp_path), "--html", str(tmp_path / "report.html"))
     assert shown.returncode == 0, shown.stderr
     assert "good" in shown.stdout

@@ -29,9 +29,7 @@ def run(*args: str) -> Any:
     return CliRunner().invoke(app, [*args])
 
 
-def test_lab_serves_a_copy_of_the_notebooks_to_this_machine_with_a_token(
-    tmp_path: Path, started: Any
-) -> None:
+def test_lab_serves_a_copy_of_the_notebooks_to_this_machine_with_a_token(tmp_path: Path, started: Any) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "30_sweep.ipynb").write_text("my own")

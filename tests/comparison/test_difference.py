@@ -105,9 +105,7 @@ def test_without_predictions_intervals_decide(pair):
 
 def test_other_data_are_never_compared_sample_by_sample(pair):
     runs, a, _ = pair
-    c = make.record(
-        "pof2s", data={"ref": "other", "digest": "x", "n_calib": 1, "n_eval": 450}, calibration="float"
-    )
+    c = make.record("pof2s", data={"ref": "other", "digest": "x", "n_calib": 1, "n_eval": 450}, calibration="float")
     make.add(runs, c, right=range(450))
     found = leaderboard.difference(a["key"], c["key"], runs_dir=runs)
     assert found.flips is None

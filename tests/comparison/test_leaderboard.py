@@ -37,9 +37,7 @@ def test_one_row_per_record_with_inputs_metrics_and_overrides(runs):
         4,
         True,
     )
-    np.testing.assert_array_equal(
-        row[["accuracy", "size_bytes", "n_eval"]].astype(float), [0.9644, 11_000, 450]
-    )
+    np.testing.assert_array_equal(row[["accuracy", "size_bytes", "n_eval"]].astype(float), [0.9644, 11_000, 450])
     assert frame.loc["fsx weight_bit=99", "error"] == "bit_width 99"
     assert frame["accuracy"].dtype == np.float64
 
@@ -136,9 +134,7 @@ def test_the_two_calibrations_are_never_in_one_order(runs):
     assert leaderboard.recommend(frame).row["calibration"] == "quantized"
 
 
-@pytest.mark.parametrize(
-    "other", [{"model": {"ref": "b", "digest": "b"}}, {"data": {"ref": "x", "digest": "x"}}]
-)
+@pytest.mark.parametrize("other", [{"model": {"ref": "b", "digest": "b"}}, {"data": {"ref": "x", "digest": "x"}}])
 def test_other_models_and_data_are_apart(runs, other):
     make.add(runs, make.record("fs", accuracy=0.9999, **other))
     assert board(runs)["group"].nunique() == 2
@@ -163,9 +159,7 @@ def test_predictions_decide_where_both_runs_kept_them(tmp_path):
 def test_the_smallest_of_the_level_is_recommended_with_a_reason(runs):
     row, sentence = leaderboard.recommend(leaderboard.load_records(runs, "quick"))
     assert row["name"] == "fs weight_bit=4 weight_per_channel=true"
-    assert sentence.startswith(
-        "Use fs weight_bit=4 weight_per_channel=true: accuracy 96.44 % (95 % interval 94.30"
-    )
+    assert sentence.startswith("Use fs weight_bit=4 weight_per_channel=true: accuracy 96.44 % (95 % interval 94.30")
     assert "1.56 points below float, 11.0 kB, 7.3 times smaller than float" in sentence
     assert "The most accurate, pof2s, scores 97.33 % at 20.0 kB" in sentence
     assert "smallest of the 3 that are level" in sentence
@@ -197,9 +191,7 @@ def test_an_empty_folder_is_no_error(tmp_path):
 
 
 def test_the_text_is_aligned_and_as_wide_as_the_terminal(runs, monkeypatch):
-    make.add(
-        runs, make.record("fs", {"a_very_long_override_name_number_" + str(i): [1, 2, 3] for i in range(9)})
-    )
+    make.add(runs, make.record("fs", {"a_very_long_override_name_number_" + str(i): [1, 2, 3] for i in range(9)}))
     monkeypatch.setenv("COLUMNS", "120")
     lines = leaderboard.render(runs).splitlines()
     table = [line for line in lines if line[:2].strip().isdigit()]

@@ -14,7 +14,7 @@ import pytest
 
 from vqkit.comparison.reproduce import reproduce, tampered
 from vqkit.errors import ModelError, RecordError
-from vqkit.execution.runner import Options, run_single
+from vqkit.execution.runner import RunOptions, run_single
 from vqkit.runs.store import RunRecord, Store
 from vqkit.sweeps.resolve import resolve
 from vqkit.sweeps.spec import Sweep
@@ -31,11 +31,19 @@ def recorded(tmp_path_factory) -> tuple[Path, str]:
     rng = np.random.default_rng(0)
     images = rng.normal(size=(24, 8, 8, 2)).astype("float32")
     np.savez(folder / "data.npz", x_calib=images, x_eval=images, y_eval=rng.integers(0, 3, 24))
-    value = {"name": "one", "model": "net.keras", "data": {"npz": "data.npz"}, "mode": "list", "seed": 3,
-             "strategy": "fsx", "variants": [{"weight_bit": 5}], "batch_size": 8}  # fmt: skip
+    value = {
+        "name": "one",
+        "model": "net.keras",
+        "data": {"npz": "data.npz"},
+        "mode": "list",
+        "seed": 3,
+        "strategy": "fsx",
+        "variants": [{"weight_bit": 5}],
+        "batch_size": 8,
+    }
     runs = Store.at(folder / "runs")
     resolved = resolve(Sweep.from_dict(value, base_dir=folder), runs.cache)
-    outcome = run_single(resolved, runs, Options(warm=None))
+    outcome = run_single(resolved, runs, RunOptions(warm=None))
     assert outcome.failed == [], outcome.failed[0].error
     return folder, outcome.ran[0].key
 
@@ -142,8 +150,12 @@ def test_a_run_is_not_compared_with_itself(recorded, tmp_path, monkeypatch, spel
     folder, key = recorded
     (tmp_path / "link").symlink_to(folder / "runs")
     monkeypatch.chdir(folder)
-    into = {"same": folder / "runs", "dots": folder / "runs" / ".." / "runs", "link": tmp_path / "link",
-            "relative": Path("runs")}[spelling]  # fmt: skip
+    into = {
+        "same": folder / "runs",
+        "dots": folder / "runs" / ".." / "runs",
+        "link": tmp_path / "link",
+        "relative": Path("runs"),
+    }[spelling]
     with pytest.raises(RecordError, match="holds the recorded run itself"):
         reproduce(folder / "runs", key, into=into)
 

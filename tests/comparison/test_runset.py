@@ -24,8 +24,12 @@ def test_flips_are_sorted_by_who_was_right(tmp_path: Path) -> None:
     b = run(tmp_path, 2, [9, 1, 8, 3, 4], [0, 1, 2, 3, 4])
     found = flipped_samples(a, b)
     assert found.to_dict("list") == {
-        "sample": [0, 2, 3], "label": [0, 2, 3], "a": [0, 2, 5], "b": [9, 8, 3], "right": ["A", "A", "B"],
-    }  # fmt: skip
+        "sample": [0, 2, 3],
+        "label": [0, 2, 3],
+        "a": [0, 2, 5],
+        "b": [9, 8, 3],
+        "right": ["A", "A", "B"],
+    }
 
 
 def test_different_samples_are_not_compared(tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ from vqkit.strategy import Strategy
         ("fs", {"input_bit": 6, "weight_symmetry": False}),
     ],
 )
-def test_decides_what_quantizing_decides(
-    tiny: Callable[[str], Any], base: str, changes: dict[str, Any]
-) -> None:
+def test_decides_what_quantizing_decides(tiny: Callable[[str], Any], base: str, changes: dict[str, Any]) -> None:
     model, strategy = tiny("residual"), Strategy.builtin(base).with_kwargs(**changes)
     x = zoo.batch(model, 8)
     prepared = prepare(model, strategy)

@@ -25,11 +25,11 @@ from vqkit.runs.store import Status, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 # What pretends needs no TensorFlow, which every warm kernel loads; test_warm.py has those.
-Options = partial(runner.Options, warm=None)
+RunOptions = partial(runner.RunOptions, warm=None)
 
 
 def run_sweep(sweep, runs, options=None, **more):
-    return runner.run_sweep(sweep, runs, options or Options(), **more)
+    return runner.run_sweep(sweep, runs, options or RunOptions(), **more)
 
 
 def statuses(outcome) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_a_failure_is_kept_and_the_sweep_goes_on(runs):
     assert again.ran == []
     assert [r.status for r in again.skipped] == [Status.FINISHED, Status.FAILED, Status.FINISHED]
     assert diary(runs.root).count("begin a") == 1
-    retried = run_sweep(sweep, runs, Options(retry_failed=True))
+    retried = run_sweep(sweep, runs, RunOptions(retry_failed=True))
     assert statuses(retried) == {"b": "FAILED"}
     assert retried.ran[0].attempt != bad.attempt
 
@@ -85,14 +85,14 @@ def test_only_a_result_of_this_attempt_proves_success(runs):
 
 def test_fail_fast_starts_nothing_more(runs):
     sweep = resolved({"name": "a", "do": "fail"}, {"name": "b"}, {"name": "c"})
-    outcome = run_sweep(sweep, runs, Options(fail_fast=True))
+    outcome = run_sweep(sweep, runs, RunOptions(fail_fast=True))
     assert statuses(outcome) == {"a": "FAILED"}
     assert diary(runs.root) == ["begin a"]
 
 
 def test_two_workers_run_at_once_and_each_variant_once(runs):
     sweep = resolved(*({"name": f"v{i}", "sleep": 1.5} for i in range(4)))
-    outcome = run_sweep(sweep, runs, Options(jobs=2))
+    outcome = run_sweep(sweep, runs, RunOptions(jobs=2))
     assert set(statuses(outcome).values()) == {"FINISHED"}
     lines = diary(runs.root)
     assert sorted(lines) == sorted(f"{w} v{i}" for i in range(4) for w in ("begin", "end"))
@@ -105,7 +105,7 @@ def test_two_workers_run_at_once_and_each_variant_once(runs):
 
 def test_a_variant_that_takes_too_long_is_stopped(runs, left_over):
     sweep = resolved({"name": "slow", "sleep": 600}, {"name": "b"})
-    outcome = run_sweep(sweep, runs, Options(timeout=12))
+    outcome = run_sweep(sweep, runs, RunOptions(timeout=12))
     assert statuses(outcome) == {"slow": "FAILED", "b": "FINISHED"}
     assert outcome.ran[0].error["message"] == "no result after 12 s"
     assert left_over() == []
@@ -146,9 +146,9 @@ def start(runs: Store, *variants: dict, jobs: int = 1) -> subprocess.Popen:
         import signal, sys
         signal.signal(signal.SIGINT, signal.default_int_handler)
         from tests.support.pretend import resolved
-        from vqkit.execution.runner import Options, run_sweep
+        from vqkit.execution.runner import RunOptions, run_sweep
         from vqkit.runs.store import Store
-        options = Options(jobs={jobs}, warm=None)
+        options = RunOptions(jobs={jobs}, warm=None)
         outcome = run_sweep(resolved(*{variants!r}), Store.at({str(runs.root)!r}), options)
         sys.exit(130 if outcome.interrupted else 0)
     """

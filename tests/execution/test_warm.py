@@ -16,7 +16,7 @@ import pytest
 from tests.support.pretend import diary, resolved
 from vqkit import process_cache
 from vqkit.execution import attempt, papermill, workers
-from vqkit.execution.runner import Options, _job, run_sweep
+from vqkit.execution.runner import RunOptions, _job, run_sweep
 from vqkit.execution.warm import Kernel, Limits
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps.resolve import resolve
@@ -120,11 +120,13 @@ def test_a_death_and_a_timeout_cost_their_variant_only(tmp_path, left_over, monk
 
     monkeypatch.setattr(workers, "_alarm", once_it_has_begun)
     dies, slow = {"name": "dies", "do": "die"}, {"name": "slow", "sleep": 600}
-    outcome = run_sweep(resolved({"name": "a"}, dies, slow, {"name": "b"}), runs, Options(timeout=60))
+    outcome = run_sweep(resolved({"name": "a"}, dies, slow, {"name": "b"}), runs, RunOptions(timeout=60))
     assert {r.name: (str(r.status), (r.error or {}).get("type")) for r in outcome.ran} == {
-        "a": ("FINISHED", None), "dies": ("FAILED", "DeadKernelError"), "slow": ("FAILED", "Timeout"),
+        "a": ("FINISHED", None),
+        "dies": ("FAILED", "DeadKernelError"),
+        "slow": ("FAILED", "Timeout"),
         "b": ("FINISHED", None),
-    }  # fmt: skip
+    }
     assert left_over() == []
     log = (runs.sweep_dir("s") / "worker-0.log").read_text()
     assert "kernel ended after 2 variants: the variant failed" in log

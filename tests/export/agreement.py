@@ -33,8 +33,9 @@ class Joint:
         inputs, outputs = [], []
         self.owner: list[str] = []
         for i, (name, part) in enumerate(self.parts.items()):
-            given = [keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"in_{i}_{k}")
-                     for k, t in enumerate(part.inputs)]  # fmt: skip
+            given = [
+                keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"in_{i}_{k}") for k, t in enumerate(part.inputs)
+            ]
             made = keras.tree.flatten(part(given if len(given) > 1 else given[0]))
             inputs += given
             outputs += made
@@ -57,9 +58,7 @@ class Joint:
             want = keras.tree.flatten(self.quantized.model(x if len(x) > 1 else x[0], training=False))
             got = session(dict(zip([t.name for t in self.model.inputs], x, strict=True)))
             for name, output, w in zip(self.owner, self.program.outputs, want, strict=True):
-                wrong = _difference(
-                    got[output], np.asarray(w), self.program.grids.get(self.program.outputs[output])
-                )
+                wrong = _difference(got[output], np.asarray(w), self.program.grids.get(self.program.outputs[output]))
                 if wrong:
                     found[name] = f"{output}, {n} samples: {wrong}"
         return found

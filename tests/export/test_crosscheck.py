@@ -10,7 +10,7 @@ import vqkit
 from tests.support.exported import quantized, samples
 from vqkit.errors import CrossCheckError, DataError, ModelError
 from vqkit.export import crosscheck_result, runtimes
-from vqkit.export.crosscheck_result import Bound, Witness
+from vqkit.export.crosscheck_result import Tolerance, Witness
 
 
 def test_all_runtimes_hold_their_bounds() -> None:
@@ -18,7 +18,11 @@ def test_all_runtimes_hold_their_bounds() -> None:
     found = vqkit.cross_check(q, samples("residual")["image"], batch_size=7)
     assert found.samples == 16
     assert found.first == {}
-    assert found.bounds == {"onnxruntime": Bound(0, 1.0), "litert": Bound(1, 0.99), "integer": Bound(0, 1.0)}
+    assert found.bounds == {
+        "onnxruntime": Tolerance(0, 1.0),
+        "litert": Tolerance(1, 0.99),
+        "integer": Tolerance(0, 1.0),
+    }
     rows = [r.name for r in q.plan.quantized if not r.is_weight]
     for runtime, table in found.table.groupby("runtime"):
         assert set(table.tensor) == {*rows, "output"}
@@ -49,14 +53,10 @@ def wrong_at(row: str, codes: int, share: float):
 
 
 @pytest.mark.parametrize(("codes", "share"), [(1, 0.01), (5, 0.5)])
-def test_the_first_tensor_that_departs_is_named(
-    monkeypatch: pytest.MonkeyPatch, codes: int, share: float
-) -> None:
+def test_the_first_tensor_that_departs_is_named(monkeypatch: pytest.MonkeyPatch, codes: int, share: float) -> None:
     monkeypatch.setitem(runtimes.MAKERS, "integer", wrong_at("conv1_relu/output", codes, share))
     q, x = quantized("residual"), samples("residual")["image"]
-    with pytest.raises(
-        CrossCheckError, match=rf"first at conv1_relu/output.*largest difference is {codes} codes"
-    ) as e:
+    with pytest.raises(CrossCheckError, match=rf"first at conv1_relu/output.*largest difference is {codes} codes") as e:
         vqkit.cross_check(q, x, ["integer"])
     result = e.value.result
     row = result.table.set_index("tensor").loc["conv1_relu/output"]
@@ -89,9 +89,7 @@ def test_outputs_alone() -> None:
 
 
 def test_a_softmax_is_counted_in_256ths() -> None:
-    found = vqkit.cross_check(
-        quantized("fused_activations"), samples("fused_activations")["image"], ["onnxruntime"]
-    )
+    found = vqkit.cross_check(quantized("fused_activations"), samples("fused_activations")["image"], ["onnxruntime"])
     assert found.metrics["onnxruntime_output_max"] < 0.01
     assert crosscheck_result.OUTPUT_BITS == 8
 

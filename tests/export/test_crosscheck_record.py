@@ -20,18 +20,29 @@ def test_metrics_and_table_are_kept(model: Path) -> None:
     data = vqkit.load_data({"npz": str(model.with_name("data.npz"))})
     strategy, settings, net = build_strategy("pof2s", {}), Settings(), vqkit.load_model(model)
     used = vqkit.run_inputs(model, data, strategy, settings)
-    inputs = {"model": {"ref": str(model), "digest": digest.of_file(model)},
-              "data": {"ref": data.ref, "digest": data.digest},
-              "strategy": {"base": "pof2s", "digest": strategy.digest}, "overrides": {}, **asdict(settings),
-              "code": "x"}  # fmt: skip
+    inputs = {
+        "model": {"ref": str(model), "digest": digest.of_file(model)},
+        "data": {"ref": data.ref, "digest": data.digest},
+        "strategy": {"base": "pof2s", "digest": strategy.digest},
+        "overrides": {},
+        **asdict(settings),
+        "code": "x",
+    }
     runs, key = store.Store.at(model.parent / "runs"), key_of(inputs)
     runs.write(store.RunRecord(key, "pof2s", store.Status.RUNNING, inputs))
     quantized = vqkit.quantize(net, strategy, data.x_calib)
     checked = vqkit.cross_check(quantized, data.x_eval, ["onnxruntime", "integer"])
     evaluated = vqkit.evaluate(quantized.model, data.x_eval, data.y_eval)
     scores = run_api.Scores({"accuracy": 0.5}, evaluated, data.y_eval, 0.1)
-    found = run_api.record(runs.variant_dir(key), key, used, quantized=quantized, scores=scores,
-                           sqnr=vqkit.sqnr(quantized, data.x_eval), cross_check=checked)  # fmt: skip
+    found = run_api.record(
+        runs.variant_dir(key),
+        key,
+        used,
+        quantized=quantized,
+        scores=scores,
+        sqnr=vqkit.sqnr(quantized, data.x_eval),
+        cross_check=checked,
+    )
     assert found["integer_output_max"] == found["onnxruntime_output_max"] == 0
     kept = files.read_json(runs.variant_dir(key) / "cross_check.json")
     assert kept["bounds"] == {"onnxruntime": [0, 1.0], "integer": [0, 1.0]}
@@ -44,9 +55,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     return _guarded(lambda: app(standalone_mode=False), debug=False)
 
 
-def test_the_command_checks(
-    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_checks(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data = str(model.with_name("data.npz"))
     args = ["export", str(model), "--data", data, "--check", data, "--samples", "8"]
     target = ["-o", str(model.with_name("net.tflite")), "--runs", str(model.parent / "runs")]

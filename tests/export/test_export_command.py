@@ -42,9 +42,11 @@ def run(model: Path) -> Path:
     inputs = {
         "model": {"ref": str(model), "digest": digest.of_file(model)},
         "data": {"ref": data.ref, "digest": data.digest},
-        "strategy": {"base": "pof2s", "digest": strategy.digest}, "overrides": {"weight_bit": 4},
-        **{k: getattr(settings, k) for k in Settings.__dataclass_fields__}, "code": "x",
-    }  # fmt: skip
+        "strategy": {"base": "pof2s", "digest": strategy.digest},
+        "overrides": {"weight_bit": 4},
+        **{k: getattr(settings, k) for k in Settings.__dataclass_fields__},
+        "code": "x",
+    }
     runs = store.Store.at(model.parent / "runs")
     runs.write(store.RunRecord("abc123", "pof2s weight_bit=4", store.Status.FINISHED, inputs))
     folder = runs.variant_dir("abc123")
@@ -82,17 +84,18 @@ def test_a_run_that_is_not_what_it_was(run: Path) -> None:
     ],
 )
 def test_what_would_replace_the_model_or_lacks_data_is_refused(
-    args: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, *args) == Exit.INVALID
     assert message in capsys.readouterr().err
 
 
-def test_the_default_name_is_not_the_model(
-    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_default_name_is_not_the_model(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = model.read_bytes()
     monkeypatch.chdir(model.parent)
     args = ["--data", "data.npz", "--runs", str(tmp_path / "runs")]

@@ -129,8 +129,11 @@ def test_weights_and_activations_are_there_as_arrays():
     x = zoo.batch(net, 2)
     model = vq.quantize(net, "pof2s", x).model
     assert {t.name for t in weights(model)} == {
-        "quant_conv_kernel", "quant_conv_bias", "quant_head_kernel", "quant_head_bias"
-    }  # fmt: skip
+        "quant_conv_kernel",
+        "quant_conv_bias",
+        "quant_head_kernel",
+        "quant_head_bias",
+    }
     (first,) = activations(model, [x])
     assert [t.name for t in first if t.grid is not None] == [
         layer.name for layer in model.layers if isinstance(layer, FakeQuantize)

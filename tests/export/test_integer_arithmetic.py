@@ -46,13 +46,19 @@ def images(n: int = 24, seed: int = 0) -> np.ndarray:
 
 @cache
 def quantized(**overrides: Any) -> Any:
-    return vqkit.quantize(net(), vqkit.build_strategy("fsx", {"integer_arithmetic": True, **overrides}),
-                          images())  # fmt: skip
+    return vqkit.quantize(net(), vqkit.build_strategy("fsx", {"integer_arithmetic": True, **overrides}), images())
 
 
-@pytest.mark.parametrize("overrides", [{}, {"weight_per_channel": False}, {"activation_symmetry": False},
-                                       {"weight_bit": 4, "activation_bit": 6, "bias_bit": 16}],
-                         ids=lambda o: "-".join(o) or "plain")  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"weight_per_channel": False},
+        {"activation_symmetry": False},
+        {"weight_bit": 4, "activation_bit": 6, "bias_bit": 16},
+    ],
+    ids=lambda o: "-".join(o) or "plain",
+)
 def test_every_tensor_is_equal_in_both_runtimes(overrides: dict[str, Any]) -> None:
     q = quantized(**overrides)
     assert "integer_arithmetic: 7 layers add integers" in q.report
@@ -79,8 +85,13 @@ def test_what_it_changes_is_rounding_alone() -> None:
 
 def test_sums_past_24_bits_and_channels_without_weights() -> None:
     keras.utils.set_random_seed(1)
-    made = keras.Sequential([keras.Input((3000,)), keras.layers.Dense(5, activation="relu", name="wide"),
-                             keras.layers.Dense(3, name="head")])  # fmt: skip
+    made = keras.Sequential(
+        [
+            keras.Input((3000,)),
+            keras.layers.Dense(5, activation="relu", name="wide"),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
     kernel = np.sign(np.random.default_rng(1).normal(size=(3000, 5))) * 0.05
     kernel[:, 2] = 0
     made.layers[0].set_weights([kernel, np.asarray([0.1, -0.2, 1.7, 0, 30.0])])

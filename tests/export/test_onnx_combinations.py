@@ -47,8 +47,11 @@ def activations() -> Iterator[Part]:
             yield name, L.Activation(name), (4, 6)
             yield f"dense {name}", L.Dense(4, activation=name), (6,)
     for slope, top, threshold in product((0.0, 0.25), (None, 1.0), (0.0, 0.5)):
-        yield (f"relu {slope} {top} {threshold}",
-               L.ReLU(negative_slope=slope, max_value=top, threshold=threshold), (4, 6))  # fmt: skip
+        yield (
+            f"relu {slope} {top} {threshold}",
+            L.ReLU(negative_slope=slope, max_value=top, threshold=threshold),
+            (4, 6),
+        )
     for shared in (None, [1], [1, 2], [2]):
         yield f"prelu {shared}", L.PReLU(shared_axes=shared, alpha_initializer="random_uniform"), (5, 4, 6)
     for axis in (1, 2, -1, (1, 2)):
@@ -102,8 +105,17 @@ def recurrent() -> Iterator[Part]:
 
 
 def moves() -> Iterator[Part]:
-    cuts = [np.s_[:, ::2], np.s_[:, ::-1], np.s_[..., -1], np.s_[:, None, 1:], np.s_[:, -3:],
-            np.s_[:, 1, None], np.s_[:, :, 1:-1:2], np.s_[:, 3:0:-1, -2], np.s_[..., None]]  # fmt: skip
+    cuts = [
+        np.s_[:, ::2],
+        np.s_[:, ::-1],
+        np.s_[..., -1],
+        np.s_[:, None, 1:],
+        np.s_[:, -3:],
+        np.s_[:, 1, None],
+        np.s_[:, :, 1:-1:2],
+        np.s_[:, 3:0:-1, -2],
+        np.s_[..., None],
+    ]
     for cut in cuts:
         yield f"cut {cut}", lambda t, cut=cut: t[cut], (5, 6)
     for axis in (1, 2, -1):
@@ -129,8 +141,13 @@ def _dot(t: Any, axes: Any) -> Any:
     return L.Dot(axes=axes, normalize=True)([t, t])
 
 
-GROUPS = {"normalizations": normalizations, "activations": activations, "windows": windows,
-          "recurrent": recurrent, "moves": moves}  # fmt: skip
+GROUPS = {
+    "normalizations": normalizations,
+    "activations": activations,
+    "windows": windows,
+    "recurrent": recurrent,
+    "moves": moves,
+}
 
 
 def joint(parts: list[Part]) -> Joint:

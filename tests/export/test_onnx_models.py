@@ -14,16 +14,23 @@ from vqkit.errors import ModelError
 from vqkit.export.onnx import OnnxSession, to_onnx
 
 CASES = [
-    ("residual", "pof2s", 21), ("depthwise", "pof2s", 11), ("concat", "pof2s", 17), ("nested", "pof2s", 21),
-    ("two_inputs", "pof2s", 21), ("two_outputs", "pof2s", 21), ("transposed", "pof2s", 21),
-    ("activations", "pof2s", 21), ("lone_batch_norm", "pof2s", 21), ("depth_multiplier", "pof2s", 13),
-    ("residual", "fsx", 21), ("depthwise", "fsx", 13), ("fused_activations", "fs", 21),
-]  # fmt: skip
+    ("residual", "pof2s", 21),
+    ("depthwise", "pof2s", 11),
+    ("concat", "pof2s", 17),
+    ("nested", "pof2s", 21),
+    ("two_inputs", "pof2s", 21),
+    ("two_outputs", "pof2s", 21),
+    ("transposed", "pof2s", 21),
+    ("activations", "pof2s", 21),
+    ("lone_batch_norm", "pof2s", 21),
+    ("depth_multiplier", "pof2s", 13),
+    ("residual", "fsx", 21),
+    ("depthwise", "fsx", 13),
+    ("fused_activations", "fs", 21),
+]
 
 
-def run(
-    name: str, strategy: str, opset: int, *, rounding: str = "exact", **overrides: object
-) -> dict[str, np.ndarray]:
+def run(name: str, strategy: str, opset: int, *, rounding: str = "exact", **overrides: object) -> dict[str, np.ndarray]:
     """Row name -> value as ONNX Runtime computes it, in Keras' layout."""
     made = to_onnx(quantized(name, strategy, **overrides), opset=opset, rounding=rounding, intermediate=True)
     session = OnnxSession(made.model)

@@ -36,9 +36,7 @@ def hard_values(p: QParams) -> np.ndarray:
     zero = np.broadcast_to(p.zero_point, (1, 3)).astype(np.float64)
     x = ((codes[:, None] - zero) * scale).astype(np.float32)
     edges = np.asarray([[0, -0.0, 1e30], [-1e30, 1e-30, -1e-30]], np.float32)
-    return np.concatenate(
-        [x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, -np.float32(np.inf)), edges]
-    )
+    return np.concatenate([x, np.nextafter(x, np.float32(np.inf)), np.nextafter(x, -np.float32(np.inf)), edges])
 
 
 def expected(x: np.ndarray, p: QParams) -> np.ndarray:
@@ -50,19 +48,19 @@ def expected(x: np.ndarray, p: QParams) -> np.ndarray:
 def run(x: np.ndarray, p: QParams, *, opset: int, exact: bool = True) -> np.ndarray:
     builder = Builder(opset)
     name = Quantizing(builder, exact=exact).value(builder.fresh("x"), p, "y", lambda a: a)
-    model = builder.model(graph_name="g", inputs={"x": ((None, 3), "float32")},
-                          outputs={name: ((None, 3), "float32")}, metadata={})  # fmt: skip
+    model = builder.model(
+        graph_name="g",
+        inputs={"x": ((None, 3), "float32")},
+        outputs={name: ((None, 3), "float32")},
+        metadata={},
+    )
     return OnnxSession(model)({"x": x})[name]
 
 
 def specs(kind: str, **more: object) -> list[QuantizerSpec]:
-    flags = itertools.product(
-        (2, 4, 5, 8, 16), RoundMode, (True, False), (True, False), (True, False), (True, False)
-    )
+    flags = itertools.product((2, 4, 5, 8, 16), RoundMode, (True, False), (True, False), (True, False), (True, False))
     return [
-        QuantizerSpec(
-            kind, bit_width=b, round_mode=r, symmetry=s, unsigned=u, narrow_range=n, per_channel=c, **more
-        )
+        QuantizerSpec(kind, bit_width=b, round_mode=r, symmetry=s, unsigned=u, narrow_range=n, per_channel=c, **more)
         for b, r, s, u, n, c in flags
         if not (u and n)
     ]
@@ -71,11 +69,18 @@ def specs(kind: str, **more: object) -> list[QuantizerSpec]:
 @pytest.mark.parametrize("opset", [11, 21])
 @pytest.mark.parametrize(
     "cases",
-    [specs(POF2S), specs(FS), specs(FS, use_framework_quant=True),
-     [QuantizerSpec(POF2S, bit_width=24), QuantizerSpec(FS, bit_width=24),
-      QuantizerSpec(POF2S, bit_width=1)]],
+    [
+        specs(POF2S),
+        specs(FS),
+        specs(FS, use_framework_quant=True),
+        [
+            QuantizerSpec(POF2S, bit_width=24),
+            QuantizerSpec(FS, bit_width=24),
+            QuantizerSpec(POF2S, bit_width=1),
+        ],
+    ],
     ids=["pow2", "own", "framework", "odd widths"],
-)  # fmt: skip
+)
 def test_exact_chain_is_the_simulation(cases: list[QuantizerSpec], opset: int) -> None:
     for number, spec in enumerate(cases):
         if number % 2 != opset % 2 and len(cases) > 3:
@@ -114,8 +119,9 @@ def test_weights_are_integers_and_come_back_exactly(kind: str, opset: int) -> No
     ):
         if kind == POF2S and framework:
             continue
-        spec = QuantizerSpec(kind, bit_width=bits, per_channel=per_channel, symmetry=symmetry,
-                             use_framework_quant=framework)  # fmt: skip
+        spec = QuantizerSpec(
+            kind, bit_width=bits, per_channel=per_channel, symmetry=symmetry, use_framework_quant=framework
+        )
         if bits == 32 and (not symmetry or kind == FS):
             continue
         f_min, f_max = reference.value_range(w, spec)
@@ -126,8 +132,7 @@ def test_weights_are_integers_and_come_back_exactly(kind: str, opset: int) -> No
         name = Quantizing(builder, exact=True).weight(Constant("w", value, p), lambda a: a, "w")
         y = builder.op("Add", [x, name], "y")
         shape = ((4, 3), "float32")
-        model = builder.model(graph_name="g", inputs={"x": shape}, outputs={y: shape},
-                              metadata={})  # fmt: skip
+        model = builder.model(graph_name="g", inputs={"x": shape}, outputs={y: shape}, metadata={})
         got = OnnxSession(model)({"x": np.zeros((4, 3), np.float32)})[y]
         np.testing.assert_array_equal(got, value, err_msg=str(spec))
         stored = [i for i in model.graph.initializer if i.name == "w/q"]

@@ -19,26 +19,51 @@ from vqkit.export.lowering import lower
 ROOT = Path(__file__).resolve().parents[2]
 STRING = "it is string"
 LAYERS = {
-    "HashedCrossing": "SparseCross", "Hashing": "AsString", "IntegerLookup": "LookupTableFindV2",
-    "MelSpectrogram": "RFFT", "StringLookup": STRING, "TextVectorization": STRING,
-}  # fmt: skip
+    "HashedCrossing": "SparseCross",
+    "Hashing": "AsString",
+    "IntegerLookup": "LookupTableFindV2",
+    "MelSpectrogram": "RFFT",
+    "StringLookup": STRING,
+    "TextVectorization": STRING,
+}
 """Layer class that does not leave -> what its error says."""
 OPERATIONS = {
-    "argpartition": "Where", "bincount": "number of bins", "bitwise_left_shift left_shift": "LeftShift",
-    "bitwise_right_shift right_shift": "RightShift", "cholesky logdet": "Cholesky", "cross": "Cross",
-    "cumprod nancumprod": "Cumprod", "ctc_decode": "CTCGreedyDecoder",
+    "argpartition": "Where",
+    "bincount": "number of bins",
+    "bitwise_left_shift left_shift": "LeftShift",
+    "bitwise_right_shift right_shift": "RightShift",
+    "cholesky logdet": "Cholesky",
+    "cross": "Cross",
+    "cumprod nancumprod": "Cumprod",
+    "ctc_decode": "CTCGreedyDecoder",
     "diag diagflat": "MatrixDiagV3",
-    "diagonal": "MatrixDiagPartV3", "eigh": "SelfAdjointEigV2", "erfinv": "Erfinv",
-    "fft fft2 ifft2 irfft polar": "Complex", "i0": "BesselI0", "in_top_k": "InTopKV2", "inv": "MatrixInverse",
-    "istft rfft stft": "RFFT", "jvp": "TanhGrad", "lstsq matrix_rank pinv svd": "Svd", "lu_factor": "Lu",
-    "nextafter": "NextAfter", "qr": "Qr", "searchsorted": "LowerBound", "segment_max": "UnsortedSegmentMax",
-    "segment_min": "UnsortedSegmentMin", "segment_prod": "UnsortedSegmentProd",
+    "diagonal": "MatrixDiagPartV3",
+    "eigh": "SelfAdjointEigV2",
+    "erfinv": "Erfinv",
+    "fft fft2 ifft2 irfft polar": "Complex",
+    "i0": "BesselI0",
+    "in_top_k": "InTopKV2",
+    "inv": "MatrixInverse",
+    "istft rfft stft": "RFFT",
+    "jvp": "TanhGrad",
+    "lstsq matrix_rank pinv svd": "Svd",
+    "lu_factor": "Lu",
+    "nextafter": "NextAfter",
+    "qr": "Qr",
+    "searchsorted": "LowerBound",
+    "segment_max": "UnsortedSegmentMax",
+    "segment_min": "UnsortedSegmentMin",
+    "segment_prod": "UnsortedSegmentProd",
     "segment_sum": "UnsortedSegmentSum",
-    "slice_update": "XlaDynamicUpdateSlice", "slogdet": "LogMatrixDeterminant", "solve": "MatrixSolve",
+    "slice_update": "XlaDynamicUpdateSlice",
+    "slogdet": "LogMatrixDeterminant",
+    "solve": "MatrixSolve",
     "cholesky_inverse solve_triangular": "MatrixTriangularSolve",
-    "sparse_categorical_crossentropy": "SparseSoftmaxCrossEntropyWithLogits", "trace": "MatrixSetDiagV3",
-    "view": "reads the bits", "ctc_loss": "TensorFlow does not trace it",
-}  # fmt: skip
+    "sparse_categorical_crossentropy": "SparseSoftmaxCrossEntropyWithLogits",
+    "trace": "MatrixSetDiagV3",
+    "view": "reads the bits",
+    "ctc_loss": "TensorFlow does not trace it",
+}
 """Functions of `keras.ops` that do not leave -> what their error says."""
 REFUSED = {name: why for names, why in OPERATIONS.items() for name in names.split()}
 ALL = {**operations.EXPRESSIONS, **operations.WRITTEN}
@@ -58,8 +83,9 @@ class Expressions(Joint):
         self.model = operations.build({n: ALL[n] for n in names}, after=False)
         self.quantized = vqkit.quantize(self.model, "pof2s", self.batch(16, 0))
         self.program = lower(self.quantized)
-        t = SimpleNamespace(**{k: keras.Input(s) for k, s in operations.SHAPES.items()},
-                            n=keras.Input((6,), dtype="int32"))  # fmt: skip
+        t = SimpleNamespace(
+            **{k: keras.Input(s) for k, s in operations.SHAPES.items()}, n=keras.Input((6,), dtype="int32")
+        )
         self.owner = [n for n in names for _ in keras.tree.flatten(ALL[n](t))]
 
     def batch(self, n: int, seed: int = 1) -> list:
@@ -83,9 +109,7 @@ def test_every_layer_class_agrees(group: tuple[str, ...]) -> None:
     assert layers(group).worst() == {}
 
 
-@pytest.mark.parametrize(
-    "group", groups([n for n in ALL if n not in REFUSED], 90), ids=lambda g: f"{g[0]}...{g[-1]}"
-)
+@pytest.mark.parametrize("group", groups([n for n in ALL if n not in REFUSED], 90), ids=lambda g: f"{g[0]}...{g[-1]}")
 def test_every_function_agrees(group: tuple[str, ...]) -> None:
     assert Expressions(group).worst() == {}
 

@@ -15,9 +15,7 @@ from vqkit.export.tflite.flatbuffer import LiteRtSession, schema
 POF2S, FSX = "pof2s", "fsx"
 
 
-def codes_apart(
-    name: str, strategy: str, *, kernels: str = "default", **overrides: object
-) -> dict[str, np.ndarray]:
+def codes_apart(name: str, strategy: str, *, kernels: str = "default", **overrides: object) -> dict[str, np.ndarray]:
     """Row name -> codes of LiteRT less those of the simulation."""
     q = quantized(name, strategy, **overrides)
     made, expected = to_tflite(q, intermediate=True), simulated(name, strategy, **overrides)
@@ -43,9 +41,17 @@ def test_fused_rounding_departs_at_negative_ties_by_one_code() -> None:
     assert "SUB" not in operators(made.content)
 
 
-@pytest.mark.parametrize(("name", "strategy"), [("residual", FSX), ("concat", POF2S), ("two_outputs", POF2S),
-                                                ("nested", FSX), ("fused_activations", FSX),
-                                                ("lone_batch_norm", POF2S)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        ("residual", FSX),
+        ("concat", POF2S),
+        ("two_outputs", POF2S),
+        ("nested", FSX),
+        ("fused_activations", FSX),
+        ("lone_batch_norm", POF2S),
+    ],
+)
 def test_within_one_code_in_99_per_cent(name: str, strategy: str) -> None:
     for row, codes in codes_apart(name, strategy).items():
         assert np.mean(np.abs(codes) > 1) < 0.01, row
@@ -58,9 +64,15 @@ def test_reference_kernels_are_one_code_off_at_the_first_layer() -> None:
     assert np.abs(apart["dw_relu/output"]).max() == 1
 
 
-@pytest.mark.parametrize("overrides", [{"weight_bit": 4, "activation_bit": 4}, {"activation_symmetry": False},
-                                       {"activation_unsigned": True, "activation_symmetry": False}],
-                         ids=lambda o: "-".join(o))  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"weight_bit": 4, "activation_bit": 4},
+        {"activation_symmetry": False},
+        {"activation_unsigned": True, "activation_symmetry": False},
+    ],
+    ids=lambda o: "-".join(o),
+)
 def test_other_grids(overrides: dict[str, object]) -> None:
     for row, codes in codes_apart("depthwise", POF2S, **overrides).items():
         assert np.mean(np.abs(codes) > 1) < 0.02, row

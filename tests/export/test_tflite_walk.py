@@ -46,8 +46,25 @@ FORMS: dict[str, list[tuple[tuple[int, ...], Callable[[Any], Any]]]] = {
     ],
     "Activation": [
         (VECTOR, lambda t, a=a: L.Activation(a)(L.Dense(6)(t)))
-        for a in ("relu", "relu6", "sigmoid", "tanh", "hard_sigmoid", "swish", "elu", "selu", "softplus",
-                  "softsign", "gelu", "exponential", "leaky_relu", "hard_swish", "mish", "softmax", "linear")
+        for a in (
+            "relu",
+            "relu6",
+            "sigmoid",
+            "tanh",
+            "hard_sigmoid",
+            "swish",
+            "elu",
+            "selu",
+            "softplus",
+            "softsign",
+            "gelu",
+            "exponential",
+            "leaky_relu",
+            "hard_swish",
+            "mish",
+            "softmax",
+            "linear",
+        )
     ],
     "ReLU": [
         (IMAGE, lambda t: L.ReLU()(L.Conv2D(3, 1)(t))),
@@ -103,7 +120,7 @@ FORMS: dict[str, list[tuple[tuple[int, ...], Callable[[Any], Any]]]] = {
     "Maximum": [(VECTOR, lambda t: L.Maximum()([L.Dense(6)(t), t]))],
     "LayerNormalization": [(LINE, lambda t: L.LayerNormalization()(t))],
     "EinsumDense": [(LINE, lambda t: L.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d")(t))],
-}  # fmt: skip
+}
 ADDED = tuple(FORMS)[tuple(FORMS).index("Conv1D") :]
 
 
@@ -114,9 +131,7 @@ def registered() -> set[str]:
 
 
 def _entries(strategy: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = strategy.dump(None, verbose=2)["quantize_registry_config"][
-        "layer_quantize_config"
-    ]
+    found: list[dict[str, Any]] = strategy.dump(None, verbose=2)["quantize_registry_config"]["layer_quantize_config"]
     return found
 
 
@@ -150,9 +165,7 @@ def walked(base: str) -> tuple[Any, dict[str, str]]:
     for w in model.weights:
         values = rng.uniform(0.5, 2, w.shape) if "variance" in w.path else rng.normal(0, 0.4, w.shape)
         w.assign(values.astype("float32"))
-    return vqkit.quantize(model, extended(base), samples(model)), {
-        f"output_{i}": o for i, o in enumerate(owners)
-    }
+    return vqkit.quantize(model, extended(base), samples(model)), {f"output_{i}": o for i, o in enumerate(owners)}
 
 
 def samples(model: Any, seed: int = 0) -> list[np.ndarray]:
@@ -239,11 +252,17 @@ def test_layers_that_are_not_quantized_agree() -> None:
     i, words = keras.Input((5, 6)), keras.Input((5,), dtype="int32")
     h = L.LayerNormalization()(i)
     parts = [
-        L.MultiHeadAttention(2, 3)(h, h), L.LSTM(3, return_sequences=True)(i), L.Bidirectional(L.GRU(3))(i),
-        L.Conv1DTranspose(3, 3, strides=2)(i), L.GroupNormalization(3)(i), L.Embedding(9, 4)(words),
-        L.Softmax(axis=1)(i), i[:, 1:3], keras.ops.split(i, 2, axis=-1)[1],
+        L.MultiHeadAttention(2, 3)(h, h),
+        L.LSTM(3, return_sequences=True)(i),
+        L.Bidirectional(L.GRU(3))(i),
+        L.Conv1DTranspose(3, 3, strides=2)(i),
+        L.GroupNormalization(3)(i),
+        L.Embedding(9, 4)(words),
+        L.Softmax(axis=1)(i),
+        i[:, 1:3],
+        keras.ops.split(i, 2, axis=-1)[1],
         i @ keras.ops.transpose(i, (0, 2, 1)),
-    ]  # fmt: skip
+    ]
     q = vqkit.quantize(keras.Model([i, words], [L.Dense(2)(p) for p in parts]), "fsx", _words(8))
     found = vqkit.cross_check(q, _words(7), ["litert"])
     assert found.metrics["litert_output_within_1"] == 1
@@ -258,8 +277,6 @@ def test_what_the_converter_lacks_is_one_sentence(capfd: pytest.CaptureFixture[s
     i = keras.Input((4, 4, 4, 2))
     model = keras.Model(i, L.Dense(2)(L.AdaptiveAveragePooling3D(2, name="pool")(i)))
     q = vqkit.quantize(model, "fsx", samples(model)[0])
-    with pytest.raises(
-        ModelError, match=r"^layer 'pool' cannot be exported to TFLite: .* its AvgPool3D\. Export onnx"
-    ):
+    with pytest.raises(ModelError, match=r"^layer 'pool' cannot be exported to TFLite: .* its AvgPool3D\. Export onnx"):
         to_tflite(q)
     assert capfd.readouterr().err == ""

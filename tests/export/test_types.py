@@ -20,12 +20,15 @@ L = keras.layers
 REFUSED = {
     ("bfloat16 input", "onnx"): ("input 'image'", "is bfloat16"),
     ("bfloat16 input", "tflite"): ("input 'image'", "is bfloat16"),
-    **{(kind, format): ("layer 'hidden' (Dense)", f"computes in {kind.removeprefix('mixed_')}", "in float32")
-       for kind in ("mixed_float16", "mixed_bfloat16", "float16") for format in ("onnx", "tflite")},
+    **{
+        (kind, format): ("layer 'hidden' (Dense)", f"computes in {kind.removeprefix('mixed_')}", "in float32")
+        for kind in ("mixed_float16", "mixed_bfloat16", "float16")
+        for format in ("onnx", "tflite")
+    },
     ("bfloat16", "onnx"): ("input 'image'", "is bfloat16"),
     ("bfloat16", "tflite"): ("input 'image'", "is bfloat16"),
     ("bfloat16", "h5"): ("layer 'hidden'", "bfloat16", ".h5"),
-}  # fmt: skip
+}
 """What is computed and the format that does not have it -> words of its sentence."""
 WORDS = ("uint8", "int64", "float32")
 POLICIES = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
@@ -79,9 +82,7 @@ def test_files_keep_the_types_of_inputs_and_outputs(tmp_path: Path) -> None:
 
     q, x = of_all_types()
     model = onnx.load(vqkit.export(q, tmp_path / "m.onnx"))
-    types = {
-        i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in model.graph.input
-    }
+    types = {i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in model.graph.input}
     assert types == {k: v.dtype for k, v in x.items()}
     made = [onnx.helper.tensor_dtype_to_np_dtype(o.type.tensor_type.elem_type) for o in model.graph.output]
     assert made == [np.dtype(o.dtype) for o in q.model.outputs]

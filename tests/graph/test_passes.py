@@ -20,9 +20,7 @@ PASSES = {
     "equalize": lambda g: equalize.equalize(g, steps=3),
     "all": lambda g: equalize.equalize(
         fold.batch_norm_to_depthwise(
-            fold.fold_batch_norm(
-                simplify.separate_activations(simplify.ops_to_layers(simplify.remove_dropout(g)))
-            )
+            fold.fold_batch_norm(simplify.separate_activations(simplify.ops_to_layers(simplify.remove_dropout(g))))
         )
     ),
 }

@@ -42,9 +42,7 @@ def short(*names):
 FOUND = (
     short("dropout", "dropout", "conv"),
     short("conv", "norm", "norm", "relu"),
-    programs.Program(
-        (2,), (programs.Step("conv", 0, 0, 1), programs.Step("again", 0, 0, 0)), 1, 0, skipped=2
-    ),
+    programs.Program((2,), (programs.Step("conv", 0, 0, 1), programs.Step("again", 0, 0, 0)), 1, 0, skipped=2),
 )
 
 

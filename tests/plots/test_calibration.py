@@ -15,10 +15,19 @@ from vqkit.errors import DataError
 
 def calibrations() -> pd.DataFrame:
     rows = [
-        {"n_images": n, "subset": k, "accuracy": 0.9 + 0.01 * k - 1 / n, "float_accuracy": 0.98,
-         "tensor": t, "low": 0.0, "high": 4.0 - (k + 1) / n * (t == "a")}
-        for n in (10, 20, 100) for k in range(1 if n == 100 else 2) for t in ("a", "b")
-    ]  # fmt: skip
+        {
+            "n_images": n,
+            "subset": k,
+            "accuracy": 0.9 + 0.01 * k - 1 / n,
+            "float_accuracy": 0.98,
+            "tensor": t,
+            "low": 0.0,
+            "high": 4.0 - (k + 1) / n * (t == "a"),
+        }
+        for n in (10, 20, 100)
+        for k in range(1 if n == 100 else 2)
+        for t in ("a", "b")
+    ]
     return pd.DataFrame(rows)
 
 

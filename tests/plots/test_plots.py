@@ -81,8 +81,7 @@ def test_ratios_without_end_stay_on_the_page() -> None:
     frame.loc[1, "sqnr_db"] = None
     fig = plots.sqnr_by_layer(frame)
     weights, activations = (
-        next(line for line in fig.axes[0].lines if line.get_label() == role)
-        for role in ("weight", "activation")
+        next(line for line in fig.axes[0].lines if line.get_label() == role) for role in ("weight", "activation")
     )
     np.testing.assert_array_equal(weights.get_xdata(), [6.5, 12.5])
     np.testing.assert_array_equal(activations.get_xdata(), [24.0, 18.0, 24.0])

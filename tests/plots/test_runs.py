@@ -18,12 +18,21 @@ NAMES = ("small", "good", "beaten", "<script>")
 
 
 def runs() -> pd.DataFrame:
-    frame = pd.DataFrame({
-        "key": [*"abcd"], "name": NAMES, "status": [*3 * ["FINISHED"], "FAILED"],
-        "strategy": ["pof2s", "fs", "fs", "fsx"], "accuracy": [0.90, 0.97, 0.80, np.nan],
-        "float_accuracy": 0.98, "n_eval": 500.0, "size_bytes": [1000, 4000, 5000, np.nan],
-        "float_size_bytes": 16000.0, "macs": 1e4, "bit_operations": [160e3, 640e3, 640e3, np.nan],
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "key": [*"abcd"],
+            "name": NAMES,
+            "status": [*3 * ["FINISHED"], "FAILED"],
+            "strategy": ["pof2s", "fs", "fs", "fsx"],
+            "accuracy": [0.90, 0.97, 0.80, np.nan],
+            "float_accuracy": 0.98,
+            "n_eval": 500.0,
+            "size_bytes": [1000, 4000, 5000, np.nan],
+            "float_size_bytes": 16000.0,
+            "macs": 1e4,
+            "bit_operations": [160e3, 640e3, 640e3, np.nan],
+        }
+    )
     frame["override.weight_bit"] = [4, 8, 8, 99]
     frame["override.same"] = 1
     return frame
@@ -38,8 +47,11 @@ def line_of(ax: Any, key: str) -> Any:
 
 
 def two() -> pd.DataFrame:
-    rows = [("stem", "k", "weight", 0, 30.0, 36.0), ("dw", "out", "activation", 1, 20.0, 12.0),
-            ("head", "k", "weight", 2, np.nan, 25.0)]  # fmt: skip
+    rows = [
+        ("stem", "k", "weight", 0, 30.0, 36.0),
+        ("dw", "out", "activation", 1, 20.0, 12.0),
+        ("head", "k", "weight", 2, np.nan, 25.0),
+    ]
     frame = pd.DataFrame(rows, columns=["layer", "tensor", "role", "order", "a_db", "b_db"])
     return frame.assign(delta_db=frame["b_db"] - frame["a_db"])
 
@@ -119,9 +131,7 @@ def test_a_line_goes_through_its_choices_to_its_accuracy() -> None:
     assert order == ["c", "a", "b"]
     span = heights["b"][-1] - heights["c"][-1]
     total = squash(-1.0) - squash(-18.0)
-    np.testing.assert_allclose(
-        (heights["a"][-1] - heights["c"][-1]) / span, (squash(-8.0) - squash(-18.0)) / total
-    )
+    np.testing.assert_allclose((heights["a"][-1] - heights["c"][-1]) / span, (squash(-8.0) - squash(-18.0)) / total)
     assert heights["d"][-1] < 0
     assert line_of(ax, "d").get_linestyle() == "--"
     assert line_of(ax, "b").get_linewidth() == 3
@@ -139,9 +149,7 @@ def test_the_difference_in_noise_has_a_side_for_each_run() -> None:
 
 def test_of_many_tensors_the_largest_differences_are_drawn_in_graph_order() -> None:
     n = 200
-    frame = pd.DataFrame(
-        {"layer": "l", "tensor": [f"t{i}" for i in range(n)], "role": "weight", "order": range(n)}
-    )
+    frame = pd.DataFrame({"layer": "l", "tensor": [f"t{i}" for i in range(n)], "role": "weight", "order": range(n)})
     frame["delta_db"] = np.arange(n, 0, -1.0)
     kept = pairs._largest(frame)
     assert kept["tensor"].tolist() == [f"t{i}" for i in range(60)]

@@ -29,8 +29,13 @@ def spec_of(bits: int, **more: object) -> QuantizerSpec:
 
 def values(seed: int, n: int = 4000) -> np.ndarray:
     draw = np.random.default_rng(seed)
-    shapes = (draw.standard_normal, lambda n: draw.standard_t(2, n), lambda n: draw.uniform(-1, 1, n),
-              lambda n: np.maximum(draw.standard_normal(n), 0), lambda n: draw.laplace(size=n))  # fmt: skip
+    shapes = (
+        draw.standard_normal,
+        lambda n: draw.standard_t(2, n),
+        lambda n: draw.uniform(-1, 1, n),
+        lambda n: np.maximum(draw.standard_normal(n), 0),
+        lambda n: draw.laplace(size=n),
+    )
     return (shapes[seed % len(shapes)](n) * 10.0 ** draw.uniform(-5, 5)).astype(np.float32)
 
 

@@ -47,9 +47,7 @@ def test_divergences_are_the_definition(counts: np.ndarray, levels: int) -> None
         if counts[:width].any():
             expected = looped(counts, int(width), levels)
             np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-12)
-            np.testing.assert_allclose(
-                exact_divergence(counts, int(width), levels), expected, rtol=0, atol=1e-12
-            )
+            np.testing.assert_allclose(exact_divergence(counts, int(width), levels), expected, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=40)

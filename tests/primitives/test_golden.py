@@ -47,9 +47,7 @@ def test_numpy_gives_the_recorded_results_too() -> None:
             with np.errstate(all="ignore"):
                 found = reference.fake_quantize(x, qp, vitis_compat=True)
             wrong["out"] += not np.array_equal(found, out, equal_nan=True)
-            full = (
-                np.max(np.abs(x), axis=reference.reduction_axes(x.ndim, spec), keepdims=spec.per_channel) > 0
-            )
+            full = np.max(np.abs(x), axis=reference.reduction_axes(x.ndim, spec), keepdims=spec.per_channel) > 0
             wrong["pos"] += "pos" in case and not np.array_equal(qp.pos[full], np.float32(case["pos"])[full])
     assert wrong.total() == 0
 
@@ -83,9 +81,7 @@ def test_nothing_to_check_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_a_wrong_value_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = json.loads((GOLDEN / "ops.json").read_text())
-    picked = [
-        next(c for c in cases if c["kind"] == k and c["input"] == "normal") for k in ("pof2s", "tqt", "fs")
-    ]
+    picked = [next(c for c in cases if c["kind"] == k and c["input"] == "normal") for k in ("pof2s", "tqt", "fs")]
     picked[0]["pos"] += 1
     picked[1]["log_th"] += 1e-6
     picked[2]["max"] *= 1.0001

@@ -98,9 +98,7 @@ def test_trained_threshold_per_channel() -> None:
 
     (both,) = gradients(run, [[1.0, 2.0]])
     one = [
-        gradients(
-            lambda th: ops.trained_threshold(X, spec.with_(per_channel=False), low[0, 0], high[0, 0], th), t
-        )[0]
+        gradients(lambda th: ops.trained_threshold(X, spec.with_(per_channel=False), low[0, 0], high[0, 0], th), t)[0]
         for t in (1.0, 2.0)
     ]
     np.testing.assert_allclose(both, [one], rtol=1e-6)

@@ -104,9 +104,7 @@ def test_values_stand_for_the_tensor() -> None:
     values, counts = seen.values()
     width = seen.edges[1]
     assert counts.sum() == NORMAL.size
-    np.testing.assert_allclose(
-        np.sort(np.repeat(values, counts)), np.sort(NORMAL, axis=None), atol=float(width)
-    )
+    np.testing.assert_allclose(np.sort(np.repeat(values, counts)), np.sort(NORMAL, axis=None), atol=float(width))
 
 
 @pytest.mark.parametrize("bad", [[], [np.nan], [1.0, np.inf], [-np.inf, 0.0]])
@@ -132,9 +130,7 @@ def test_an_empty_histogram_decides_nothing() -> None:
         ({"unsigned": True}, 1.0, 9.0, (0.0, 2.0)),
     ],
 )
-def test_range_from_threshold(
-    options: dict[str, bool], low: float, high: float, expected: tuple[float, float]
-) -> None:
+def test_range_from_threshold(options: dict[str, bool], low: float, high: float, expected: tuple[float, float]) -> None:
     spec = QuantizerSpec(FS, **options)
     np.testing.assert_allclose(range_from_threshold(2.0, low, high, spec), expected, rtol=1e-7)
     assert range_from_threshold(2.0, low, high, spec, vitis_compat=True) == (-2.0, 2.0)
@@ -182,14 +178,10 @@ def test_vitis_compat_counts_the_whole_tensor() -> None:
 @pytest.mark.parametrize("compat", [True, False])
 @settings(deadline=None)
 @given(
-    values=hnp.arrays(
-        np.float32, st.integers(1, 400), elements=st.floats(-8, 8, width=32, allow_subnormal=False)
-    ),
+    values=hnp.arrays(np.float32, st.integers(1, 400), elements=st.floats(-8, 8, width=32, allow_subnormal=False)),
     growth=st.floats(0.125, 30, width=32),
 )
-def test_bins_hold_what_a_search_of_the_edges_puts_there(
-    compat: bool, values: np.ndarray, growth: float
-) -> None:
+def test_bins_hold_what_a_search_of_the_edges_puts_there(compat: bool, values: np.ndarray, growth: float) -> None:
     seen = Histogram(vitis_compat=compat)
     seen.add(values)
     seen.add(values * np.float32(growth))
@@ -225,9 +217,7 @@ def test_parts_of_bins_of_any_width(bins: int, reach: float) -> None:
     edges = (np.arange(bins + 1) * (reach / bins)).astype(np.float32)
     x = (np.random.default_rng(bins).uniform(-1, 1, 5000) * float(edges[-1])).astype(np.float32)
     parts, size = count_by_sign(x, edges, 4), np.abs(x.astype(np.float64))
-    np.testing.assert_array_equal(
-        parts.reshape(2, bins, 4).sum(axis=(0, 2)), np.histogram(np.abs(x), edges)[0]
-    )
+    np.testing.assert_array_equal(parts.reshape(2, bins, 4).sum(axis=(0, 2)), np.histogram(np.abs(x), edges)[0])
     middles = np.repeat((np.arange(4 * bins) + 0.5) * (float(edges[-1]) / (4 * bins)), parts.sum(axis=0))
     doubt = float(edges[-1]) * (0.125 / bins + 1e-6)
     np.testing.assert_allclose(middles, np.sort(size), rtol=0, atol=doubt)

@@ -64,9 +64,7 @@ def test_float_scale_every_code(spec: QuantizerSpec, step: float, framework: boo
 @pytest.mark.parametrize("mode", RoundMode)
 def test_every_bit_width(bits: int, mode: RoundMode) -> None:
     near_ends = np.float32([-1, 1]) * np.float32(2.0 ** (bits - 1))
-    x = np.concatenate(
-        [np.linspace(-40, 40, 641, dtype=np.float32), near_ends, np.nextafter(near_ends, np.float32(0))]
-    )
+    x = np.concatenate([np.linspace(-40, 40, 641, dtype=np.float32), near_ends, np.nextafter(near_ends, np.float32(0))])
     for kind in (POF2S, FS):
         spec = QuantizerSpec(kind, bit_width=bits, round_mode=mode)
         for scaled in (x, x / np.float32(16)):
@@ -133,9 +131,7 @@ SIGNED = [s for k in (POF2S, FS) for s in grids(kind=k, bits=(4,)) if not s.narr
 @pytest.mark.parametrize("spec", SIGNED, ids=name)
 @pytest.mark.parametrize("framework", [False, True])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_eager_graph_constants_and_variables_agree(
-    spec: QuantizerSpec, framework: bool, per_channel: bool
-) -> None:
+def test_eager_graph_constants_and_variables_agree(spec: QuantizerSpec, framework: bool, per_channel: bool) -> None:
     """The graph optimizer may not rewrite the arithmetic, not even where the range is a constant."""
     spec = spec.with_(use_framework_quant=framework, per_channel=per_channel)
     shape = (1, 1) if per_channel else ()

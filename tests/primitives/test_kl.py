@@ -55,9 +55,14 @@ def noise(x: np.ndarray, params: QParams, axes: tuple[int, ...]) -> np.ndarray:
 def specs(draw: st.DrawFn) -> QuantizerSpec:
     kind = draw(st.sampled_from([QuantizerType.FS, QuantizerType.POF2S, QuantizerType.TQT]))
     return QuantizerSpec(
-        kind, draw(st.integers(2, 16)), Method.MIN_KL, symmetry=draw(st.booleans()),
-        per_channel=draw(st.booleans()), unsigned=draw(st.booleans()), narrow_range=draw(st.booleans()),
-    )  # fmt: skip
+        kind,
+        draw(st.integers(2, 16)),
+        Method.MIN_KL,
+        symmetry=draw(st.booleans()),
+        per_channel=draw(st.booleans()),
+        unsigned=draw(st.booleans()),
+        narrow_range=draw(st.booleans()),
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,9 +101,7 @@ def test_within_3_db_of_the_least_error(kind: str, quantizer: QuantizerType) -> 
         x = DATA[kind](np.random.default_rng(seed), size).astype(np.float32)
         for bits in (4, 8):
             spec = QuantizerSpec(quantizer, bits, Method.MIN_KL)
-            found, least = (
-                noise(x, choose(x, spec.with_(method=m)), (0,)) for m in (Method.MIN_KL, Method.MIN_MSE)
-            )
+            found, least = (noise(x, choose(x, spec.with_(method=m)), (0,)) for m in (Method.MIN_KL, Method.MIN_MSE))
             assert found <= least * 10 ** (MOST_DB / 10), (size, bits)
 
 

@@ -16,9 +16,7 @@ X = np.random.default_rng(5).laplace(size=8000).astype(np.float32)
 
 
 def error(x: np.ndarray, spec: QuantizerSpec, f_min: np.ndarray, f_max: np.ndarray) -> float:
-    return float(
-        np.sum(np.square(x - reference.fake_quantize(x, QParams(spec, f_min, f_max)), dtype=np.float64))
-    )
+    return float(np.sum(np.square(x - reference.fake_quantize(x, QParams(spec, f_min, f_max)), dtype=np.float64)))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])

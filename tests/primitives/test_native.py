@@ -34,9 +34,7 @@ def can_compile() -> bool:
     return any(map(shutil.which, native.COMPILERS)) and os.access(home, os.W_OK) and not switched_off
 
 
-compiled = pytest.mark.skipif(
-    not can_compile(), reason="switched off, no C++ compiler, or no place for a library"
-)
+compiled = pytest.mark.skipif(not can_compile(), reason="switched off, no C++ compiler, or no place for a library")
 ODD = np.concatenate([EXTREME, np.float32([np.nan, np.inf, -np.inf])])
 ONE_BIT = QuantizerSpec(POF2S, 1, round_mode=RoundMode.HALF_UP)
 SYMMETRIC = [ONE_BIT, *(s for s in grids(bits=(2, 8, 16, 24, 32)) if s.symmetry)]
@@ -85,8 +83,14 @@ def test_float_scale(spec: QuantizerSpec, step: float, framework: bool) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.floats(-50, 0, width=32), st.floats(0, 50, width=32), st.integers(2, 16), st.booleans())
 def test_framework_at_any_range(f_min: float, f_max: float, bit_width: int, narrow: bool) -> None:
-    spec = QuantizerSpec(FS, bit_width, round_mode=RoundMode.HALF_UP, symmetry=False, narrow_range=narrow,
-                         use_framework_quant=True)  # fmt: skip
+    spec = QuantizerSpec(
+        FS,
+        bit_width,
+        round_mode=RoundMode.HALF_UP,
+        symmetry=False,
+        narrow_range=narrow,
+        use_framework_quant=True,
+    )
     x = np.random.default_rng(0).uniform(f_min - 1, f_max + 1, 1000).astype(np.float32)
     qp = QParams(spec, np.float32(f_min), np.float32(f_max))
     assert_same(x, qp, "VqkitFrameworkFakeQuantize")
@@ -133,8 +137,13 @@ def test_what_others_read_is_not_overwritten() -> None:
 @pytest.mark.parametrize("kind", ["pow2", "float", "framework"])
 def test_gradients_are_those_of_the_other_kernels(kind: str) -> None:
     kinds = {"pow2": POF2S, "float": FS, "framework": FS}
-    spec = QuantizerSpec(kinds[kind], 4, round_mode=RoundMode.HALF_UP, symmetry=kind != "framework",
-                         use_framework_quant=kind == "framework")  # fmt: skip
+    spec = QuantizerSpec(
+        kinds[kind],
+        4,
+        round_mode=RoundMode.HALF_UP,
+        symmetry=kind != "framework",
+        use_framework_quant=kind == "framework",
+    )
     x, dy = tf.constant([-9.0, -1, -0.3, 0, 0.7, 1.4, 11]), tf.range(7.0)
 
     def gradient(*given: Any) -> Any:
@@ -161,9 +170,7 @@ def test_squared_errors(mode: RoundMode, size: int) -> None:
     positions = np.arange(-2, 8, dtype=np.float32)
     found, _ = traced(lambda x, p: native.squared_errors(x, spec, p), tf.constant(x), tf.constant(positions))
     expected = [
-        np.square(
-            x - reference.fake_quantize(x, QParams(spec, *range_for(spec, 2.0**-p), p)), dtype=np.float64
-        ).sum()
+        np.square(x - reference.fake_quantize(x, QParams(spec, *range_for(spec, 2.0**-p), p)), dtype=np.float64).sum()
         for p in positions
     ]
     assert found.dtype == tf.float64
@@ -173,9 +180,7 @@ def test_squared_errors(mode: RoundMode, size: int) -> None:
 @compiled
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(2, 8), st.sampled_from([0.01, 1.0, 37.0]), st.booleans())
-def test_the_least_error_is_at_the_exact_place(
-    seed: int, bit_width: int, size: float, unsigned: bool
-) -> None:
+def test_the_least_error_is_at_the_exact_place(seed: int, bit_width: int, size: float, unsigned: bool) -> None:
     spec = QuantizerSpec(POF2S, bit_width, round_mode=RoundMode.HALF_UP, unsigned=unsigned)
     x = (np.random.default_rng(seed).standard_t(3, size=200) * size).astype(np.float32)
     x = np.abs(x) if unsigned else x

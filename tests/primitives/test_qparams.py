@@ -40,9 +40,7 @@ def test_codes_lie_on_the_grid_and_come_back(
     assert codes.min() >= spec.q_min
     assert codes.max() <= spec.q_max
     out = reference.fake_quantize(x, qp)
-    np.testing.assert_allclose(
-        reference.dequantize(codes, qp), out, rtol=1e-6, atol=float(np.max(qp.scale)) * 0.01
-    )
+    np.testing.assert_allclose(reference.dequantize(codes, qp), out, rtol=1e-6, atol=float(np.max(qp.scale)) * 0.01)
     if spec.pow2:
         np.testing.assert_array_equal(reference.dequantize(codes, qp), out)
         np.testing.assert_array_equal(qp.scale, 2.0**-qp.pos)

@@ -47,8 +47,6 @@ def test_an_average_starts_at_the_first_batch_and_the_widest_range_at_zero() -> 
     used, kept = reference.running_range(nothing, found, average, False, vitis_compat=True)
     np.testing.assert_array_equal(kept, found)
     np.testing.assert_allclose(used, found / 1000, rtol=1e-5)
-    used, kept = reference.running_range(
-        nothing, found, QuantizerSpec(quantizer_type=QuantizerType.FS), False
-    )
+    used, kept = reference.running_range(nothing, found, QuantizerSpec(quantizer_type=QuantizerType.FS), False)
     np.testing.assert_array_equal(used, [0, 3])
     np.testing.assert_array_equal(kept, [0, 3])

@@ -20,9 +20,7 @@ from vqkit.strategy import Strategy
 def chosen(delay: int = -1, **kwargs: Any) -> Strategy:
     names = ("sigmoid", "shift_cut", "shift_bias", "shift_read")
     off = {f"adjust_dpu_{name}": False for name in names}
-    return Strategy.builtin("pof2s_tqt").with_kwargs(
-        train_with_bn=True, freeze_bn_delay=delay, **off, **kwargs
-    )
+    return Strategy.builtin("pof2s_tqt").with_kwargs(train_with_bn=True, freeze_bn_delay=delay, **off, **kwargs)
 
 
 @pytest.mark.parametrize("name", ["depthwise", "transposed"])

@@ -40,9 +40,7 @@ def rows(plan: Any) -> list[str]:
     return sorted(str(r.to_json()) for r in plan.rows)
 
 
-def trained(
-    model: QATModel, teacher: keras.Model, x: np.ndarray, *, first: int = 0, epochs: int = 2
-) -> QATModel:
+def trained(model: QATModel, teacher: keras.Model, x: np.ndarray, *, first: int = 0, epochs: int = 2) -> QATModel:
     if not model.compiled:
         model.compile(QATAdam(1e-3), Distillation())
     data = DistillationData(teacher, x, batch_size=8, first_epoch=first)
@@ -248,9 +246,7 @@ def test_distillation_is_the_divergence_from_the_teacher_in_logits_and_in_probab
     np.testing.assert_allclose(Distillation(from_logits=False)(p, q), wanted, rtol=1e-5)
     assert float(Distillation(temperature=3.0)(teacher, teacher)) == 0
     hot = [z / 3 for z in (teacher, student)]
-    np.testing.assert_allclose(
-        Distillation(temperature=3.0)(teacher, student), 9 * Distillation()(*hot), rtol=1e-5
-    )
+    np.testing.assert_allclose(Distillation(temperature=3.0)(teacher, student), 9 * Distillation()(*hot), rtol=1e-5)
     with pytest.raises(DataError, match="temperature must be above 0, got 0"):
         Distillation(temperature=0)
 

@@ -63,8 +63,10 @@ def test_features_are_layers_that_are_there_and_called_once():
     i = keras.Input((3,))
     with pytest.raises(ModelError, match="called 2 times"):
         with_features(keras.Model(i, layer(layer(i))), ["twice"])
-    conv, norm = (next(n.name for n in net.layers if isinstance(n, kind)) for kind in
-                  (keras.layers.Conv2D, keras.layers.BatchNormalization))  # fmt: skip
+    conv, norm = (
+        next(n.name for n in net.layers if isinstance(n, kind))
+        for kind in (keras.layers.Conv2D, keras.layers.BatchNormalization)
+    )
     x = zoo.batch(net, 4)
     model = qat_model(net, FOUR.with_kwargs(include_cle=False), x)
     with pytest.raises(ModelError, match=f"'{conv}' was merged with '{norm}'; name that one"):
@@ -82,8 +84,12 @@ def test_images_are_mirrored_and_moved_and_nothing_else():
         changed = flips_and_shifts(1)(x, np.random.default_rng(seed))
         wide = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
         for image, padded in zip(changed, wide, strict=True):
-            views = {(t, k, m): padded[t : t + 6, k : k + 7][:, :: -1 if m else 1]
-                     for t in range(3) for k in range(3) for m in (0, 1)}  # fmt: skip
+            views = {
+                (t, k, m): padded[t : t + 6, k : k + 7][:, :: -1 if m else 1]
+                for t in range(3)
+                for k in range(3)
+                for m in (0, 1)
+            }
             same = [key for key, view in views.items() if np.array_equal(view, image)]
             assert same
             seen.add(same[0])
@@ -130,10 +136,16 @@ def test_a_sweep_can_say_all_of_it():
     net = zoo.build("conv_bn_relu")
     x = zoo.batch(net, 12)
     said: dict[str, Any] = {
-        "epochs": 2, "learning_rate": 1e-2, "threshold_factor": 1.0, "batch_size": 6, "relative": True,
-        "features": [next(n.name for n in net.layers if isinstance(n, keras.layers.ReLU))], "shifts": 1,
-        "flips": True, "warmup": 1,
-    }  # fmt: skip
+        "epochs": 2,
+        "learning_rate": 1e-2,
+        "threshold_factor": 1.0,
+        "batch_size": 6,
+        "relative": True,
+        "features": [next(n.name for n in net.layers if isinstance(n, keras.layers.ReLU))],
+        "shifts": 1,
+        "flips": True,
+        "warmup": 1,
+    }
     data = Data("few", x, x, np.zeros(12, int))
     kernels = []
     for given in (said, said, {**said, "shifts": 0}):

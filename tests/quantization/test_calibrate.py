@@ -14,7 +14,7 @@ from tests.support import zoo
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.keras_io import lower
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-from vqkit.quantization.calibrate import Observed, Step, observe
+from vqkit.quantization.calibrate import Calibrator, TensorStatistics, observe
 from vqkit.quantization.layer_kinds import Signs
 from vqkit.quantization.prepare import instrument, prepare
 from vqkit.strategy import Strategy
@@ -27,7 +27,7 @@ STRATEGIES = {
 }
 
 
-def facts(step: Step, batches):
+def facts(step: Calibrator, batches):
     for batch in batches:
         step(batch)
     return {
@@ -48,8 +48,8 @@ def test_together_as_alone(case: str, compat: bool, quantized: bool) -> None:
     graph, rows = instrument(prepared.graph, prepared.plan)
     live = make_all_live(graph)
     batches = [x[:4], x[4:8] * 3, x[8:]]
-    together = facts(Step(graph, rows, live, quantized, compat), batches)
-    alone = facts(Step(graph, rows, live, quantized, compat, aside=rows), batches)
+    together = facts(Calibrator(graph, rows, live, quantized, compat), batches)
+    alone = facts(Calibrator(graph, rows, live, quantized, compat, aside=rows), batches)
     assert list(together) == [row.name for row in rows.values()]
     for tensor, found in together.items():
         assert len(found) >= 2
@@ -61,7 +61,7 @@ def test_a_second_round_starts_anew() -> None:
     model = zoo.build("residual")
     prepared = prepare(model, Strategy.builtin("fsx").with_kwargs(activation_method=0, input_method=0))
     graph, rows = instrument(prepared.graph, prepared.plan)
-    step, x = Step(graph, rows, make_all_live(graph), True, False), zoo.batch(model, 8)
+    step, x = Calibrator(graph, rows, make_all_live(graph), True, False), zoo.batch(model, 8)
     wide = facts(step, [x * 5])
     step.restart()
     narrow = facts(step, [x])
@@ -72,21 +72,27 @@ def test_a_second_round_starts_anew() -> None:
 @pytest.mark.parametrize("compat", [True, False])
 @pytest.mark.parametrize("kind", [QuantizerType.POF2S, QuantizerType.FS, QuantizerType.MAFS])
 @settings(max_examples=15, deadline=None)
-@given(values=arrays(np.float32, (3, 2, 2), elements=st.floats(0, 1e6, width=32)),
-       symmetry=st.booleans(), bits=st.integers(2, 16))  # fmt: skip
+@given(
+    values=arrays(np.float32, (3, 2, 2), elements=st.floats(0, 1e6, width=32)),
+    symmetry=st.booleans(),
+    bits=st.integers(2, 16),
+)
 def test_the_least_value_of_a_tensor_that_is_never_negative_is_not_needed(
     kind: QuantizerType, compat: bool, per_channel: bool, values: np.ndarray, symmetry: bool, bits: int
 ) -> None:
-    spec = QuantizerSpec(quantizer_type=kind, bit_width=8 if compat else bits, method=Method.NON_OVERFLOW,
-                         symmetry=symmetry or compat, per_channel=per_channel)  # fmt: skip
-    told, asked = Observed(), Observed()
+    spec = QuantizerSpec(
+        quantizer_type=kind,
+        bit_width=8 if compat else bits,
+        method=Method.NON_OVERFLOW,
+        symmetry=symmetry or compat,
+        per_channel=per_channel,
+    )
+    told, asked = TensorStatistics(), TensorStatistics()
     x = tf.constant(values)
     one = observe(x, spec, told, True, compat, nonnegative=True)
     other = observe(x, spec, asked, True, compat)
     np.testing.assert_array_equal(one, other)
-    for found, wanted in zip(
-        (told.f_min, told.f_max, told.pos), (asked.f_min, asked.f_max, asked.pos), strict=True
-    ):
+    for found, wanted in zip((told.f_min, told.f_max, told.pos), (asked.f_min, asked.f_max, asked.pos), strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
@@ -105,6 +111,11 @@ def test_signs_of_layers() -> None:
     signs = Signs(graph)
     found = {name: signs.value(ref.id) for name, ref in graph.output_struct.items()}
     assert found == {
-        "relu": True, "leaky": False, "raised": True, "enlarged": True,
-        "overshooting": False, "sum": False, "mixed": False,
-    }  # fmt: skip
+        "relu": True,
+        "leaky": False,
+        "raised": True,
+        "enlarged": True,
+        "overshooting": False,
+        "sum": False,
+        "mixed": False,
+    }

@@ -222,9 +222,13 @@ def test_bias_correction_corrects() -> None:
     means = {}
     for wanted in (False, True):
         strategy = Strategy.builtin("fsx").with_kwargs(
-            weight_bit=4, weight_per_channel=False, bias_bit=16, activation_method=0, input_method=0,
+            weight_bit=4,
+            weight_per_channel=False,
+            bias_bit=16,
+            activation_method=0,
+            input_method=0,
             include_bias_corr=wanted,
-        )  # fmt: skip
+        )
         got = np.asarray(quantize(model, strategy, x, batch_size=64).model(x))
         means[wanted] = np.abs((got - want).mean(0))
     assert means[True].sum() < 0.5 * means[False].sum()

@@ -21,9 +21,7 @@ from vqkit.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_INS = ("pof2s", "pof2s_tqt", "fs", "fsx")
-NO_ENTRY = (
-    "the strategy has no entry for {0}; a layer_quantize_config entry with this layer_type quantizes it"
-)
+NO_ENTRY = "the strategy has no entry for {0}; a layer_quantize_config entry with this layer_type quantizes it"
 
 
 def around(*custom: Any) -> keras.Model:

@@ -28,9 +28,7 @@ def net() -> keras.Model:
     x = keras.Input((8, 8, 3))
     y = L.BatchNormalization(name="bn")(L.Conv2D(6, 3, name="conv")(x))
     y = L.LeakyReLU(0.2, name="leaky")(y)
-    inner = keras.Sequential(
-        [keras.Input((6, 6, 6)), L.Rescaling(0.5, name="scale"), L.Activation("tanh")], name="in"
-    )
+    inner = keras.Sequential([keras.Input((6, 6, 6)), L.Rescaling(0.5, name="scale"), L.Activation("tanh")], name="in")
     y = L.Dropout(0.5, name="drop")(L.GlobalAveragePooling2D(name="pool")(inner(y)))
     model = keras.Model(x, [L.Dense(3, name="head")(y), keras.ops.argmax(y, axis=-1)])
     rng = np.random.default_rng(2)

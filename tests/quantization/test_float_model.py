@@ -36,18 +36,14 @@ def test_it_gives_what_the_free_model_gives_in_batches_of_that_size(size: int) -
     free.set_weights(fixed.get_weights())
     x = inputs(12)
     q, p = vqkit.quantize(fixed, "pof2s", x), vqkit.quantize(free, "pof2s", x, batch_size=size)
-    assert {k: v.to_json() for k, v in q.encodings.items()} == {
-        k: v.to_json() for k, v in p.encodings.items()
-    }
+    assert {k: v.to_json() for k, v in q.encodings.items()} == {k: v.to_json() for k, v in p.encodings.items()}
     more, labels = inputs(10, seed=1), np.arange(10) % 3
     got, want = vqkit.evaluate(q, more, labels), vqkit.evaluate(p.model, more, labels)
     assert got.n == 10
     np.testing.assert_allclose(got.predictions, want.predictions, atol=1e-6)
     name = next(r.name for r in q.plan.quantized if not r.is_weight)
     few = [a[:3] for a in more]
-    for a, b in zip(
-        vqkit.tensor_values(q, few, [name])[name], vqkit.tensor_values(p, few, [name])[name], strict=True
-    ):
+    for a, b in zip(vqkit.tensor_values(q, few, [name])[name], vqkit.tensor_values(p, few, [name])[name], strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -72,9 +68,7 @@ def test_batches_of_other_sizes_are_cut_anew() -> None:
     model, x = net(4), inputs(12)
     parts = [[a[:5] for a in x], [a[5:6] for a in x], [a[6:] for a in x]]
     whole, cut = vqkit.quantize(model, "pof2s", x), vqkit.quantize(model, "pof2s", iter(parts))
-    assert {k: v.to_json() for k, v in whole.encodings.items()} == {
-        k: v.to_json() for k, v in cut.encodings.items()
-    }
+    assert {k: v.to_json() for k, v in whole.encodings.items()} == {k: v.to_json() for k, v in cut.encodings.items()}
 
 
 def test_fewer_samples_than_a_batch_are_refused() -> None:

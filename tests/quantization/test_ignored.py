@@ -62,12 +62,18 @@ def shared() -> keras.Model:
 
 
 NETS: dict[str, Build] = {
-    **{f"{'depthwise' if d else 'conv'}, {'inline' if i else 'layer'}, norm {n}": (
-        lambda d=d, i=i, n=n: chain(d, i, n))
-       for d in (False, True) for i, n in ((False, "behind"), (True, "none"), (False, "before"))},
-    "dense": lambda: dense(False), "dense, inline": lambda: dense(True),
-    "residual": residual, "shared": shared,
-}  # fmt: skip
+    **{
+        f"{'depthwise' if d else 'conv'}, {'inline' if i else 'layer'}, norm {n}": (
+            lambda d=d, i=i, n=n: chain(d, i, n)
+        )
+        for d in (False, True)
+        for i, n in ((False, "behind"), (True, "none"), (False, "before"))
+    },
+    "dense": lambda: dense(False),
+    "dense, inline": lambda: dense(True),
+    "residual": residual,
+    "shared": shared,
+}
 
 
 def made(kind: str, seed: int = 0) -> tuple[keras.Model, np.ndarray]:
@@ -87,9 +93,7 @@ def noise(model: keras.Model, strategy: Strategy, x: np.ndarray) -> tuple[float,
 PLAIN = "depthwise, layer, norm behind"
 
 
-@pytest.mark.parametrize(
-    ("kind", "base"), [*((kind, "pof2s") for kind in sorted(NETS)), (PLAIN, "fsx"), (PLAIN, "fs")]
-)
+@pytest.mark.parametrize(("kind", "base"), [*((kind, "pof2s") for kind in sorted(NETS)), (PLAIN, "fsx"), (PLAIN, "fs")])
 def test_what_is_ignored_takes_its_batch_norm_and_activation_along(kind: str, base: str) -> None:
     model, x = made(kind)
     strategy = Strategy.builtin(base)
@@ -132,9 +136,7 @@ def test_an_ignored_layer_keeps_its_function() -> None:
     x = layers.Activation("sigmoid", name="s")(conv(x, "b"))
     model = keras.Model(i, conv(x, "c"))
     plain = Strategy.builtin("pof2s").with_kwargs(convert_relu6_to_relu=True)
-    graph = quantize(
-        model, plain.with_kwargs(ignore_layers=["r", "s"]), np.ones((4, 8, 8, 3), np.float32)
-    ).graph
+    graph = quantize(model, plain.with_kwargs(ignore_layers=["r", "s"]), np.ones((4, 8, 8, 3), np.float32)).graph
     assert graph.layers["r"].config["max_value"] == 6
     assert graph.layers["s"].kind == "Activation"
     graph = quantize(model, plain, np.ones((4, 8, 8, 3), np.float32)).graph
@@ -146,7 +148,5 @@ def test_compat_leaves_the_batch_norm_outside_as_the_original() -> None:
     strategy = Strategy.builtin("pof2s").with_kwargs(ignore_layers=["b"])
     plan = vqkit.make_plan(strategy, model, vitis_compat=True)
     assert any(r.layer == "b_bn" and r.spec is not None for r in plan.rows)
-    assert all(
-        r.spec is None for r in vqkit.make_plan(strategy, model).rows if r.layer in ("b", "b_bn", "b_relu")
-    )
+    assert all(r.spec is None for r in vqkit.make_plan(strategy, model).rows if r.layer in ("b", "b_bn", "b_relu"))
     assert not np.isnan(quantize(model, strategy, x).model.predict(x, verbose=0)).any()

@@ -72,12 +72,7 @@ def test_what_a_16_bit_layer_gives_is_quantized_before_the_next_layer():
     assert row.spec is not None
     quantized = quantize(two_dense(), named(dense="bfloat16"), np.ones((4, 5), "float32"))
     order = [layer.name for layer in quantized.model.layers]
-    assert (
-        order.index("dense")
-        < order.index("dense_bfloat16")
-        < order.index("quant_dense")
-        < order.index("head")
-    )
+    assert order.index("dense") < order.index("dense_bfloat16") < order.index("quant_dense") < order.index("head")
 
 
 def two_dense(activation=None):
@@ -170,9 +165,7 @@ def test_the_audit_notices_unrounded_weights_another_type_and_a_stray_layer():
     live = quantized.model.get_layer("conv1")
     kept = live.kernel.numpy()
     live.kernel.assign(kept * 1.001)
-    with pytest.raises(
-        AuditError, match=r"conv1/kernel: weights are not those of the float model in bfloat16"
-    ):
+    with pytest.raises(AuditError, match=r"conv1/kernel: weights are not those of the float model in bfloat16"):
         quantized.audit()
     live.kernel.assign(kept)
     quantized.audit()
@@ -223,9 +216,7 @@ def test_float_calibration_and_the_comparison_with_float_leave_rounding_out():
     assert np.isfinite(sqnr(typed, x)["sqnr_db"].iloc[-1])
 
 
-@pytest.mark.parametrize(
-    "more", [{"include_bias_corr": True}, {"include_fast_ft": True, "fast_ft_epochs": 1}]
-)
+@pytest.mark.parametrize("more", [{"include_bias_corr": True}, {"include_fast_ft": True, "fast_ft_epochs": 1}])
 def test_corrections_work_around_16_bit_layers(more):
     model = zoo.build("residual")
     x = zoo.batch(model, 8)

@@ -65,9 +65,7 @@ def test_no_layer_gets_worse_by_rounding_and_decisions_stay(name, strategy):
     for row in plain.plan.quantized:
         if row.is_weight and row.tensor == "kernel":
             near, far = (
-                ops.fake_quantize_numpy(
-                    q.corrected.layers[row.layer].weights["kernel"], q.encodings[row.name]
-                )
+                ops.fake_quantize_numpy(q.corrected.layers[row.layer].weights["kernel"], q.encodings[row.name])
                 for q in (plain, rounded)
             )
             steps = np.abs(far - near) / plain.encodings[row.name].scale
@@ -86,9 +84,7 @@ def test_search_lowers_the_loss_it_searches_by(strategy, loss):
     first, best = (float(v) for v in last.rpartition("loss ")[2].split(" -> "))
     assert best <= first
     changed = [k for k in plain.encodings if found.encodings[k] != plain.encodings[k]]
-    named = {line.split()[1] for line in found.report if line.startswith("include_threshold_search: ")} - {
-        "loss"
-    }
+    named = {line.split()[1] for line in found.report if line.startswith("include_threshold_search: ")} - {"loss"}
     assert set(changed) <= named
     if loss == "mse":
         np.testing.assert_allclose(output_error(plain, net, x), first, rtol=1e-3)
@@ -120,9 +116,13 @@ def test_all_entries_work_together():
     net = zoo.build("conv_bn_relu")
     x = zoo.batch(net, 16)
     chosen = four_bits(
-        include_threshold_search=True, include_fast_ft=True, include_adaround=True, include_bias_corr=True,
-        fast_ft_epochs=2, adaround_steps=30,
-    )  # fmt: skip
+        include_threshold_search=True,
+        include_fast_ft=True,
+        include_adaround=True,
+        include_bias_corr=True,
+        fast_ft_epochs=2,
+        adaround_steps=30,
+    )
     made = quantize(net, chosen, x)
     assert made.audit()["ok"].all()
     assert output_error(made, net, x) < output_error(quantize(net, four_bits(), x), net, x)

@@ -52,17 +52,13 @@ def test_layer_names_are_checked_before_anything_runs():
     layer = model.layers[0].name
     with pytest.raises(StrategyError, match=rf"did you mean '{layer}'"):
         make_plan(Strategy.builtin("pof2s").with_kwargs(ignore_layers=[layer + "s"]), model)
-    named = Strategy.builtin("pof2s").with_value(
-        "/quantize_registry_config/layer_config", {"nope": {"weight_bit": 4}}
-    )
+    named = Strategy.builtin("pof2s").with_value("/quantize_registry_config/layer_config", {"nope": {"weight_bit": 4}})
     with pytest.raises(StrategyError, match="nope"):
         make_plan(named, model)
 
 
 def named_plan(rules, model):
-    return make_plan(
-        Strategy.builtin("pof2s").with_value("/quantize_registry_config/layer_config", rules), model
-    )
+    return make_plan(Strategy.builtin("pof2s").with_value("/quantize_registry_config/layer_config", rules), model)
 
 
 def two_convs():
@@ -105,8 +101,11 @@ def test_partial_models_start_and_stop_where_told():
     strategy = Strategy.builtin("pof2s").with_kwargs(input_layers=["second"], output_layers=["second"])
     plan = make_plan(strategy, two_convs())
     assert [r.name for r in plan.quantized] == [
-        "quant_first/input", "second/kernel", "second/bias", "second/output",
-    ]  # fmt: skip
+        "quant_first/input",
+        "second/kernel",
+        "second/bias",
+        "second/output",
+    ]
     assert plan["first/kernel"].reason == "not in the selected part of the model"
 
 

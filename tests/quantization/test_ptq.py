@@ -15,7 +15,7 @@ from vqkit.errors import AuditError, DataError
 from vqkit.evaluation import predict
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 from vqkit.quantization import quantize
-from vqkit.quantization.calibrate import How, how
+from vqkit.quantization.calibrate import Statistic, how
 from vqkit.quantization.solve import most_frequent
 from vqkit.strategy import Strategy
 
@@ -99,9 +99,7 @@ def test_every_kind_of_calibration_data_gives_the_same_decisions():
 def test_steps_limit_the_batches():
     model = zoo.build("conv_bn_relu")
     x = zoo.batch(model, 12)
-    assert (
-        quantize(model, "fsx", x, batch_size=4, steps=1).encodings == quantize(model, "fsx", x[:4]).encodings
-    )
+    assert quantize(model, "fsx", x, batch_size=4, steps=1).encodings == quantize(model, "fsx", x[:4]).encodings
 
 
 def test_no_batch_and_unknown_mode_are_errors():
@@ -143,8 +141,7 @@ def test_the_audit_notices_a_weight_and_a_range_that_were_changed_behind_its_bac
 def test_the_audit_notices_a_plan_that_was_not_followed():
     quantized = quantize(model := zoo.build("conv_bn_relu"), "pof2s", zoo.batch(model, 4))
     rows = tuple(
-        dataclasses.replace(r, spec=r.spec.with_(bit_width=5)) if r.role == "input" else r
-        for r in quantized.plan.rows
+        dataclasses.replace(r, spec=r.spec.with_(bit_width=5)) if r.role == "input" else r for r in quantized.plan.rows
     )
     changed = dataclasses.replace(quantized, plan=dataclasses.replace(quantized.plan, rows=rows))
     with pytest.raises(AuditError, match=r"requested .*bit_width=5.*applied .*bit_width=8"):
@@ -175,7 +172,7 @@ def test_most_frequent_position_first_seen_wins():
 
 def test_what_is_observed_follows_the_quantizer():
     spec = QuantizerSpec(QuantizerType.FS, method=Method.MIN_MSE)
-    assert how(spec, vitis_compat=False) is How.HISTOGRAM
-    assert how(spec, vitis_compat=True) is How.RUNNING
-    assert how(QuantizerSpec(QuantizerType.POF2S, method=Method.MIN_MSE), vitis_compat=False) is How.POSITION
-    assert how(QuantizerSpec(QuantizerType.POF2S, method=Method.MIN_KL), vitis_compat=False) is How.HISTOGRAM
+    assert how(spec, vitis_compat=False) is Statistic.HISTOGRAM
+    assert how(spec, vitis_compat=True) is Statistic.RUNNING
+    assert how(QuantizerSpec(QuantizerType.POF2S, method=Method.MIN_MSE), vitis_compat=False) is Statistic.POSITION
+    assert how(QuantizerSpec(QuantizerType.POF2S, method=Method.MIN_KL), vitis_compat=False) is Statistic.HISTOGRAM

@@ -107,9 +107,7 @@ def test_functions_inside_layers(strategy, function):
 @pytest.mark.parametrize("compat", [True, False])
 def test_functions_inside_layers_compute_what_they_do_outside(function, strategy, compat):
     """With 14 bits or more the quantized model is the float model, wherever the function stands."""
-    model = chain(
-        conv("c", activation=function), conv("d", activation="relu"), layers.Dense(3, activation=function)
-    )
+    model = chain(conv("c", activation=function), conv("d", activation="relu"), layers.Dense(3, activation=function))
     wide = {"input_bit": 14, "weight_bit": 14, "input_method": 0}
     if strategy != "fs":
         wide |= {"activation_bit": 14, "bias_bit": 16, "activation_method": 0}
@@ -118,8 +116,9 @@ def test_functions_inside_layers_compute_what_they_do_outside(function, strategy
     if strategy == "pof2s_tqt":
         wide["convert_to_pof2s_quantize_strategy"] = False
     x = zoo.batch(model, 8)
-    made = quantize(model, Strategy.builtin(strategy).with_kwargs(separate_conv_act=False, **wide), x,
-                    vitis_compat=compat)  # fmt: skip
+    made = quantize(
+        model, Strategy.builtin(strategy).with_kwargs(separate_conv_act=False, **wide), x, vitis_compat=compat
+    )
     made.audit()
     np.testing.assert_allclose(predict(made.model, x), predict(model, x), atol=4e-3)
 
@@ -127,9 +126,7 @@ def test_functions_inside_layers_compute_what_they_do_outside(function, strategy
 def test_compat_refuses_functions_inside_layers_as_it_refuses_layers():
     for separate in (True, False):
         model = chain(conv("c", activation="relu6"), conv("d"))
-        with pytest.raises(
-            StrategyError, match=r"c.*activation 'relu6' cannot be quantized; allowed: linear"
-        ):
+        with pytest.raises(StrategyError, match=r"c.*activation 'relu6' cannot be quantized; allowed: linear"):
             placed(model, "pof2s", compat=True, separate_conv_act=separate)
         assert placed(model, "pof2s", compat=False, separate_conv_act=separate)
 
@@ -138,9 +135,7 @@ def test_compat_refuses_functions_inside_layers_as_it_refuses_layers():
 def test_the_hard_sigmoid_of_keras_2_is_known_in_compat(separate):
     """The reference ran on Keras 2, whose function this is; it is quantized in front."""
     act = layers.Activation(keras_2_hard_sigmoid, name="a")
-    model = chain(
-        layers.MaxPooling2D(2, name="p"), act, conv("c", activation=keras_2_hard_sigmoid), conv("d")
-    )
+    model = chain(layers.MaxPooling2D(2, name="p"), act, conv("c", activation=keras_2_hard_sigmoid), conv("d"))
     own = "c_hard_sigmoid:pre_activation" if separate else "c:pre_activation"
     rows = placed(model, "pof2s", compat=True, separate_conv_act=separate)
     assert rows == ["quant_in:input", "p:output", "a:pre_activation", own, "d:output"]

@@ -24,7 +24,7 @@ from vqkit.files import read_json, write_json
 FILES = (
     "record.json", "predictions.npz", "plan.json", "encodings.json", "result.json", "strategy.json",
     "sqnr.json",
-)  # fmt: skip
+)
 # What the two ends of a file do not tell; whoever reads the file itself does.
 BY_ITS_ENDS = ("cut", "empty", "garbage", "folder", "dangling", "missing")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vqkit.runs.mlflow import unless_beaten
+from vqkit.runs.mlflow import retry_on_conflict
 
 
 def failing(times: int, text: str):
@@ -20,7 +20,7 @@ def failing(times: int, text: str):
 
 def test_who_is_beaten_asks_again():
     write, calls = failing(2, "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.name")
-    unless_beaten(write)
+    retry_on_conflict(write)
     assert len(calls) == 3
 
 
@@ -28,5 +28,5 @@ def test_who_is_beaten_asks_again():
 def test_what_does_not_pass_is_raised(times, text, made):
     write, calls = failing(times, text)
     with pytest.raises(RuntimeError, match=text):
-        unless_beaten(write, tries=3)
+        retry_on_conflict(write, tries=3)
     assert len(calls) == made

@@ -17,9 +17,7 @@ from vqkit.strategy.document import apply_patch, json_patch
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text("ab/~", max_size=3),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/~", max_size=2), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/~", max_size=2), inner, max_size=3),
     max_leaves=8,
 )
 
@@ -48,17 +46,14 @@ def test_additive_changes_get_what_they_bring():
     def value(document):
         user = document["quantize_registry_config"]["user_quantize_config"]
         cle = document["optimize_pipeline_config"]["include_cle"]
-        return (
-            0.9
-            - 0.2 * (user.get("weight_bit") == 4)
-            - 0.1 * (user.get("activation_bit") == 6)
-            + 0.05 * (not cle)
-        )
+        return 0.9 - 0.2 * (user.get("weight_bit") == 4) - 0.1 * (user.get("activation_bit") == 6) + 0.05 * (not cle)
 
     found = attribute(a.dump(), b.dump(), value)
     assert {s.what: round(s.points, 9) for s in found.shares} == {
-        "weight_bit": -0.2, "activation_bit": -0.1, "include_cle": 0.05,
-    }  # fmt: skip
+        "weight_bit": -0.2,
+        "activation_bit": -0.1,
+        "include_cle": 0.05,
+    }
     assert found.exact
     assert found.evaluated == 8
     assert Strategy.from_dict(apply_patch(a.dump(), found.patch)) == b

@@ -64,12 +64,13 @@ def test_a_recommendation_is_files_and_a_run(files, monkeypatch, tmp_path, capfd
     assert "whole model: fsx" not in out
     assert "\nUse " in out
     assert {p.name for p in tmp_path.glob("best/*")} == {
-        "strategy.json", "model.keras", "report.html", "model.json",
-    }  # fmt: skip
+        "strategy.json",
+        "model.keras",
+        "report.html",
+        "model.json",
+    }
     key = out.split("run: ")[1].split()[0]
-    assert (
-        json.loads((tmp_path / "runs" / "variants" / key / "record.json").read_text())["status"] == "FINISHED"
-    )
+    assert json.loads((tmp_path / "runs" / "variants" / key / "record.json").read_text())["status"] == "FINISHED"
 
 
 def test_a_misspelt_format_ends_before_the_search(files, monkeypatch, tmp_path, capfd) -> None:

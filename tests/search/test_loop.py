@@ -80,9 +80,7 @@ def test_the_front(whole):
     fits = [t for t in whole.trials if t.fits]
     on = front(fits, ["accuracy", "size_bytes"])
     for t in fits:
-        beaten = any(
-            o.values[0] >= t.values[0] and o.values[1] <= t.values[1] and o.values != t.values for o in fits
-        )
+        beaten = any(o.values[0] >= t.values[0] and o.values[1] <= t.values[1] and o.values != t.values for o in fits)
         assert beaten == (t.values not in [o.values for o in on])
 
 

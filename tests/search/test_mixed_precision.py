@@ -13,7 +13,7 @@ from tests.search.test_sensitivity import SETTINGS, data_for
 from vqkit.errors import StrategyError
 from vqkit.evaluation.cost import bit_operations
 from vqkit.quantization import quantize
-from vqkit.search.allocation import Option, Problem, Product, Slot, front, solve
+from vqkit.search.allocation import ChoiceGroup, Option, Problem, Product, front, solve
 from vqkit.search.engine import Engine
 from vqkit.search.mixed_precision import mixed
 from vqkit.strategy import Strategy
@@ -26,12 +26,11 @@ def problems(draw):
     slots = []
     for i in range(draw(st.integers(1, 3))):
         options = tuple(Option(b, c) for b, c in zip((8, 4, 2), draw(costs), strict=False))
-        slots.append(Slot(f"l{i}", "weights", options, draw(st.integers(1, 40))))
+        slots.append(ChoiceGroup(f"l{i}", "weights", options, draw(st.integers(1, 40))))
     acts = tuple(
-        Option(b, c)
-        for b, c in zip((8, 4), draw(st.lists(st.integers(0, 50), min_size=2, max_size=2)), strict=True)
+        Option(b, c) for b, c in zip((8, 4), draw(st.lists(st.integers(0, 50), min_size=2, max_size=2)), strict=True)
     )
-    act = Slot("l0", "activations", acts)
+    act = ChoiceGroup("l0", "activations", acts)
     products = tuple(Product(draw(st.integers(1, 9)), s, act if i else 8) for i, s in enumerate(slots))
     return Problem((*slots, act), 10.0, products)
 
@@ -48,11 +47,7 @@ def test_the_programme_is_exact(problem, share, share_operations):
     size = low + share * (high - low)
     work = [problem.bit_operations(c) for c in every(problem)]
     most = min(work) + share_operations * (max(work) - min(work))
-    fits = [
-        c
-        for c in every(problem)
-        if problem.size(c) <= size + 1e-6 and problem.bit_operations(c) <= most + 1e-6
-    ]
+    fits = [c for c in every(problem) if problem.size(c) <= size + 1e-6 and problem.bit_operations(c) <= most + 1e-6]
     found = solve(problem, max_size=size + 1e-6, max_bit_operations=most + 1e-6)
     assert (found is None) == (not fits)
     if found is not None:
@@ -72,7 +67,7 @@ def test_smallest_within_a_cost(problem, bound):
 
 
 def test_a_front_has_no_repetitions():
-    slot = Slot("a", "weights", (Option(8, 0.0), Option(4, 1.0)), 100)
+    slot = ChoiceGroup("a", "weights", (Option(8, 0.0), Option(4, 1.0)), 100)
     assert [c[slot].bits for c in front(Problem((slot,), 0.0), 9)] == [4, 8]
 
 
@@ -102,9 +97,7 @@ def test_points_reload_to_the_same_result(engine, tmp_path):
 
 def test_bounds_hold_and_bit_operations_are_those_of_the_model(engine):
     most = engine.measure(Strategy.builtin("fsx")).bit_operations * 0.6
-    found = mixed(
-        engine, "fsx", bits=(8, 4), kinds=("weights", "activations"), points=2, max_bit_operations=most
-    )
+    found = mixed(engine, "fsx", bits=(8, 4), kinds=("weights", "activations"), points=2, max_bit_operations=most)
     for point in found.points:
         made = engine.quantize(point.strategy)
         real = sum(bit_operations(made.graph, made.rows, made.plan).values())

@@ -33,9 +33,7 @@ def test_every_question_is_a_strategy_that_quantizes_just_that(tiny, name, base)
     model, strategy = tiny(name), Strategy.builtin(base)
     everything = {r.name for r in make_plan(strategy, model).quantized}
     weights = {r.name: r for r in make_plan(strategy, model).quantized if r.role == "weight"}
-    for q in questions(
-        found(tiny, name, base), (5,), ("weights", "activations", "both"), ("only", "all_but")
-    ):
+    for q in questions(found(tiny, name, base), (5,), ("weights", "activations", "both"), ("only", "all_but")):
         plan = make_plan(strategy_for(strategy, q), model)
         rows = {r.name: r for r in plan.quantized}
         assert set(rows) < everything
@@ -51,8 +49,9 @@ def test_rules_of_the_base_stay_where_the_new_ones_say_nothing():
     base = Strategy.builtin("pof2s").with_overrides({"quantize_registry_config": {"layer_config": named}})
     made = with_rules(base, {"conv1": {"weight_bit": 4}})
     assert made.dump()["quantize_registry_config"]["layer_config"] == {
-        **named, "conv1": {"weight_per_channel": True, "weight_bit": 4},
-    }  # fmt: skip
+        **named,
+        "conv1": {"weight_per_channel": True, "weight_bit": 4},
+    }
 
 
 def test_zoo_models_have_units(tiny):

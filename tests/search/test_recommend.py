@@ -18,10 +18,10 @@ from vqkit.search.recommend import (
     candidates,
     choose,
     deliver,
-    parse_size,
     spread_over_subsets,
 )
 from vqkit.strategy import Strategy
+from vqkit.tables import parse_size
 
 
 def point(name, right, size):
@@ -126,6 +126,4 @@ def test_subsets_are_the_same_each_time(tiny):
     model = tiny("conv_bn_relu")
     engine = Engine(model, data_for(model, 40), settings=SETTINGS)
     strategy = Strategy.builtin("pof2s").with_kwargs(activation_bit=4)
-    assert spread_over_subsets(engine, strategy, subsets=2) == spread_over_subsets(
-        engine, strategy, subsets=2
-    )
+    assert spread_over_subsets(engine, strategy, subsets=2) == spread_over_subsets(engine, strategy, subsets=2)

@@ -25,10 +25,17 @@ def test_trials_are_the_runs_of_a_sweep(tmp_path, quickstart_model_path):
         "steps": 2,
     }
     bits = [8, 2]
-    what = Search.from_dict({
-        **shared, "name": "bits", "axes": {"weight_bit": bits}, "trials": 2, "screen": 200,
-        "constraints": {"accuracy_delta": {"min": -0.05}}, "start": [{"weight_bit": b} for b in bits],
-    })  # fmt: skip
+    what = Search.from_dict(
+        {
+            **shared,
+            "name": "bits",
+            "axes": {"weight_bit": bits},
+            "trials": 2,
+            "screen": 200,
+            "constraints": {"accuracy_delta": {"min": -0.05}},
+            "start": [{"weight_bit": b} for b in bits],
+        }
+    )
     seen = []
     found = search(what, runs, notify=seen.append)
     good, poor = found.trials

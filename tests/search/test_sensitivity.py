@@ -12,7 +12,7 @@ from vqkit.evaluation import decibel, evaluate
 from vqkit.quantization import Data, quantize
 from vqkit.quantization.prepare import prepare
 from vqkit.search import Sensitivity, sensitivity
-from vqkit.search.engine import Tally, kl
+from vqkit.search.engine import OutputSums, kl
 from vqkit.search.layer_sensitivity import COLUMNS
 from vqkit.search.questions import questions, strategy_for, units
 from vqkit.strategy import Strategy
@@ -32,7 +32,7 @@ def one_by_one(model, data, base, question):
     made = quantize(model, strategy_for(base, question), data.x_calib, **SETTINGS.for_quantize)
     result = evaluate(made.model, data.x_eval, data.y_eval)
     reference = evaluate(model, data.x_eval, data.y_eval)
-    tally = Tally()
+    tally = OutputSums()
     tally.add(result.predictions, reference.predictions, data.y_eval)
     assert tally.numbers()["accuracy"] == result.metrics["accuracy"]
     return tally.numbers()
@@ -148,7 +148,5 @@ def test_kl_of_logits_and_of_probabilities():
     by_hand = float(np.sum(p * np.log(p / q)))
     assert kl(logits, other)[0] == pytest.approx(by_hand, rel=1e-12)
     assert kl(p, q)[0] == pytest.approx(by_hand, rel=1e-12)
-    assert kl(np.array([[0.25]]), np.array([[0.5]]))[0] == pytest.approx(
-        0.25 * np.log(0.5) + 0.75 * np.log(1.5)
-    )
+    assert kl(np.array([[0.25]]), np.array([[0.5]]))[0] == pytest.approx(0.25 * np.log(0.5) + 0.75 * np.log(1.5))
     assert decibel(1.0, 0.0) == float("inf")

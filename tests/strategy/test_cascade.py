@@ -23,9 +23,7 @@ def rule(strategy: Strategy, layer_type: str, name: str | None = None, **how: An
     return found
 
 
-def kernel(
-    strategy: Strategy, layer_type: str = "Dense", name: str | None = None, **how: Any
-) -> ResolvedQuantizer:
+def kernel(strategy: Strategy, layer_type: str = "Dense", name: str | None = None, **how: Any) -> ResolvedQuantizer:
     resolved = rule(strategy, layer_type, name, **how).weights[0][1]
     assert resolved is not None
     return resolved
@@ -52,9 +50,7 @@ def test_input_rule() -> None:
     assert fsx.input_rule().spec == QuantizerSpec(
         QuantizerType.FS, 8, Method.MIN_KL, RoundMode.HALF_UP, use_framework_quant=True
     )
-    changed = fsx.with_kwargs(
-        input_bit=6, input_method="PERCENTILE", input_method_percentile=99.0
-    ).input_rule()
+    changed = fsx.with_kwargs(input_bit=6, input_method="PERCENTILE", input_method_percentile=99.0).input_rule()
     assert (changed.spec.bit_width, changed.spec.method, changed.spec.method_percentile) == (6, 3, 99.0)
     assert changed.origins["method_percentile"] == ("kwargs", f"{USER}/input_method_percentile")
 
@@ -99,8 +95,7 @@ def test_types_of_the_original_and_types_without_entry() -> None:
 )
 def test_global_keys_reach_their_role_only(key: str, value: Any, part: str, param: str) -> None:
     before, after = (
-        rule(s, "Conv2D")
-        for s in (Strategy.builtin("pof2s"), Strategy.builtin("pof2s").with_kwargs(**{key: value}))
+        rule(s, "Conv2D") for s in (Strategy.builtin("pof2s"), Strategy.builtin("pof2s").with_kwargs(**{key: value}))
     )
     for name in ("weights", "biases", "activations"):
         (old,), (new,) = ([q for _, q in getattr(r, name)] for r in (before, after))
@@ -250,9 +245,7 @@ def test_missing_params_and_quantizers_have_defaults_with_a_name() -> None:
         "quantizable_inputs": [0],
         "input_quantizers": [{"quantizer_type": "FSQuantizer", "quantizer_params": {"bit_width": 5}}],
     }
-    strategy = Strategy.builtin("fsx").update(
-        {"quantize_registry_config": {"layer_quantize_config": [entry]}}
-    )
+    strategy = Strategy.builtin("fsx").update({"quantize_registry_config": {"layer_quantize_config": [entry]}})
     gate = rule(strategy, "Gate")
     assert gate.weights[1] == ("free", None)
     assert gate.weights[0][1] is not None

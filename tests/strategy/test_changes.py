@@ -18,9 +18,7 @@ DENSE_BITS = f"/{REGISTRY}/layer_quantize_config/Dense/weight_quantizers/0/quant
 
 
 def test_kwargs_go_to_the_section_that_owns_them() -> None:
-    new = Strategy.builtin("pof2s").with_kwargs(
-        weight_bit=4, include_cle=False, fast_ft_epochs=2, output_format="h5"
-    )
+    new = Strategy.builtin("pof2s").with_kwargs(weight_bit=4, include_cle=False, fast_ft_epochs=2, output_format="h5")
     assert new.user == {"weight_bit": 4}
     assert new.optimize.include_cle is False
     assert new.refine.fast_ft_epochs == 2
@@ -93,12 +91,8 @@ def test_unknown_kwargs_are_refused_together() -> None:
     with pytest.raises(StrategyError) as caught:
         Strategy.builtin("pof2s").with_kwargs(weigth_bit=4, include_clee=False)
     lines = str(caught.value).split("\n")
-    assert lines[0].startswith(
-        "kwargs: key 'weigth_bit' is not allowed (did you mean 'weight_bit'?). Allowed: "
-    )
-    assert lines[1].startswith(
-        "kwargs: key 'include_clee' is not allowed (did you mean 'include_cle'?). Allowed: "
-    )
+    assert lines[0].startswith("kwargs: key 'weigth_bit' is not allowed (did you mean 'weight_bit'?). Allowed: ")
+    assert lines[1].startswith("kwargs: key 'include_clee' is not allowed (did you mean 'include_cle'?). Allowed: ")
 
 
 def test_a_key_of_another_builtin_is_refused_and_says_whose_it_is() -> None:
@@ -189,9 +183,7 @@ def test_update_by_file_speaks_of_the_file(tmp_path: Path) -> None:
     entry = Strategy.builtin("fsx").dump()[REGISTRY]["layer_quantize_config"][3]
     entry["weight_quantizers"][0]["quantizer_params"]["bit_width"] = 99
     path.write_text(json.dumps({REGISTRY: {"layer_quantize_config": [entry]}}))
-    with pytest.raises(
-        StrategyError, match=r"mine\.json.* /quantize_registry_config/layer_quantize_config/0/weight_q"
-    ):
+    with pytest.raises(StrategyError, match=r"mine\.json.* /quantize_registry_config/layer_quantize_config/0/weight_q"):
         Strategy.builtin("fsx").update(path)
     entry["weight_quantizers"][0]["quantizer_params"]["bit_width"] = 5
     path.write_text(json.dumps({REGISTRY: {"layer_quantize_config": [entry]}}))
@@ -223,11 +215,7 @@ def test_malformed_updates(new: Any) -> None:
 
 
 def test_single_values_by_pointer() -> None:
-    strategy = (
-        Strategy.builtin("fsx")
-        .with_value(DENSE_BITS, 3)
-        .with_value("/refine_pipeline_config/align_pool", True)
-    )
+    strategy = Strategy.builtin("fsx").with_value(DENSE_BITS, 3).with_value("/refine_pipeline_config/align_pool", True)
     indexed = Strategy.builtin("fsx").with_value(DENSE_BITS.replace("Dense", "3"), 3)
     assert strategy.dump()[REGISTRY] == indexed.dump()[REGISTRY]
     assert strategy.refine.align_pool is True
@@ -235,9 +223,7 @@ def test_single_values_by_pointer() -> None:
 
 def test_name_rules_by_pointer() -> None:
     base = f"/{REGISTRY}/layer_config"
-    strategy = (
-        Strategy.builtin("fsx").with_value(f"{base}/conv1", "int4").with_value(f"{base}/conv1/bias_bit", 16)
-    )
+    strategy = Strategy.builtin("fsx").with_value(f"{base}/conv1", "int4").with_value(f"{base}/conv1/bias_bit", 16)
     assert strategy.dump()[REGISTRY]["layer_config"] == {"conv1": {"data_type": "int4", "bias_bit": 16}}
     slashed = Strategy.builtin("fsx").with_value(f"{base}/block~11~1conv/weight_bit", 4)
     assert slashed.dump(verbose=0)[REGISTRY]["layer_config"] == {"block/1/conv": {"weight_bit": 4}}

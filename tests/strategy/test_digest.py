@@ -17,10 +17,12 @@ VALUES: dict[str, list[Any]] = {
     **{f"{role}_symmetry": [True, False] for role in ("weight", "bias", "activation", "input")},
     **{f"{role}_method": [0, 1] for role in ("weight", "bias", "activation", "input")},
     **{f"{role}_per_channel": [True, False] for role in ("weight", "bias")},
-    "weight_method_percentile": [99.9], "activation_method_percentile": [99.99],
-    "activation_unsigned": [True, False], "input_unsigned": [True, False],
+    "weight_method_percentile": [99.9],
+    "activation_method_percentile": [99.99],
+    "activation_unsigned": [True, False],
+    "input_unsigned": [True, False],
     "use_framework_quant": [True, False],
-}  # fmt: skip
+}
 CHOICES = {k: v for k, v in VALUES.items() if k in vocabulary.USER_KEYS}
 
 
@@ -60,8 +62,9 @@ def test_a_value_that_the_built_in_has_anyway_changes_nothing(base: str) -> None
 
 
 def test_null_and_false_are_one_where_the_base_says_false() -> None:
-    digests = {v: Strategy.builtin("pof2s").with_overrides({"weight_per_channel": v}).digest
-               for v in (None, False, True)}  # fmt: skip
+    digests = {
+        v: Strategy.builtin("pof2s").with_overrides({"weight_per_channel": v}).digest for v in (None, False, True)
+    }
     assert digests[None] == digests[False] != digests[True]
 
 

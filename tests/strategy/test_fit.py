@@ -20,9 +20,7 @@ def used(strategy: Strategy, layers: dict[str, str]) -> set[tuple[str, str]]:
 
 
 def test_everything_used() -> None:
-    strategy = (
-        Strategy.builtin("fsx").with_kwargs(weight_bit=4, input_bit=8).with_value(f"{NAMED}/c*", "int8")
-    )
+    strategy = Strategy.builtin("fsx").with_kwargs(weight_bit=4, input_bit=8).with_value(f"{NAMED}/c*", "int8")
     assert strategy.unused_overrides(used(strategy, {"c1": "Conv2D", "d": "Dense"})) == []
 
 

@@ -48,9 +48,7 @@ def test_what_is_read_is_what_is_dumped(name: str, user: dict[str, Any], data: s
     assert json.dumps(strategy.dump()) == json.dumps(doc)
     again = Strategy.from_dict(strategy.dump())
     assert again == strategy
-    assert [again.layer_rule(t) for t in again.layer_types] == [
-        strategy.layer_rule(t) for t in again.layer_types
-    ]
+    assert [again.layer_rule(t) for t in again.layer_types] == [strategy.layer_rule(t) for t in again.layer_types]
 
 
 @settings(deadline=None, max_examples=200)
@@ -93,9 +91,7 @@ def test_any_override_is_taken_or_refused(where: str, value: Any) -> None:
     section=st.sampled_from(sorted(DOCUMENTS["pof2s"])),
     key=st.sampled_from([*DOCUMENTS["pof2s"]["quantize_registry_config"], "layer_config", "weight_bit", "x"]),
     value=JSON
-    | st.lists(
-        st.fixed_dictionaries({"layer_type": st.text(max_size=5)}, optional={"x": SCALARS}), max_size=2
-    ),
+    | st.lists(st.fixed_dictionaries({"layer_type": st.text(max_size=5)}, optional={"x": SCALARS}), max_size=2),
 )
 def test_any_update_is_taken_or_refused(section: str, key: str, value: Any) -> None:
     for new in ({section: value}, {section: {key: value}}, {key: value}):

@@ -21,9 +21,7 @@ VALUES = {
 
 
 def layer_type() -> str:
-    return str(BASE.dump()["quantize_registry_config"]["layer_quantize_config"][0]["layer_type"]).rpartition(
-        "."
-    )[2]
+    return str(BASE.dump()["quantize_registry_config"]["layer_quantize_config"][0]["layer_type"]).rpartition(".")[2]
 
 
 def weight_spec(strategy: Strategy, name: str, kind: str | None = None) -> object:

@@ -32,9 +32,7 @@ def test_values() -> None:
         Change("/optimize_pipeline_config/include_cle", True, False, "include_cle"),
         Change(f"{user}/weight_bit", None, 4, "weight_bit"),
         Change(f"{user}/bias_bit", 16, None, "bias_bit"),
-        Change(
-            f"{LAYERS}/3/weight_quantizers/0/quantizer_params/bit_width", 8, 6, "Dense weight 0 bit_width"
-        ),
+        Change(f"{LAYERS}/3/weight_quantizers/0/quantizer_params/bit_width", 8, 6, "Dense weight 0 bit_width"),
     ]
     assert str(diff(a, b)[1]) == "weight_bit: None → 4"
 

@@ -51,9 +51,7 @@ def grids(*, bits: Iterable[int] = (2, 3, 4, 8), kind: QuantizerType = POF2S) ->
 
 def name(spec: QuantizerSpec) -> str:
     """A short test id."""
-    flags = [
-        f for f in ("per_channel", "narrow_range", "unsigned", "use_framework_quant") if getattr(spec, f)
-    ]
+    flags = [f for f in ("per_channel", "narrow_range", "unsigned", "use_framework_quant") if getattr(spec, f)]
     form = "sym" if spec.symmetry else "asym"
     return "-".join(
         [

@@ -35,7 +35,7 @@ def dask_cluster(folder: Path, workers: int = 2) -> Iterator[tuple[Path, list[su
             "--scheduler-file",
             str(file),
         )
-        crew = []
+        worker_pool = []
         try:
             limit = time.monotonic() + 60
             while not file.is_file():
@@ -43,18 +43,28 @@ def dask_cluster(folder: Path, workers: int = 2) -> Iterator[tuple[Path, list[su
                 assert time.monotonic() < limit
                 time.sleep(0.1)
             for _ in range(workers):
-                crew.append(start(
-                    "distributed.cli.dask_worker", "--scheduler-file", str(file), "--host", "127.0.0.1",
-                    "--nthreads", "1", "--no-nanny", "--local-directory", str(folder),
-                ))  # fmt: skip
+                worker_pool.append(
+                    start(
+                        "distributed.cli.dask_worker",
+                        "--scheduler-file",
+                        str(file),
+                        "--host",
+                        "127.0.0.1",
+                        "--nthreads",
+                        "1",
+                        "--no-nanny",
+                        "--local-directory",
+                        str(folder),
+                    )
+                )
             _wait_for(str(json.loads(file.read_text())["address"]), workers)
-            yield file, crew
+            yield file, worker_pool
         finally:
-            family = [p for one in (*crew, scheduler) for p in _family(one.pid)]
+            family = [p for one in (*worker_pool, scheduler) for p in _family(one.pid)]
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            for one in (*crew, scheduler):
+            for one in (*worker_pool, scheduler):
                 one.wait(10)
 
 

@@ -13,12 +13,21 @@ from vqkit.search.loop import Answer, Found, run
 from vqkit.search.study import Search
 
 SPEC = {
-    "name": "counting", "model": "quickstart", "data": "digits", "strategy": "fsx", "trials": 1, "batch": 2,
-    "axes": {"weight_bit": {"low": 2, "high": 8}, "activation_bit": {"low": 2, "high": 8},
-             "weight_method": [0, 1], "include_cle": [True, False]},
+    "name": "counting",
+    "model": "quickstart",
+    "data": "digits",
+    "strategy": "fsx",
+    "trials": 1,
+    "batch": 2,
+    "axes": {
+        "weight_bit": {"low": 2, "high": 8},
+        "activation_bit": {"low": 2, "high": 8},
+        "weight_method": [0, 1],
+        "include_cle": [True, False],
+    },
     "constraints": {"accuracy": {"min": 0.3}},
     "start": [{"weight_bit": 8, "activation_bit": 8, "weight_method": 0, "include_cle": False}],
-}  # fmt: skip
+}
 
 
 class Counting:

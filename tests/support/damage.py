@@ -66,5 +66,12 @@ def dangling(path: Path) -> None:
 
 
 DAMAGES: tuple[Callable[[Path], None], ...] = (
-    cut, flipped, empty, garbage, foreign, another_kind, folder, dangling,
-)  # fmt: skip
+    cut,
+    flipped,
+    empty,
+    garbage,
+    foreign,
+    another_kind,
+    folder,
+    dangling,
+)

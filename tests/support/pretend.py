@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vqkit.sweeps.resolve import Planned, Resolved
+from vqkit.sweeps.resolve import Planned, ResolvedSweep
 from vqkit.sweeps.spec import Sweep, title
 from vqkit.sweeps.variant import Settings, Source, Variant
 
 NOTEBOOK = Path(__file__).parent / "notebooks" / "pretends.ipynb"
 
 
-def resolved(*variants: dict[str, Any], name: str = "s") -> Resolved:
+def resolved(*variants: dict[str, Any], name: str = "s") -> ResolvedSweep:
     """A resolved sweep of `pretends.ipynb`; each variant is its overrides, with a name."""
     marked = [{**v, "mark": v["name"]} for v in variants]
     value = {"name": name, "model": "m.keras", "data": "digits", "mode": "list", "variants": marked}
     sweep = Sweep.from_dict(value)
     planned = tuple(_planned(dict(v)) for v in marked)
-    return Resolved(sweep, planned, Path("m.keras"), NOTEBOOK)
+    return ResolvedSweep(sweep, planned, Path("m.keras"), NOTEBOOK)
 
 
 def _planned(overrides: dict[str, Any]) -> Planned:

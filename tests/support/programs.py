@@ -66,8 +66,9 @@ class _Builder:
 
 def _conv(b: _Builder, x: Any, _: Any, choice: int) -> Any:
     activation = (None, "relu", "sigmoid", "relu6", "swish")[choice % 5]
-    layer = L.Conv2D(1 + choice % 4, 1 + 2 * (choice % 2), padding="same", activation=activation,
-                     use_bias=choice % 3 > 0)  # fmt: skip
+    layer = L.Conv2D(
+        1 + choice % 4, 1 + 2 * (choice % 2), padding="same", activation=activation, use_bias=choice % 3 > 0
+    )
     b.convolutions.append(layer)
     return layer(x)
 
@@ -90,8 +91,15 @@ def _activation(_: _Builder, x: Any, __: Any, choice: int) -> Any:
 
 def _operator(b: _Builder, x: Any, second: int, choice: int) -> Any:
     y = b.mate(x, second, slice(None))
-    return (lambda: x + y, lambda: x * 0.5, lambda: K.relu(x), lambda: K.relu6(x), lambda: 1.0 - x,
-            lambda: K.concatenate([x, y], axis=-1), lambda: K.silu(x))[choice % 7]()  # fmt: skip
+    return (
+        lambda: x + y,
+        lambda: x * 0.5,
+        lambda: K.relu(x),
+        lambda: K.relu6(x),
+        lambda: 1.0 - x,
+        lambda: K.concatenate([x, y], axis=-1),
+        lambda: K.silu(x),
+    )[choice % 7]()
 
 
 def _gate(_: _Builder, x: Any, __: Any, choice: int) -> Any:

@@ -58,17 +58,9 @@ def record(
         "sweep": None,
         "inputs": inputs,
         "metrics": _metrics(accuracy, size) if finished else {},
-        "error": {"type": "StrategyError", "message": "bit_width 99", "cell": 3}
-        if status == "FAILED"
-        else None,
+        "error": {"type": "StrategyError", "message": "bit_width 99", "cell": 3} if status == "FAILED" else None,
         "artifacts": {"strategy": "strategy.json", "plan": "plan.json", "encodings": "encodings.json"}
-        | (
-            {"sqnr": "sqnr.json"}
-            if finished
-            else {"traceback": "traceback.txt"}
-            if status == "FAILED"
-            else {}
-        )
+        | ({"sqnr": "sqnr.json"} if finished else {"traceback": "traceback.txt"} if status == "FAILED" else {})
         | {"notebook": "notebook.ipynb"},
         "notes": [],
         "environment": {

@@ -61,9 +61,7 @@ def test_a_trained_variant_is_run_recorded_and_tracked_like_any_other(tmp_path, 
     runs.cache.mkdir()
     shutil.copy(quickstart_model_path, runs.cache)
     given = sweep(strategy="pof2s", axes={"qat": [None, QAT]})
-    given = Sweep.from_dict(
-        {**given.spec.model_dump(mode="json"), "axes": {"qat": [None, QAT], "weight_bit": [4]}}
-    )
+    given = Sweep.from_dict({**given.spec.model_dump(mode="json"), "axes": {"qat": [None, QAT], "weight_bit": [4]}})
     outcome = run_sweep(given, runs)
     assert [r.status for r in outcome.ran] == ["FINISHED", "FINISHED"], outcome.failed
     plain, trained = outcome.ran

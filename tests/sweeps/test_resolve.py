@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vqkit.errors import DataError, ModelError, SweepError
-from vqkit.execution.runner import Options, run_single, run_sweep, steps
+from vqkit.execution.runner import RunOptions, run_single, run_sweep, steps
 from vqkit.runs.store import Status, Store
 from vqkit.sweeps import notebook as notebooks
 from vqkit.sweeps.resolve import resolve
@@ -122,14 +122,12 @@ def test_a_real_sweep_from_file_to_records(folder, tmp_path):
     """The real notebook on a real model: one variant fails after validation, the others are measured."""
     runs = Store.at(tmp_path / "runs")
     resolved = resolve(sweep(folder, axes={"strategy": ["pof2s", "fsx"], "weight_bit": [8, 2]}), runs.cache)
-    outcome = run_sweep(resolved, runs, Options(jobs=2))
+    outcome = run_sweep(resolved, runs, RunOptions(jobs=2))
     assert [r.error for r in outcome.failed] == []
     by_name = {r.name: r for r in outcome.ran}
     for record in outcome.ran:
         folder_of = runs.variant_dir(record.key)
-        assert (
-            record.metrics["float_accuracy"] + record.metrics["accuracy_delta"] == record.metrics["accuracy"]
-        )
+        assert record.metrics["float_accuracy"] + record.metrics["accuracy_delta"] == record.metrics["accuracy"]
         assert all((folder_of / path).exists() for path in record.artifacts.values())
         assert {"strategy", "plan", "encodings", "sqnr", "predictions", "notebook"} == set(record.artifacts)
         assert (folder_of / "plots" / "sqnr.png").stat().st_size > 1000
@@ -137,9 +135,7 @@ def test_a_real_sweep_from_file_to_records(folder, tmp_path):
             assert float(np.mean(kept["predicted"] == kept["labels"])) == record.metrics["accuracy"]
     sqnr = {name: r.metrics["sqnr_output_db"] for name, r in by_name.items()}
     assert sqnr["pof2s weight_bit=8"] > sqnr["pof2s weight_bit=2"] + 6
-    assert (
-        by_name["fsx weight_bit=8"].metrics["size_bytes"] > by_name["fsx weight_bit=2"].metrics["size_bytes"]
-    )
+    assert by_name["fsx weight_bit=8"].metrics["size_bytes"] > by_name["fsx weight_bit=2"].metrics["size_bytes"]
     assert [s.reason for s in steps(resolved, runs)] == ["finished"] * 4
     # What 8 bits give under pof2s is what the base gives.
     assert run_single(resolve(sweep(folder), runs.cache), runs).skipped[0].name == "pof2s weight_bit=8"

@@ -14,7 +14,7 @@ from vqkit import statistics
 from vqkit.comparison import leaderboard
 from vqkit.errors import SweepError
 from vqkit.execution import run_api
-from vqkit.execution.runner import Options, run_sweep
+from vqkit.execution.runner import RunOptions, run_sweep
 from vqkit.quantization import Data
 from vqkit.runs.records import sentence
 from vqkit.runs.store import Status, Store
@@ -97,26 +97,36 @@ def test_two_rounds_and_a_failure_in_the_first(tmp_path):
     runs = Store.at(tmp_path / "runs")
     sweep = screened(resolved({"name": "a"}, {"name": "b", "do": "fail"}, {"name": "c"}), 2)
     rounds = []
-    outcome = run_sweep(sweep, runs, Options(warm=None), announce=lambda told, n: rounds.append((told, n)))
+    outcome = run_sweep(sweep, runs, RunOptions(warm=None), announce=lambda told, n: rounds.append((told, n)))
     assert [(r.name, str(r.status)) for r in outcome.ran] == [
-        ("a [2 images]", "FINISHED"), ("b [2 images]", "FAILED"), ("c [2 images]", "FINISHED"),
-        ("a", "FINISHED"), ("c", "FINISHED"),
-    ]  # fmt: skip
+        ("a [2 images]", "FINISHED"),
+        ("b [2 images]", "FAILED"),
+        ("c [2 images]", "FINISHED"),
+        ("a", "FINISHED"),
+        ("c", "FINISHED"),
+    ]
     how = "on 2 of 3 evaluation images, calibration float"
     assert rounds == [
         (f"Screening {how}; not yet decided.", 3),
-        (f"Screened 3 variants {how}: 2 may be the best (confidence 0.95, margin 0.01) and are measured on "
-         "all; 0 ruled out, 1 without a result.", 2),
-    ]  # fmt: skip
-    assert not run_sweep(sweep, runs, Options(warm=None)).ran
+        (
+            f"Screened 3 variants {how}: 2 may be the best (confidence 0.95, margin 0.01) and are measured on "
+            "all; 0 ruled out, 1 without a result.",
+            2,
+        ),
+    ]
+    assert not run_sweep(sweep, runs, RunOptions(warm=None)).ran
 
 
 @pytest.mark.slow
 def test_screening_a_real_model(tmp_path, quickstart_model_path):
     value = {
-        "name": "s", "model": str(quickstart_model_path), "data": "digits", "strategy": "fsx",
-        "axes": {"weight_bit": [8, 6, 3, 2]}, "screen": {"images": 200},
-    }  # fmt: skip
+        "name": "s",
+        "model": str(quickstart_model_path),
+        "data": "digits",
+        "strategy": "fsx",
+        "axes": {"weight_bit": [8, 6, 3, 2]},
+        "screen": {"images": 200},
+    }
     runs = Store.at(tmp_path / "runs")
     sweep = resolve(Sweep.from_dict(value), runs.cache, notebook=NOTEBOOKS / "measures.ipynb")
     outcome = run_sweep(sweep, runs)

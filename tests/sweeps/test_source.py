@@ -47,10 +47,7 @@ def test_npz_is_cut_scaled_and_has_an_identity(folder):
     assert labelled.digest != load_data({**NPZ, "n_calib": 2}, folder).digest
     again = load_data({**NPZ, "n_calib": 2, "n_eval": 5, "scale": 0.5, "offset": -1}, folder)
     assert again.digest == data.digest
-    assert (
-        load_data({**NPZ, "n_calib": 3, "n_eval": 5, "scale": 0.5, "offset": -1}, folder).digest
-        != data.digest
-    )
+    assert load_data({**NPZ, "n_calib": 3, "n_eval": 5, "scale": 0.5, "offset": -1}, folder).digest != data.digest
 
 
 def test_text_means_what_it_means_on_the_command_line(folder):

@@ -111,9 +111,7 @@ def test_missing_keys_and_many_problems_at_once():
 def test_files_in_json_and_yaml_are_the_same_sweep(tmp_path):
     value = {"model": "m.keras", "data": {"npz": "d.npz"}, "axes": {"weight_bit": [8, None]}}
     (tmp_path / "mine.json").write_text(json.dumps(value))
-    (tmp_path / "mine.yaml").write_text(
-        "model: m.keras\ndata: {npz: d.npz}\naxes:\n  weight_bit: [8, null]\n"
-    )
+    (tmp_path / "mine.yaml").write_text("model: m.keras\ndata: {npz: d.npz}\naxes:\n  weight_bit: [8, null]\n")
     a, b = Sweep.load(tmp_path / "mine.json"), Sweep.load(tmp_path / "mine.yaml")
     assert a.spec == b.spec
     assert (a.name, a.digest, a.base_dir) == ("mine", b.digest, tmp_path)

@@ -49,9 +49,7 @@ def test_a_sweep_is_run_and_compared(tmp_path: Path, quickstart_model_path: Path
     board = records.load_records(runs, "first_sweep").set_index("override.weight_bit")
     done = board["bit_operations"]
     assert done[8] == 64 * board.loc[8, "macs"] == 2 * done[4] > 0
-    shown, outputs = executed(
-        "40_compare_runs.ipynb", tmp_path / "40.ipynb", runs_dir=str(runs), sweep="first_sweep"
-    )
+    shown, outputs = executed("40_compare_runs.ipynb", tmp_path / "40.ipynb", runs_dir=str(runs), sweep="first_sweep")
     (bench,) = [page for page in html(outputs) if "vq-mark" in page]
     for words in ("Leaderboard", "Use fs weight_bit=", "fs weight_bit=4", "samples are answered differently"):
         assert words in bench

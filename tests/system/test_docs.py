@@ -41,7 +41,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize("part", FORMS, ids=lambda p: p.__name__)
-def test_every_strategy_key_is_documented(part: type[schema.Form]) -> None:
+def test_every_strategy_key_is_documented(part: type[schema.SchemaModel]) -> None:
     assert set(part.model_fields) - named("docs/strategy.md") == set()
 
 

@@ -155,7 +155,11 @@ def test_the_inspection_prints_what_the_page_shows(tmp_path: Path) -> None:
     (code,) = [text for kind, text in parts(page) if kind == "python"]
     (shown,) = [text for kind, text in parts(page) if kind == "text"]
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert [x.rstrip() for x in done.stdout.splitlines()] == [x.rstrip() for x in shown.splitlines()]

@@ -16,17 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        find_spec("hatchling") is None, reason="hatchling, the build backend, is not installed"
-    ),
+    pytest.mark.skipif(find_spec("hatchling") is None, reason="hatchling, the build backend, is not installed"),
 ]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
     alone = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=alone, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*map(str, command)], cwd=cwd, env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -19,8 +19,11 @@ def test_the_site_builds(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-c", "docs", "-b", "html", "-d"]
     done = subprocess.run(
         [*command, str(tmp_path / "trees"), ".", str(tmp_path / "site")],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     api = (tmp_path / "site/docs/_generated/api.html").read_text("utf-8")
     assert [n for n in vqkit.__all__ if n != "__version__" and f'id="vqkit.{n}"' not in api] == []

@@ -47,9 +47,7 @@ def why(inspection, layer: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("strategy", ["pof2s", "pof2s_tqt"])
-@pytest.mark.parametrize(
-    "name", ["conv_bn_relu", "residual", "depthwise", "concat", "two_inputs", "transposed"]
-)
+@pytest.mark.parametrize("name", ["conv_bn_relu", "residual", "depthwise", "concat", "two_inputs", "transposed"])
 def test_what_the_device_was_made_for_is_on_it_in_one_partition(name, strategy):
     found = inspect(zoo.build(name), strategy)
     assert found.on_cpu == ()
@@ -96,7 +94,7 @@ def test_every_layer_of_the_model_appears_and_each_on_the_cpu_has_reason_and_way
         (layers.ReLU(negative_slope=0.1, name="x"), "neither ReLU nor ReLU6", "train with ReLU or ReLU6"),
     ],
     ids=lambda v: v if isinstance(v, str) else type(v).__name__,
-)  # fmt: skip
+)
 def test_layers_that_the_device_does_not_have(layer, reason, way_out):
     found = inspect(chain(conv("before"), layers.MaxPooling2D(name="pool"), layer, conv("after")), "pof2s")
     assert found["x"].reason == reason
@@ -126,7 +124,7 @@ def test_an_activation_that_is_not_on_the_device_takes_its_convolution_along():
         ({"weight_symmetry": False}, "its kernel has a zero point, the device none"),
         ({"activation_bit": 16}, "its output has 16 bits, the device 8"),
     ],
-)  # fmt: skip
+)
 def test_grids_that_the_device_does_not_have_name_the_rule_that_decided(override, reason):
     found = inspect(chain(conv("a"), conv("b")), pof2s(**override))
     said, way_out = why(found, "a")
@@ -138,8 +136,10 @@ def test_grids_that_the_device_does_not_have_name_the_rule_that_decided(override
 
 def test_an_input_on_another_grid_is_told_at_its_reader():
     found = inspect(chain(conv("a"), conv("b")), pof2s(input_bit=4))
-    assert why(found, "a") == ("reads an input of the model, which has 4 bits, the device 8",
-                               f"set {USER}/input_bit to 8 (kwargs)")  # fmt: skip
+    assert why(found, "a") == (
+        "reads an input of the model, which has 4 bits, the device 8",
+        f"set {USER}/input_bit to 8 (kwargs)",
+    )
     assert found["b"].device == "DPU"
 
 
@@ -151,8 +151,10 @@ def test_unsigned_codes_are_not_on_the_device():
 
 def test_conversion_to_float_scales_takes_everything_off_the_device():
     found = inspect(chain(conv("a")), pof2s(convert_to_fs_quantize_strategy=True))
-    assert why(found, "a") == ("its kernel has a float scale, where the device has powers of two",
-                               "set convert_to_fs_quantize_strategy to false")  # fmt: skip
+    assert why(found, "a") == (
+        "its kernel has a float scale, where the device has powers of two",
+        "set convert_to_fs_quantize_strategy to false",
+    )
     assert why(inspect(chain(conv("a")), "fsx"), "a")[1] == "plan with pof2s or pof2s_tqt"
 
 
@@ -162,8 +164,10 @@ def test_first_and_last_layers_left_float_cost_no_partition():
     strategy = Strategy.builtin("pof2s").with_value("/quantize_registry_config/layer_config", rules)
     found = inspect(model, strategy)
     where = "/quantize_registry_config/layer_config"
-    assert why(found, "first") == (f"left float by with_value {where}/first",
-                                   f"take {where}/first out of the strategy")  # fmt: skip
+    assert why(found, "first") == (
+        f"left float by with_value {where}/first",
+        f"take {where}/first out of the strategy",
+    )
     assert why(found, "last")[1] == f"take {where}/last/quantize out of the strategy"
     assert found.subgraphs == 1
     assert not any(row.between for row in found.rows)
@@ -178,9 +182,7 @@ def test_layers_outside_the_selected_part():
 
 
 def test_a_layer_that_only_moves_values_stays_with_the_float_layer_before_it():
-    found = inspect(
-        chain(layers.Rescaling(2.0, name="scale"), layers.ZeroPadding2D(name="pad"), conv("a")), "pof2s"
-    )
+    found = inspect(chain(layers.Rescaling(2.0, name="scale"), layers.ZeroPadding2D(name="pad"), conv("a")), "pof2s")
     assert why(found, "pad") == ("reads scale, which is float", "give Rescaling an output quantizer")
     assert "images are prepared" in why(found, "scale")[1]
     assert found.partitions == (("a",),)
@@ -191,8 +193,10 @@ def test_device_forms():
     gate = chain(conv("a"), layers.Activation("swish", name="gate"))
     assert inspect(gate, "pof2s").on_cpu == ()
     off = inspect(gate, pof2s(convert_sigmoid_to_hard_sigmoid=False))
-    assert why(off, "gate") == ("swish is computed in float", "set convert_sigmoid_to_hard_sigmoid and "
-                                "convert_hard_sigmoid_to_dpu_version to true")  # fmt: skip
+    assert why(off, "gate") == (
+        "swish is computed in float",
+        "set convert_sigmoid_to_hard_sigmoid and convert_hard_sigmoid_to_dpu_version to true",
+    )
     leaky = chain(conv("a"), layers.LeakyReLU(0.1, name="leaky"))
     assert inspect(leaky, "pof2s").on_cpu == ()
     off = inspect(leaky, pof2s(convert_leaky_relu_to_dpu_version=False))
@@ -207,29 +211,23 @@ def test_average_pools():
     assert exact.reason == "the device divides by a multiplication and a shift, this model exactly"
     large = chain(layers.AveragePooling2D((256, 2), name="pool"), shape=(256, 4, 3))
     assert why(inspect(large, "pof2s"), "pool") == (
-        "window 256 x 2; the device averages up to 255 pixels on a side", "pool in two steps"
-    )  # fmt: skip
+        "window 256 x 2; the device averages up to 255 pixels on a side",
+        "pool in two steps",
+    )
     whole = chain(layers.GlobalAveragePooling2D(name="pool"), shape=(300, 4, 3))
     assert why(inspect(whole, "pof2s"), "pool")[0].startswith("window 300 x 4;")
 
 
 def test_shifts_that_nothing_keeps_in_range_are_noted():
-    found = inspect(
-        chain(conv("a"), conv("b")), pof2s(adjust_dpu_shift_cut=False, adjust_dpu_shift_bias=False)
-    )
+    found = inspect(chain(conv("a"), conv("b")), pof2s(adjust_dpu_shift_cut=False, adjust_dpu_shift_bias=False))
     assert found.on_cpu == ()
-    assert (
-        found["a"].reason
-        == "not ensured: the output's shift must lie in 0..16; the bias' shift must be at most 16"
-    )
+    assert found["a"].reason == "not ensured: the output's shift must lie in 0..16; the bias' shift must be at most 16"
     assert found["a"].way_out == "set adjust_dpu_shift_cut and adjust_dpu_shift_bias to true"
     assert "On the DPU, but:\n  a, b: not ensured" in str(found)
 
 
 def test_batch_norm_and_dropout_that_stay():
-    model = chain(
-        conv("a"), layers.BatchNormalization(name="bn"), layers.Dropout(0.5, name="drop"), conv("b")
-    )
+    model = chain(conv("a"), layers.BatchNormalization(name="bn"), layers.Dropout(0.5, name="drop"), conv("b"))
     assert inspect(model, "pof2s").on_cpu == ()
     found = inspect(model, pof2s(fold_conv_bn=False, convert_bn_to_dwconv=False, remove_dropout=False))
     assert why(found, "bn")[1].startswith("set fold_conv_bn and convert_bn_to_dwconv to true")
@@ -238,9 +236,7 @@ def test_batch_norm_and_dropout_that_stay():
 
 def test_compat_says_what_the_reference_leaves_float():
     model = zoo.build("shared_layer")
-    assert why(inspect(model, "pof2s", vitis_compat=True), "encode")[1].startswith(
-        "plan without vitis_compat"
-    )
+    assert why(inspect(model, "pof2s", vitis_compat=True), "encode")[1].startswith("plan without vitis_compat")
 
 
 def branches(inner: layers.Layer) -> keras.Model:
@@ -288,16 +284,20 @@ def test_table_text_json_and_html():
     assert list(frame["device"]) == ["DPU", "CPU", "DPU"]
     assert frame["partition"].isna().tolist() == [False, True, False]
     text = str(found)
-    assert text.startswith(
-        "2 of 3 layers of 'chain' on the DPU under 'pof2s', in 2 partitions; 1 on the CPU, 1 of"
-    )
+    assert text.startswith("2 of 3 layers of 'chain' on the DPU under 'pof2s', in 2 partitions; 1 on the CPU, 1 of")
     assert "On the CPU:\n  x: the DPU has no layer Softmax\n      -> leave it" in text
     data = json.loads(json.dumps(found.to_json()))
     assert data["subgraphs"] == 2
     assert data["rows"][1] == {
-        "layer": "x", "kind": "Softmax", "device": "CPU", "partition": None, "between": True,
-        "reason": "the DPU has no layer Softmax", "way_out": found["x"].way_out, "model_layers": ["x"],
-    }  # fmt: skip
+        "layer": "x",
+        "kind": "Softmax",
+        "device": "CPU",
+        "partition": None,
+        "between": True,
+        "reason": "the DPU has no layer Softmax",
+        "way_out": found["x"].way_out,
+        "model_layers": ["x"],
+    }
     assert "<td>Softmax</td>" in found._repr_html_()
     with pytest.raises(KeyError, match="nope"):
         found["nope"]

@@ -166,9 +166,7 @@ def test_float_scales(strategy):
 
 
 def test_custom_layers():
-    float_model = tf.keras.models.load_model(
-        "float_custom.h5", custom_objects={"MyCustomLayer": MyCustomLayer}
-    )
+    float_model = tf.keras.models.load_model("float_custom.h5", custom_objects={"MyCustomLayer": MyCustomLayer})
     quantizer = vitis_quantize.VitisQuantizer(float_model, custom_objects={"MyCustomLayer": MyCustomLayer})
     quantized_model = quantizer.quantize_model(
         calib_dataset=calib_dataset, calib_step=3, calib_batch_size=10, add_shape_info=True
@@ -265,9 +263,7 @@ def test_the_partial_quantization_script(here):
     quant_model.save("quantized.h5")
     with vitis_quantize.quantize_scope():
         quantized_model = tf.keras.models.load_model("quantized.h5")
-        quantized_model.compile(
-            optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-        )
+        quantized_model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         quantized_model.evaluate(IMAGES, LABELS, verbose=0)
     vitis_quantize.VitisQuantizer.dump_model(quant_model, IMAGES[0:1], "./dump_results", dump_float=True)
     names = {p.stem for p in (here / "dump_results" / "dump_results_weights").glob("*.bin")}
@@ -331,9 +327,7 @@ def test_the_custom_layer_script():
     quant_model.save("quantized.h5")
     with vitis_quantize.quantize_scope():
         quantized_model = tf.keras.models.load_model("quantized.h5", custom_objects=custom_objects)
-        quantized_model.compile(
-            optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"]
-        )
+        quantized_model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         quantized_model.evaluate(IMAGES, LABELS, verbose=0)
     vitis_quantize.VitisQuantizer.dump_model(quant_model, IMAGES[0:1], "./dump_results", dump_float=True)
 

@@ -73,9 +73,10 @@ def test_a_second_call_optimizes_anew(model):
     quantizer = VitisQuantizer(model)
     quantizer.quantize_model(X)
     quantizer.quantize_model(X, include_cle=False)
-    assert quantizer.quantized.encodings == vq.quantize(
-        model, vq.Strategy.builtin("pof2s").with_kwargs(include_cle=False), X
-    ).encodings  # fmt: skip
+    assert (
+        quantizer.quantized.encodings
+        == vq.quantize(model, vq.Strategy.builtin("pof2s").with_kwargs(include_cle=False), X).encodings
+    )
 
 
 def test_optimize_model_computes_the_same_without_batch_norm(model):
@@ -112,8 +113,10 @@ def test_steps_of_a_dataset_without_end():
 
     quantizer = VitisQuantizer(mnist_cnn())
     quantizer.quantize_model(endless(), calib_steps=3)
-    assert quantizer.quantized.encodings == vq.quantize(mnist_cnn(), "pof2s", np.tile(X[:2], (3, 1, 1, 1)),
-                                                        batch_size=2).encodings  # fmt: skip
+    assert (
+        quantizer.quantized.encodings
+        == vq.quantize(mnist_cnn(), "pof2s", np.tile(X[:2], (3, 1, 1, 1)), batch_size=2).encodings
+    )
 
 
 class Images(keras.utils.PyDataset):
@@ -143,9 +146,7 @@ def test_verbose_says_more(model, capsys):
     assert len(capsys.readouterr().out) > len(brief) + 200
 
 
-@pytest.mark.parametrize(
-    "shape", [[14, 14, 1], (None, 14, 14, 1), "?,14,14,1", {"image": [14, 14, 1]}, [[14, 14, 1]]]
-)
+@pytest.mark.parametrize("shape", [[14, 14, 1], (None, 14, 14, 1), "?,14,14,1", {"image": [14, 14, 1]}, [[14, 14, 1]]])
 def test_input_shape_closes_open_sizes(shape):
     x = keras.Input((None, None, 1), name="image")
     y = keras.layers.Conv2D(2, 3, name="conv")(x)
@@ -305,16 +306,17 @@ def test_a_loss_searches_on_the_evaluation_set(model, one_hot):
     loss = keras.losses.CategoricalCrossentropy() if one_hot else "sparse_categorical_crossentropy"
     quantizer = VitisQuantizer(model)
     metric = "categorical_accuracy" if one_hot else "sparse_categorical_accuracy"
-    quantizer.quantize_model(
-        X[:6], 6, loss=loss, metrics=[metric], eval_dataset=(X, labels), activation_bit=3
-    )
+    quantizer.quantize_model(X[:6], 6, loss=loss, metrics=[metric], eval_dataset=(X, labels), activation_bit=3)
     wanted = vq.quantize(
         model,
         vq.Strategy.builtin("pof2s").with_kwargs(
             activation_bit=3, include_threshold_search=True, threshold_search_loss="labels"
         ),
-        X[:6], batch_size=6, search_data=X, calib_labels=LABELS,
-    )  # fmt: skip
+        X[:6],
+        batch_size=6,
+        search_data=X,
+        calib_labels=LABELS,
+    )
     assert quantizer.quantized.encodings == wanted.encodings
     assert any("threshold_search" in line for line in quantizer.quantized.report)
     assert quantizer.evaluation["float"].keys() == quantizer.evaluation["quantized"].keys() != set()

@@ -69,8 +69,7 @@ def test_switches_on_the_zoo(strategy):
                 assert not found(lowered, strategy, kwargs, compat, inputs, wanted), (name, kwargs, compat)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, database=None,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@settings(max_examples=25, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(program=programs.PROGRAMS, strategy=st.sampled_from(STRATEGIES), data=st.data())
 def test_switches_on_random_graphs(program, strategy, data):
     model = programs.build(program)
@@ -112,9 +111,7 @@ def told(lowered, strategy, kwargs, compat):
     chosen = Strategy.builtin(strategy).with_kwargs(**kwargs)
     made = graphs(lowered, chosen, vitis_compat=compat)
     plan = resolve(chosen, made.device, vitis_compat=compat)
-    weights = {
-        f"{n}/{k}": w.tolist() for n, layer in made.device.layers.items() for k, w in layer.weights.items()
-    }
+    weights = {f"{n}/{k}": w.tolist() for n, layer in made.device.layers.items() for k, w in layer.weights.items()}
     nodes = [(n.name, made.device.kind(n), str(made.device.layer_of(n).config)) for n in made.device.nodes]
     return placed(plan), weights, nodes
 
@@ -153,8 +150,20 @@ def test_compat_is_the_default_where_nothing_is_to_correct(strategy):
     model = ordinary()
     lowered, x = lower(model), zoo.batch(model, 6)
     rng = random.Random(strategy)
-    corrected = ("fold_", "_to_dwconv", "no_quant_in_", "_method", "_round_mode", "_per_channel", "_symmetry",
-                 "convert_to_fs", "fast_ft", "bias_corr", "use_framework", "train_with_bn")  # fmt: skip
+    corrected = (
+        "fold_",
+        "_to_dwconv",
+        "no_quant_in_",
+        "_method",
+        "_round_mode",
+        "_per_channel",
+        "_symmetry",
+        "convert_to_fs",
+        "fast_ft",
+        "bias_corr",
+        "use_framework",
+        "train_with_bn",
+    )
     walk = [k for k in WALKS[strategy] if not any(part in key for key in k for part in corrected)]
     start = {} if strategy == "pof2s" else {"input_method": 0, "activation_method": 0}
     for kwargs in rng.sample(walk, 20):

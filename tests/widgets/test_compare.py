@@ -65,10 +65,7 @@ def test_the_chosen_run_shows_numbers_strategy_and_notebook(runs: Path) -> None:
     html = bench.view.details()
     for words in ("96.44 %", "weight_per_channel", "Strategy, as JSON", "Noise by layer", "notebook.ipynb"):
         assert words in html
-    assert (
-        bench.run.strategy.dump(verbose=2)["quantize_registry_config"]["user_quantize_config"]["weight_bit"]
-        == 4
-    )
+    assert bench.run.strategy.dump(verbose=2)["quantize_registry_config"]["user_quantize_config"]["weight_bit"] == 4
 
 
 def test_a_failed_run_tells_why(runs: Path) -> None:

@@ -6,12 +6,12 @@ import json
 
 from tests.support.hand import say
 from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 
 
 def test_state_is_json_and_events_reach_the_listeners() -> None:
     said: list[str] = []
-    shown = picker(queue(Turns(said.append)), "<p data-key='a'>a</p>", label="letters", chosen="a")
+    shown = picker(queue(SerialHandler(said.append)), "<p data-key='a'>a</p>", label="letters", chosen="a")
     state = {k: v for k, v in shown.get_state().items() if not k.startswith("_")}
     assert json.loads(json.dumps(state["html"])) == "<p data-key='a'>a</p>"
     assert (state["chosen"], state["label"], state["dark"]) == ("a", "letters", False)
@@ -30,7 +30,7 @@ def test_state_is_json_and_events_reach_the_listeners() -> None:
 
 
 def test_a_message_that_overtook_another_waits_for_it() -> None:
-    line = queue(Turns(lambda _: None))
+    line = queue(SerialHandler(lambda _: None))
     one, two = (picker(line, label=name) for name in ("one", "two"))
     heard: list[str] = []
     one.on_sort(heard.append)

@@ -123,9 +123,7 @@ def test_a_message_acts_on_the_row_that_it_names(bench: Explorer) -> None:
     assert "gone/kernel is no tensor" in bench._message.value
 
 
-def test_messages_on_many_threads_are_acted_on_in_the_order_of_the_page(
-    bench: Explorer, tmp_path: Path
-) -> None:
+def test_messages_on_many_threads_are_acted_on_in_the_order_of_the_page(bench: Explorer, tmp_path: Path) -> None:
     """ipykernel hands messages of one page to several threads, while cells run in another."""
     file, line = tmp_path / "saved.json", bench._controls.line
     rows = [r.name for r in bench.plan.quantized if r.role.value == "weight"]
@@ -201,9 +199,7 @@ def test_filter_and_sort(bench: Explorer) -> None:
     assert keys
     assert all(key.endswith("kernel") for key in keys)
     bench._sort("sqnr")
-    ratios = [
-        bench.work.state.costs[k].sqnr_db for k in re.findall(r"<tr data-key='([^']+)'", bench._table.html)
-    ]
+    ratios = [bench.work.state.costs[k].sqnr_db for k in re.findall(r"<tr data-key='([^']+)'", bench._table.html)]
     assert ratios == sorted(ratios)
 
 

@@ -49,9 +49,7 @@ def same_as_planned_anew(work: Exploration, model: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", list(Scope))
-@pytest.mark.parametrize(
-    ("param", "value"), [("bit_width", 4), ("method", "PERCENTILE"), ("per_channel", True)]
-)
+@pytest.mark.parametrize(("param", "value"), [("bit_width", 4), ("method", "PERCENTILE"), ("per_channel", True)])
 def test_a_change_makes_a_new_strategy_and_plan(
     work: Exploration, model: Any, scope: Scope, param: str, value: Any
 ) -> None:

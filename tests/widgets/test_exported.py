@@ -23,8 +23,11 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 def widgets(runs: Path, model: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Each widget with what a reader of the page must find."""
-    made = [make.record("pof2s", {"weight_bit": 8}), make.record("fs", {"weight_bit": 4}, accuracy=0.9),
-            make.record("fsx", {"weight_bit": 99}, status="FAILED", name="broken")]  # fmt: skip
+    made = [
+        make.record("pof2s", {"weight_bit": 8}),
+        make.record("fs", {"weight_bit": 4}, accuracy=0.9),
+        make.record("fsx", {"weight_bit": 99}, status="FAILED", name="broken"),
+    ]
     for record in made:
         make.add(runs, record)
     make.sweep(runs, "shown", made)

@@ -23,9 +23,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
         ("50_partial_model.ipynb", ("<svg", "block2_dw", "merged")),
     ],
 )
-def test_executed_and_exported(
-    name: str, words: tuple[str, ...], tmp_path: Path, quickstart_model_path: Path
-) -> None:
+def test_executed_and_exported(name: str, words: tuple[str, ...], tmp_path: Path, quickstart_model_path: Path) -> None:
     from nbconvert import HTMLExporter
 
     cache = tmp_path / "cache"

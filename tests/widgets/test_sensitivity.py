@@ -50,9 +50,7 @@ def recovered() -> pd.DataFrame:
 
 
 def summed() -> pd.DataFrame:
-    return pd.DataFrame(
-        {"layer": ["stem", "dw", "head"], "accuracy": [0.97, 0.75, 0.7], "sqnr_db": [30.0, 8, 7]}
-    )
+    return pd.DataFrame({"layer": ["stem", "dw", "head"], "accuracy": [0.97, 0.75, 0.7], "sqnr_db": [30.0, 8, 7]})
 
 
 def words(fig: Any) -> str:
@@ -60,11 +58,15 @@ def words(fig: Any) -> str:
 
 
 @pytest.mark.parametrize("theme", [plots.LIGHT, plots.DARK], ids=["light", "dark"])
-@pytest.mark.parametrize("draw", [
-    lambda t: plots.sensitivity_ranked(found().table, 0.98, theme=t),
-    lambda t: plots.recovery_curve(recovered(), 0.98, theme=t),
-    lambda t: plots.sensitivity_accumulated(found().table, summed(), 0.98, theme=t),
-], ids=["ranked", "recovery", "accumulated"])  # fmt: skip
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda t: plots.sensitivity_ranked(found().table, 0.98, theme=t),
+        lambda t: plots.recovery_curve(recovered(), 0.98, theme=t),
+        lambda t: plots.sensitivity_accumulated(found().table, summed(), 0.98, theme=t),
+    ],
+    ids=["ranked", "recovery", "accumulated"],
+)
 def test_nothing_is_cut_off_at_the_edge_of_the_page(draw: Any, theme: Any) -> None:
     fig = draw(theme)
     fig.draw_without_rendering()
@@ -73,10 +75,15 @@ def test_nothing_is_cut_off_at_the_edge_of_the_page(draw: Any, theme: Any) -> No
     np.testing.assert_array_less([drawn.x1, drawn.y1], [width + 0.01, height + 0.01])
 
 
-@pytest.mark.parametrize(("mode", "by", "order"), [
-    ("only", "kl", ["dw", "head", "stem"]), ("only", "sqnr_db", ["dw", "head", "stem"]),
-    ("all_but", "kl", ["stem", "head", "dw"]), ("all_but", "accuracy", ["stem", "head", "dw"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "by", "order"),
+    [
+        ("only", "kl", ["dw", "head", "stem"]),
+        ("only", "sqnr_db", ["dw", "head", "stem"]),
+        ("all_but", "kl", ["stem", "head", "dw"]),
+        ("all_but", "accuracy", ["stem", "head", "dw"]),
+    ],
+)
 def test_the_most_sensitive_layer_is_at_the_top(mode: str, by: str, order: list[str]) -> None:
     fig = plots.sensitivity_ranked(found().table, 0.98, mode=mode, by=by)
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == order
@@ -124,9 +131,7 @@ def test_isolated_and_accumulated_stand_side_by_side_in_graph_order() -> None:
     np.testing.assert_allclose(runs.unsquash(named["all layers up to this one"].get_xdata()), [-1, -23, -28])
     np.testing.assert_allclose(right.lines[-1].get_xdata(), [30, 8, 7])
     assert len({line.get_marker() for line in left.lines if line.get_label() in named} - {"None"}) == 3
-    assert "nothing was accumulated" in words(
-        plots.sensitivity_accumulated(found().table, summed().head(0), 0.98)
-    )
+    assert "nothing was accumulated" in words(plots.sensitivity_accumulated(found().table, summed().head(0), 0.98))
 
 
 def test_recovery_goes_from_all_quantized_to_float(tiny: Any) -> None:

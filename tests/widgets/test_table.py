@@ -67,7 +67,7 @@ def test_filtering_takes_rows_that_hold_every_word() -> None:
         (-5.0, "-5.0 dB", "0%"),
         (99.0, "99.0 dB", "100%"),
     ],
-)  # fmt: skip
+)
 def test_a_bar_says_its_number(value: float, words: str, width: str) -> None:
     html = bar(value, 60, unit="dB", low=20)
     assert words in html

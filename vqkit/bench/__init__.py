@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.bench.cache import Digests, Outputs, Places, Shelf, graph_digest, value_digests
-from vqkit.bench.calibration import Facts, Request, passing
+from vqkit.bench.cache import ActivationCache, Digests, OutputCache, StatisticsCache, graph_digest, value_digests
+from vqkit.bench.calibration import CalibrationRequest, SharedCalibration, passing
 from vqkit.bench.evaluation import FloatPart, Noise
 from vqkit.bench.structure import Structure, structure_key
 from vqkit.errors import DataError, not_allowed
@@ -60,22 +60,21 @@ class Bench:
         ModelError: the model cannot be read.
     """
 
-    def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None,
-                 memory_limit: int = 1 << 30) -> None:  # fmt: skip
+    def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None, memory_limit: int = 1 << 30) -> None:
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
-        self._weights, self._places = WeightMemory(), Places(memory_limit)
+        self._weights, self._activations = WeightMemory(), ActivationCache(memory_limit)
         # No digest covers what a user's own layer does.
         self._cache = None if has_custom(self._lowered) else cache
-        self._facts = Facts(self._places, Shelf(self._cache))
+        self._facts = SharedCalibration(self._activations, StatisticsCache(self._cache))
         self._digests = Digests()
-        self._float_part = FloatPart(self._places, self._digests.of, self._weights.digest)
+        self._float_part = FloatPart(self._activations, self._digests.of, self._weights.digest)
         self._noise = Noise(self._float_part)
         self._graphs: dict[str, Graphs] = {}
         self._plans: dict[tuple[str, bool], PreparedModel] = {}
         self._structures: dict[str, Structure] = {}
         self._model_digest = graph_digest(self._lowered)
-        self._outputs: dict[str, Outputs] = {}
+        self._outputs: dict[str, OutputCache] = {}
         self._checked: list[str] | None = None
 
     @property
@@ -84,9 +83,16 @@ class Bench:
         found = ((key, s) for key, s in self._structures.items())
         return {(key, *what): n for key, s in found for what, n in s.traces.items()}
 
-    def quantize(self, strategy: Any, *, batch_size: int = 32, steps: int | None = None,
-                 calibration: str = "quantized", vitis_compat: bool = False,
-                 progress: bool = False) -> Quantized:  # fmt: skip
+    def quantize(
+        self,
+        strategy: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        calibration: str = "quantized",
+        vitis_compat: bool = False,
+        progress: bool = False,
+    ) -> Quantized:
         """Quantize the model, as `vqkit.quantize` does with the calibration data and their labels; no file.
 
         Args:
@@ -109,13 +115,25 @@ class Bench:
         known = self.data.y_calib
         labels = known if known is None or steps is None else known[: steps * batch_size]
         try:
-            return assemble(work, as_strategy(strategy), calibration=calibration, vitis_compat=vitis_compat,
-                            labels=whole(labels, self._lowered))  # fmt: skip
+            return assemble(
+                work,
+                as_strategy(strategy),
+                calibration=calibration,
+                vitis_compat=vitis_compat,
+                labels=whole(labels, self._lowered),
+            )
         finally:
             work.leave()
 
-    def observe(self, strategies: Iterable[Any], *, batch_size: int = 32, steps: int | None = None,
-                vitis_compat: bool = False, progress: bool = False) -> None:  # fmt: skip
+    def observe(
+        self,
+        strategies: Iterable[Any],
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        vitis_compat: bool = False,
+        progress: bool = False,
+    ) -> None:
         """Observe at once what `quantize` will want to know of the float model for several strategies.
 
         One pass over the calibration data serves all methods and bit widths on the same prepared graph; the
@@ -136,7 +154,9 @@ class Bench:
         for requests in self._alike(strategies, cut, vitis_compat):
             self._facts.observe(requests, with_progress(_Again(self, cut), progress))
 
-    def _alike(self, strategies: Iterable[Any], cut: dict[str, Any], compat: bool) -> Iterator[list[Request]]:
+    def _alike(
+        self, strategies: Iterable[Any], cut: dict[str, Any], compat: bool
+    ) -> Iterator[list[CalibrationRequest]]:
         """What is to be observed on each prepared graph, whose weights are loaded."""
         alike: dict[str, list[Any]] = {}
         for strategy in map(as_strategy, strategies):
@@ -212,7 +232,7 @@ class Bench:
         """
         images = self._digests.of(self.data.x_eval)
         if images not in self._outputs:
-            self._outputs = {images: Outputs(self._cache, self._model_digest, images)}
+            self._outputs = {images: OutputCache(self._cache, self._model_digest, images)}
         found = self._outputs[images].get(
             lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
         )
@@ -224,9 +244,7 @@ class Bench:
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree
 
-        begin, source = self._float_part.start(
-            structure, quantized, baked, self.data.x_eval, EVAL_BATCH, pad=True
-        )
+        begin, source = self._float_part.start(structure, quantized, baked, self.data.x_eval, EVAL_BATCH, pad=True)
         run = structure.evaluator(begin)
         parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
         return tree.map_structure(lambda *p: np.concatenate(p)[: self.data.n_eval], *parts)
@@ -310,31 +328,39 @@ class _Remembered:
         self._trained = again
         return _Again(self._bench, self._cut, self._notes.append)
 
-    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
-                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+    def calibrate(
+        self,
+        graph: Graph,
+        rows: Mapping[str, Row],
+        live: Mapping[str, Any],
+        data: Iterable[Any],
+        mode: str,
+        compat: bool,
+    ) -> Calibration:
         if mode not in set(Mode):
             raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
         request = self._request(graph, rows, live, mode, compat)
         return self._bench._facts.calibrate(request, with_progress(data, self._progress))
 
-    def float_request(self, strategy: Any, compat: bool) -> Request:
+    def float_request(self, strategy: Any, compat: bool) -> CalibrationRequest:
         """What `calibrate` would ask for under a strategy in "float" mode."""
         prepared = self.prepare(strategy, compat)
         graph, rows = instrument(prepared.graph, prepared.plan)
         live = passing_through(self.live(graph), rounding_rows(graph, prepared.plan))
         return self._request(graph, rows, live, Mode.FLOAT, compat)
 
-    def _request(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], mode: str,
-                 compat: bool) -> Request:  # fmt: skip
+    def _request(
+        self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], mode: str, compat: bool
+    ) -> CalibrationRequest:
         assert self._structure is not None
         passed = [k for k, x in live.items() if x is not self._structure.live[k]]
         doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items() if r.spec is not None}
         tokens = {**doing, **dict.fromkeys(passed, "")}
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
-        player = self._structure.player(rows, passed)
+        runner = self._structure.runner(rows, passed)
         size = size_of(self._bench._lowered)
         stream = (self._bench._digests.of(self._bench.data.x_calib), size, *self._cut.items())
-        return Request(graph, rows, digests, player, stream, mode == Mode.QUANTIZED, compat)
+        return CalibrationRequest(graph, rows, digests, runner, stream, mode == Mode.QUANTIZED, compat)
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
         audit(result, live)

@@ -27,7 +27,7 @@ from vqkit import digest
 from vqkit.files import Arrays, DiskCache
 from vqkit.graph.ir import Graph, Layer, Node, map_refs
 from vqkit.primitives.histogram import Histogram
-from vqkit.quantization.calibrate import Observed
+from vqkit.quantization.calibrate import TensorStatistics
 from vqkit.quantization.data import map_inputs
 
 
@@ -73,8 +73,8 @@ class Digests:
         return self._read_only[place][1]
 
 
-class Outputs:
-    """Outputs of the float model on the evaluation data, in memory and on disk.
+class OutputCache:
+    """Cache of the float model's outputs on the evaluation data, in memory and on disk.
 
     Args:
         folder: where they lie; None for memory only.
@@ -134,13 +134,13 @@ def _processor() -> list[str]:
 
 
 Stream = tuple[Any, ...]
-_Found = tuple[dict[str, Observed], tuple[int, int]]
+_Found = tuple[dict[str, TensorStatistics], tuple[int, int]]
 
 LISTS = ("f_min", "f_max", "pos")
 
 
-class Shelf:
-    """Facts of tensors, written by any process and read by any.
+class StatisticsCache:
+    """On-disk cache of calibration statistics, written by any process and read by any.
 
     Args:
         folder: shared by processes; None keeps nothing.
@@ -150,7 +150,7 @@ class Shelf:
         self._cache = DiskCache(None if folder is None else Path(folder, "observed"))
         self._read: dict[Path, tuple[tuple[int, int], _Found | None]] = {}
 
-    def get(self, value: str, stream: Stream, observer: Any) -> tuple[Observed, tuple[int, int]] | None:
+    def get(self, value: str, stream: Stream, observer: Any) -> tuple[TensorStatistics, tuple[int, int]] | None:
         """What is known of a tensor.
 
         Args:
@@ -165,7 +165,7 @@ class Shelf:
         name = digest.of_bytes(repr(observer).encode())
         return None if found is None or name not in found[0] else (found[0][name], found[1])
 
-    def put(self, value: str, stream: Stream, facts: Mapping[Any, Observed], size: tuple[int, int]) -> None:
+    def put(self, value: str, stream: Stream, facts: Mapping[Any, TensorStatistics], size: tuple[int, int]) -> None:
         """Add what was observed of a tensor.
 
         Args:
@@ -214,22 +214,22 @@ def _name(value: str, stream: Stream) -> str:
     return f"{digest.of_bytes(repr((value, stream, here())).encode())}.npz"
 
 
-def _flat(seen: Observed) -> Arrays:
+def _flat(seen: TensorStatistics) -> Arrays:
     found = {k: np.stack(getattr(seen, k)) for k in LISTS if getattr(seen, k)}
     return found if not isinstance(seen.histogram, Histogram) else {**found, **seen.histogram.to_arrays()}
 
 
-def _observed(arrays: Arrays) -> Observed:
+def _observed(arrays: Arrays) -> TensorStatistics:
     lists = {k: list(arrays.pop(k)) for k in LISTS if k in arrays}
-    return Observed(**lists, histogram=Histogram.of_arrays(arrays) if arrays else None)
+    return TensorStatistics(**lists, histogram=Histogram.of_arrays(arrays) if arrays else None)
 
 
 Key = tuple[Any, ...]
 Batches = list[dict[str, Any]]
 
 
-class Places:
-    """Remembers for a place the values that cross it, batch by batch; the longest unused go first.
+class ActivationCache:
+    """LRU cache of activations, bounded in bytes: the values that cross a cut of the graph, batch by batch.
 
     Args:
         limit: bytes that all of them may take.

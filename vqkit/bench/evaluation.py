@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.bench.cache import Places, value_digests
+from vqkit.bench.cache import ActivationCache, value_digests
 from vqkit.bench.structure import Structure
 from vqkit.evaluation import Pair, Sides, compared, energies, noise_table, summed, tensor_values
 from vqkit.graph.execute import crossing_values, numbers_at, part_of
@@ -28,17 +28,30 @@ class FloatPart:
     """Tells where variants may begin, and keeps what their data are there.
 
     Args:
-        places: where the values are kept.
+        activations: where the values are kept.
         data_digest: digest of inputs.
         weight_digest: digest of a weight.
     """
 
-    def __init__(self, places: Places, data_digest: Callable[[Any], str],
-                 weight_digest: Callable[[np.ndarray], str]) -> None:  # fmt: skip
-        self._places, self._data_digest, self._weight_digest = places, data_digest, weight_digest
+    def __init__(
+        self,
+        activations: ActivationCache,
+        data_digest: Callable[[Any], str],
+        weight_digest: Callable[[np.ndarray], str],
+    ) -> None:
+        self._activations, self._data_digest, self._weight_digest = activations, data_digest, weight_digest
 
-    def start(self, structure: Structure, quantized: Quantized, baked: Graph, x: Any, batch_size: int, *,
-              eager: bool = False, pad: bool = False) -> tuple[int, Iterable[Any]]:  # fmt: skip
+    def start(
+        self,
+        structure: Structure,
+        quantized: Quantized,
+        baked: Graph,
+        x: Any,
+        batch_size: int,
+        *,
+        eager: bool = False,
+        pad: bool = False,
+    ) -> tuple[int, Iterable[Any]]:
         """Where to begin, and with what: behind the float part, if it is worth it and the values there fit.
 
         Args:
@@ -65,17 +78,25 @@ class FloatPart:
             return begin, kept
         return 0, in_size(batches(x, batch_size=batch_size), quantized.graph, pad=pad)
 
-    def _kept(self, structure: Structure, begin: int, digests: dict[str, str], x: Any, batch_size: int,
-              eager: bool, pad: bool) -> list[Any] | None:  # fmt: skip
+    def _kept(
+        self,
+        structure: Structure,
+        begin: int,
+        digests: dict[str, str],
+        x: Any,
+        batch_size: int,
+        eager: bool,
+        pad: bool,
+    ) -> list[Any] | None:
         key = ("float part", self._data_digest(x), batch_size, eager, pad, *digests.values())
-        if self._places.get(key) is None:
+        if self._activations.get(key) is None:
             run = (structure.eagerly if eager else structure.evaluator)(0, begin)
             source = in_size(batches(x, batch_size=batch_size), structure.graph, pad=pad)
             made = [run(batch) for batch in source]
             if any(mask_of(value) is not None for value in made[0].values()):
                 return None
-            self._places.put(key, [{d: batch[name] for name, d in digests.items()} for batch in made])
-        kept = self._places.get(key)
+            self._activations.put(key, [{d: batch[name] for name, d in digests.items()} for batch in made])
+        kept = self._activations.get(key)
         return kept and [{name: batch[d] for name, d in digests.items()} for batch in kept]
 
     def _digests(self, quantized: Quantized, begin: int, graph: Graph) -> dict[str, str]:
@@ -87,7 +108,7 @@ class FloatPart:
         """Whether layers with weights lie before a node, and the values there fit into half of the memory."""
         weighted = any(graph.layers[n.layer].weights for n in graph.nodes[:begin])
         numbers = numbers_at(graph, begin)
-        return weighted and numbers is not None and 8 * len(leaves(x)[0]) * numbers <= self._places.limit
+        return weighted and numbers is not None and 8 * len(leaves(x)[0]) * numbers <= self._activations.limit
 
 
 def float_nodes(quantized: Quantized) -> int:
@@ -95,9 +116,7 @@ def float_nodes(quantized: Quantized) -> int:
     layers = {r.layer for r in (*quantized.plan.quantized, *quantized.plan.typed) if r.is_weight}
     inserted = {*quantized.rows, *rounding_rows(quantized.graph, quantized.plan)}
     changed = layers | inserted
-    return next(
-        (i for i, n in enumerate(quantized.graph.nodes) if n.layer in changed), len(quantized.graph.nodes)
-    )
+    return next((i for i, n in enumerate(quantized.graph.nodes) if n.layer in changed), len(quantized.graph.nodes))
 
 
 class Noise:
@@ -111,8 +130,7 @@ class Noise:
         self._float_part = float_part
         self._twins: dict[int, tuple[Structure, Mapping[str, Any]]] = {}
 
-    def sqnr(self, structure: Structure, baked: Graph, quantized: Quantized, x: Any,
-             batch_size: int) -> Any:  # fmt: skip
+    def sqnr(self, structure: Structure, baked: Graph, quantized: Quantized, x: Any, batch_size: int) -> Any:
         """What `vqkit.sqnr` gives.
 
         Args:
@@ -133,8 +151,9 @@ class Noise:
         rows = quantized.rows
         return noise_table(quantized, {rows[k].name if k in rows else k: v for k, v in power.items()})
 
-    def tensor_values(self, structure: Structure, baked: Graph, quantized: Quantized, x: Any,
-                      names: Sequence[str]) -> dict[str, Pair]:  # fmt: skip
+    def tensor_values(
+        self, structure: Structure, baked: Graph, quantized: Quantized, x: Any, names: Sequence[str]
+    ) -> dict[str, Pair]:
         """What `vqkit.tensor_values` gives.
 
         Args:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vqkit import digest
 from vqkit.graph.copies import make_all_live
-from vqkit.graph.execute import Player, part_of
+from vqkit.graph.execute import PartitionedRunner, part_of
 from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.keras_io import compiled, replay, tensors
 from vqkit.graph.keras_layers import variables
@@ -66,7 +66,7 @@ class Structure:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.live = graph, make_all_live(graph)
         self._traces: dict[tuple[Any, ...], int] = {}
-        self._players: dict[tuple[str, ...], Player] = {}
+        self._runners: dict[tuple[str, ...], PartitionedRunner] = {}
         self._held: dict[tuple[str, str], np.ndarray] = {}
         self._functions: dict[tuple[Any, ...], Any] = {}
 
@@ -101,22 +101,22 @@ class Structure:
     @property
     def traces(self) -> dict[tuple[Any, ...], int]:
         """What was traced -> how often."""
-        stretches = {
-            ("stretch", *key, i): n for key, player in self._players.items() for i, n in player.traces.items()
+        partitions = {
+            ("partition", *key, i): n for key, runner in self._runners.items() for i, n in runner.traces.items()
         }
-        return {**self._traces, **stretches}
+        return {**self._traces, **partitions}
 
-    def player(self, names: Iterable[str], passing: Iterable[str]) -> Player:
-        """Runs the graph stretch by stretch.
+    def runner(self, names: Iterable[str], passing: Iterable[str]) -> PartitionedRunner:
+        """Runs the graph partition by partition.
 
         Args:
             names: of the fake-quantize layers, which are left to the caller.
             passing: names of the layers that pass their input on.
         """
         key = tuple(sorted(passing))
-        if key not in self._players:
-            self._players[key] = Player(self.graph, passing_through(self.live, key), names)
-        return self._players[key]
+        if key not in self._runners:
+            self._runners[key] = PartitionedRunner(self.graph, passing_through(self.live, key), names)
+        return self._runners[key]
 
     def evaluator(self, begin: int = 0, end: int | None = None) -> Any:
         """Nodes begin to end as a compiled function; traced once for each way of rounding.

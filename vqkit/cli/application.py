@@ -37,12 +37,15 @@ class Exit(IntEnum):
 
 
 app = typer.Typer(
-    name="vqkit", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    name="vqkit",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Sweep, prove, track and compare quantize strategies on Keras models.",
     epilog="Exit codes: 0 ok, 1 some variant failed, 2 invalid input, 3 tracking store refused, 4 bug, "
     "130 interrupted.",
-)  # fmt: skip
+)
 
 
 def main() -> None:
@@ -101,9 +104,7 @@ Compat = Annotated[bool, typer.Option("--vitis-compat", help="Reproduce the orig
 TrackingUri = Annotated[str | None, typer.Option(help="mlflow store; default: sqlite in the run folder.")]
 NoTrack = Annotated[bool, typer.Option("--no-track", help="Write records only, no mlflow.")]
 NotebookOption = Annotated[Path | None, typer.Option(help="Runs instead of the built-in notebook.")]
-Jobs = Annotated[
-    int | None, typer.Option("-j", "--jobs", min=1, help="Variants at once; default: what fits.")
-]
+Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Variants at once; default: what fits.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate and list the variants, run nothing.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Start nothing after the first failure.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed variants again.")]

@@ -7,13 +7,13 @@ from statistics import median
 from typing import Any
 
 from vqkit import tables
-from vqkit.execution.runner import Step
+from vqkit.execution.runner import PlannedRun
 from vqkit.runs.store import RunRecord, Status, Store
 
 MARKS = {Status.FINISHED: "done  ", Status.FAILED: "FAILED", Status.KILLED: "KILLED"}
 
 
-def step_table(steps: Sequence[Step]) -> str:
+def step_table(steps: Sequence[PlannedRun]) -> str:
     """Every variant with its key, what it changes, and whether it will run.
 
     Args:
@@ -29,7 +29,7 @@ def step_table(steps: Sequence[Step]) -> str:
     return tables.text_table(["#", "variant", "key", "", "why"], rows, left=(1, 2, 3, 4), widest=60)
 
 
-def forecast(steps: Sequence[Step], jobs: int) -> str:
+def forecast(steps: Sequence[PlannedRun], jobs: int) -> str:
     """How many variants run and how long it may take, going by those that have finished.
 
     Args:

@@ -40,9 +40,7 @@ def doctor(runs: Runs = Path("runs")) -> None:
 @app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="Key, start of a key, or name of a finished run.")],
-    into: Annotated[
-        Path | None, typer.Option(help="Folder for the repetition; default: RUNS/reproduced.")
-    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Folder for the repetition; default: RUNS/reproduced.")] = None,
     timeout: Timeout = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -75,7 +73,7 @@ _TENSORFLOW = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthCheck:
     """One thing that was looked at.
 
     Attributes:
@@ -95,7 +93,7 @@ class Finding:
         return f"{self.verdict:4s}  {self.what}: {self.found}{more}"
 
 
-def examine(runs_dir: str | Path) -> list[Finding]:
+def examine(runs_dir: str | Path) -> list[HealthCheck]:
     """Look at everything a sweep needs, by using it.
 
     Args:
@@ -105,27 +103,36 @@ def examine(runs_dir: str | Path) -> list[Finding]:
         What was found, in the order in which a sweep needs it.
     """
     return [
-        *_python(), *_packages(), _tensorflow(), _operations(), _kernel(), _folder(Path(runs_dir)),
-        _database(), _loopback(), _memory(), _threads(), *_extras(),
-    ]  # fmt: skip
+        *_python(),
+        *_packages(),
+        _tensorflow(),
+        _operations(),
+        _kernel(),
+        _folder(Path(runs_dir)),
+        _database(),
+        _loopback(),
+        _memory(),
+        _threads(),
+        *_extras(),
+    ]
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[HealthCheck]:
     found = f"{platform.python_version()} on {platform.platform(terse=True)}, {sys.prefix}"
     if sys.prefix == sys.base_prefix:
-        yield Finding("Python", "warn", found, "outside a virtual environment packages may clash")
+        yield HealthCheck("Python", "warn", found, "outside a virtual environment packages may clash")
     else:
-        yield Finding("Python", "ok", found)
+        yield HealthCheck("Python", "ok", found)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[HealthCheck]:
     """Every requirement of the installed vqkit that is not met."""
     from packaging.requirements import Requirement
 
     try:
         wanted = metadata.requires("vqkit") or []
     except metadata.PackageNotFoundError:
-        yield Finding("packages", "warn", "vqkit is run from a folder, not installed", "pip install -e .")
+        yield HealthCheck("packages", "warn", "vqkit is run from a folder, not installed", "pip install -e .")
         return
     unmet = []
     for requirement in map(Requirement, wanted):
@@ -136,9 +143,9 @@ def _packages() -> Iterator[Finding]:
             unmet.append(f"{requirement} (found {have or 'none'})")
     if unmet:
         advice = "pip install -c constraints.txt -e . in a fresh environment"
-        yield Finding("packages", "bad", "; ".join(unmet), advice)
+        yield HealthCheck("packages", "bad", "; ".join(unmet), advice)
     else:
-        yield Finding("packages", "ok", f"the {len(wanted)} requirements of vqkit are met or optional")
+        yield HealthCheck("packages", "ok", f"the {len(wanted)} requirements of vqkit are met or optional")
 
 
 def _version(name: str) -> str | None:
@@ -150,19 +157,23 @@ def _version(name: str) -> str | None:
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
         env={**os.environ, **quiet()},
-    )  # fmt: skip
+    )
 
 
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
-def _tensorflow() -> Finding:
+def _tensorflow() -> HealthCheck:
     done = _run(_TENSORFLOW)
     if done.returncode == 0:
-        return Finding("TensorFlow", "ok", f"computes; TensorFlow and Keras {done.stdout.strip()}")
+        return HealthCheck("TensorFlow", "ok", f"computes; TensorFlow and Keras {done.stdout.strip()}")
     last = _last_words(done)
     if done.returncode == -4:
         last, advice = "illegal instruction", "this processor lacks AVX; use another machine"
@@ -170,24 +181,23 @@ def _tensorflow() -> Finding:
         advice = "set KERAS_BACKEND=tensorflow"
     else:
         advice = "pip install --force-reinstall tensorflow in a fresh environment"
-    return Finding("TensorFlow", "bad", last, advice)
+    return HealthCheck("TensorFlow", "bad", last, advice)
 
 
-def _operations() -> Finding:
+def _operations() -> HealthCheck:
     """Whether vqkit's own operations can be had, which give the same numbers in less time."""
     done = _run(
-        "from vqkit.primitives.native import native\n"
-        "found = native(); print(found.library is not None, found.told)\n"
+        "from vqkit.primitives.native import native\nfound = native(); print(found.library is not None, found.told)\n"
     )
     have, _, told = (done.stdout.strip().splitlines() or ["False "])[-1].partition(" ")
     if have == "True":
-        return Finding("own operations", "ok", told)
+        return HealthCheck("own operations", "ok", told)
     why = told or _last_words(done)
     advice = "everything works, evaluation takes a tenth longer; they need a C++ compiler such as g++"
-    return Finding("own operations", "warn", why, advice)
+    return HealthCheck("own operations", "warn", why, advice)
 
 
-def _kernel() -> Finding:
+def _kernel() -> HealthCheck:
     """A notebook kernel of this interpreter starts and answers."""
     done = _run(
         "from jupyter_client.manager import KernelManager as M\n"
@@ -197,77 +207,77 @@ def _kernel() -> Finding:
         "finally: c.stop_channels(); m.shutdown_kernel(now=True)\n"
     )
     if done.returncode == 0:
-        return Finding("notebook kernel", "ok", "starts and answers")
+        return HealthCheck("notebook kernel", "ok", "starts and answers")
     last = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-    return Finding("notebook kernel", "bad", last, "pip install --force-reinstall ipykernel")
+    return HealthCheck("notebook kernel", "bad", last, "pip install --force-reinstall ipykernel")
 
 
-def _folder(runs: Path) -> Finding:
+def _folder(runs: Path) -> HealthCheck:
     there = runs.resolve()
     while not there.exists():
         there = there.parent
     if not there.is_dir():
-        return Finding("run folder", "bad", f"{there} is a file", "choose another folder with --runs")
+        return HealthCheck("run folder", "bad", f"{there} is a file", "choose another folder with --runs")
     try:
         with tempfile.NamedTemporaryFile(dir=there):
             pass
     except OSError as error:
         what = f"{there} cannot be written: {error.strerror}"
-        return Finding("run folder", "bad", what, "choose another folder with --runs")
+        return HealthCheck("run folder", "bad", what, "choose another folder with --runs")
     free = shutil.disk_usage(there).free
     found = f"{there} can be written, {free / GIB:.1f} GiB free"
     if free < LEAST_DISK:
-        return Finding("run folder", "warn", found, "a run takes some megabytes; make room before a sweep")
-    return Finding("run folder", "ok", found)
+        return HealthCheck("run folder", "warn", found, "a run takes some megabytes; make room before a sweep")
+    return HealthCheck("run folder", "ok", found)
 
 
-def _database() -> Finding:
+def _database() -> HealthCheck:
     with tempfile.TemporaryDirectory() as folder:
         try:
             with sqlite3.connect(Path(folder, "a.db")) as connection:
                 connection.execute("create table t (x)")
         except sqlite3.Error as error:
-            return Finding("sqlite", "bad", str(error), "mlflow's default store needs sqlite and file locks")
-    return Finding("sqlite", "ok", sqlite3.sqlite_version)
+            return HealthCheck("sqlite", "bad", str(error), "mlflow's default store needs sqlite and file locks")
+    return HealthCheck("sqlite", "ok", sqlite3.sqlite_version)
 
 
-def _loopback() -> Finding:
+def _loopback() -> HealthCheck:
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
     except OSError as error:
         what = str(error.strerror)
-        return Finding("loopback", "warn", what, "vqkit ui, lab and dashboard need a port on 127.0.0.1")
-    return Finding("loopback", "ok", f"127.0.0.1 can be bound (tried port {port})")
+        return HealthCheck("loopback", "warn", what, "vqkit ui, lab and dashboard need a port on 127.0.0.1")
+    return HealthCheck("loopback", "ok", f"127.0.0.1 can be bound (tried port {port})")
 
 
-def _memory() -> Finding:
+def _memory() -> HealthCheck:
     free = psutil.virtual_memory().available
     if free < LEAST_MEMORY:
         advice = "each worker of a sweep takes about 1 GiB and the model; use -j 1"
-        return Finding("memory", "warn", f"{free / GIB:.1f} GiB available", advice)
-    return Finding("memory", "ok", f"{free / GIB:.1f} GiB available")
+        return HealthCheck("memory", "warn", f"{free / GIB:.1f} GiB available", advice)
+    return HealthCheck("memory", "ok", f"{free / GIB:.1f} GiB available")
 
 
-def _threads() -> Finding:
+def _threads() -> HealthCheck:
     cores = os.cpu_count() or 1
     limited = {k: v for k, v in os.environ.items() if k.startswith(("OMP_NUM", "TF_NUM")) and v}
     if limited:
         words = ", ".join(f"{k}={v}" for k, v in limited.items())
-        return Finding("cores", "warn", f"{cores}, but {words}", "unset them unless they are meant")
-    return Finding("cores", "ok", str(cores))
+        return HealthCheck("cores", "warn", f"{cores}, but {words}", "unset them unless they are meant")
+    return HealthCheck("cores", "ok", str(cores))
 
 
-def _extras() -> Iterator[Finding]:
+def _extras() -> Iterator[HealthCheck]:
     for extra, (package, gives) in EXTRAS.items():
         have = _version(package)
         if have is None:
-            yield Finding(f"extra {extra}", "ok", f"not installed ({gives}): pip install 'vqkit[{extra}]'")
+            yield HealthCheck(f"extra {extra}", "ok", f"not installed ({gives}): pip install 'vqkit[{extra}]'")
         else:
-            yield Finding(f"extra {extra}", "ok", f"{package} {have}")
+            yield HealthCheck(f"extra {extra}", "ok", f"{package} {have}")
 
 
-def report(findings: list[Finding]) -> str:
+def report(findings: list[HealthCheck]) -> str:
     """All findings, a line or two each, and the sum."""
     bad, warned = (sum(f.verdict == v for f in findings) for v in ("bad", "warn"))
     end = "vqkit can work here" if not bad else f"{bad} of {len(findings)} must be mended first"

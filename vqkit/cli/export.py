@@ -36,9 +36,7 @@ def export_(
     vitis_compat: Compat = False,
     opset: Annotated[int | None, typer.Option(help="onnx: version of the operator set.")] = None,
     rounding: Annotated[str | None, typer.Option(help="onnx: exact or qdq; tflite: exact or fused.")] = None,
-    lowest_weight: Annotated[
-        str | None, typer.Option(help="tflite: keep, clip or error, for weights of -128.")
-    ] = None,
+    lowest_weight: Annotated[str | None, typer.Option(help="tflite: keep, clip or error, for weights of -128.")] = None,
     check: Annotated[
         str | None, typer.Option(metavar="DATA", help="Cross-check on x_eval of these data, as for --data.")
     ] = None,
@@ -54,14 +52,10 @@ def export_(
 
     name = format_of(format, output)
     if check is not None and name not in _RUNTIMES:
-        raise ModelError(
-            f"--check: format {name!r} has no runtime to compare with; {', '.join(_RUNTIMES)} have"
-        )
+        raise ModelError(f"--check: format {name!r} has no runtime to compare with; {', '.join(_RUNTIMES)} have")
     target = output or Path(default_name(source, name))
     if target.resolve() == Path(source).resolve():
-        raise ModelError(
-            f"--output: {target} is the float model itself, which is not replaced. Name another file"
-        )
+        raise ModelError(f"--output: {target} is the float model itself, which is not replaced. Name another file")
     given = {"opset": opset, "rounding": rounding, "lowest_weight": lowest_weight}
     options = {k: v for k, v in given.items() if v is not None}
     quantized = _quantized(source, strategy, overrides, data, vitis_compat, runs)
@@ -71,9 +65,13 @@ def export_(
 
 
 _RUNTIMES = {
-    "onnx": "onnxruntime", "tflite": "litert", "keras": "keras", "h5": "h5", "saved_model": "saved_model",
+    "onnx": "onnxruntime",
+    "tflite": "litert",
+    "keras": "keras",
+    "h5": "h5",
+    "saved_model": "saved_model",
     "ints": "integer",
-}  # fmt: skip
+}
 """Format -> what runs its files, or computes in the integers that it holds."""
 
 
@@ -103,10 +101,18 @@ def _quantized(
         chosen = chosen_strategy(strategy, overrides)
         described = data_of(source, data)
         return of_model(source, chosen, described, cache=Store.at(runs).cache, settings=settings)
-    given = [*(overrides or []), *(w for w, on in ((f"--strategy {strategy}", strategy != "pof2s"),
-             (f"--data {data}", data is not None), ("--vitis-compat", vitis_compat)) if on)]  # fmt: skip
+    given = [
+        *(overrides or []),
+        *(
+            w
+            for w, on in (
+                (f"--strategy {strategy}", strategy != "pof2s"),
+                (f"--data {data}", data is not None),
+                ("--vitis-compat", vitis_compat),
+            )
+            if on
+        ),
+    ]
     if given:
-        raise StrategyError(
-            f"{given[0]}: run {source!r} has its own strategy and data; this belongs to a model file"
-        )
+        raise StrategyError(f"{given[0]}: run {source!r} has its own strategy and data; this belongs to a model file")
     return of_run(source, runs)

@@ -15,9 +15,7 @@ from vqkit.sweeps.source import load_data, load_model, model_path
 from vqkit.sweeps.variant import Settings, checked_inputs
 
 
-def of_model(
-    model: str, strategy: Any, data: Any, *, cache: Path, settings: Settings | None = None
-) -> Any:  # fmt: skip
+def of_model(model: str, strategy: Any, data: Any, *, cache: Path, settings: Settings | None = None) -> Any:
     """Quantize a model file.
 
     Args:
@@ -62,8 +60,9 @@ def of_run(run: str, runs: Path) -> Any:
     data = load_data(inputs["data"]["ref"])
     for what, found in (("model", digest.of_file(path)), ("data", data.digest)):
         if found != inputs[what]["digest"]:
-            raise RecordError(f"run {run}: its {what} has changed since: digest {found}, the run used "
-                              f"{inputs[what]['digest']}")  # fmt: skip
+            raise RecordError(
+                f"run {run}: its {what} has changed since: digest {found}, the run used {inputs[what]['digest']}"
+            )
     strategy = Strategy.load(Path(folder, "strategy.json"))
     quantized = quantized_by(settings, load_model(path), strategy, data)
     _check_encodings(run, quantized, Path(folder, "encodings.json"))

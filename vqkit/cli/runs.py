@@ -33,9 +33,9 @@ from vqkit.cli.application import (
 from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
-    from vqkit.execution.runner import Options, Outcome
+    from vqkit.execution.runner import Outcome, RunOptions
     from vqkit.runs.store import Store
-    from vqkit.sweeps.resolve import Resolved
+    from vqkit.sweeps.resolve import ResolvedSweep
     from vqkit.sweeps.spec import Sweep
 
 
@@ -58,7 +58,7 @@ def sweep(
     """Run all variants of a sweep that are not finished."""
     from vqkit.cli.console import forecast, step_table
     from vqkit.comparison.report import conclude
-    from vqkit.execution.runner import Options, default_jobs, run_sweep, steps
+    from vqkit.execution.runner import RunOptions, default_jobs, run_sweep, steps
     from vqkit.execution.warm import Limits
     from vqkit.runs.store import Store
     from vqkit.sweeps.resolve import resolve
@@ -71,7 +71,7 @@ def sweep(
         wanted = wanted.with_screen(screen)
     resolved = resolve(wanted, store.cache, notebook=notebook)
     warm = None if cold else Limits()
-    options = Options(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm, dask)
+    options = RunOptions(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm, dask)
     first = resolved if wanted.spec.screen is None else first_round(resolved)
     todo = steps(first, store, retry_failed=retry_failed)
     if dry_run:
@@ -85,7 +85,7 @@ def sweep(
     raise typer.Exit(code)
 
 
-def _crew_told(options: Options) -> str:
+def _crew_told(options: RunOptions) -> str:
     """Who will run the variants, for people."""
     if options.cluster is None:
         from vqkit.environment import sharing
@@ -97,9 +97,12 @@ def _crew_told(options: Options) -> str:
 
 
 def run_told(
-    runner: Callable[..., Outcome], resolved: Resolved, store: Store, options: Options,
+    runner: Callable[..., Outcome],
+    resolved: ResolvedSweep,
+    store: Store,
+    options: RunOptions,
     tracking: tuple[str | None] | None,
-) -> int:  # fmt: skip
+) -> int:
     """Run, show and track; returns the exit code."""
     from vqkit.cli.console import Progress
     from vqkit.execution.runner import run_sweep
@@ -166,7 +169,7 @@ def run(
 ) -> None:
     """Run one variant as an executed notebook."""
     from vqkit.cli.console import outcome_line
-    from vqkit.execution.runner import Options, run_single
+    from vqkit.execution.runner import RunOptions, run_single
     from vqkit.execution.runner import steps as plan_steps
     from vqkit.runs.store import Store
     from vqkit.sweeps.resolve import resolve
@@ -174,12 +177,20 @@ def run(
 
     store = Store.at(runs)
     value = {
-        "name": "run", "model": model, "data": data_of(model, data), "strategy": strategy, "mode": "list",
-        "variants": [pairs(overrides)], "calibration": calibration, "vitis_compat": vitis_compat,
-        "batch_size": batch_size, "steps": steps, "seed": seed,
-    }  # fmt: skip
+        "name": "run",
+        "model": model,
+        "data": data_of(model, data),
+        "strategy": strategy,
+        "mode": "list",
+        "variants": [pairs(overrides)],
+        "calibration": calibration,
+        "vitis_compat": vitis_compat,
+        "batch_size": batch_size,
+        "steps": steps,
+        "seed": seed,
+    }
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
-    options = Options(retry_failed=True, timeout=timeout, warm=None)
+    options = RunOptions(retry_failed=True, timeout=timeout, warm=None)
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")

@@ -23,6 +23,7 @@ from vqkit.cli.application import (
     data_of,
 )
 from vqkit.errors import ModelError, SweepError
+from vqkit.tables import parse_size
 
 if TYPE_CHECKING:
     from vqkit.search.engine import Engine
@@ -64,9 +65,15 @@ def sensitivity(
 
     engine = _engine(model, data, runs, images, calibration=calibration, seed=seed)
     found = ask(
-        engine.model, engine.data, chosen_strategy(strategy, overrides), bits=_numbers(bits),
-        kinds=_words(kinds), modes=_words(modes), engine=engine, progress=not as_json,
-    )  # fmt: skip
+        engine.model,
+        engine.data,
+        chosen_strategy(strategy, overrides),
+        bits=_numbers(bits),
+        kinds=_words(kinds),
+        modes=_words(modes),
+        engine=engine,
+        progress=not as_json,
+    )
     if output is not None:
         write_json(output, found.to_json())
     if as_json:
@@ -106,18 +113,25 @@ def mixed(
     load_tensorflow()
     from vqkit.cli.application import chosen_strategy
     from vqkit.search import mixed as choose
-    from vqkit.search.recommend import parse_size
 
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
     base = chosen_strategy(strategy, overrides)
     whole = engine.measure(base).size_bytes if max_size and max_size.endswith("%") else None
     front = choose(
-        engine, base, bits=_numbers(bits), kinds=_words(kinds), by=by, points=points,
+        engine,
+        base,
+        bits=_numbers(bits),
+        kinds=_words(kinds),
+        by=by,
+        points=points,
         max_size=None if max_size is None else parse_size(max_size, whole),
-        max_bit_operations=max_bit_operations, max_drop=None if max_drop is None else max_drop / 100,
+        max_bit_operations=max_bit_operations,
+        max_drop=None if max_drop is None else max_drop / 100,
         sensitivity_engine=_engine(model, data, runs, images, calibration=calibration, seed=seed),
-        uniform=_numbers(uniform) if uniform else (), leave_float=leave_float, progress=True,
-    )  # fmt: skip
+        uniform=_numbers(uniform) if uniform else (),
+        leave_float=leave_float,
+        progress=True,
+    )
     typer.echo(str(front))
     folder = output or runs / "mixed" / Path(model).stem
     front.save(folder)
@@ -137,7 +151,7 @@ def search(
     notebook: NotebookOption = None,
 ) -> None:
     """Search the axes of a file under a budget; go on where an earlier call stopped."""
-    from vqkit.execution.runner import Options
+    from vqkit.execution.runner import RunOptions
     from vqkit.runs.store import Store
     from vqkit.runs.tracking import Session
     from vqkit.search import Search
@@ -150,9 +164,15 @@ def search(
     store = Store.at(runs)
     listed = {"name": what.name, "variants": []}
     session = None if no_track else Session(store, tracking_uri, listed, typer.echo)
-    options = Options(jobs=min(jobs or 1, what.spec.batch), timeout=timeout)
-    found = look(what, store, options=options, notebook=notebook, tell=lambda t: typer.echo(_line(t, what)),
-                 notify=session.log if session else None)  # fmt: skip
+    options = RunOptions(jobs=min(jobs or 1, what.spec.batch), timeout=timeout)
+    found = look(
+        what,
+        store,
+        options=options,
+        notebook=notebook,
+        tell=lambda t: typer.echo(_line(t, what)),
+        notify=session.log if session else None,
+    )
     if session:
         session.close(interrupted=found.interrupted)
     typer.echo(_search_summary(found))
@@ -168,13 +188,7 @@ def _line(trial: Trial, what: Any) -> str:
     if trial.values is None:
         return f"{trial.number:4} {name}: {trial.reason}"
     shown = ", ".join(f"{m} {trial.metrics[m]:.6g}" for m in what.spec.objectives)
-    note = (
-        f" (screened: {trial.reason})"
-        if trial.screened
-        else ""
-        if trial.fits
-        else " (outside the constraints)"
-    )
+    note = f" (screened: {trial.reason})" if trial.screened else "" if trial.fits else " (outside the constraints)"
     return f"{trial.number:4} {name}: {shown}{note}"
 
 
@@ -184,9 +198,15 @@ def _search_summary(found: Found) -> str:
     from vqkit.search.study import Study
 
     spec = found.search.spec
-    cells = [[str(t.number), trial_title(t, spec.strategy), *(f"{t.metrics[m]:.6g}" for m in spec.objectives),
-              "best" if found.best and t.number == found.best.number else ""]
-             for t in found.front]  # fmt: skip
+    cells = [
+        [
+            str(t.number),
+            trial_title(t, spec.strategy),
+            *(f"{t.metrics[m]:.6g}" for m in spec.objectives),
+            "best" if found.best and t.number == found.best.number else "",
+        ]
+        for t in found.front
+    ]
     parts = ["\nFront:", tables.text_table(("#", "trial", *spec.objectives, ""), cells, left=(1,), widest=60)]
     if found.best is None:
         parts = ["\nNo trial fits the constraints."]
@@ -235,9 +255,10 @@ def recommend(
     engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
     asker = _engine(model, data, runs, images, calibration=calibration, seed=seed)
     bounds = advice.Bounds(
-        None if max_size is None else advice.parse_size(max_size),
-        None if max_drop is None else max_drop / 100, minutes,
-    )  # fmt: skip
+        None if max_size is None else parse_size(max_size),
+        None if max_drop is None else max_drop / 100,
+        minutes,
+    )
     found = advice.advise(engine, asker, bounds, strategies=strategy or tuple(advice.BASES), say=typer.echo)
     typer.echo(f"\n{found}")
     if found.chosen is None:
@@ -250,9 +271,7 @@ def recommend(
         typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")
 
 
-def _engine(
-    model: str, data: str | None, runs: Path, images: int | None, *, calibration: str, seed: int
-) -> Engine:  # fmt: skip
+def _engine(model: str, data: str | None, runs: Path, images: int | None, *, calibration: str, seed: int) -> Engine:
     from vqkit.runs.store import Store
     from vqkit.search.engine import Engine
     from vqkit.sweeps.source import load_data, load_model, model_path

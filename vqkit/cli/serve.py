@@ -23,9 +23,9 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.
 
 @app.command()
 def lab(
-    folder: Annotated[
-        Path, typer.Argument(help="Your copy of the notebooks; missing ones are copied.")
-    ] = Path("notebooks"),
+    folder: Annotated[Path, typer.Argument(help="Your copy of the notebooks; missing ones are copied.")] = Path(
+        "notebooks"
+    ),
     port: Port = 8888,
     no_browser: NoBrowser = False,
 ) -> None:

@@ -10,9 +10,7 @@ import typer
 
 from vqkit.cli.application import Base, Compat, Overrides, Runs, app, chosen_strategy
 
-strategies = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, show and write quantize strategies."
-)
+strategies = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, show and write quantize strategies.")
 app.add_typer(strategies, name="strategies")
 
 
@@ -53,9 +51,7 @@ def strategies_list() -> None:
 def strategies_show(
     strategy: Annotated[str, typer.Argument(help="Built-in strategy or JSON file.")],
     overrides: Overrides = None,
-    layer: Annotated[
-        str, typer.Option(help="Class of a layer to explain; InputLayer for inputs.")
-    ] = "Conv2D",
+    layer: Annotated[str, typer.Option(help="Class of a layer to explain; InputLayer for inputs.")] = "Conv2D",
     name: Annotated[str | None, typer.Option(help="Name of that layer.")] = None,
 ) -> None:
     """Explain the quantizers of a layer: each parameter and all rules that spoke about it."""
@@ -68,9 +64,7 @@ def strategies_show(
 def strategies_dump(
     strategy: Annotated[str, typer.Argument(help="Built-in strategy or JSON file.")],
     overrides: Overrides = None,
-    verbose: Annotated[
-        int, typer.Option("-v", "--verbose", min=0, max=2, help="0 user keys, 2 everything.")
-    ] = 2,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", min=0, max=2, help="0 user keys, 2 everything.")] = 2,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File; default: print.")] = None,
 ) -> None:
     """Write a strategy as JSON, with overrides folded in."""

@@ -17,9 +17,17 @@ if TYPE_CHECKING:
 
 
 def calibration_study(
-    model: Any, data: Data, strategy: Any, *, counts: Sequence[int] | None = None, subsets: int = 4,
-    batch_size: int = 32, calibration: str = "quantized", seed: int = 0, progress: bool = False,
-) -> pd.DataFrame:  # fmt: skip
+    model: Any,
+    data: Data,
+    strategy: Any,
+    *,
+    counts: Sequence[int] | None = None,
+    subsets: int = 4,
+    batch_size: int = 32,
+    calibration: str = "quantized",
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
     """Ranges and accuracy by the number of calibration images, each number with several random subsets.
 
     Args:
@@ -55,8 +63,7 @@ def calibration_study(
         images = _subset(data, rng, n)
         found = quantize(model, strategy, images, batch_size=batch_size, calibration=calibration)
         accuracy = _accuracy(evaluate(found.model, data.x_eval, data.y_eval))
-        said = {"n_images": n, "subset": subset, "accuracy": accuracy,
-                "float_accuracy": reference}  # fmt: skip
+        said = {"n_images": n, "subset": subset, "accuracy": accuracy, "float_accuracy": reference}
         rows += [{**said, **row} for row in _ranges(found)]
     return pd.DataFrame(rows)
 

@@ -34,7 +34,7 @@ FLOAT = "float"
 
 
 @dataclass(frozen=True)
-class Resolved:
+class QuantizerDifferences:
     """Quantizer parameters that differ, tensor by tensor.
 
     Attributes:
@@ -56,7 +56,7 @@ class Resolved:
         return sorted(places.values(), key=lambda kind: -len(kind[3]))
 
 
-def resolved(run_a: str | Path, run_b: str | Path) -> Resolved | None:
+def resolved(run_a: str | Path, run_b: str | Path) -> QuantizerDifferences | None:
     """Compare the plans that two runs kept.
 
     Args:
@@ -74,7 +74,7 @@ def resolved(run_a: str | Path, run_b: str | Path) -> Resolved | None:
         return None
     tensors = dict.fromkeys([*a, *b])
     found = {tensor: _parameters(a.get(tensor), b.get(tensor)) for tensor in tensors}
-    return Resolved(len(tensors), {tensor: changes for tensor, changes in found.items() if changes})
+    return QuantizerDifferences(len(tensors), {tensor: changes for tensor, changes in found.items() if changes})
 
 
 def _plan(path: Path) -> dict[tuple[str, str], Mapping[str, Any] | None] | None:
@@ -133,7 +133,7 @@ class Difference:
     inputs: Mapping[str, tuple[Any, Any]]
     sqnr: pd.DataFrame
     flips: Flips | None
-    resolved: Resolved | None = None
+    resolved: QuantizerDifferences | None = None
     damaged: tuple[str, ...] = ()
     shown: int = 12
 
@@ -167,9 +167,7 @@ class Difference:
         yield "Result", table(("", "A", "B", "B - A"), _measured(self.a, self.b))
         yield self.verdict(), ""
         if len(self.sqnr):
-            worst = self.sqnr.reindex(
-                self.sqnr["delta_db"].abs().sort_values(ascending=False, kind="stable").index
-            )
+            worst = self.sqnr.reindex(self.sqnr["delta_db"].abs().sort_values(ascending=False, kind="stable").index)
             title = f"SQNR by tensor, dB: {_shown(len(self.sqnr), self.shown)}"
             yield title, table(_SQNR_HEADER, _sqnr_cells(worst.head(self.shown)), left=(0, 1, 2))
         if self.damaged:
@@ -181,11 +179,10 @@ class Difference:
         return _flip_verdict(self.flips) if self.flips else _interval_verdict(self.a, self.b)
 
 
-def _resolved_section(found: Resolved, table: Any) -> Iterator[tuple[str, str]]:
+def _resolved_section(found: QuantizerDifferences, table: Any) -> Iterator[tuple[str, str]]:
     kinds = [(name, a, b, tensors) for name, a, b, tensors in found.kinds() if name != "method_percentile"]
     rows = [
-        [name, said(name, a), said(name, b), str(len(tensors)), ", ".join(tensors)]
-        for name, a, b, tensors in kinds
+        [name, said(name, a), said(name, b), str(len(tensors)), ", ".join(tensors)] for name, a, b, tensors in kinds
     ]
     title = f"Quantizers of this model: {len(found.changed)} of {found.total} tensors differ"
     yield title, table(_RESOLVED_HEADER, rows, left=(0, 1, 2, 4)) if rows else ""
@@ -199,9 +196,7 @@ def shorten(value: Any, width: int = 40) -> str:
     """A JSON value on one short line; a dash for what is absent."""
     if value is None:
         return "null"
-    return tables.elide(
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), width
-    )
+    return tables.elide(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), width)
 
 
 def condensed(changes: Iterable[Change]) -> list[list[str]]:
@@ -296,9 +291,7 @@ def _interval_verdict(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
         return "One of the runs has no accuracy, so the two cannot be ranked."
     overlap = max(low) <= min(high)
     said = (
-        "overlap: the difference could be chance"
-        if overlap
-        else "do not overlap: the difference is more than chance"
+        "overlap: the difference could be chance" if overlap else "do not overlap: the difference is more than chance"
     )
     return f"The 95 % intervals {said}. (Predictions of the same samples would decide better.)"
 
@@ -353,9 +346,7 @@ def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
     if Path(run, "record.json").is_file():
         return Path(run)
     if runs_dir is None:
-        raise RecordError(
-            f"{run}: not a run directory (no record.json); to give a key or a name, give runs_dir too"
-        )
+        raise RecordError(f"{run}: not a run directory (no record.json); to give a key or a name, give runs_dir too")
     return find(runs_dir, str(run))
 
 

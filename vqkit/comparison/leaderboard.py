@@ -388,9 +388,7 @@ def heading(members: pd.DataFrame) -> str:
     first = members.iloc[0]
     part = "a random choice of " if first[_PART] is not None else ""
     samples = f", {part}{first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
-    float_accuracy = (
-        f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
-    )
+    float_accuracy = f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
     codes = members["code"].nunique()
     mixed = f"; from {codes} versions of the code" if codes > 1 else ""
     what = f"{first['model']} on {first['data']}{samples}{float_accuracy}"

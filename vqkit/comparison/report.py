@@ -88,9 +88,7 @@ def write(
     return Path(path)
 
 
-def render(
-    frame: pd.DataFrame, *, title: str, beside: Path, limit: int = 1000, runs_dir: str = "runs"
-) -> str:
+def render(frame: pd.DataFrame, *, title: str, beside: Path, limit: int = 1000, runs_dir: str = "runs") -> str:
     """The page for a leaderboard.
 
     Args:
@@ -143,9 +141,7 @@ def _groups(frame: pd.DataFrame, beside: Path, limit: int, chosen: str | None) -
         }
 
 
-def _run(
-    run: Mapping[str, Any], beside: Path, scale: tuple[float, float], chosen: str | None
-) -> dict[str, Any]:
+def _run(run: Mapping[str, Any], beside: Path, scale: tuple[float, float], chosen: str | None) -> dict[str, Any]:
     notebook = _links(run, beside, (("", "notebook.ipynb"),))
     return {
         "rank": f"{run['rank']:.0f}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqkit.errors import RecordError, StrategyError
-from vqkit.execution.runner import Options, run_single
+from vqkit.execution.runner import RunOptions, run_single
 from vqkit.files import lock, read_json, read_npz
 from vqkit.runs.records import find
 from vqkit.runs.store import RECORD, RESULT, RunRecord, Status, Store
@@ -49,8 +49,11 @@ class Reproduction:
 
     def __str__(self) -> str:
         lines = [f"recorded:   {self.first}", f"repetition: {self.again}"]
-        told = (("does not fit the run's key or digest", self.tampered), ("changed since then", self.inputs),
-                ("came out differently", self.results))  # fmt: skip
+        told = (
+            ("does not fit the run's key or digest", self.tampered),
+            ("changed since then", self.inputs),
+            ("came out differently", self.results),
+        )
         for title, found in told:
             lines += [f"{title}: {name}: {_short(a)} -> {_short(b)}" for name, a, b in found[:MOST_SHOWN]]
             lines += [f"… and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
@@ -63,9 +66,13 @@ def _short(value: Any) -> str:
 
 
 def reproduce(
-    runs_dir: str | Path, run: str, *, into: str | Path | None = None, timeout: float | None = None,
+    runs_dir: str | Path,
+    run: str,
+    *,
+    into: str | Path | None = None,
+    timeout: float | None = None,
     notify: Callable[[RunRecord], None] | None = None,
-) -> Reproduction:  # fmt: skip
+) -> Reproduction:
     """Run a finished run's variant again, always afresh and with nothing cached, and compare.
 
     Args:
@@ -95,9 +102,7 @@ def reproduce(
     inputs = checked_inputs(record.inputs, first / RECORD)
     resolved = resolve(_as_sweep(record, inputs, first), runs.cache)
     _forget(runs, resolved.planned[0].variant.key)
-    outcome = run_single(
-        resolved, runs, Options(retry_failed=True, timeout=timeout, warm=None), notify=notify
-    )
+    outcome = run_single(resolved, runs, RunOptions(retry_failed=True, timeout=timeout, warm=None), notify=notify)
     again = (*outcome.ran, *outcome.skipped)[0]
     if again.status is not Status.FINISHED:
         message = (again.error or {}).get("message", again.status)
@@ -144,8 +149,11 @@ def tampered(
     own, other = record.environment, again.environment
     if inputs.get("code") == again.inputs["code"]:
         # These versions are in the digest of the code, which is the same.
-        yield from ((f"environment {n}", own.get(n), other[n]) for n in VERSIONS
-                    if n in other and n in own and own[n] != other[n])  # fmt: skip
+        yield from (
+            (f"environment {n}", own.get(n), other[n])
+            for n in VERSIONS
+            if n in other and n in own and own[n] != other[n]
+        )
 
 
 def _strategy_tampered(inputs: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any, Any]]:
@@ -170,10 +178,14 @@ def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Swe
     if not strategy.is_file():
         raise RecordError(f"{strategy}: no such file, so the run's strategy is not known")
     value = {
-        "name": "reproduce", "model": inputs["model"]["ref"], "data": inputs["data"]["ref"],
-        "strategy": str(strategy.resolve()), "mode": "list", "variants": [{"name": record.name}],
+        "name": "reproduce",
+        "model": inputs["model"]["ref"],
+        "data": inputs["data"]["ref"],
+        "strategy": str(strategy.resolve()),
+        "mode": "list",
+        "variants": [{"name": record.name}],
         **{k: inputs[k] for k in SETTINGS if k in inputs},
-    }  # fmt: skip
+    }
     return Sweep.from_dict(value, source=f"{folder}/record.json")
 
 

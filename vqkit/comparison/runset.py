@@ -139,9 +139,7 @@ class RunSet:
         """
         rows = self.frame[(self.frame["key"] == key) | (self.frame["name"] == key)]
         if rows.empty:
-            raise RecordError(
-                not_allowed(self.title, key, [*self.frame["name"], *self.frame["key"]], what="run")
-            )
+            raise RecordError(not_allowed(self.title, key, [*self.frame["name"], *self.frame["key"]], what="run"))
         row = rows_of(rows)[0]
         folder = Path(row["directory"]) if isinstance(row["directory"], str) else None
         if folder is None and self._remote:

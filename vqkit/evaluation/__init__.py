@@ -114,8 +114,7 @@ def evaluate(
     return scored(predict(model, x, batch_size=batch_size), y, metrics)
 
 
-def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None,
-           where: str = "labels") -> Evaluation:  # fmt: skip
+def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where: str = "labels") -> Evaluation:
     """Metrics of given predictions.
 
     Args:
@@ -296,8 +295,7 @@ def _energy(x: Any) -> Any:
     return tf.reduce_sum(tf.square(tf.cast(x, tf.float32)))
 
 
-def compared(graph: Graph, names: Mapping[str, str], sides: Sides,
-             inputs: Mapping[str, Any]) -> dict[str, Pair]:  # fmt: skip
+def compared(graph: Graph, names: Mapping[str, str], sides: Sides, inputs: Mapping[str, Any]) -> dict[str, Pair]:
     """Run the float and the quantized graph side by side.
 
     Args:
@@ -326,8 +324,9 @@ def float_live(quantized: Any) -> dict[str, Any]:
     return dict(quantized._cache["float"])
 
 
-def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[..., Any]],
-            inputs: Mapping[str, Any]) -> dict[str, Any]:  # fmt: skip
+def observe(
+    graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[..., Any]], inputs: Mapping[str, Any]
+) -> dict[str, Any]:
     """What some layers give, and the model.
 
     Args:
@@ -353,8 +352,9 @@ def observe(graph: Graph, names: Mapping[str, str], live: Mapping[str, Callable[
     return seen
 
 
-def tensor_values(quantized: Any, x: Any, names: Sequence[str], sides: Sides | None = None,
-                  graph: Graph | None = None) -> dict[str, Pair]:  # fmt: skip
+def tensor_values(
+    quantized: Any, x: Any, names: Sequence[str], sides: Sides | None = None, graph: Graph | None = None
+) -> dict[str, Pair]:
     """Float and quantized values of chosen tensors, for pictures.
 
     Args:

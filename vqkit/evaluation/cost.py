@@ -76,8 +76,10 @@ def _positions(graph: Graph, node: Node, value: int, layer: Layer) -> int:
 def _product(node: Node, sizes: tuple[int | None, ...]) -> int:
     known = [s for s in sizes if s is not None]
     if len(known) < len(sizes):
-        raise ModelError(f"{node.name}: multiply-accumulates cannot be counted, its feature map has the free "
-                         f"size {sizes}; give the model a fixed input shape")  # fmt: skip
+        raise ModelError(
+            f"{node.name}: multiply-accumulates cannot be counted, its feature map has the free "
+            f"size {sizes}; give the model a fixed input shape"
+        )
     return math.prod(known)
 
 

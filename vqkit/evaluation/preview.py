@@ -33,7 +33,7 @@ KEPT_VALUES = 1 << 14
 
 
 @dataclass(frozen=True, eq=False)
-class Cost:
+class QuantizerCost:
     """One quantizer on its own.
 
     Attributes:
@@ -60,7 +60,7 @@ class Preview:
     values: Mapping[int, np.ndarray]
     samples: int
     whole: frozenset[int]
-    _costs: dict[tuple[str, QuantizerSpec], Cost] = field(default_factory=dict, repr=False)
+    _costs: dict[tuple[str, QuantizerSpec], QuantizerCost] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, graph: Graph, data: Any, *, samples: int = 32, kept: int = KEPT_VALUES) -> Preview:
@@ -117,7 +117,7 @@ class Preview:
         node = next((n for n in self.graph.nodes if n.name == row.layer), None)
         return self.graph.inputs.get(row.layer) if node is None else node.output
 
-    def cost(self, row: Row) -> Cost | None:
+    def cost(self, row: Row) -> QuantizerCost | None:
         """The cost of a row's quantizer; computed once for each tensor and quantizer.
 
         Returns:
@@ -136,7 +136,7 @@ class Preview:
             self._costs[key] = cost_of(kept, spec)
         return self._costs[key]
 
-    def costs(self, rows: Iterable[Row]) -> dict[str, Cost]:
+    def costs(self, rows: Iterable[Row]) -> dict[str, QuantizerCost]:
         """Costs of many rows, by name; rows that have none are absent."""
         found = {row.name: self.cost(row) for row in rows}
         return {name: cost for name, cost in found.items() if cost is not None}
@@ -152,7 +152,7 @@ class Preview:
         return spec.with_(channel_axis=-1) if spec.channel_axis in (-1, rank - 1) else None
 
 
-def cost_of(values: np.ndarray, spec: QuantizerSpec) -> Cost:
+def cost_of(values: np.ndarray, spec: QuantizerSpec) -> QuantizerCost:
     """Decide a quantizer on values and measure its noise there.
 
     Args:
@@ -163,7 +163,7 @@ def cost_of(values: np.ndarray, spec: QuantizerSpec) -> Cost:
         ValueError: as `primitives.choose`.
     """
     qparams = choose(values, spec)
-    return Cost(qparams, own_sqnr(values, qparams))
+    return QuantizerCost(qparams, own_sqnr(values, qparams))
 
 
 def own_sqnr(values: np.ndarray, qparams: QParams) -> float:
@@ -212,7 +212,7 @@ AROUND = np.arange(-3, 7)
 
 
 @dataclass(frozen=True, eq=False)
-class Curve:
+class SqnrCurve:
     """Signal-to-noise ratio of one tensor over the choice of its grid.
 
     Attributes:
@@ -231,7 +231,7 @@ class Curve:
     x_label: str
 
 
-def error_curve(values: np.ndarray, spec: QuantizerSpec) -> Curve:
+def error_curve(values: np.ndarray, spec: QuantizerSpec) -> SqnrCurve:
     """Try grids around the one that covers the range, and let each method choose.
 
     Args:
@@ -253,7 +253,7 @@ def error_curve(values: np.ndarray, spec: QuantizerSpec) -> Curve:
     for method in _methods(spec, values.shape):
         cost = cost_of(values, spec.with_(method=method))
         picks[method.name] = (_place(cost.qparams, plain), cost.sqnr_db)
-    return Curve(x[order], ratios[order], picks, spec.method.name, _label(plain))
+    return SqnrCurve(x[order], ratios[order], picks, spec.method.name, _label(plain))
 
 
 def _methods(spec: QuantizerSpec, shape: tuple[int, ...]) -> list[Method]:

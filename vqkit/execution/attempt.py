@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 NOTEBOOK = "notebook.ipynb"
 TRACEBACK = "traceback.txt"
 ARTIFACTS = {
-    "strategy": "strategy.json", "plan": "plan.json", "encodings": "encodings.json", "sqnr": "sqnr.json",
-    "predictions": "predictions.npz", "notebook": NOTEBOOK, "traceback": TRACEBACK,
+    "strategy": "strategy.json",
+    "plan": "plan.json",
+    "encodings": "encodings.json",
+    "sqnr": "sqnr.json",
+    "predictions": "predictions.npz",
+    "notebook": NOTEBOOK,
+    "traceback": TRACEBACK,
     "thresholds": THRESHOLDS,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,16 @@ def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunR
     _clear(folder)
     write_json(folder / ARTIFACTS["strategy"], dict(job.strategy))
     record = RunRecord(
-        job.key, job.name, Status.RUNNING, dict(job.inputs), job.sweep, started=store.now(), pid=os.getpid(),
-        attempt=secrets.token_hex(8), environment={**environment.describe(), "kernel": _kind(kernel)},
-    )  # fmt: skip
+        job.key,
+        job.name,
+        Status.RUNNING,
+        dict(job.inputs),
+        job.sweep,
+        started=store.now(),
+        pid=os.getpid(),
+        attempt=secrets.token_hex(8),
+        environment={**environment.describe(), "kernel": _kind(kernel)},
+    )
     runs.write(record)
     began = time.perf_counter()
     parameters = {**job.parameters, "run_dir": str(folder), "cache": str(runs.cache)}

@@ -34,7 +34,7 @@ _ENDED = ("FINISHED", "FAILED", "KILLED", "BROKEN")
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepProgress:
     """A sweep at one moment.
 
     Attributes:
@@ -61,9 +61,7 @@ class Standing:
     def best(self) -> Record | None:
         """The most accurate finished variant, of equals the smallest; None before one has finished."""
         done = [r for r in self.records if r["status"] == "FINISHED" and "accuracy" in r["metrics"]]
-        return max(
-            done, default=None, key=lambda r: (r["metrics"]["accuracy"], -r["metrics"].get("size_bytes", 0))
-        )
+        return max(done, default=None, key=lambda r: (r["metrics"]["accuracy"], -r["metrics"].get("size_bytes", 0)))
 
     @property
     def running(self) -> tuple[Record, ...]:
@@ -98,7 +96,7 @@ class Standing:
         return f"{self.ended} of {len(self.records)} variants have ended ({said}); {state}{about}"
 
 
-def standing(runs_dir: str | Path, name: str) -> Standing:
+def standing(runs_dir: str | Path, name: str) -> SweepProgress:
     """Read where a sweep stands.
 
     Args:
@@ -110,8 +108,8 @@ def standing(runs_dir: str | Path, name: str) -> Standing:
     """
     records = of_sweep(runs_dir, name)
     if read_sweep(runs_dir, name) is None:
-        return Standing(name, tuple(records), None)
-    return Standing(name, tuple(records), runner(Path(runs_dir, "sweeps", name)))
+        return SweepProgress(name, tuple(records), None)
+    return SweepProgress(name, tuple(records), runner(Path(runs_dir, "sweeps", name)))
 
 
 def runner(folder: Path) -> int | None:
@@ -188,9 +186,14 @@ class Running:
 
 
 def start_sweep(
-    sweep: Sweep | Mapping[str, Any] | str | Path, runs: str | Path = "runs", *, jobs: int = 1,
-    retry_failed: bool = False, tracking_uri: str | None = None, track: bool = True,
-) -> Running:  # fmt: skip
+    sweep: Sweep | Mapping[str, Any] | str | Path,
+    runs: str | Path = "runs",
+    *,
+    jobs: int = 1,
+    retry_failed: bool = False,
+    tracking_uri: str | None = None,
+    track: bool = True,
+) -> Running:
     """Run a sweep in a process of its own, so that a notebook stays usable.
 
     Args:
@@ -214,15 +217,22 @@ def start_sweep(
     data = absolute_data(chosen.spec.data, chosen.base_dir)
     request = {
         "spec": chosen.spec.model_dump(mode="json") | {"data": data},
-        "base_dir": str(chosen.base_dir), "source": chosen.source, "runs": str(folder.root),
-        "options": {"jobs": jobs, "retry_failed": retry_failed}, "track": track, "tracking_uri": tracking_uri,
-    }  # fmt: skip
+        "base_dir": str(chosen.base_dir),
+        "source": chosen.source,
+        "runs": str(folder.root),
+        "options": {"jobs": jobs, "retry_failed": retry_failed},
+        "track": track,
+        "tracking_uri": tracking_uri,
+    }
     write_json(at / REQUEST, request)
     with open(at / LOG, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(at / REQUEST)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", __name__, str(at / REQUEST)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     return Running(chosen.name, folder.root, process)
 
 
@@ -238,7 +248,7 @@ def _sweep(sweep: Any) -> Sweep:
     return Sweep.load(sweep)
 
 
-def cancel(runs_dir: str | Path, name: str, *, patience: float = 30.0) -> Standing:
+def cancel(runs_dir: str | Path, name: str, *, patience: float = 30.0) -> SweepProgress:
     """Stop a sweep that runs on this machine, as Ctrl-C would: what has finished stays.
 
     Args:
@@ -270,7 +280,7 @@ def cancel(runs_dir: str | Path, name: str, *, patience: float = 30.0) -> Standi
 def main(request: str) -> int:
     """The process: what `vqkit sweep` does, told by a file."""
     from vqkit.comparison import report
-    from vqkit.execution.runner import Options, run_sweep
+    from vqkit.execution.runner import RunOptions, run_sweep
     from vqkit.runs.tracking import Session
     from vqkit.sweeps.resolve import resolve
 
@@ -281,7 +291,7 @@ def main(request: str) -> int:
     sweep = Sweep.from_dict(told["spec"], base_dir=told["base_dir"], source=told["source"])
     resolved = resolve(sweep, runs.cache)
     session = Session(runs, told["tracking_uri"], resolved.to_json(), print) if told["track"] else None
-    outcome = run_sweep(resolved, runs, Options(**told["options"]), notify=session.log if session else None)
+    outcome = run_sweep(resolved, runs, RunOptions(**told["options"]), notify=session.log if session else None)
     if session:
         for record in outcome.skipped:
             session.log(record)

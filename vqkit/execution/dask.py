@@ -20,7 +20,7 @@ from vqkit.execution import attempt
 from vqkit.execution.attempt import Job
 from vqkit.execution.papermill import Failure
 from vqkit.execution.warm import Limits
-from vqkit.execution.workers import Hand, Options, unrecorded
+from vqkit.execution.workers import RunOptions, WorkerSlot, unrecorded
 from vqkit.files import write_bytes
 from vqkit.runs.store import RunRecord, Status, Store
 
@@ -29,7 +29,7 @@ _TOKEN = ".shared"
 
 
 @dataclass(frozen=True)
-class Terms:
+class WorkerTerms:
     """What each Dask worker is told; plain values, because they travel.
 
     Attributes:
@@ -48,7 +48,7 @@ class Terms:
     crowd: Mapping[str, int]
 
 
-class ClusterCrew:
+class DaskPool:
     """The workers of a Dask cluster, seen from the process that started the sweep.
 
     Args:
@@ -60,15 +60,19 @@ class ClusterCrew:
         SweepError: no scheduler there, no worker, or a worker that would not compute the same.
     """
 
-    def __init__(self, runs: Store, logs: Path, options: Options) -> None:
+    def __init__(self, runs: Store, logs: Path, options: RunOptions) -> None:
         self._runs, self._options = runs, options
         self._client = connect(str(options.cluster))
-        self._terms = Terms(
-            uuid.uuid4().hex, str(runs.root), str(logs), options.timeout,
-            asdict(options.warm) if options.warm else None, _crowd(self._client),
-        )  # fmt: skip
+        self._terms = WorkerTerms(
+            uuid.uuid4().hex,
+            str(runs.root),
+            str(logs),
+            options.timeout,
+            asdict(options.warm) if options.warm else None,
+            _crowd(self._client),
+        )
 
-    def __enter__(self) -> ClusterCrew:
+    def __enter__(self) -> DaskPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,8 +121,10 @@ class ClusterCrew:
             for what, value in mine.items():
                 theirs = found.get(what) if isinstance(found, dict) else repr(found)
                 if theirs != value:
-                    raise SweepError(f"Dask worker {address}: {what} is {theirs!r}, here it is {value!r}. "
-                                     f"{_ADVICE.get(what, _INSTALL)}")  # fmt: skip
+                    raise SweepError(
+                        f"Dask worker {address}: {what} is {theirs!r}, here it is {value!r}. "
+                        f"{_ADVICE.get(what, _INSTALL)}"
+                    )
 
 
 _INSTALL = "Every worker needs the same vqkit[dask], TensorFlow, Keras and numpy"
@@ -185,16 +191,16 @@ def sight(notebook: str, model: str, root: str) -> dict[str, Any]:
 
 # --- in the Dask workers ---
 
-_hands: dict[str, list[Hand]] = {}
+_slots: dict[str, list[WorkerSlot]] = {}
 _mine = threading.local()
 
 
 def _task(job: dict[str, Any], terms: dict[str, Any]) -> dict[str, Any]:
     """Run one variant on this thread's own vqkit worker."""
-    return _hand(Terms(**terms)).attempt(Job(**job)).to_json()
+    return _hand(WorkerTerms(**terms)).attempt(Job(**job)).to_json()
 
 
-def _hand(terms: Terms) -> Hand:
+def _hand(terms: WorkerTerms) -> WorkerSlot:
     if getattr(_mine, "sweep", None) != terms.sweep:
         from distributed import get_worker
 
@@ -202,18 +208,18 @@ def _hand(terms: Terms) -> Hand:
         name = worker.address.rpartition("/")[2].replace(":", "-")
         log = Path(terms.logs, f"worker-{name}-{threading.get_ident() % 10_000}.log")
         jobs = terms.crowd.get(worker.ip, worker.state.nthreads)
-        options = Options(timeout=terms.timeout, warm=Limits(**terms.warm) if terms.warm else None)
+        options = RunOptions(timeout=terms.timeout, warm=Limits(**terms.warm) if terms.warm else None)
         _mine.sweep = terms.sweep
-        _mine.hand = Hand(Store(Path(terms.root)), log, jobs, options)
-        _hands.setdefault(terms.sweep, []).append(_mine.hand)
-    hand: Hand = _mine.hand
-    return hand
+        _mine.slot = WorkerSlot(Store(Path(terms.root)), log, jobs, options)
+        _slots.setdefault(terms.sweep, []).append(_mine.slot)
+    slot: WorkerSlot = _mine.slot
+    return slot
 
 
 def _dismiss(sweep: str) -> int:
     """End a sweep's vqkit workers in this Dask worker; also those that are busy."""
-    hands = _hands.pop(sweep, [])
-    for hand in hands:
-        hand.stopping = True
-        hand.end()
+    slots = _slots.pop(sweep, [])
+    for slot in slots:
+        slot.stopping = True
+        slot.end()
     return os.getpid()

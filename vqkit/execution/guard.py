@@ -11,9 +11,15 @@ from typing import Any
 
 OWN = "vqkit"
 _CALLABLE = (
-    types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
-    type, classmethod, staticmethod, property,
-)  # fmt: skip
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    type,
+    classmethod,
+    staticmethod,
+    property,
+)
 _PLAIN = (dict, list, set)
 # Modules whose contents are a memory: they grow by design and hold no rule.
 _MEMORIES = (
@@ -46,13 +52,12 @@ class Guard:
 
     def changes(self) -> list[str]:
         """Dotted names of what was replaced since, and of modules that are gone; at most a few."""
-        found = [
-            where for where, (holder, name, value) in self._slots if holder.get(name, _MISSING) is not value
-        ]
+        found = [where for where, (holder, name, value) in self._slots if holder.get(name, _MISSING) is not value]
         found += [
-            where for where, f, code, defaults in self._codes
+            where
+            for where, f, code, defaults in self._codes
             if f.__code__ is not code or f.__defaults__ is not defaults
-        ]  # fmt: skip
+        ]
         found += [where for where, table, before in self._tables if table != before]
         found += [name for name, module in self._modules.items() if sys.modules.get(name) is not module]
         return found + self._from_notebooks()
@@ -103,9 +108,11 @@ class Guard:
     def _from_notebooks(self) -> list[str]:
         new = [(n, m) for n, m in list(sys.modules.items()) if n not in self._modules and _installed(m)]
         return [
-            f"{name}.{key}" for name, module in new
-            for key, value in list(getattr(module, "__dict__", {}).items()) if _made_in_notebook(value)
-        ]  # fmt: skip
+            f"{name}.{key}"
+            for name, module in new
+            for key, value in list(getattr(module, "__dict__", {}).items())
+            if _made_in_notebook(value)
+        ]
 
 
 def _made_in_notebook(value: Any) -> bool:

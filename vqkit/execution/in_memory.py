@@ -32,7 +32,7 @@ class CancelledError(VqkitError):
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class InMemoryRun:
     """What came of one strategy.
 
     Attributes:
@@ -50,8 +50,16 @@ class Trial:
     settings: Settings
 
 
-def run_trial(model: Any, strategy: Any, data: Any, settings: Settings, *, tell: Tell | None = None,
-              cancelled: threading.Event | None = None, float_metrics: Any = None) -> Trial:  # fmt: skip
+def run_trial(
+    model: Any,
+    strategy: Any,
+    data: Any,
+    settings: Settings,
+    *,
+    tell: Tell | None = None,
+    cancelled: threading.Event | None = None,
+    float_metrics: Any = None,
+) -> InMemoryRun:
     """Quantize, evaluate and measure the noise of one strategy.
 
     Args:
@@ -93,7 +101,7 @@ def run_trial(model: Any, strategy: Any, data: Any, settings: Settings, *, tell:
     few = run_api.first_samples(x_eval, settings.sqnr_images) if _cuttable(x_eval) else x_eval
     table = sqnr(quantized, watch.batches(few, 50, "measuring the noise", 0.85, 1.0))
     watch.phase("done", 1.0, 1.0)
-    return Trial(strategy, quantized, table, scores, settings)
+    return InMemoryRun(strategy, quantized, table, scores, settings)
 
 
 def _for_quantize(settings: Settings) -> dict[str, Any]:
@@ -142,7 +150,7 @@ class _Watched:
             yield batch
 
 
-def keep_trial(runs: Store, trial: Trial, model: Source, data: Any, *, name: str) -> RunRecord:
+def keep_trial(runs: Store, trial: InMemoryRun, model: Source, data: Any, *, name: str) -> RunRecord:
     """Write a trial as a finished run.
 
     Args:
@@ -162,21 +170,41 @@ def keep_trial(runs: Store, trial: Trial, model: Source, data: Any, *, name: str
     if trial.scores is None or not isinstance(data, Data):
         raise DataError("a run needs labelled data: give explore a Data with x_eval and y_eval")
     source = Source(data.ref, data.digest, (("n_calib", data.n_calib), ("n_eval", data.n_eval)))
-    variant = Variant(name, trial.strategy.base, trial.strategy.overrides(), trial.strategy.digest, model,
-                      source, trial.settings, code_digest(digest.of_json("explore")))  # fmt: skip
+    variant = Variant(
+        name,
+        trial.strategy.base,
+        trial.strategy.overrides(),
+        trial.strategy.digest,
+        model,
+        source,
+        trial.settings,
+        code_digest(digest.of_json("explore")),
+    )
     folder = runs.variant_dir(variant.key)
     with lock(folder):
         known = runs.record(variant.key)
         if known is not None and known.status is Status.FINISHED:
             return known
         record = RunRecord(
-            variant.key, name, Status.RUNNING, variant.inputs(), None, started=store.now(),
-            attempt=secrets.token_hex(8), environment=environment.describe(),
-        )  # fmt: skip
+            variant.key,
+            name,
+            Status.RUNNING,
+            variant.inputs(),
+            None,
+            started=store.now(),
+            attempt=secrets.token_hex(8),
+            environment=environment.describe(),
+        )
         runs.write(record)
         write_json(folder / attempt.ARTIFACTS["strategy"], trial.strategy.dump())
-        run_api.record(folder, variant.key, record.inputs, quantized=trial.quantized, scores=trial.scores,
-                       sqnr=trial.sqnr)  # fmt: skip
+        run_api.record(
+            folder,
+            variant.key,
+            record.inputs,
+            quantized=trial.quantized,
+            scores=trial.scores,
+            sqnr=trial.sqnr,
+        )
         finished = attempt.completed(runs, record)
     if finished is None:
         raise RecordError(f"run {variant.key}: its result was not written")

@@ -82,10 +82,16 @@ def execute(
     try:
         with _quiet():
             papermill.execute_notebook(
-                str(source), str(target), parameters=dict(parameters), engine_name=ENGINE, progress_bar=False,
-                kernel_name="python3", kernel_env={TRACEBACKS: "full", **(env or {})},
-                kernel_cwd=str(target.parent.resolve()), warm=kernel,
-            )  # fmt: skip
+                str(source),
+                str(target),
+                parameters=dict(parameters),
+                engine_name=ENGINE,
+                progress_bar=False,
+                kernel_name="python3",
+                kernel_env={TRACEBACKS: "full", **(env or {})},
+                kernel_cwd=str(target.parent.resolve()),
+                warm=kernel,
+            )
         failure = None
     except KeyboardInterrupt:
         raise
@@ -138,17 +144,28 @@ def _register() -> None:
 
     def client(nb_man: Any, manager: Any) -> Any:
         return PapermillNotebookClient(
-            nb_man, km=manager, kernel_name="python3", timeout=None, startup_timeout=120,
-            shutdown_kernel="immediate", log=logger,
+            nb_man,
+            km=manager,
+            kernel_name="python3",
+            timeout=None,
+            startup_timeout=120,
+            shutdown_kernel="immediate",
+            log=logger,
             store_widget_state=False,  # without it, exports show what widgets give as plain HTML
-        )  # fmt: skip
+        )
 
     class Engine(NBClientEngine):
         @classmethod
         def execute_managed_notebook(
-            cls, nb_man: Any, kernel_name: str, *, kernel_env: Mapping[str, str], kernel_cwd: str,  # noqa: ARG003
-            warm: Kernel | None, **_: Any,
-        ) -> None:  # fmt: skip
+            cls,
+            nb_man: Any,
+            kernel_name: str,  # noqa: ARG003
+            *,
+            kernel_env: Mapping[str, str],
+            kernel_cwd: str,
+            warm: Kernel | None,
+            **_: Any,
+        ) -> None:
             if warm is not None:
                 manager, connection = warm.lend(kernel_env, kernel_cwd)
                 borrowing = client(nb_man, manager)

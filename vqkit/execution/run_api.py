@@ -129,9 +129,7 @@ def workbench(model: Any, data: Data, inputs: Mapping[str, Any], cache: str | Pa
 
     n = inputs["eval_images"]
     key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache))
-    return cast(
-        "Bench", process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache))
-    )
+    return cast("Bench", process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache)))
 
 
 def some_of(data: Data, n: int | None) -> Data:
@@ -278,9 +276,7 @@ def _check_is_expected(expected: Mapping[str, Any], key: str, inputs: Mapping[st
     used = deciding({**inputs, "code": wanted["code"]})
     for name, value in deciding(wanted).items():
         if used[name] != value:
-            raise RecordError(
-                f"run {key}: the notebook used {name} {used[name]!r}, the run stands for {value!r}"
-            )
+            raise RecordError(f"run {key}: the notebook used {name} {used[name]!r}, the run stands for {value!r}")
     if key_of({**inputs, "code": wanted["code"]}) != key:
         raise RecordError(not_allowed("key", key, [expected["key"]]))
     attempt = os.environ.get(ATTEMPT)

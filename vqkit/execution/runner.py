@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from vqkit import environment
 from vqkit.errors import RecordError, SweepError
 from vqkit.execution.attempt import Job
-from vqkit.execution.workers import Crew, Options
+from vqkit.execution.workers import RunOptions, WorkerPool
 from vqkit.files import lock
 from vqkit.runs.records import sentence
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps import screen
-from vqkit.sweeps.resolve import Planned, Resolved, resolve
+from vqkit.sweeps.resolve import Planned, ResolvedSweep, resolve
 
 if TYPE_CHECKING:
-    from vqkit.execution.dask import ClusterCrew
+    from vqkit.execution.dask import DaskPool
 
-__all__ = ["Options", "Outcome", "Step", "default_jobs", "run_single", "run_sweep", "steps"]
+__all__ = ["Outcome", "PlannedRun", "RunOptions", "default_jobs", "run_single", "run_sweep", "steps"]
 
 Notify = Callable[[RunRecord], None]
 # What a round is, and how many variants run in it.
@@ -29,7 +29,7 @@ Announce = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedRun:
     """What will be done about one variant, and why.
 
     Attributes:
@@ -65,7 +65,7 @@ class Outcome:
         return [r for r in (*self.skipped, *self.ran) if r.status is not Status.FINISHED]
 
 
-def steps(resolved: Resolved, runs: Store, *, retry_failed: bool = False) -> list[Step]:
+def steps(resolved: ResolvedSweep, runs: Store, *, retry_failed: bool = False) -> list[PlannedRun]:
     """Decide for each variant whether it runs.
 
     Args:
@@ -79,27 +79,32 @@ def steps(resolved: Resolved, runs: Store, *, retry_failed: bool = False) -> lis
     return [_step(p, runs, retry_failed) for p in resolved.planned]
 
 
-def _step(planned: Planned, runs: Store, retry_failed: bool) -> Step:
+def _step(planned: Planned, runs: Store, retry_failed: bool) -> PlannedRun:
     if planned.same_as:
-        return Step(planned, False, f"does the same as {planned.same_as!r}")
+        return PlannedRun(planned, False, f"does the same as {planned.same_as!r}")
     try:
         record = runs.record(planned.variant.key)
     except RecordError:
-        return Step(planned, True, "its record is broken")
+        return PlannedRun(planned, True, "its record is broken")
     if record is None:
-        return Step(planned, True, "new")
+        return PlannedRun(planned, True, "new")
     if record.status is Status.FINISHED:
-        return Step(planned, False, "finished", record)
+        return PlannedRun(planned, False, "finished", record)
     if record.status is Status.FAILED and not retry_failed:
-        return Step(planned, False, "failed before; --retry-failed runs it again", record)
-    return Step(planned, True, f"was {record.status}", record)
+        return PlannedRun(planned, False, "failed before; --retry-failed runs it again", record)
+    return PlannedRun(planned, True, f"was {record.status}", record)
 
 
 def run_sweep(
-    sweep: Any, runs: Store, options: Options | None = None, *, notebook: str | Path | None = None,
-    notify: Notify | None = None, announce: Announce | None = None,
-    hands: Crew | ClusterCrew | None = None,
-) -> Outcome:  # fmt: skip
+    sweep: Any,
+    runs: Store,
+    options: RunOptions | None = None,
+    *,
+    notebook: str | Path | None = None,
+    notify: Notify | None = None,
+    announce: Announce | None = None,
+    slots: WorkerPool | DaskPool | None = None,
+) -> Outcome:
     """Validate a sweep, then run what is not finished; with `screen`, in two rounds.
 
     Args:
@@ -109,7 +114,7 @@ def run_sweep(
         notebook: runs instead of `20_run_variant.ipynb`.
         notify: called in this thread with each record as it is finished or failed.
         announce: called in this thread when a round begins.
-        hands: workers from `crew` that stay for the next call; new ones by default.
+        slots: workers from `worker_pool` that stay for the next call; new ones by default.
 
     Returns:
         The records.
@@ -117,8 +122,8 @@ def run_sweep(
     Raises:
         SweepError: some variant cannot run, or another process is running this sweep. Nothing was started.
     """
-    resolved = sweep if isinstance(sweep, Resolved) else resolve(sweep, runs.cache, notebook=notebook)
-    options = options or Options()
+    resolved = sweep if isinstance(sweep, ResolvedSweep) else resolve(sweep, runs.cache, notebook=notebook)
+    options = options or RunOptions()
     name = resolved.sweep.name
     with lock(runs.sweep_dir(name), wait=False) as held:
         if not held:
@@ -126,13 +131,17 @@ def run_sweep(
         if resolved.sweep.spec.screen is not None:
             return _run_screened(resolved, name, runs, options, notify, announce)
         runs.write_sweep(resolved.to_json())
-        return _run(resolved, name, runs, options, notify, announce, hands)
+        return _run(resolved, name, runs, options, notify, announce, slots)
 
 
 def _run_screened(
-    resolved: Resolved, sweep: str, runs: Store, options: Options, notify: Notify | None,
+    resolved: ResolvedSweep,
+    sweep: str,
+    runs: Store,
+    options: RunOptions,
+    notify: Notify | None,
     announce: Announce | None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     first = screen.first_round(resolved)
     runs.write_sweep(screen.to_json(resolved, first, None))
     looked = _run(first, sweep, runs, options, notify, announce)
@@ -146,9 +155,13 @@ def _run_screened(
 
 
 def run_single(
-    resolved: Resolved, runs: Store, options: Options | None = None, *, notify: Notify | None = None,
+    resolved: ResolvedSweep,
+    runs: Store,
+    options: RunOptions | None = None,
+    *,
+    notify: Notify | None = None,
     announce: Announce | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run a variant that belongs to no sweep.
 
     Args:
@@ -161,19 +174,24 @@ def run_single(
     Returns:
         The record, run or found.
     """
-    return _run(resolved, None, runs, options or Options(warm=None), notify, announce)
+    return _run(resolved, None, runs, options or RunOptions(warm=None), notify, announce)
 
 
 def _run(
-    resolved: Resolved, sweep: str | None, runs: Store, options: Options, notify: Notify | None,
-    announce: Announce | None = None, hands: Crew | ClusterCrew | None = None,
-) -> Outcome:  # fmt: skip
+    resolved: ResolvedSweep,
+    sweep: str | None,
+    runs: Store,
+    options: RunOptions,
+    notify: Notify | None,
+    announce: Announce | None = None,
+    slots: WorkerPool | DaskPool | None = None,
+) -> Outcome:
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
     jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
     if announce is not None:
         announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
-    with contextlib.nullcontext(hands) if hands else crew(runs, sweep, options) as workers:
+    with contextlib.nullcontext(slots) if slots else worker_pool(runs, sweep, options) as workers:
         try:
             for record in workers.work(jobs):
                 outcome.ran.append(record)
@@ -184,7 +202,7 @@ def _run(
     return outcome
 
 
-def crew(runs: Store, sweep: str | None, options: Options) -> Crew | ClusterCrew:
+def worker_pool(runs: Store, sweep: str | None, options: RunOptions) -> WorkerPool | DaskPool:
     """The workers of a sweep, as a context; a caller that runs it in parts keeps them warm in between.
 
     Args:
@@ -194,18 +212,16 @@ def crew(runs: Store, sweep: str | None, options: Options) -> Crew | ClusterCrew
     """
     logs = runs.root / "logs" if sweep is None else runs.sweep_dir(sweep)
     if options.cluster is None:
-        return Crew(runs, logs, options)
-    from vqkit.execution.dask import ClusterCrew
+        return WorkerPool(runs, logs, options)
+    from vqkit.execution.dask import DaskPool
 
-    return ClusterCrew(runs, logs, options)
+    return DaskPool(runs, logs, options)
 
 
-def _job(planned: Planned, resolved: Resolved, runs: Store, sweep: str | None) -> Job:
+def _job(planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None) -> Job:
     v = planned.variant
     parameters = {**v.parameters(), "model": str(resolved.model_file)}
-    return Job(
-        str(runs.root), v.key, v.name, v.inputs(), sweep, str(resolved.notebook), parameters, planned.strategy
-    )
+    return Job(str(runs.root), v.key, v.name, v.inputs(), sweep, str(resolved.notebook), parameters, planned.strategy)
 
 
 def default_jobs() -> int:

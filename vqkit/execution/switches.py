@@ -134,7 +134,8 @@ def _tensorflow() -> dict[str, Switch]:
         "tf.config.run_functions_eagerly": (config.functions_run_eagerly, config.run_functions_eagerly),
         "tf.config.optimizer.jit": (config.optimizer.get_jit, lambda v: config.optimizer.set_jit(bool(v))),
         "tf.config.optimizer": (
-            config.optimizer.get_experimental_options, config.optimizer.set_experimental_options,
+            config.optimizer.get_experimental_options,
+            config.optimizer.set_experimental_options,
         ),
         "tf.config soft placement": (config.get_soft_device_placement, config.set_soft_device_placement),
         "tensor float 32": (
@@ -143,7 +144,7 @@ def _tensorflow() -> dict[str, Switch]:
         ),
         # There is no way back from determinism: such a kernel is ended.
         "tf.config determinism": (internal.is_op_determinism_enabled, lambda _: None),
-    }  # fmt: skip
+    }
 
 
 def _pictures() -> dict[str, Switch]:

@@ -141,9 +141,7 @@ class Kernel:
         """Run a function of `session` in the kernel; the notebook's counters do not see it."""
         code = f"__import__({_SESSION!r}, fromlist=['_']).{call}"
         expression = f"__import__('json').dumps({code})"
-        message = self._client.execute(
-            "", silent=True, store_history=False, user_expressions={"it": expression}
-        )
+        message = self._client.execute("", silent=True, store_history=False, user_expressions={"it": expression})
         reply = _wait(_answer(self._manager, self._client, message))
         found = reply["content"].get("user_expressions", {}).get("it", {"evalue": str(reply["content"])})
         if found.get("status") != "ok":
@@ -193,9 +191,11 @@ def manager(folder: str) -> tuple[Any, dict[str, str]]:
 
     short = os.name == "posix" and len(folder) < _SOCKET_PATH
     made = AsyncKernelManager(
-        kernel_name="python3", kernel_spec_manager=ThisPython(), transport="ipc" if short else "tcp",
+        kernel_name="python3",
+        kernel_spec_manager=ThisPython(),
+        transport="ipc" if short else "tcp",
         connection_file=str(Path(folder, "k.json")),
-    )  # fmt: skip
+    )
     return made, {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 

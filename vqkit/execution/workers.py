@@ -58,9 +58,13 @@ class Worker:
         with f:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends its workers.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f, env=dict(env),
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=f,
+                env=dict(env),
                 start_new_session=True,
-            )  # fmt: skip
+            )
 
     def run(self, job: Job) -> dict[str, Any]:
         """Hand a job over and wait for its record.
@@ -132,7 +136,7 @@ def _answer(line: str, kernel: Kernel | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How a sweep runs; none of it changes a number.
 
     Attributes:
@@ -152,8 +156,8 @@ class Options:
     cluster: str | None = None
 
 
-class Hand:
-    """One worker process after another: whatever happens to one, its variant gets an outcome.
+class WorkerSlot:
+    """A slot of the worker pool: one worker process after another; every variant given to it gets an outcome.
 
     Args:
         runs: the store.
@@ -165,7 +169,7 @@ class Hand:
         stopping: set before `end` where that is the user's wish.
     """
 
-    def __init__(self, runs: Store, log: Path, jobs: int, options: Options) -> None:
+    def __init__(self, runs: Store, log: Path, jobs: int, options: RunOptions) -> None:
         self._runs, self._log, self._jobs, self._options = runs, log, jobs, options
         self._worker: Worker | None = None
         self.stopping = False
@@ -211,24 +215,24 @@ class Hand:
         return attempt.closed(self._runs, job.key, status, failure) or unrecorded(job, failure)
 
 
-class Crew:
-    """Threads of this process, each with a hand of its own."""
+class WorkerPool:
+    """Worker pool: threads of this process, each with a slot of its own."""
 
-    def __init__(self, runs: Store, logs: Path, options: Options) -> None:
+    def __init__(self, runs: Store, logs: Path, options: RunOptions) -> None:
         self._runs, self._logs, self._options = runs, logs, options
         self._mine = threading.local()
-        self._hands: list[Hand] = []
+        self._slots: list[WorkerSlot] = []
         self._stopping = False
         self._failed_once = False
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping = True
-        for hand in self._hands:
-            hand.stopping = True
-            hand.end()
+        for slot in self._slots:
+            slot.stopping = True
+            slot.end()
 
     def work(self, jobs: list[Job]) -> Iterator[RunRecord]:
         """Records as their jobs end, however they end."""
@@ -252,13 +256,13 @@ class Crew:
         self._failed_once |= self._options.fail_fast and record.status is not Status.FINISHED
         return record
 
-    def _hand(self) -> Hand:
-        if getattr(self._mine, "hand", None) is None:
-            log = self._logs / f"worker-{len(self._hands)}.log"
-            self._mine.hand = Hand(self._runs, log, self._options.jobs, self._options)
-            self._hands.append(self._mine.hand)
-        hand: Hand = self._mine.hand
-        return hand
+    def _hand(self) -> WorkerSlot:
+        if getattr(self._mine, "slot", None) is None:
+            log = self._logs / f"worker-{len(self._slots)}.log"
+            self._mine.slot = WorkerSlot(self._runs, log, self._options.jobs, self._options)
+            self._slots.append(self._mine.slot)
+        slot: WorkerSlot = self._mine.slot
+        return slot
 
 
 def unrecorded(job: Job, failure: Failure) -> RunRecord:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import CrossCheckError, DataError, ModelError, not_allowed
-from vqkit.export.crosscheck_result import Bound, CrossCheck, Values, Witness
+from vqkit.export.crosscheck_result import CrossCheck, Tolerance, Values, Witness
 from vqkit.export.lowering import lower
 from vqkit.export.program import Program
 
@@ -18,11 +18,20 @@ FILES = ("keras", "h5", "saved_model")
 
 
 def cross_check(
-    quantized: Any, inputs: Any, runtimes: Sequence[str] | None = None, *, also: Sequence[str] = (),
-    batch_size: int = 32, bounds: Mapping[str, Bound | tuple[int, float]] | None = None, strict: bool = True,
-    int32_biases: bool = False, layers: bool = True,
-    onnx: Mapping[str, Any] | None = None, tflite: Mapping[str, Any] | None = None, progress: bool = False,
-) -> CrossCheck:  # fmt: skip
+    quantized: Any,
+    inputs: Any,
+    runtimes: Sequence[str] | None = None,
+    *,
+    also: Sequence[str] = (),
+    batch_size: int = 32,
+    bounds: Mapping[str, Tolerance | tuple[int, float]] | None = None,
+    strict: bool = True,
+    int32_biases: bool = False,
+    layers: bool = True,
+    onnx: Mapping[str, Any] | None = None,
+    tflite: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> CrossCheck:
     """Run the exports of a quantized model beside its simulation.
 
     Args:
@@ -56,7 +65,7 @@ def cross_check(
             runtime has all layers.
         DataError: no sample, or with a fixed batch size no full batch.
     """
-    from vqkit.export.crosscheck_result import Tally
+    from vqkit.export.crosscheck_result import DifferenceSums
     from vqkit.export.runtimes import simulation
 
     asked, further = ((), RUNTIMES) if runtimes is None else (tuple(runtimes), tuple(also))
@@ -66,9 +75,9 @@ def cross_check(
     program = _program(quantized, int32_biases)
     options = {"onnxruntime": dict(onnx or {}), "litert": dict(tflite or {})}
     witnesses, skipped = _witnesses(quantized, program, layers, options, asked, further)
-    held = {r: Bound(*(bounds or {}).get(r, w.bound)) for r, w in witnesses.items()}
+    held = {r: Tolerance(*(bounds or {}).get(r, w.bound)) for r, w in witnesses.items()}
     lowered = program if isinstance(program, Program) else None
-    tally = Tally(quantized, lowered, held)
+    tally = DifferenceSums(quantized, lowered, held)
     simulate = simulation(quantized, layers, lowered if int32_biases else None)
     left_out = 0
     for given in _shown(_batches(quantized, inputs, batch_size), progress):
@@ -96,9 +105,13 @@ def _program(quantized: Any, int32_biases: bool) -> Program | ModelError:
 
 
 def _witnesses(
-    quantized: Any, program: Program | ModelError, layers: bool, options: Mapping[str, Any],
-    asked: Sequence[str], further: Sequence[str],
-) -> tuple[dict[str, Witness], dict[str, str]]:  # fmt: skip
+    quantized: Any,
+    program: Program | ModelError,
+    layers: bool,
+    options: Mapping[str, Any],
+    asked: Sequence[str],
+    further: Sequence[str],
+) -> tuple[dict[str, Witness], dict[str, str]]:
     """The runtimes that can compute the model, and why others cannot."""
     from vqkit.export.runtimes import MAKERS, file_witness
 
@@ -147,8 +160,10 @@ def _way_out(program: Program) -> str:
     floats = [s for s in program.quantizers if not s.attrs["params"].spec.pow2]
     if not adding or not floats:
         return ""
-    return (". The simulation adds floats here; with integer_arithmetic in the strategy's refine pipeline it "
-            "adds integers, as the runtimes do")  # fmt: skip
+    return (
+        ". The simulation adds floats here; with integer_arithmetic in the strategy's refine pipeline it "
+        "adds integers, as the runtimes do"
+    )
 
 
 def _shown(source: Iterator[Any], show: bool) -> Any:

@@ -15,7 +15,7 @@ from vqkit.primitives.qparams import QParams
 Values = dict[str, np.ndarray]
 
 
-class Bound(NamedTuple):
+class Tolerance(NamedTuple):
     """How far a runtime may be from the simulation.
 
     Attributes:
@@ -27,7 +27,7 @@ class Bound(NamedTuple):
     share: float
 
 
-EXACT, NEAR = Bound(0, 1.0), Bound(1, 0.99)
+EXACT, NEAR = Tolerance(0, 1.0), Tolerance(1, 0.99)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class CrossCheck:
     """
 
     table: Any
-    bounds: Mapping[str, Bound]
+    bounds: Mapping[str, Tolerance]
     metrics: Mapping[str, float]
     first: Mapping[str, str]
     notes: Mapping[str, tuple[str, ...]]
@@ -68,11 +68,7 @@ class CrossCheck:
         words = [
             f"{runtime}: output within 1 unit in {m[f'{runtime}_output_within_1']:.4%}",
             f"largest difference {m[f'{runtime}_output_max']:g}",
-            *(
-                [f"top-1 agreement {m[f'{runtime}_top1_agreement']:.4%}"]
-                if f"{runtime}_top1_agreement" in m
-                else []
-            ),
+            *([f"top-1 agreement {m[f'{runtime}_top1_agreement']:.4%}"] if f"{runtime}_top1_agreement" in m else []),
             f"bound {codes} code{'' if codes == 1 else 's'} in {share:.2%}",
             f"DEPARTS at {self.first[runtime]}" if runtime in self.first else "holds",
             *self.notes.get(runtime, ()),
@@ -82,11 +78,14 @@ class CrossCheck:
     def to_json(self) -> dict[str, Any]:
         """Bounds, metrics, first departures and the table as JSON values."""
         return {
-            "samples": self.samples, "bounds": {k: list(v) for k, v in self.bounds.items()},
-            "metrics": dict(self.metrics), "first": dict(self.first),
-            "notes": {k: list(v) for k, v in self.notes.items()}, "skipped": dict(self.skipped),
+            "samples": self.samples,
+            "bounds": {k: list(v) for k, v in self.bounds.items()},
+            "metrics": dict(self.metrics),
+            "first": dict(self.first),
+            "notes": {k: list(v) for k, v in self.notes.items()},
+            "skipped": dict(self.skipped),
             "table": [{str(k): v for k, v in row.items()} for row in self.table.to_dict("records")],
-        }  # fmt: skip
+        }
 
     def _repr_html_(self) -> str:
         lines = "".join(f"<div>{line}</div>" for line in self.summary())
@@ -104,7 +103,7 @@ class Witness:
     """
 
     run: Callable[[Values], Values]
-    bound: Bound
+    bound: Tolerance
     notes: tuple[str, ...] = ()
 
 
@@ -122,7 +121,7 @@ class _Count:
 
 
 @dataclass(eq=False)
-class Tally:
+class DifferenceSums:
     """Adds up differences batch by batch.
 
     Args:
@@ -133,7 +132,7 @@ class Tally:
 
     quantized: Any
     program: Program | None
-    bounds: Mapping[str, Bound]
+    bounds: Mapping[str, Tolerance]
     counts: dict[tuple[str, str], _Count] = field(default_factory=dict)
     agree: dict[str, list[int]] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
@@ -162,9 +161,7 @@ class Tally:
 
     def _compare(self, runtime: str, tensor: str, expected: np.ndarray, got: np.ndarray) -> None:
         if expected.shape != got.shape:
-            raise ModelError(
-                f"{runtime}: {tensor} has shape {got.shape}, the simulation's is {expected.shape}"
-            )
+            raise ModelError(f"{runtime}: {tensor} has shape {got.shape}, the simulation's is {expected.shape}")
         difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
         # Equal infinities differ by nothing, a NaN beside a number by everything.
         same = (got == expected) | ((got != got) & (expected != expected))
@@ -196,9 +193,7 @@ class Tally:
         largest = float(finite.max(initial=0, where=np.isfinite(finite))) or 1.0
         return self.scales.setdefault(tensor, largest * 2.0**-OUTPUT_BITS)
 
-    def result(
-        self, notes: Mapping[str, tuple[str, ...]], skipped: Mapping[str, str], left_out: int
-    ) -> CrossCheck:
+    def result(self, notes: Mapping[str, tuple[str, ...]], skipped: Mapping[str, str], left_out: int) -> CrossCheck:
         """The table and the numbers.
 
         Args:

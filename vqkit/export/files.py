@@ -202,9 +202,7 @@ def export(quantized: Any, path: str | Path, format: str | None = None, **option
     name = format_of(format, path)
     kind = FORMATS[name]
     if kind.suffix and path.suffix != kind.suffix:
-        raise ModelError(
-            f"path: {path} is not allowed for format {name!r}. Expected the suffix {kind.suffix!r}"
-        )
+        raise ModelError(f"path: {path} is not allowed for format {name!r}. Expected the suffix {kind.suffix!r}")
     unknown = [k for k in options if k not in kind.options]
     if unknown:
         raise ModelError(not_allowed(f"format {name}", unknown[0], kind.options, what="option"))

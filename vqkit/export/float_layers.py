@@ -87,17 +87,16 @@ def _put(lowering: Any, node: Node, *, with_values: bool) -> None:
         name = node.name if with_values else f"{node.name}.mask"
         attrs, weights = _attrs(traced, inputs), _weights(traced)
         attrs["live"] = lowering.quantized.live[node.layer]
-        lowering.steps.append(Step(KIND, name, tuple(inputs), outputs[0], attrs, weights, node.layer,
-                                   also=tuple(outputs[1:])))  # fmt: skip
+        lowering.steps.append(
+            Step(KIND, name, tuple(inputs), outputs[0], attrs, weights, node.layer, also=tuple(outputs[1:]))
+        )
 
 
 def _agreed(stated: Shape, found: Shape | None) -> tuple[Shape, bool]:
     """What two statements of a shape say together, and whether they differ: then the second is right."""
     if found is None:
         return stated, False
-    if len(stated) != len(found) or any(
-        None not in p and p[0] != p[1] for p in zip(stated, found, strict=True)
-    ):
+    if len(stated) != len(found) or any(None not in p and p[0] != p[1] for p in zip(stated, found, strict=True)):
         return found, True
     return tuple(f if s is None else s for s, f in zip(stated, found, strict=True)), False
 

@@ -36,7 +36,7 @@ WEIGHTS = "dump_results_weights"
 
 
 @dataclass(frozen=True, eq=False)
-class Tensor:
+class DumpedTensor:
     """One tensor to be written.
 
     Attributes:
@@ -59,9 +59,7 @@ class Tensor:
         codes = codes_of(self.value, self.grid)
         back = (codes - self.grid.zero_point.astype(np.float64)) * self.grid.scale
         if not np.allclose(back, self.value, rtol=1e-6, atol=0):
-            raise ModelError(
-                f"{self.name}: its values are not on its grid: they were changed after quantizing"
-            )
+            raise ModelError(f"{self.name}: its values are not on its grid: they were changed after quantizing")
         return codes.astype(integer_type(self.grid))
 
 
@@ -106,7 +104,7 @@ def dump_model(
     return folder
 
 
-def weights(model: Any) -> list[Tensor]:
+def weights(model: Any) -> list[DumpedTensor]:
     """The quantized weights and biases of a model, then its float ones.
 
     Raises:
@@ -124,32 +122,33 @@ def weights(model: Any) -> list[Tensor]:
             "model that quantize gave, or one loaded from its file"
         )
     return [
-        Tensor(f"quant_{layer.name}_{key}", value, grids.get((layer.name, key)))
-        for layer in model.layers if layer not in quantizers
+        DumpedTensor(f"quant_{layer.name}_{key}", value, grids.get((layer.name, key)))
+        for layer in model.layers
+        if layer not in quantizers
         for key, value in weights_of(layer).items()
-    ]  # fmt: skip
+    ]
 
 
-def activations(model: Any, batches: Iterable[Any]) -> Iterator[list[Tensor]]:
+def activations(model: Any, batches: Iterable[Any]) -> Iterator[list[DumpedTensor]]:
     """For each batch what every layer gives; what quantizers give has a grid."""
     graph = lower(model)
     live = make_all_live(graph)
     for batch in batches:
-        seen: list[Tensor] = []
+        seen: list[DumpedTensor] = []
 
-        def note(node: Any, outputs: tuple[Any, ...], seen: list[Tensor] = seen) -> tuple[Any, ...]:
+        def note(node: Any, outputs: tuple[Any, ...], seen: list[DumpedTensor] = seen) -> tuple[Any, ...]:
             operation = live[node.layer]
             grid = operation.params if isinstance(operation, FakeQuantize) else None
             for k, value in enumerate(outputs):
                 name = node.name if len(outputs) == 1 else f"{node.name}_{k}"
-                seen.append(Tensor(name, np.asarray(value), grid))
+                seen.append(DumpedTensor(name, np.asarray(value), grid))
             return outputs
 
         replay(graph, live, named_inputs(graph, batch), note)
         yield seen
 
 
-def _write(folder: Path, tensors: Iterable[Tensor], dump_float: bool) -> dict[str, Any]:
+def _write(folder: Path, tensors: Iterable[DumpedTensor], dump_float: bool) -> dict[str, Any]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     entries: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
@@ -179,8 +178,10 @@ def _grid(grid: QParams) -> dict[str, Any]:
     return {
         "bit_width": grid.spec.bit_width,
         "scale": np.asarray(grid.scale).reshape(-1).tolist(),
-        "zero_point": np.asarray(grid.zero_point).astype(int).reshape(-1).tolist(), **pos, **axis,
-    }  # fmt: skip
+        "zero_point": np.asarray(grid.zero_point).astype(int).reshape(-1).tolist(),
+        **pos,
+        **axis,
+    }
 
 
 VERSION = 1
@@ -210,11 +211,18 @@ def encodings_of(quantized: Any) -> dict[str, Any]:
 def _entry(row: Any, params: QParams) -> dict[str, Any]:
     spec = params.spec
     entry = {
-        "layer": row.layer, "tensor": row.tensor, "role": row.role.value,
-        "quantizer": spec.quantizer_type.value, "bit_width": spec.bit_width, "signed": not spec.unsigned,
-        "q_min": spec.q_min, "q_max": spec.q_max, "scale": _numbers(params.scale),
-        "zero_point": _numbers(params.zero_point.astype(np.int64)), "round_mode": spec.round_mode.name,
-    }  # fmt: skip
+        "layer": row.layer,
+        "tensor": row.tensor,
+        "role": row.role.value,
+        "quantizer": spec.quantizer_type.value,
+        "bit_width": spec.bit_width,
+        "signed": not spec.unsigned,
+        "q_min": spec.q_min,
+        "q_max": spec.q_max,
+        "scale": _numbers(params.scale),
+        "zero_point": _numbers(params.zero_point.astype(np.int64)),
+        "round_mode": spec.round_mode.name,
+    }
     if params.pos is not None:
         entry["quantize_pos"] = _numbers(params.pos.astype(np.int64))
     if spec.per_channel:

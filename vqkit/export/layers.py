@@ -50,9 +50,7 @@ def same_pads(size: Shape, window: Sequence[int], strides: Sequence[int]) -> Pad
     return tuple(pads)
 
 
-def window_attrs(
-    site: Any, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> dict[str, Any]:
+def window_attrs(site: Any, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> dict[str, Any]:
     """What convolutions and pools share: window, strides, dilations, padding word and explicit pads."""
     rank, padding = len(size), site.config.get("padding", "valid")
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilations, strict=True)]
@@ -61,8 +59,13 @@ def window_attrs(
         pads = same_pads(site.shape()[1:-1], reach, strides)
     elif padding == "causal":
         pads = ((reach[0] - 1, 0),)
-    return {"window": tuple(size), "strides": tuple(strides), "dilations": tuple(dilations),
-            "padding": padding, "pads": pads}  # fmt: skip
+    return {
+        "window": tuple(size),
+        "strides": tuple(strides),
+        "dilations": tuple(dilations),
+        "padding": padding,
+        "pads": pads,
+    }
 
 
 # --- weighted layers ---
@@ -72,11 +75,21 @@ def _conv(rank: int, *, depthwise: bool) -> Form:
     def put(site: Any) -> None:
         c = site.config
         kernel = site.constant("kernel")
-        attrs = window_attrs(site, kernel.value.shape[:rank], many(c.get("strides", 1), rank),
-                             many(c.get("dilation_rate", 1), rank))  # fmt: skip
+        attrs = window_attrs(
+            site,
+            kernel.value.shape[:rank],
+            many(c.get("strides", 1), rank),
+            many(c.get("dilation_rate", 1), rank),
+        )
         groups = site.shape()[-1] if depthwise else int(c.get("groups", 1))
-        site.put("conv", shape=site.out_shape, constants={"kernel": kernel, "bias": site.constant("bias")},
-                 groups=groups, depthwise=depthwise, **attrs)  # fmt: skip
+        site.put(
+            "conv",
+            shape=site.out_shape,
+            constants={"kernel": kernel, "bias": site.constant("bias")},
+            groups=groups,
+            depthwise=depthwise,
+            **attrs,
+        )
 
     return put
 
@@ -91,14 +104,30 @@ for _rank in (1, 2):
 def _separable(site: Any) -> None:
     c, rank = site.config, len(site.shape()) - 2
     depth, point = site.constant("depthwise_kernel"), site.constant("pointwise_kernel")
-    attrs = window_attrs(site, depth.value.shape[:rank], many(c.get("strides", 1), rank),
-                         many(c.get("dilation_rate", 1), rank))  # fmt: skip
+    attrs = window_attrs(
+        site, depth.value.shape[:rank], many(c.get("strides", 1), rank), many(c.get("dilation_rate", 1), rank)
+    )
     channels = site.shape()[-1] * depth.value.shape[-1]
-    site.put("conv", shape=(*site.out_shape[:-1], channels), constants={"kernel": depth},
-             groups=site.shape()[-1], depthwise=True, **attrs)  # fmt: skip
+    site.put(
+        "conv",
+        shape=(*site.out_shape[:-1], channels),
+        constants={"kernel": depth},
+        groups=site.shape()[-1],
+        depthwise=True,
+        **attrs,
+    )
     ones = (1,) * rank
-    site.put("conv", constants={"kernel": point, "bias": site.constant("bias")}, groups=1, depthwise=False,
-             window=ones, strides=ones, dilations=ones, padding="valid", pads=((0, 0),) * rank)  # fmt: skip
+    site.put(
+        "conv",
+        constants={"kernel": point, "bias": site.constant("bias")},
+        groups=1,
+        depthwise=False,
+        window=ones,
+        strides=ones,
+        dilations=ones,
+        padding="valid",
+        pads=((0, 0),) * rank,
+    )
 
 
 @form("Conv2DTranspose")
@@ -106,8 +135,13 @@ def _conv_transpose(site: Any) -> None:
     c, kernel = site.config, site.constant("kernel")
     if many(c.get("dilation_rate", 1), 2) != (1, 1) or c.get("output_padding") is not None:
         raise site.refuse("dilation_rate and output_padding are not mapped", "Leave both at their defaults")
-    site.put("conv_transpose", constants={"kernel": kernel, "bias": site.constant("bias")},
-             window=kernel.value.shape[:2], strides=many(c["strides"], 2), padding=c["padding"])  # fmt: skip
+    site.put(
+        "conv_transpose",
+        constants={"kernel": kernel, "bias": site.constant("bias")},
+        window=kernel.value.shape[:2],
+        strides=many(c["strides"], 2),
+        padding=c["padding"],
+    )
 
 
 @form("Dense")
@@ -130,9 +164,7 @@ def _batch_norm(site: Any) -> None:
 
 
 def _affine(site: Any, scale: Any, offset: Any) -> None:
-    site.put(
-        "affine", constants={"scale": site.number("scale", scale), "offset": site.number("offset", offset)}
-    )
+    site.put("affine", constants={"scale": site.number("scale", scale), "offset": site.number("offset", offset)})
 
 
 @form("Rescaling")
@@ -172,8 +204,12 @@ def _relu(site: Any) -> None:
         site.put("ceiling", constants={"ceiling": ceiling})
         return
     c = site.config
-    site.put("relu", max_value=c.get("max_value"), slope=float(c.get("negative_slope") or 0.0),
-             threshold=float(c.get("threshold") or 0.0))  # fmt: skip
+    site.put(
+        "relu",
+        max_value=c.get("max_value"),
+        slope=float(c.get("negative_slope") or 0.0),
+        threshold=float(c.get("threshold") or 0.0),
+    )
 
 
 @form("LeakyReLU")
@@ -221,8 +257,14 @@ def _unary(function: str) -> Form:
     return put
 
 
-for _op, _function in {"Sigmoid": "sigmoid", "Tanh": "tanh", "Silu": "swish", "Exp": "exponential",
-                       "HardSigmoid": "hard_sigmoid", "HardSilu": "hard_silu"}.items():  # fmt: skip
+for _op, _function in {
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Silu": "swish",
+    "Exp": "exponential",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
+}.items():
     FORMS[f"op:{_op}"] = _unary(_function)
 
 
@@ -264,11 +306,7 @@ def _binary(function: str) -> Form:
         operands = [_operand(site, i, o) for i, o in enumerate(site.operands)]
         total = operands[0]
         for i, other in enumerate(operands[1:], start=2):
-            shape = (
-                None
-                if i == len(operands)
-                else np.broadcast_shapes(*map(_known, map(site.shape, (total, other))))
-            )
+            shape = None if i == len(operands) else np.broadcast_shapes(*map(_known, map(site.shape, (total, other))))
             shape = None if shape is None else (None, *shape[1:])
             site.put("binary", inputs=(total, other), function=function, shape=shape)
             total = site.last
@@ -294,10 +332,19 @@ def _is_value(site: Any, index: int) -> bool:
 
 
 for _kind, _function in {
-    "Add": "add", "Subtract": "sub", "Multiply": "mul", "Maximum": "max", "Minimum": "min", "op:Add": "add",
-    "op:Subtract": "sub", "op:Multiply": "mul", "op:Maximum": "max", "op:Minimum": "min",
-    "op:TrueDivide": "div", "op:Divide": "div",
-}.items():  # fmt: skip
+    "Add": "add",
+    "Subtract": "sub",
+    "Multiply": "mul",
+    "Maximum": "max",
+    "Minimum": "min",
+    "op:Add": "add",
+    "op:Subtract": "sub",
+    "op:Multiply": "mul",
+    "op:Maximum": "max",
+    "op:Minimum": "min",
+    "op:TrueDivide": "div",
+    "op:Divide": "div",
+}.items():
     FORMS[_kind] = _binary(_function)
 
 

@@ -34,7 +34,7 @@ def lower(quantized: Any) -> Program:
     return _Lowering(quantized).program()
 
 
-class Site:
+class LoweringContext:
     """What a form sees of one call of a layer, and where it puts its steps.
 
     Attributes:
@@ -88,26 +88,38 @@ class Site:
         return getattr(self.layer.source, name, default)
 
     def put(
-        self, kind: str, *, inputs: tuple[int | Constant, ...] | None = None, shape: Shape | None = None,
-        constants: Mapping[str, Constant | None] | None = None, **attrs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        *,
+        inputs: tuple[int | Constant, ...] | None = None,
+        shape: Shape | None = None,
+        constants: Mapping[str, Constant | None] | None = None,
+        **attrs: Any,
+    ) -> None:
         """Append a step that reads the last one; `shape` where it differs from the node's output shape."""
         self._made += 1
         given = {k: c for k, c in (constants or {}).items() if c is not None}
         inputs = (self.last,) if inputs is None else inputs
         output = self._lowering.value(self.out_shape if shape is None else shape)
         self._lowering.steps.append(
-            Step(kind, self.name if self._made == 1 else f"{self.name}.{self._made}", inputs, output, attrs,
-                 given, self.layer.name)
-        )  # fmt: skip
+            Step(
+                kind,
+                self.name if self._made == 1 else f"{self.name}.{self._made}",
+                inputs,
+                output,
+                attrs,
+                given,
+                self.layer.name,
+            )
+        )
         self.last = output
 
     def refuse(self, why: str, way_out: str) -> ModelError:
         """The error for a call that the layer's form does not have."""
-        return NoFormError(f"layer {self.name!r} ({self.layer.kind}) cannot be exported: {why}. {way_out}")
+        return NoLoweringError(f"layer {self.name!r} ({self.layer.kind}) cannot be exported: {why}. {way_out}")
 
 
-class NoFormError(ModelError):
+class NoLoweringError(ModelError):
     """A call that a layer's form does not have; it is traced instead."""
 
 
@@ -170,8 +182,10 @@ class _Lowering:
     def program(self) -> Program:
         for name, value in self.graph.inputs.items():
             if self.dtypes[value] not in INPUT_TYPES:
-                raise ModelError(f"input {name!r} cannot be exported: it is {self.dtypes[value]}. Allowed: "
-                                 f"{', '.join(INPUT_TYPES)}; or export keras or saved_model")  # fmt: skip
+                raise ModelError(
+                    f"input {name!r} cannot be exported: it is {self.dtypes[value]}. Allowed: "
+                    f"{', '.join(INPUT_TYPES)}; or export keras or saved_model"
+                )
         for node in self.graph.nodes:
             self._visit(node)
         inputs, outputs = dict(self.graph.inputs), self._outputs()
@@ -184,9 +198,7 @@ class _Lowering:
             row = self.quantized.rows[node.layer]
             source = self.in_float32(node.inputs[0])
             attrs = {"params": self.quantized.encodings[row.name]}
-            self.steps.append(
-                Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name)
-            )
+            self.steps.append(Step("quantize", node.name, (source,), node.output, attrs, {}, layer.name, row.name))
             self.traced.add(node.output)
             if source in self.reshaped:
                 self.reshaped.add(node.output)
@@ -194,16 +206,16 @@ class _Lowering:
             put_masks(self, node)
             return
         _refuse_type(node, layer, self.graph.values[node.output].dtype)
-        form: Callable[[Site], None] | None = FORMS.get(layer.kind)
+        form: Callable[[LoweringContext], None] | None = FORMS.get(layer.kind)
         if form is None or not form_serves(self, node):
             put_traced(self, node)
             return
-        site, before = Site(self, node), len(self.steps)
+        site, before = LoweringContext(self, node), len(self.steps)
         try:
             form(site)
             if layer.kind in WEIGHTED or layer.kind in _FUSING:
                 _activate(site)
-        except NoFormError:
+        except NoLoweringError:
             del self.steps[before:]
             put_traced(self, node)
             return
@@ -234,7 +246,7 @@ INPUT_TYPES = ("float32", "float64", "float16", "uint8", "int8", "int16", "int32
 _FUSING = ("Conv1D", "Conv3D", "SeparableConv1D", "SeparableConv2D", "DepthwiseConv1D")
 
 
-def _activate(site: Site) -> None:
+def _activate(site: LoweringContext) -> None:
     if activation_name(site.layer) != "linear":
         FORMS["Activation"](site)
 
@@ -242,19 +254,25 @@ def _activate(site: Site) -> None:
 def _refuse_strange(node: Node, layer: Layer) -> None:
     where = f"layer {node.name!r} ({layer.kind}) cannot be exported"
     if layer.config.get("data_format") == "channels_first":
-        raise ModelError(f"{where}: it is channels_first. Build the model with channels_last; its ONNX file "
-                         "is channels_first inside all the same")  # fmt: skip
+        raise ModelError(
+            f"{where}: it is channels_first. Build the model with channels_last; its ONNX file "
+            "is channels_first inside all the same"
+        )
     if layer.source is not None and recurrent_states(layer.source):
-        raise ModelError(f"{where}: it is stateful, and a file keeps nothing from one batch to the next. "
-                         "Build it with stateful=False, or export keras or saved_model")  # fmt: skip
+        raise ModelError(
+            f"{where}: it is stateful, and a file keeps nothing from one batch to the next. "
+            "Build it with stateful=False, or export keras or saved_model"
+        )
 
 
 def _refuse_type(node: Node, layer: Layer, dtype: str) -> None:
     where = f"layer {node.name!r} ({layer.kind}) cannot be exported"
     if dtype in ("float16", "bfloat16"):
-        raise ModelError(f"{where}: it computes in {dtype}, and the files compute in float32 and integers. "
-                         "Quantize a copy of the model in float32 (docs/export.md, Types), or export keras "
-                         "or saved_model")  # fmt: skip
+        raise ModelError(
+            f"{where}: it computes in {dtype}, and the files compute in float32 and integers. "
+            "Quantize a copy of the model in float32 (docs/export.md, Types), or export keras "
+            "or saved_model"
+        )
 
 
 def _tensors(kwargs: Mapping[str, Any]) -> list[Any]:

@@ -207,8 +207,7 @@ def _per_tensor(params: QParams) -> bool:
     return not params.spec.per_channel
 
 
-KEEPS_GRID = ("max_pool", "global_max", "pad", "crop", "reshape", "transpose", "repeat", "identity",
-              "cast")  # fmt: skip
+KEEPS_GRID = ("max_pool", "global_max", "pad", "crop", "reshape", "transpose", "repeat", "identity", "cast")
 """Steps whose outputs are some of their inputs (or zeros): a tensor on a grid stays on it."""
 
 

@@ -61,8 +61,7 @@ def onnxruntime(quantized: Any, program: Program, layers: bool, options: Mapping
         if seen is not None and session is not None:
             inner = session(inputs, list(dict.fromkeys(t for t, _ in seen.tensors.values())))
             found |= {
-                row: np.moveaxis(inner[t], 1, -1) if first else inner[t]
-                for row, (t, first) in seen.tensors.items()
+                row: np.moveaxis(inner[t], 1, -1) if first else inner[t] for row, (t, first) in seen.tensors.items()
             }
         return found
 

@@ -62,8 +62,13 @@ def keywords(op: Any, raw: Any, arrays: Sequence[Any]) -> dict[str, Any]:
     """The arguments of an operation for its function in `tf.raw_ops`, which calls some inputs otherwise."""
     wanted = [p for p in inspect.signature(raw).parameters if p != "name"]
     named, attrs = [a.name for a in op.op_def.input_arg], {a.name for a in op.op_def.attr}
-    renamed = dict(zip([n for n in named if n not in wanted],
-                       [p for p in wanted if p not in named and p not in attrs], strict=False))  # fmt: skip
+    renamed = dict(
+        zip(
+            [n for n in named if n not in wanted],
+            [p for p in wanted if p not in named and p not in attrs],
+            strict=False,
+        )
+    )
     found: dict[str, Any] = {p: op.get_attr(p) for p in wanted if p in attrs}
     left = iter(arrays)
     for arg in op.op_def.input_arg:

@@ -112,8 +112,7 @@ def _kinds(body: Body) -> Sequence[str]:
     return [k for op in body.ops for k in (op.kind, *(k for b in op.bodies.values() for k in _kinds(b)))]
 
 
-def trace(function: Callable[..., Any], signature: Sequence[Any], weights: Mapping[int, Constant],
-          name: str) -> Traced:  # fmt: skip
+def trace(function: Callable[..., Any], signature: Sequence[Any], weights: Mapping[int, Constant], name: str) -> Traced:
     """Trace a function and read what came of it.
 
     Args:
@@ -129,13 +128,13 @@ def trace(function: Callable[..., Any], signature: Sequence[Any], weights: Mappi
 
     whole = tf.function(function, input_signature=list(signature), autograph=False)
     concrete = whole.get_concrete_function()
-    reader = _Reader(weights, name)
+    reader = _GraphReader(weights, name)
     reader.handles = {id(v.handle): v for v in concrete.graph.variables}
     body = reader.outermost(concrete)
     return Traced(_alive(body), reader.shapes, reader.dtypes, concrete, function)
 
 
-class _Reader:
+class _GraphReader:
     """Reads graphs into operations; numbers of values are unique over all bodies."""
 
     def __init__(self, weights: Mapping[int, Constant], name: str) -> None:
@@ -151,8 +150,10 @@ class _Reader:
         graph = concrete.graph
         inner = {id(t) for _, t in graph.captures}
         given = [t for t in graph.inputs if id(t) not in inner]
-        bound = {**{id(t): self.value(t) for t in given},
-                 **{id(t): self._captured(outer) for outer, t in graph.captures}}  # fmt: skip
+        bound = {
+            **{id(t): self.value(t) for t in given},
+            **{id(t): self._captured(outer) for outer, t in graph.captures},
+        }
         inputs = tuple(bound[id(t)] for t in given)
         ops, outputs = self.read(graph, bound)
         return Body(inputs, outputs, ops)
@@ -286,9 +287,7 @@ class _Reader:
 
     # --- functions inside ---
 
-    def _inlined(
-        self, graph: Any, name: str, given: Sequence[Any], ops: list[Op]
-    ) -> tuple[Any, Sequence[Any]]:
+    def _inlined(self, graph: Any, name: str, given: Sequence[Any], ops: list[Op]) -> tuple[Any, Sequence[Any]]:
         inner = tf_graphs.function(graph, name)
         found, outputs = self.read(inner, {id(t): s for t, s in zip(inner.inputs, given, strict=True)})
         ops.extend(found)
@@ -318,8 +317,16 @@ class _Reader:
             kept = tuple(results[i] for i in moving) if word == "body" else results
             bodies[word] = Body(tuple(slots[i] for i in moving), kept, found)
         outputs = [given[i] if still[i] else self.value(t) for i, t in enumerate(op.outputs)]
-        ops.append(Op("While", self._unique(op.name), tuple(given[i] for i in moving),
-                      tuple(outputs[i] for i in moving), {}, bodies))  # fmt: skip
+        ops.append(
+            Op(
+                "While",
+                self._unique(op.name),
+                tuple(given[i] for i in moving),
+                tuple(outputs[i] for i in moving),
+                {},
+                bodies,
+            )
+        )
         return outputs
 
 

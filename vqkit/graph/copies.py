@@ -37,9 +37,15 @@ def read_layer(operation: Any, name: str) -> Layer:
         return Layer(name, type(operation), {}, source=operation, is_op=True)
     config = _config_of(operation, name)
     return Layer(
-        name, type(operation), config, weights_of(operation), operation.get_build_config(), source=operation,
-        read=config, saved=saved_of(operation),
-    )  # fmt: skip
+        name,
+        type(operation),
+        config,
+        weights_of(operation),
+        operation.get_build_config(),
+        source=operation,
+        read=config,
+        saved=saved_of(operation),
+    )
 
 
 def _config_of(operation: Any, name: str) -> dict[str, Any]:
@@ -85,9 +91,11 @@ def make_live(layer: Layer, *, name: str | None = None) -> Any:
 def _is_whole(layer: Layer) -> bool:
     """Whether a layer is what was read, though with other weights perhaps: no pass gave it other settings."""
     read = layer.read
-    return read is not None and type(layer.source) is layer.cls and all(
-        k in read and read[k] is v for k, v in layer.config.items()
-    )  # fmt: skip
+    return (
+        read is not None
+        and type(layer.source) is layer.cls
+        and all(k in read and read[k] is v for k, v in layer.config.items())
+    )
 
 
 def not_saved(graph: Graph) -> list[str]:

@@ -1,6 +1,6 @@
 """Partitioned execution of a graph: compiled from cut to cut, with callbacks between.
 
-Run a graph stretch by stretch: compiled code between chosen layers, ordinary Python at them.
+Run a graph partition by partition: compiled code between chosen layers, ordinary Python at them.
 
 What happens at the chosen layers is then free to differ from variant to variant without compiling anything
 again, and a run can begin in the middle, from values that an earlier run had there.
@@ -86,12 +86,12 @@ Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
-    """Nodes that run as one compiled function, or a single chosen node.
+class Partition:
+    """A partition of a graph: nodes that run as one compiled function, or a single chosen node.
 
     Attributes:
         nodes: in graph order.
-        chosen: the chosen layer's name; "" for a compiled stretch.
+        chosen: the chosen layer's name; "" for a compiled partition.
         reads: ids of the values that come from before.
         writes: ids of the values that are read later.
         done: ids of the values that nothing reads afterwards.
@@ -104,7 +104,7 @@ class Stretch:
     done: tuple[int, ...]
 
 
-def stretches(graph: Graph, chosen: Iterable[str]) -> list[Stretch]:
+def partitions(graph: Graph, chosen: Iterable[str]) -> list[Partition]:
     """Cut a graph at the nodes of chosen layers.
 
     Args:
@@ -112,7 +112,7 @@ def stretches(graph: Graph, chosen: Iterable[str]) -> list[Stretch]:
         chosen: layer names.
 
     Returns:
-        Stretches in graph order.
+        Partitions in graph order.
     """
     chosen = set(chosen)
     groups: list[list[Node]] = []
@@ -129,12 +129,12 @@ def stretches(graph: Graph, chosen: Iterable[str]) -> list[Stretch]:
         writes = tuple(v for v in made if last.get(v, -1) > i)
         done = tuple(v for v in (*reads, *writes) if last.get(v, -1) <= i)
         name = nodes[0].layer if nodes[0].layer in chosen else ""
-        found.append(Stretch(tuple(nodes), name, reads, writes, done))
+        found.append(Partition(tuple(nodes), name, reads, writes, done))
     return found
 
 
-class Player:
-    """Runs the stretches of a graph; each is traced when it is first reached.
+class PartitionedRunner:
+    """Partitioned execution of a graph; each partition is traced when it is first reached.
 
     Args:
         graph: what to run.
@@ -145,33 +145,46 @@ class Player:
             gives its output and facts.
 
     Attributes:
-        parts: the stretches.
-        traces: number of a stretch -> how often it was traced.
+        parts: the partitions.
+        traces: number of a partition -> how often it was traced.
     """
 
-    def __init__(self, graph: Graph, live: Mapping[str, Any], chosen: Iterable[str],
-                 watched: Mapping[str, Watch] | None = None) -> None:  # fmt: skip
-        self.graph, self.parts = graph, stretches(graph, chosen)
+    def __init__(
+        self,
+        graph: Graph,
+        live: Mapping[str, Any],
+        chosen: Iterable[str],
+        watched: Mapping[str, Watch] | None = None,
+    ) -> None:
+        self.graph, self.parts = graph, partitions(graph, chosen)
         self.watched = watched or {}
         self.traces: dict[int, int] = {}
         self._live = live
         self._functions: dict[int, Any] = {}
         self._names: dict[int, str] = {}
 
-    def run(self, values: Values, visit: Visit, *, begin: int = 0, end: int | None = None,
-            before: Facts | None = None, started: bool = False) -> tuple[Values, Facts]:  # fmt: skip
-        """Run some stretches.
+    def run(
+        self,
+        values: Values,
+        visit: Visit,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        before: Facts | None = None,
+        started: bool = False,
+    ) -> tuple[Values, Facts]:
+        """Run some partitions.
 
         Args:
             values: value id -> tensor: the model's inputs, or what an earlier run left at `begin`.
             visit: called with a chosen layer's name and its input; gives its output.
-            begin: number of the first stretch.
-            end: number of the stretch to stop before; all by default.
+            begin: number of the first partition.
+            end: number of the partition to stop before; all by default.
             before: name of a watched layer -> its facts from the batch before.
             started: whether there was one.
 
         Returns:
-            The values that later stretches read, and the facts of watched layers by name.
+            The values that later partitions read, and the facts of watched layers by name.
         """
         import tensorflow as tf
 
@@ -189,17 +202,13 @@ class Player:
                 values.pop(v, None)
         return values, facts
 
-    def _compute(
-        self, i: int, part: Stretch, values: Values, known: tuple[Facts, Any]
-    ) -> tuple[Values, Facts]:
+    def _compute(self, i: int, part: Partition, values: Values, known: tuple[Facts, Any]) -> tuple[Values, Facts]:
         given = [values[v] for v in part.reads]
         masks = [mask_of(x) for x in given]
         before = {n.layer: known[0][n.layer] for n in part.nodes if n.layer in self.watched}
         if i not in self._functions:
             self._functions[i] = self._compiled(i, given, masks, before)
-        tensors, made_masks, facts = self._functions[i](
-            given, [m for m in masks if m is not None], before, known[1]
-        )
+        tensors, made_masks, facts = self._functions[i](given, [m for m in masks if m is not None], before, known[1])
         return {v: masked(x, m) for v, x, m in zip(part.writes, tensors, made_masks, strict=True)}, facts
 
     def _compiled(self, i: int, given: list[Any], masks: list[Any], before: Facts) -> Any:
@@ -208,8 +217,15 @@ class Player:
         part = self.parts[i]
         has_mask = [m is not None for m in masks]
         names = [f"v{v}" for v in part.reads]
-        inside = Graph("stretch", dict(zip(names, part.reads, strict=True)), None,
-                       tuple(Ref(v) for v in part.writes), list(part.nodes), {}, {})  # fmt: skip
+        inside = Graph(
+            "partition",
+            dict(zip(names, part.reads, strict=True)),
+            None,
+            tuple(Ref(v) for v in part.writes),
+            list(part.nodes),
+            {},
+            {},
+        )
         made_mask: list[bool] = []
 
         def call(tensors: list[Any], given_masks: list[Any], before: Facts, started: Any) -> tuple[Any, ...]:
@@ -336,6 +352,4 @@ def _called(operation: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
     from keras import tree
 
     at_inference = getattr(operation, "_call_has_training_arg", False)
-    return tuple(
-        tree.flatten(operation(*args, **({**kwargs, "training": False} if at_inference else kwargs)))
-    )
+    return tuple(tree.flatten(operation(*args, **({**kwargs, "training": False} if at_inference else kwargs))))

@@ -168,11 +168,17 @@ class Graph:
     def copy(self) -> Graph:
         """An independent graph; the (immutable) nodes, layers and arrays are shared."""
         return Graph(
-            self.name, dict(self.inputs), self.input_struct, self.output_struct, list(self.nodes),
-            dict(self.layers), dict(self.values), None if self.candidates is None else set(self.candidates),
+            self.name,
+            dict(self.inputs),
+            self.input_struct,
+            self.output_struct,
+            list(self.nodes),
+            dict(self.layers),
+            dict(self.values),
+            None if self.candidates is None else set(self.candidates),
             self.ignored,
             self.notes,
-        )  # fmt: skip
+        )
 
     # --- reading ---
 
@@ -271,8 +277,9 @@ class Graph:
             self.redirect(v, source)
         self.drop_unused_layers()
 
-    def insert_after(self, value: int, layer: Layer, *, only: set[str] | None = None,
-                     origin: tuple[str, ...] = ()) -> Node:  # fmt: skip
+    def insert_after(
+        self, value: int, layer: Layer, *, only: set[str] | None = None, origin: tuple[str, ...] = ()
+    ) -> Node:
         """Put a one-input layer behind a value; all (or the named) readers then read its output."""
         out = self.new_value(value)
         self.layers[layer.name] = layer

@@ -61,7 +61,7 @@ def lower(model: Any) -> Graph:
         ModelError: the model is not built, or is subclassed (its `call` is Python code, not a graph).
     """
     functional = _functional_of(model, model.name if hasattr(model, "name") else repr(model))
-    reader = _Reader(functional)
+    reader = _ModelReader(functional)
     return reader.graph
 
 
@@ -86,7 +86,7 @@ def _functional_of(model: Any, name: str) -> Any:
     raise ModelError(f"expected a keras.Model, got {type(model).__name__}")
 
 
-class _Reader:
+class _ModelReader:
     """Walks a functional model; nested models share the value numbering."""
 
     def __init__(self, model: Any) -> None:
@@ -185,8 +185,14 @@ def _is_model(operation: Any) -> bool:
     return isinstance(operation, Model)
 
 
-def replay(graph: Graph, live: Mapping[str, Any], inputs: Mapping[str, Any], hook: Hook | None = None,
-           *, symbolic: bool = False) -> Any:  # fmt: skip
+def replay(
+    graph: Graph,
+    live: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    hook: Hook | None = None,
+    *,
+    symbolic: bool = False,
+) -> Any:
     """Run the graph on tensors, at inference as `predict` does.
 
     Args:
@@ -275,9 +281,7 @@ def _flat(outputs: Any) -> tuple[Any, ...]:
     return tuple(tree.flatten(outputs))
 
 
-def raise_model(
-    graph: Graph, live: Mapping[str, Any] | None = None, make: Callable[..., Any] | None = None
-) -> Any:
+def raise_model(graph: Graph, live: Mapping[str, Any] | None = None, make: Callable[..., Any] | None = None) -> Any:
     """An ordinary functional Keras model that computes the graph.
 
     Args:
@@ -292,10 +296,14 @@ def raise_model(
 
     live = make_all_live(graph) if live is None else live
     tensors = {
-        name: keras.Input(shape=graph.values[v].shape[1:], batch_size=graph.values[v].shape[0],
-                          dtype=graph.values[v].dtype, name=name)
+        name: keras.Input(
+            shape=graph.values[v].shape[1:],
+            batch_size=graph.values[v].shape[0],
+            dtype=graph.values[v].dtype,
+            name=name,
+        )
         for name, v in graph.inputs.items()
-    }  # fmt: skip
+    }
     outputs = replay(graph, live, tensors, symbolic=True)
     by_id = {graph.inputs[name]: t for name, t in tensors.items()}
     inputs = map_refs(lambda r: by_id[r.id], graph.input_struct)
@@ -307,9 +315,7 @@ def input_signature(graph: Graph) -> dict[str, Any]:
     """Input name -> `tf.TensorSpec`, for functions that take a batch by input name."""
     import tensorflow as tf
 
-    return {
-        name: tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for name, v in graph.inputs.items()
-    }
+    return {name: tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for name, v in graph.inputs.items()}
 
 
 def compiled(graph: Graph, function: Callable[[dict[str, Any]], Any]) -> Callable[[Any], Any]:

@@ -235,9 +235,14 @@ def copied_lambda(layer: Any, name: str) -> Any:
         name: of the copy.
     """
     return type(layer)(
-        layer.function, output_shape=layer._output_shape, mask=layer.mask, arguments=dict(layer.arguments),
-        name=name, dtype=layer.dtype_policy, trainable=layer.trainable,
-    )  # fmt: skip
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
 
 
 def with_code(layer: Layer) -> dict[str, Any]:

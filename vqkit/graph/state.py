@@ -171,8 +171,9 @@ def _differences(source: Any, live: Any, where: str, seen: set[int]) -> Iterator
             yield from _compared(value, vars(live)[name], (source, live, name), at, seen)
 
 
-def _compared(value: Any, mine: Any, place: tuple[Any, Any, str], at: str,
-              seen: set[int]) -> Iterator[tuple[Any, str, Any, str]]:  # fmt: skip
+def _compared(
+    value: Any, mine: Any, place: tuple[Any, Any, str], at: str, seen: set[int]
+) -> Iterator[tuple[Any, str, Any, str]]:
     from keras import Layer, Model
 
     source, live, name = place
@@ -221,9 +222,7 @@ def _is_plain(value: Any) -> bool:
 
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | Enum):
         return True
-    if isinstance(value, np.ndarray) or (
-        tf.is_tensor(value) and hasattr(value, "numpy") and not _is_tracked(value)
-    ):
+    if isinstance(value, np.ndarray) or (tf.is_tensor(value) and hasattr(value, "numpy") and not _is_tracked(value)):
         return True
     if isinstance(value, Mapping):
         return all(_is_plain(v) for v in value.values())
@@ -252,8 +251,11 @@ def _copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, Mapping):
         return {k: _copied(v) for k, v in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, tuple, set) else (
-        [_copied(v) for v in value] if isinstance(value, list) else value)  # fmt: skip
+    return (
+        type(value)(map(_copied, value))
+        if type(value) in (list, tuple, set)
+        else ([_copied(v) for v in value] if isinstance(value, list) else value)
+    )
 
 
 def _rebound(value: Any, source: Any, live: Any) -> Any:
@@ -269,17 +271,13 @@ def _is_tracked(value: Any) -> bool:
     from keras import KerasTensor, Layer, Variable, tree
 
     kept = (KerasTensor, Layer, Variable, tf.Variable)
-    return any(
-        isinstance(v, kept) or (tf.is_tensor(v) and not hasattr(v, "numpy")) for v in tree.flatten(value)
-    )
+    return any(isinstance(v, kept) or (tf.is_tensor(v) and not hasattr(v, "numpy")) for v in tree.flatten(value))
 
 
 def _has_own_parts(value: Any) -> bool:
     """An object of a class of the user's, made in Python."""
     simple = isinstance(value, type | ModuleType | FunctionType | MethodType | BuiltinFunctionType)
-    return (
-        not simple and hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in _LIBRARIES
-    )
+    return not simple and hasattr(value, "__dict__") and type(value).__module__.split(".")[0] not in _LIBRARIES
 
 
 _LIBRARIES = ("keras", "vqkit", "tensorflow", "numpy", "builtins", "functools", "threading", "_thread")

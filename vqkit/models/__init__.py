@@ -12,7 +12,7 @@ from typing import Any
 
 from vqkit.errors import ModelError, no_such_file
 from vqkit.graph.keras_io import DEEPEST, room_for
-from vqkit.limits import Room, check_h5, check_zip
+from vqkit.limits import MemoryBudget, check_h5, check_zip
 from vqkit.models.loading import reason, subclassed, weights_within
 
 _UNKNOWN = re.compile(r"Could not locate (?:class|function) '([^']+)'|Unknown (?:layer|object): '([^']+)'")
@@ -28,9 +28,7 @@ _OTHER_FORMATS = {
 }
 
 
-def load_model(
-    path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
-) -> Any:
+def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True) -> Any:
     """A Keras model for inference, float or quantized by vqkit.
 
     Code inside the file (Lambda layers, graph functions) is not run.
@@ -57,7 +55,7 @@ def load_model(
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
     try:
-        room = Room(path)
+        room = MemoryBudget(path)
         check_zip(path, room)
         if _is_h5(path):
             check_h5(path, room)
@@ -94,10 +92,7 @@ def _subclassed(path: Path) -> str | None:
     with contextlib.suppress(OSError, ValueError, KeyError), zipfile.ZipFile(path) as archive:
         architecture = json.loads(archive.read("config.json"))
         config = architecture.get("config") or {}
-        if (
-            architecture.get("class_name") not in ("Functional", "Sequential", "Model")
-            and "layers" not in config
-        ):
+        if architecture.get("class_name") not in ("Functional", "Sequential", "Model") and "layers" not in config:
             return str(architecture.get("class_name"))
     return None
 

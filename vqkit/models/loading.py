@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vqkit.limits import Room
+from vqkit.limits import MemoryBudget
 
 _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextmanager
-def weights_within(room: Room, *, zeros: bool = False) -> Iterator[None]:
+def weights_within(room: MemoryBudget, *, zeros: bool = False) -> Iterator[None]:
     """While a model is made from a file, hold the sum of its weights against what the file may claim.
 
     A configuration of a few bytes can ask for any number of weights; Keras takes and fills the memory.

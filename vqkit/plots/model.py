@@ -34,7 +34,7 @@ _FULL_DB, _FULL_BITS = 60.0, 8.0
 _CELL = (1.8, 0.42)  # inches
 
 
-def paint(box: Box, colour: str, theme: Theme = LIGHT) -> tuple[str, str]:
+def paint(box: LayerBox, colour: str, theme: Theme = LIGHT) -> tuple[str, str]:
     """The fill of a box and the words that say the same.
 
     Args:
@@ -73,19 +73,19 @@ def ink_on(fill: str) -> str:
     return "#000000" if 0.299 * r + 0.587 * g + 0.114 * b > 0.45 else "#ffffff"
 
 
-def words_of(box: Box, colour: str) -> str:
+def words_of(box: LayerBox, colour: str) -> str:
     """The second line of a box: what its colour says, and what the user said about it."""
     return "  ".join([paint(box, colour)[1], *(MARKS[m] for m in box.marks)]).strip()
 
 
-def second_line(box: Box, colour: str, length: int = 27) -> str:
+def second_line(box: LayerBox, colour: str, length: int = 27) -> str:
     """Kind and words; the kind gives way where both do not fit."""
     words = words_of(box, colour)
     return f"{short(box.place.kind, max(6, length - len(words)))}  {words}"
 
 
 def model_graph(
-    boxes: Sequence[Box], *, colour: str = "partition", title: str = "", theme: Theme = LIGHT
+    boxes: Sequence[LayerBox], *, colour: str = "partition", title: str = "", theme: Theme = LIGHT
 ) -> Figure:
     """The layers of a model as boxes, with lines from each to those that read it.
 
@@ -107,9 +107,7 @@ def model_graph(
     ax.set_xlim(-0.5, columns - 0.5)
     ax.set_ylim(rows - 0.4, -0.6)
     named = {"partition": "what is quantized", "bits": "bits of the weights", "sqnr": "own SQNR (dB)"}[colour]
-    fig.text(
-        0.01, 1 - 0.25 / height, title or f"Layers by {named}", color=theme.ink, fontsize=11, va="center"
-    )
+    fig.text(0.01, 1 - 0.25 / height, title or f"Layers by {named}", color=theme.ink, fontsize=11, va="center")
     at = {b.name: (b.place.column, b.place.row) for b in boxes}
     for box in boxes:
         for reader in box.place.readers:
@@ -130,14 +128,15 @@ def _path(start: tuple[int, int], end: tuple[int, int]) -> Path:
     return Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
 
 
-def _draw(ax: Axes, box: Box, colour: str, theme: Theme) -> None:
+def _draw(ax: Axes, box: LayerBox, colour: str, theme: Theme) -> None:
     x, y = box.place.column, box.place.row
     fill, _ = paint(box, colour, theme)
     ink = ink_on(fill)
     dashed = "--" if box.part in ("float", "merged") else "-"
     style = "round,pad=0.02,rounding_size=0.06"
-    shape = FancyBboxPatch((x - 0.45, y - 0.32), 0.9, 0.64, boxstyle=style, fc=fill, ec=theme.ink, lw=0.8,
-                           ls=dashed, zorder=2)  # fmt: skip
+    shape = FancyBboxPatch(
+        (x - 0.45, y - 0.32), 0.9, 0.64, boxstyle=style, fc=fill, ec=theme.ink, lw=0.8, ls=dashed, zorder=2
+    )
     ax.add_patch(shape)
     words: dict[str, Any] = {"ha": "center", "va": "center", "color": ink, "zorder": 3}
     ax.text(x, y - 0.13, short(box.name), fontsize=7.5, **words)
@@ -210,29 +209,48 @@ def _box(ax: Axes, place: tuple[int, int], row: Any, width: int, theme: Theme) -
     colour = theme.colours[0] if on_device else theme.colours[1]
     label = f"{row.layer}  ({row.kind})" + (f"  #{row.partition}" if row.partition else f"  {row.device}")
     ax.text(
-        x, y, label, ha="center", va="center", fontsize=8, color=theme.ink, zorder=3,
-        bbox={"boxstyle": "round,pad=0.35", "facecolor": theme.page, "edgecolor": colour,
-              "linewidth": 1.4, "linestyle": "-" if on_device else "--"},
-    )  # fmt: skip
+        x,
+        y,
+        label,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=theme.ink,
+        zorder=3,
+        bbox={
+            "boxstyle": "round,pad=0.35",
+            "facecolor": theme.page,
+            "edgecolor": colour,
+            "linewidth": 1.4,
+            "linestyle": "-" if on_device else "--",
+        },
+    )
     if row.reason:
         words = row.reason if len(row.reason) <= _WRAP else row.reason[: _WRAP - 1] + "…"
         ax.text(width - 0.45, y, words, ha="left", va="center", fontsize=8, color=theme.ink)
 
 
-def _arrows(
-    ax: Axes, places: Mapping[str, tuple[int, int]], layer: str, reads: Iterable[str], theme: Theme
-) -> None:
+def _arrows(ax: Axes, places: Mapping[str, tuple[int, int]], layer: str, reads: Iterable[str], theme: Theme) -> None:
     for before in reads:
         if before in places:
             ax.annotate(
-                "", xy=places[layer], xytext=places[before], zorder=1,
-                arrowprops={"arrowstyle": "-|>", "color": theme.ink, "linewidth": 0.7, "shrinkA": 8,
-                            "shrinkB": 9, "alpha": 0.6},
-            )  # fmt: skip
+                "",
+                xy=places[layer],
+                xytext=places[before],
+                zorder=1,
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": theme.ink,
+                    "linewidth": 0.7,
+                    "shrinkA": 8,
+                    "shrinkB": 9,
+                    "alpha": 0.6,
+                },
+            )
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePosition:
     """A node in the picture.
 
     Attributes:
@@ -249,7 +267,7 @@ class Place:
     readers: tuple[str, ...]
 
 
-def layout(graph: Graph, rows: int | None = None) -> list[Place]:
+def layout(graph: Graph, rows: int | None = None) -> list[NodePosition]:
     """Lay a graph out.
 
     Args:
@@ -276,9 +294,7 @@ def layout(graph: Graph, rows: int | None = None) -> list[Place]:
             readers[maker[value]].append(name)
     kinds = {n.name: graph.kind(n) for n in graph.nodes}
     columns = {name: depth[name] // fold * width + lane[name] for name in reads}
-    return [
-        Place(n, kinds.get(n, "InputLayer"), columns[n], depth[n] % fold, tuple(readers[n])) for n in reads
-    ]
+    return [NodePosition(n, kinds.get(n, "InputLayer"), columns[n], depth[n] % fold, tuple(readers[n])) for n in reads]
 
 
 def _depths_and_lanes(
@@ -299,7 +315,7 @@ def _depths_and_lanes(
 
 
 @dataclass(frozen=True)
-class Box:
+class LayerBox:
     """One layer of the user's model.
 
     Attributes:
@@ -312,7 +328,7 @@ class Box:
         marks: what the user said about it: "start", "stop", "ignored".
     """
 
-    place: Place
+    place: NodePosition
     part: str
     bits: int | None = None
     sqnr_db: float | None = None
@@ -325,9 +341,7 @@ class Box:
         return self.place.name
 
 
-def boxes(
-    model: Graph, plan: Plan, strategy: Any = None, ratios: Mapping[str, float] | None = None
-) -> list[Box]:
+def boxes(model: Graph, plan: Plan, strategy: Any = None, ratios: Mapping[str, float] | None = None) -> list[LayerBox]:
     """What a plan does to each layer of a model.
 
     Args:
@@ -343,25 +357,29 @@ def boxes(
     for row in plan.rows:
         for name in row.origin or (row.layer,):
             rows.setdefault(name, []).append(row)
-    said = {} if strategy is None else {
-        "start": strategy.input_layers, "stop": strategy.output_layers, "ignored": strategy.ignore_layers,
-    }  # fmt: skip
+    said = (
+        {}
+        if strategy is None
+        else {
+            "start": strategy.input_layers,
+            "stop": strategy.output_layers,
+            "ignored": strategy.ignore_layers,
+        }
+    )
     layers = {n.name: n.layer for n in model.nodes}
     return [_plan_box(p, rows.get(layers.get(p.name, p.name), []), said, ratios or {}) for p in layout(model)]
 
 
 def _plan_box(
-    place: Place, rows: Sequence[Row], said: Mapping[str, Sequence[str]], ratios: Mapping[str, float]
-) -> Box:
+    place: NodePosition, rows: Sequence[Row], said: Mapping[str, Sequence[str]], ratios: Mapping[str, float]
+) -> LayerBox:
     quantized = [r for r in rows if r.spec is not None]
     # A value that is quantized behind the activation that follows is no part that stayed float.
-    left = [
-        r for r in rows if r.spec is None and not r.reason.startswith(("quantized after", "moves values"))
-    ]
+    left = [r for r in rows if r.spec is None and not r.reason.startswith(("quantized after", "moves values"))]
     part = "partly" if quantized and left else "quantized" if quantized else "float" if left else "merged"
     widths = [r.spec.bit_width for r in quantized if r.role is Role.WEIGHT and r.spec is not None]
     widths = widths or [r.spec.bit_width for r in quantized if r.spec is not None]
     known = [ratios[r.name] for r in quantized if r.name in ratios]
     marks = tuple(mark for mark, names in said.items() if place.name in names)
     reasons = tuple(dict.fromkeys(r.reason for r in left if r.reason))
-    return Box(place, part, min(widths, default=None), min(known, default=None), reasons, marks)
+    return LayerBox(place, part, min(widths, default=None), min(known, default=None), reasons, marks)

@@ -66,9 +66,7 @@ def loss_axis(axis: Any, loss: float) -> None:
     ticks = sorted({s * t for t in TICKS for s in (-1, 1) if t <= loss * 1.3})
     axis.set_major_locator(FixedLocator([float(squash(t)) for t in ticks]))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda v, _: f"{np.sign(v) * np.expm1(abs(v)):+.3g}" if v else "0")
-    )
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{np.sign(v) * np.expm1(abs(v)):+.3g}" if v else "0"))
 
 
 def factors(done: pd.DataFrame, most: int = MAX_LEVELS) -> list[str]:
@@ -146,7 +144,7 @@ _FLOAT_PAIR = 32 * 32
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """What accuracy is drawn against.
 
     Attributes:
@@ -164,17 +162,18 @@ class Cost:
 
 
 COSTS = {
-    "size_bytes": Cost("Accuracy against size", "size of weights (kB, log)", 1e3, "float_size_bytes"),
-    "bit_operations": Cost(
-        "Accuracy against bit-operations", "bit-operations for one sample (millions, log)", 1e6, "macs",
+    "size_bytes": CostAxis("Accuracy against size", "size of weights (kB, log)", 1e3, "float_size_bytes"),
+    "bit_operations": CostAxis(
+        "Accuracy against bit-operations",
+        "bit-operations for one sample (millions, log)",
+        1e6,
+        "macs",
         _FLOAT_PAIR,
     ),
-}  # fmt: skip
+}
 
 
-def pareto(
-    frame: pd.DataFrame, *, cost: str = "size_bytes", theme: Theme = LIGHT, chosen: str = ""
-) -> Figure:
+def pareto(frame: pd.DataFrame, *, cost: str = "size_bytes", theme: Theme = LIGHT, chosen: str = "") -> Figure:
     """Accuracy against a cost: which variants nothing else beats, and what they cost.
 
     Args:
@@ -304,7 +303,7 @@ def _draw_points(
     ax.plot([], [], ls="", marker="o", mfc="none", mec=theme.ink, label="hollow: dominated")
 
 
-def _draw_float(ax: Axes, done: pd.DataFrame, what: Cost, reference: float, theme: Theme) -> None:
+def _draw_float(ax: Axes, done: pd.DataFrame, what: CostAxis, reference: float, theme: Theme) -> None:
     ax.axhline(reference, color=theme.faint, ls="--", lw=1, zorder=1)
     if what.float_column not in done.columns or done[what.float_column].isna().all():
         return
@@ -317,8 +316,17 @@ def _point_out(ax: Axes, done: pd.DataFrame, x: np.ndarray, y: np.ndarray, theme
     for i, (_, run) in enumerate(done.iterrows()):
         if chosen and key_of(run) == chosen:
             ax.plot([x[i]], [y[i]], ls="", marker="o", ms=14, mfc="none", mec=theme.ink, mew=2, zorder=4)
-            ax.plot([], [], ls="", marker="o", ms=10, mfc="none", mec=theme.ink, mew=2,
-                    label=f"chosen: {short(run['name'], 34)}")  # fmt: skip
+            ax.plot(
+                [],
+                [],
+                ls="",
+                marker="o",
+                ms=10,
+                mfc="none",
+                mec=theme.ink,
+                mew=2,
+                label=f"chosen: {short(run['name'], 34)}",
+            )
 
 
 def _draw_failed(ax: Axes, failed: pd.DataFrame, theme: Theme, chosen: str) -> None:
@@ -341,9 +349,7 @@ _MAX_ROWS = 60
 _COLUMNS = 8
 
 
-def sqnr_difference(
-    frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *, theme: Theme = LIGHT
-) -> Figure:
+def sqnr_difference(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *, theme: Theme = LIGHT) -> Figure:
     """How much less noise each tensor has in one run than in another, from input to output.
 
     Args:
@@ -370,13 +376,18 @@ def sqnr_difference(
     at = np.arange(len(rows))
     for better, name, colour, hatch in ((False, names[0], 1, "///"), (True, names[1], 0, "")):
         side = np.where((delta > 0) == better, delta, np.nan)
-        ax.barh(at, side, color=theme.colours[colour], hatch=hatch, edgecolor=theme.page, height=0.75,
-                label=f"{'B' if better else 'A'}: {short(name, 36)} has less noise")  # fmt: skip
+        ax.barh(
+            at,
+            side,
+            color=theme.colours[colour],
+            hatch=hatch,
+            edgecolor=theme.page,
+            height=0.75,
+            label=f"{'B' if better else 'A'}: {short(name, 36)} has less noise",
+        )
     one = np.flatnonzero(np.isnan(delta))
     if len(one):
-        ax.plot(
-            np.zeros(len(one)), one, ls="", marker="x", color=theme.ink, label="quantized in one run only"
-        )
+        ax.plot(np.zeros(len(one)), one, ls="", marker="x", color=theme.ink, label="quantized in one run only")
     ax.axvline(0, color=theme.ink, lw=1)
     ax.set_yticks(at, [short(f"{r.layer}/{r.tensor} ({r.role})", 44) for r in rows.itertuples()], fontsize=8)
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -429,6 +440,7 @@ def _draw_sample(ax: Axes, row: Any, image: np.ndarray, classes: Sequence[str], 
     ax.imshow((shown - low) / ((high - low) or 1.0), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
     ax.set_axis_off()
     name = (lambda i: short(classes[i], 10)) if classes else str
-    answers = [f"{side} {name(answer)}{' ✓' if answer == row.label else ' ✗'}"
-               for side, answer in (("A", row.a), ("B", row.b))]  # fmt: skip
+    answers = [
+        f"{side} {name(answer)}{' ✓' if answer == row.label else ' ✗'}" for side, answer in (("A", row.a), ("B", row.b))
+    ]
     ax.set_title(f"#{row.sample}: {name(row.label)}\n{answers[0]}\n{answers[1]}", fontsize=8, color=theme.ink)

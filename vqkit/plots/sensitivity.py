@@ -18,15 +18,23 @@ if TYPE_CHECKING:
 
 _MAX_LAYERS = 40
 _KINDS = {"weights": ("s", 0), "activations": ("o", 1), "both": ("D", 2)}
-_MEASURES = {"kl": ("KL divergence from float (nats)", False), "sqnr_db": ("SQNR of the output (dB)", True),
-             "accuracy": ("", True)}  # fmt: skip
+_MEASURES = {
+    "kl": ("KL divergence from float (nats)", False),
+    "sqnr_db": ("SQNR of the output (dB)", True),
+    "accuracy": ("", True),
+}
 _WORDS = {"only": "only this layer quantized", "all_but": "all quantized but this layer"}
 
 
 def sensitivity_ranked(
-    table: pd.DataFrame, float_accuracy: float, *, mode: str = "only", bits: int | None = None,
-    by: str = "kl", theme: Theme = LIGHT,
-) -> Figure:  # fmt: skip
+    table: pd.DataFrame,
+    float_accuracy: float,
+    *,
+    mode: str = "only",
+    bits: int | None = None,
+    by: str = "kl",
+    theme: Theme = LIGHT,
+) -> Figure:
     """Layers from the most to the least sensitive: accuracy on the left, noise on the right.
 
     Args:
@@ -104,9 +112,13 @@ _LINES: dict[str, dict[str, Any]] = {
 
 
 def sensitivity_accumulated(
-    table: pd.DataFrame, accumulated: pd.DataFrame, float_accuracy: float, *, bits: int | None = None,
+    table: pd.DataFrame,
+    accumulated: pd.DataFrame,
+    float_accuracy: float,
+    *,
+    bits: int | None = None,
     theme: Theme = LIGHT,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Each layer alone beside all layers up to it, from the input (top) to the output (bottom).
 
     Where the line jumps, one layer costs the accuracy; where it creeps, many small errors add up.
@@ -131,12 +143,18 @@ def sensitivity_accumulated(
         return fig
     width = bits if bits is not None else int(table["bits"].min())
     left, right = fig.subplots(1, 2, sharey=True)
-    dress(left, theme, title=f"Isolated and accumulated, {width} bits",
-          x="accuracy against float (percentage points)")  # fmt: skip
+    dress(
+        left,
+        theme,
+        title=f"Isolated and accumulated, {width} bits",
+        x="accuracy against float (percentage points)",
+    )
     dress(right, theme, x=_MEASURES["sqnr_db"][0])
     rows = table[table["bits"] == width]
-    series = {f"{words} layer": _worst(rows[rows["mode"] == mode], mode)
-              for mode, words in (("only", "only this"), ("all_but", "all but this"))}  # fmt: skip
+    series = {
+        f"{words} layer": _worst(rows[rows["mode"] == mode], mode)
+        for mode, words in (("only", "only this"), ("all_but", "all but this"))
+    }
     series["all layers up to this one"] = accumulated
     lowest = 0.0
     for i, (words, data) in enumerate(series.items()):
@@ -189,9 +207,16 @@ def recovery_curve(table: pd.DataFrame, float_accuracy: float, *, theme: Theme =
     up = y > (y.min() + y.max()) / 2
     for at, (name, height, high) in enumerate(zip(table["layer"], y, up, strict=True)):
         if name:
-            ax.annotate(f"+ {short(name, 24)}", (x[at], height), xytext=(4, -8 if high else 6), fontsize=8,
-                        textcoords="offset points", va="top" if high else "bottom", color=theme.ink,
-                        rotation=-30 if high else 30)  # fmt: skip
+            ax.annotate(
+                f"+ {short(name, 24)}",
+                (x[at], height),
+                xytext=(4, -8 if high else 6),
+                fontsize=8,
+                textcoords="offset points",
+                va="top" if high else "bottom",
+                color=theme.ink,
+                rotation=-30 if high else 30,
+            )
     ax.margins(x=0.12, y=0.2)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     outer_legend(fig, ax, theme, loc="outside right upper")

@@ -74,9 +74,7 @@ def _draw_bars(ax: Axes, done: pd.DataFrame, theme: Theme) -> None:
     room = 0.14 * (right - left) or 0.1
     for i, (_, run) in enumerate(done.iterrows()):
         end = min(0.0, float(squash(run["points"])))
-        ax.text(
-            end, i, f"{100 * run['accuracy']:.2f} % ", ha="right", va="center", fontsize=8, color=theme.ink
-        )
+        ax.text(end, i, f"{100 * run['accuracy']:.2f} % ", ha="right", va="center", fontsize=8, color=theme.ink)
     ax.axvline(0, color=theme.ink, lw=1)
     ax.set_xlim(left - room, right + 0.03 * (right - left))
 
@@ -173,8 +171,9 @@ def parallel_coordinates(frame: pd.DataFrame, *, theme: Theme = LIGHT, chosen: s
         note(ax, "the variants differ in nothing that can be compared", theme)
         return fig
     loss = max(0.5, float(np.nanmax(-runs["points"].to_numpy(float), initial=0.5)))
-    heights = np.column_stack([*(_level_heights(ax, runs, n, i, theme) for i, n in enumerate(names)),
-                               _accuracy_heights(runs, loss)])  # fmt: skip
+    heights = np.column_stack(
+        [*(_level_heights(ax, runs, n, i, theme) for i, n in enumerate(names)), _accuracy_heights(runs, loss)]
+    )
     _draw_lines(ax, runs, heights, theme, chosen)
     _accuracy_axis(ax, len(names), loss, bool(runs["points"].isna().any()), theme)
     if ax.get_legend_handles_labels()[1]:
@@ -207,8 +206,17 @@ def _level_heights(ax: Axes, runs: pd.DataFrame, name: str, at: int, theme: Them
     ax.text(at, 1.1, short(name.removeprefix("override."), 18), ha="center", color=theme.ink, fontsize=9)
     box = {"fc": theme.page, "ec": "none", "alpha": 0.75, "pad": 0.8}
     for i, word in enumerate(order):
-        ax.text(at - 0.03, i * step, short(word, 14), ha="right", va="center", color=theme.ink,
-                fontsize=8.5, bbox=box, zorder=5)  # fmt: skip
+        ax.text(
+            at - 0.03,
+            i * step,
+            short(word, 14),
+            ha="right",
+            va="center",
+            color=theme.ink,
+            fontsize=8.5,
+            bbox=box,
+            zorder=5,
+        )
     shift = np.zeros(len(runs))
     for word in order:
         mine = np.flatnonzero(words == word)
@@ -235,18 +243,30 @@ def _draw_lines(ax: Axes, runs: pd.DataFrame, heights: np.ndarray, theme: Theme,
         failed = bool(np.isnan(run["points"]))
         colour: Any = colormaps["cividis"](span[0] + (span[1] - span[0]) * max(line[-1], 0.0))
         (drawn,) = ax.plot(
-            at, line, color=theme.ink if here else theme.alarm if failed else colour,
-            lw=3 if here else 1.1, ls="--" if failed else "-", alpha=1 if here else 0.8,
-            zorder=4 if here else 2, label=f"chosen: {short(run['name'], 40)}" if here else None,
-        )  # fmt: skip
+            at,
+            line,
+            color=theme.ink if here else theme.alarm if failed else colour,
+            lw=3 if here else 1.1,
+            ls="--" if failed else "-",
+            alpha=1 if here else 0.8,
+            zorder=4 if here else 2,
+            label=f"chosen: {short(run['name'], 40)}" if here else None,
+        )
         mark(drawn, key_of(run))
 
 
 def _accuracy_axis(ax: Axes, at: int, loss: float, failed: bool, theme: Theme) -> None:
     bottom, top = _ends(loss)
     ax.plot([at, at], [0, 1], color=theme.ink, lw=1.2, zorder=3)
-    ax.text(at, 1.1, "accuracy against float\n(percentage points)", ha="center", va="bottom",
-            color=theme.ink, fontsize=9)  # fmt: skip
+    ax.text(
+        at,
+        1.1,
+        "accuracy against float\n(percentage points)",
+        ha="center",
+        va="bottom",
+        color=theme.ink,
+        fontsize=9,
+    )
     for tick in (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100):
         height = (float(squash(-tick)) - bottom) / (top - bottom)
         if height >= -0.01:

@@ -124,8 +124,15 @@ def tensor_histogram(
     return fig
 
 
-def draw_histogram(ax: Axes, float_values: np.ndarray, quantized_values: np.ndarray, qparams: QParams,
-                   title: str = "", *, theme: Theme = LIGHT) -> None:  # fmt: skip
+def draw_histogram(
+    ax: Axes,
+    float_values: np.ndarray,
+    quantized_values: np.ndarray,
+    qparams: QParams,
+    title: str = "",
+    *,
+    theme: Theme = LIGHT,
+) -> None:
     """`tensor_histogram` on given axes."""
     before, after = (np.asarray(v, np.float64).ravel() for v in (float_values, quantized_values))
     dress(ax, theme, title=title, x="value", y="density (log)", grid="y")
@@ -273,9 +280,13 @@ def draw_error(ax: Axes, curve: Any, *, theme: Theme = LIGHT) -> None:
 
 
 def channel_ranges(
-    after: np.ndarray, qparams: QParams, before: np.ndarray | None = None, *, axis: int = -1,
+    after: np.ndarray,
+    qparams: QParams,
+    before: np.ndarray | None = None,
+    *,
+    axis: int = -1,
     theme: Theme = LIGHT,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The reach of each channel of a tensor beside the grid's limit, before and after equalization.
 
     A channel far below the limit of a scale that all share is left with few codes; equalization evens the
@@ -296,8 +307,15 @@ def channel_ranges(
     return fig
 
 
-def draw_channels(ax: Axes, after: np.ndarray, qparams: QParams, before: np.ndarray | None = None, *,
-                  axis: int = -1, theme: Theme = LIGHT) -> None:  # fmt: skip
+def draw_channels(
+    ax: Axes,
+    after: np.ndarray,
+    qparams: QParams,
+    before: np.ndarray | None = None,
+    *,
+    axis: int = -1,
+    theme: Theme = LIGHT,
+) -> None:
     """`channel_ranges` on given axes."""
     dress(ax, theme, title="Channel ranges", x="channel", y="largest |x| (log)", grid="y")
     reach = _reach(after, axis)
@@ -307,8 +325,16 @@ def draw_channels(ax: Axes, after: np.ndarray, qparams: QParams, before: np.ndar
     x = np.arange(min(reach.size, _MAX_CHANNELS))
     look: dict[str, Any] = {"ls": "", "zorder": 3}
     if before is not None:
-        ax.plot(x, _shown(_reach(before, axis))[x], marker="o", mfc="none", mec=theme.colours[1],
-                label="before equalization", ms=5, **look)  # fmt: skip
+        ax.plot(
+            x,
+            _shown(_reach(before, axis))[x],
+            marker="o",
+            mfc="none",
+            mec=theme.colours[1],
+            label="before equalization",
+            ms=5,
+            **look,
+        )
     words = "as quantized" if before is None else "after equalization"
     ax.plot(x, _shown(reach)[x], marker="s", color=theme.colours[0], ms=3, label=words, **look)
     limit, step = _limit_and_step(qparams, reach.size)
@@ -339,15 +365,23 @@ def _shown(reach: np.ndarray) -> np.ndarray:
 def _limit_and_step(qparams: QParams, channels: int) -> tuple[np.ndarray, np.ndarray]:
     scale, zero = np.asarray(qparams.scale, float).ravel(), np.asarray(qparams.zero_point, float).ravel()
     high = np.maximum(np.abs(qparams.spec.q_max - zero), np.abs(qparams.spec.q_min - zero)) * scale
-    shaped = [np.broadcast_to(a, channels) if a.size in (1, channels) else np.full(channels, a.max())
-              for a in (high, scale)]  # fmt: skip
+    shaped = [
+        np.broadcast_to(a, channels) if a.size in (1, channels) else np.full(channels, a.max()) for a in (high, scale)
+    ]
     return _shown(shaped[0]), _shown(shaped[1])
 
 
 def tensor_panels(
-    values: np.ndarray, quantized: np.ndarray, qparams: QParams, curve: Any = None, *, title: str = "",
-    before: np.ndarray | None = None, axis: int = -1, theme: Theme = LIGHT,
-) -> Figure:  # fmt: skip
+    values: np.ndarray,
+    quantized: np.ndarray,
+    qparams: QParams,
+    curve: Any = None,
+    *,
+    title: str = "",
+    before: np.ndarray | None = None,
+    axis: int = -1,
+    theme: Theme = LIGHT,
+) -> Figure:
     """One tensor at a glance: its histogram on the grid, its error over the scale, its channels' ranges.
 
     Args:

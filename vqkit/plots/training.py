@@ -52,8 +52,16 @@ def thresholds(log: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     for label in named:
         colour, marker = style[str(label)]
         crossed = positions[label].diff().fillna(0) != 0
-        ax.plot(moved.index, moved[label], color=colour, linewidth=1.4, label=str(label), marker=marker,
-                markevery=[i for i, c in enumerate(crossed) if c], markersize=6)  # fmt: skip
+        ax.plot(
+            moved.index,
+            moved[label],
+            color=colour,
+            linewidth=1.4,
+            label=str(label),
+            marker=marker,
+            markevery=[i for i, c in enumerate(crossed) if c],
+            markersize=6,
+        )
     ax.axhline(0, color=theme.ink, linewidth=0.8)
     if named:
         outer_legend(fig, ax, theme, loc="outside right upper")
@@ -79,16 +87,19 @@ def calibration_curve(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     fig = figure(7.2, theme)
     top, below = fig.subplots(2, 1, sharex=True)
     dress(top, theme, title="Accuracy and the number of calibration images", y="accuracy (%)")
-    dress(below, theme, title="Ranges of the tensors that vary most", x="calibration images (log)",
-          y="width of the range\n(% of that with all images)")  # fmt: skip
+    dress(
+        below,
+        theme,
+        title="Ranges of the tensors that vary most",
+        x="calibration images (log)",
+        y="width of the range\n(% of that with all images)",
+    )
     if frame.empty:
         note(top, "nothing was calibrated", theme)
         return fig
     runs = frame.drop_duplicates(["n_images", "subset"])
     _band(top, runs["n_images"], 100 * runs["accuracy"], "quantized", 0, theme)
-    top.axhline(
-        100 * float(runs["float_accuracy"].iloc[0]), color=theme.alarm, ls="--", lw=1.2, label="float"
-    )
+    top.axhline(100 * float(runs["float_accuracy"].iloc[0]), color=theme.alarm, ls="--", lw=1.2, label="float")
     outer_legend(fig, top, theme, loc="outside right upper")
     for i, (name, part) in enumerate(_relative(frame)):
         _band(below, part["n_images"], part["relative"], short(name, 30), i, theme)

@@ -52,7 +52,7 @@ def count_by_sign(x: Array, edges: Array, fine: int = 1) -> Counts:
     Returns:
         int64, shape (2, bins * fine): values >= 0, values < 0; values beyond the edges are not counted.
     """
-    ruler = _Ruler.along(edges, fine)
+    ruler = _BinRule.along(edges, fine)
     rows: Counts = np.zeros((3, ruler.parts), np.int64)
     again = x
     if 2 * ruler.unsure < ruler.ticks:
@@ -80,7 +80,7 @@ def extremes(x: Array) -> tuple[np.float32, np.float32]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ruler:
+class _BinRule:
     """How places are computed.
 
     Attributes:
@@ -102,7 +102,7 @@ class _Ruler:
         return (len(self.edges) - 1) * self.fine
 
     @classmethod
-    def along(cls, edges: Array, fine: int) -> _Ruler:
+    def along(cls, edges: Array, fine: int) -> _BinRule:
         bins, ticks, first = len(edges) - 1, fine, float(edges[0])
         while 2 * ticks * bins <= _MOST_TICKS:
             ticks *= 2
@@ -146,7 +146,7 @@ class _Room(threading.local):
 _ROOM = _Room()
 
 
-def _count_block(x: Array, ruler: _Ruler, rows: Counts) -> Array:
+def _count_block(x: Array, ruler: _BinRule, rows: Counts) -> Array:
     """Count into rows what is sure: values >= 0 in the first and third, values < 0 in the second.
 
     Returns:
@@ -173,7 +173,7 @@ def _count_block(x: Array, ruler: _Ruler, rows: Counts) -> Array:
     return x[again]
 
 
-def _in_ticks(size: Array, ruler: _Ruler, out: Array) -> Array:
+def _in_ticks(size: Array, ruler: _BinRule, out: Array) -> Array:
     """Places; what lies beyond the edges is put on the last one, where it is unsure."""
     first, last = ruler.edges[0], np.float32(ruler.ticks * (len(ruler.edges) - 1))
     if first:
@@ -186,7 +186,7 @@ def _in_ticks(size: Array, ruler: _Ruler, out: Array) -> Array:
     return out
 
 
-def _near_edges(index: npt.NDArray[np.int32], ruler: _Ruler) -> npt.NDArray[np.int64]:
+def _near_edges(index: npt.NDArray[np.int32], ruler: _BinRule) -> npt.NDArray[np.int64]:
     """Which places are unsure. The sign bit keeps out the first edge, below which no place is left."""
     ticks, flags = _ROOM.ticks[: index.size], _ROOM.flags[: index.size]
     np.subtract(index, ruler.unsure, out=ticks)
@@ -219,8 +219,9 @@ class Counted:
         known: distances that were computed for such bins before; extended.
     """
 
-    def __init__(self, counts: npt.NDArray[np.int64], width: float, doubt: float,
-                 known: Distances | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, counts: npt.NDArray[np.int64], width: float, doubt: float, known: Distances | None = None
+    ) -> None:
         self.doubt, self.size = doubt, float(counts.sum())
         self._known = {} if known is None else known
         self._levels = [(counts[: 1 + bool(counts[1].any())].astype(np.float32), width)]
@@ -263,19 +264,14 @@ class Counted:
         best = min(high for _, high in bounds)
         return [i for i, (low, _) in enumerate(bounds) if low * (1 - ROUNDING) <= best * (1 + ROUNDING)]
 
-    def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float,
-                offsets: Sequence[int]) -> Bounds:  # fmt: skip
+    def _bounds(self, counts: Floats, half: float, spec: QuantizerSpec, step: float, offsets: Sequence[int]) -> Bounds:
         """Between what the sums of squared errors lie; they and the arguments are in bins."""
         sums = np.zeros(2 * len(offsets))
-        for of_sign, ends in zip(
-            counts, ((spec.q_min, spec.q_max), (-spec.q_max, -spec.q_min)), strict=False
-        ):
+        for of_sign, ends in zip(counts, ((spec.q_min, spec.q_max), (-spec.q_max, -spec.q_min)), strict=False):
             sums += self._distances(of_sign.size, step, *ends, offsets)[:, : of_sign.size] @ of_sign
         once, twice = sums.reshape(2, -1).tolist()
         most = half**2 * self.size
-        return [
-            (max(t - 2 * half * o, 0.0), t + 2 * half * o + most) for o, t in zip(once, twice, strict=True)
-        ]
+        return [(max(t - 2 * half * o, 0.0), t + 2 * half * o + most) for o, t in zip(once, twice, strict=True)]
 
     def _hopeless(self, bounds: Bounds, step: float) -> bool:
         """Whether what the last candidate clips alone costs more than the best: finer ones clip that too."""

@@ -233,9 +233,7 @@ class Histogram:
     def _grow(self, largest: np.float32) -> None:
         last, width = self.edges[-1], self.edges[1] - self.edges[0]
         if self.vitis_compat:
-            self.edges = np.hstack(
-                [self.edges, np.arange(last + width, largest + width, width, dtype=np.float32)]
-            )
+            self.edges = np.hstack([self.edges, np.arange(last + width, largest + width, width, dtype=np.float32)])
             return
         step = float(last) / (len(self.edges) - 1)
         while largest > MOST_BINS * step:
@@ -331,9 +329,7 @@ def choose_from_histogram(
         return _choose_one(seen, spec.with_(per_channel=False), spec, vitis_compat=vitis_compat)
     one = spec.with_(per_channel=False)
     found = [_choose_one(h, one, one, vitis_compat=vitis_compat) for h in seen.channels]
-    f_min, f_max = (
-        np.reshape(ends, seen.shape) for ends in ([q.f_min for q in found], [q.f_max for q in found])
-    )
+    f_min, f_max = (np.reshape(ends, seen.shape) for ends in ([q.f_min for q in found], [q.f_max for q in found]))
     pos = np.reshape([q.pos for q in found], seen.shape) if spec.pow2 else None
     return QParams(spec, f_min, f_max, pos)
 

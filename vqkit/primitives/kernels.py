@@ -210,9 +210,7 @@ def framework_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tenso
     )
 
 
-def _framework_chain(
-    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _framework_chain(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = framework_ends(spec)
     empty = tf.logical_and(tf.equal(f_min, 0.0), tf.equal(f_max, 0.0))
     width = tf.where(empty, 1.0, f_max - f_min)
@@ -246,9 +244,7 @@ def straight_through(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return run(x)
 
 
-def float_values(
-    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, *, vitis_compat: bool
-) -> Tensor:
+def float_values(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, *, vitis_compat: bool) -> Tensor:
     """Own float-scale kernel with its gradient.
 
         dx     = dy inside [f_min, f_max], else 0           (the nudged ends on an asymmetric grid)
@@ -281,9 +277,7 @@ def float_values(
     return _masked(x, f_min, f_max, forward)
 
 
-def _masked(
-    x: Tensor, f_min: Tensor, f_max: Tensor, forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
-) -> Tensor:
+def _masked(x: Tensor, f_min: Tensor, f_max: Tensor, forward: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> Tensor:
     """`forward` gives values and the ends the gradient is masked by; the ends collect what lies beyond."""
 
     @tf.custom_gradient
@@ -300,9 +294,7 @@ def _masked(
     return run(x, f_min, f_max)
 
 
-def threshold_gradient(
-    x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor
-) -> Tensor:
+def threshold_gradient(x: Tensor, spec: QuantizerSpec, f_min: Tensor, f_max: Tensor, log_th: Tensor) -> Tensor:
     """TQT: fake-quantize at the position of a trainable log2 threshold.
 
         pos     = bit_width - 1 - ceil(log_th)                              (bit_width when unsigned)

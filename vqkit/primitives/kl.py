@@ -314,16 +314,20 @@ def rms_errors(counts: Counts, width: float, grids: Grids) -> Floats:
     most = int((end - begin).max()) + 1
     block = max(1, _CLIPPING_BLOCK // most)
     parts = [
-        _squares(low[i : i + block] + begin[i : i + block] * step[i : i + block], step[i : i + block],
-                 (end - begin)[i : i + block], most, middles, sums)
+        _squares(
+            low[i : i + block] + begin[i : i + block] * step[i : i + block],
+            step[i : i + block],
+            (end - begin)[i : i + block],
+            most,
+            middles,
+            sums,
+        )
         for i in range(0, len(step), block)
-    ]  # fmt: skip
+    ]
     return np.sqrt(np.maximum(np.concatenate(parts), 0) / line.sum())
 
 
-def _squares(
-    low: Floats, step: Floats, last: Floats, most: int, middles: Floats, sums: list[Floats]
-) -> Floats:
+def _squares(low: Floats, step: Floats, last: Floats, most: int, middles: Floats, sums: list[Floats]) -> Floats:
     """Sum of squared errors of some grids: each of their values stands for the bins that are nearest."""
     code = np.arange(most)
     value = low[:, None] + code * step[:, None]

@@ -35,9 +35,7 @@ FIRST, REST = (0, 1, 2), (3, 4)
 Sums = npt.NDArray[np.float64]
 
 
-def best_offset(
-    flat: Array, spec: QuantizerSpec, start: npt.ArrayLike, first: Sums | None = None
-) -> np.int64:
+def best_offset(flat: Array, spec: QuantizerSpec, start: npt.ArrayLike, first: Sums | None = None) -> np.int64:
     """Which of the positions start, start + 1, … loses least; the first of equals.
 
     Args:
@@ -90,9 +88,7 @@ def clear(sums: Sums) -> bool:
     return bool(np.count_nonzero(sums <= least * (1 + MARGIN)) == 1 and least >= SMALLEST)
 
 
-def error_sums(
-    flat: Array, spec: QuantizerSpec, start: float, offsets: Sequence[int], *, exact: bool = False
-) -> Sums:
+def error_sums(flat: Array, spec: QuantizerSpec, start: float, offsets: Sequence[int], *, exact: bool = False) -> Sums:
     """Sum of squared errors of each candidate.
 
     Args:

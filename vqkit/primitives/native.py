@@ -124,9 +124,7 @@ def values(x: Any, spec: QuantizerSpec, number: Any) -> Any:
     Returns:
         float32, shape of x.
     """
-    return native().library.VqkitFakeQuantize(
-        x=x, position_or_scale=number, power_of_two=spec.pow2, **_grid(spec)
-    )
+    return native().library.VqkitFakeQuantize(x=x, position_or_scale=number, power_of_two=spec.pow2, **_grid(spec))
 
 
 def framework_values(x: Any, spec: QuantizerSpec, f_min: Any, f_max: Any) -> tuple[Any, Any, Any]:

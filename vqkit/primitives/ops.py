@@ -40,8 +40,14 @@ WHOLE = 1 << 20
 sums has as many terms as a piece, on which `MARGIN` rests."""
 
 
-def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[], Tensor] | None = None,
-                *, large: bool = True) -> Tensor:  # fmt: skip
+def best_offset(
+    x: Tensor,
+    spec: QuantizerSpec,
+    start: Tensor,
+    exact: Callable[[], Tensor] | None = None,
+    *,
+    large: bool = True,
+) -> Tensor:
     """Which of the positions start, start + 1, … loses least; the first of equals.
 
     Args:
@@ -70,8 +76,9 @@ def best_offset(x: Tensor, spec: QuantizerSpec, start: Tensor, exact: Callable[[
     return tf.cond(settled, lambda: tf.argmin(first), lambda: _outside(flat, spec, start, first, good))
 
 
-def _all(flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor,
-         exact: Callable[[], Tensor]) -> Tensor:  # fmt: skip
+def _all(
+    flat: Tensor, spec: QuantizerSpec, start: Tensor, first: Tensor, good: Tensor, exact: Callable[[], Tensor]
+) -> Tensor:
     sums = tf.concat([first, _sums_of_pieces(flat, spec, start, REST)], axis=0)
     return tf.cond(good & _clear(sums), lambda: tf.argmin(sums), exact)
 
@@ -204,9 +211,14 @@ def running_range(
 
 
 def position(
-    x: Tensor, f_min: Tensor, f_max: Tensor, spec: QuantizerSpec, *, vitis_compat: bool = False,
+    x: Tensor,
+    f_min: Tensor,
+    f_max: Tensor,
+    spec: QuantizerSpec,
+    *,
+    vitis_compat: bool = False,
     large: bool = True,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Position of a pow-2 scale; see `reference.position`.
 
     Args:
@@ -243,9 +255,7 @@ def position(
     return _clip_position(start + tf.cast(best, tf.float32))
 
 
-def _least_error(
-    x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool
-) -> Tensor:
+def _least_error(x: Tensor, f_min: Tensor, start: Tensor, spec: QuantizerSpec, *, vitis_compat: bool) -> Tensor:
     """Index of the first candidate with the least squared error: float64 sums, float32 as the reference."""
     axes = None if vitis_compat else reduction_axes(x.shape.rank, spec)
     candidates = [_clip_position(start + float(i)) for i in range(grid.MSE_OFFSETS)]

@@ -80,9 +80,7 @@ class QParams:
         """
         given = data["spec"]
         words = {"method": Method[given["method"]], "round_mode": RoundMode[given["round_mode"]]}
-        return cls(
-            spec=QuantizerSpec(**given | words), f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"]
-        )
+        return cls(spec=QuantizerSpec(**given | words), f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"])
 
     def _multiplier(self) -> Array:
         return affine.multiplier(self.spec, self.f_min, self.f_max, self.pos)

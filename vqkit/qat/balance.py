@@ -32,9 +32,19 @@ _MARGIN = 0.1
 """Octaves by which values of other images may be larger than those of the images that were looked at."""
 
 
-def balance_channels(model: Any, strategy: Any, images: Any, *, n_images: int = 64, draws: int = 2,
-                     bits: tuple[int, int] = (8, 8), pow2: bool = True, weight_share: float = 0.03,
-                     steps: int = 2000, seed: int = 0) -> Any:  # fmt: skip
+def balance_channels(
+    model: Any,
+    strategy: Any,
+    images: Any,
+    *,
+    n_images: int = 64,
+    draws: int = 2,
+    bits: tuple[int, int] = (8, 8),
+    pow2: bool = True,
+    weight_share: float = 0.03,
+    steps: int = 2000,
+    seed: int = 0,
+) -> Any:
     """A model of the same function whose channels suit one scale per tensor; quantize without `include_cle`.
 
     Meant for weights per tensor, where depthwise layers otherwise collapse. Noise is estimated to second
@@ -73,9 +83,7 @@ def balance_channels(model: Any, strategy: Any, images: Any, *, n_images: int = 
         )
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         shapes = [tuple(o.shape) for o in model.outputs]
-        raise ModelError(
-            f"balance_channels: expected one output of shape (n, classes), the model has {shapes}"
-        )
+        raise ModelError(f"balance_channels: expected one output of shape (n, classes), the model has {shapes}")
     wanted = as_strategy(strategy)
     graph = graphs(lower(model), wanted).optimized
     pairs = pairs_of(graph, through_relu6=wanted.optimize.cle_to_relu6)
@@ -84,8 +92,14 @@ def balance_channels(model: Any, strategy: Any, images: Any, *, n_images: int = 
             f"balance_channels: model {model.name!r} has no two convolutions with at most a ReLU between "
             "them; with ReLU6 between them set cle_to_relu6=True"
         )
-    seen = _looked_at(graph, pairs, islice(batches(images, batch_size=1), n_images), draws, seed,
-                      from_logits=not ends_in_softmax(model))  # fmt: skip
+    seen = _looked_at(
+        graph,
+        pairs,
+        islice(batches(images, batch_size=1), n_images),
+        draws,
+        seed,
+        from_logits=not ends_in_softmax(model),
+    )
     terms = _terms(graph, pairs, seen, bits, weight_share)
     for pair, scale in zip(pairs, _minimized(terms, len(pairs), steps, pow2=pow2), strict=True):
         graph = rescaled(graph, pair, scale.astype(np.float32))
@@ -101,8 +115,7 @@ class _Seen:
     kernels: Mapping[str, np.ndarray]
 
 
-def _looked_at(graph: Graph, pairs: Sequence[Pair], images: Any, draws: int, seed: int, *,
-               from_logits: bool) -> _Seen:  # fmt: skip
+def _looked_at(graph: Graph, pairs: Sequence[Pair], images: Any, draws: int, seed: int, *, from_logits: bool) -> _Seen:
     live = make_all_live(graph)
     names = sorted({name for pair in pairs for name in (pair.head, pair.tail)})
     kernels = [live[name].kernel.value for name in names]
@@ -128,8 +141,10 @@ def _looked_at(graph: Graph, pairs: Sequence[Pair], images: Any, draws: int, see
         slopes = tape.gradient(loss, [*values, *kernels])
         sizes = [tf.reduce_max(tf.abs(v), axis=(0, 1, 2)) for v in values]
         # A zero is on every grid and has no noise.
-        squares = [tf.reduce_sum(tf.square(tf.where(v == 0, 0.0, g)), axis=(0, 1, 2))
-                   for v, g in zip(values, slopes[: len(values)], strict=True)]  # fmt: skip
+        squares = [
+            tf.reduce_sum(tf.square(tf.where(v == 0, 0.0, g)), axis=(0, 1, 2))
+            for v, g in zip(values, slopes[: len(values)], strict=True)
+        ]
         return sizes, squares, [tf.square(g) for g in slopes[len(values) :]]
 
     run = compiled(graph, gradients)
@@ -163,18 +178,20 @@ class _Term:
     margin: float = 0.0
 
 
-def _terms(graph: Graph, pairs: Sequence[Pair], seen: _Seen, bits: tuple[int, int],
-           weight_share: float) -> list[_Term]:  # fmt: skip
+def _terms(graph: Graph, pairs: Sequence[Pair], seen: _Seen, bits: tuple[int, int], weight_share: float) -> list[_Term]:
     of_weights, of_values = (2.0 ** (b - 1) for b in bits)
-    terms = [_Term(size, slope, of_values, outputs=i, margin=_MARGIN)
-             for i, (size, slope) in enumerate(zip(seen.sizes, seen.values, strict=True))]  # fmt: skip
+    terms = [
+        _Term(size, slope, of_values, outputs=i, margin=_MARGIN)
+        for i, (size, slope) in enumerate(zip(seen.sizes, seen.values, strict=True))
+    ]
     heads, tails = ({getattr(p, of): i for i, p in enumerate(pairs)} for of in ("head", "tail"))
     for name, slope in seen.kernels.items():
         size = np.abs(graph.layers[name].weights[KERNEL])
         # A depthwise kernel is (height, width, channels, 1): channels are inputs and outputs at once.
         axes = (0, 1) if graph.layers[name].kind == "Conv2D" else (0, 1, 3)
-        terms.append(_Term(size.max(axes), weight_share * slope.sum(axes), of_weights,
-                           heads.get(name), tails.get(name)))  # fmt: skip
+        terms.append(
+            _Term(size.max(axes), weight_share * slope.sum(axes), of_weights, heads.get(name), tails.get(name))
+        )
     return terms
 
 

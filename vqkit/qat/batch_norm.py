@@ -40,8 +40,9 @@ class Statistics:
     config: Mapping[str, Any]
 
 
-def measured(graph: Graph, live: Mapping[str, Any], batches: Iterable[Any],
-             norms: Mapping[str, Mapping[str, Any]]) -> dict[str, Statistics]:  # fmt: skip
+def measured(
+    graph: Graph, live: Mapping[str, Any], batches: Iterable[Any], norms: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Statistics]:
     """Statistics of the layers whose batch norm was folded away.
 
     Measured rather than computed back from the user's: what came after folding (equalization, corrections)
@@ -86,22 +87,29 @@ class FoldedBatchNorm(QuantizedWeights):
         kwargs: as of a Keras layer.
     """
 
-    def __init__(self, layer: Any, quantizers: Mapping[str, Any], channels: int, epsilon: float = 1e-3,
-                 momentum: float = 0.99, freeze_delay: int = -1, **kwargs: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        layer: Any,
+        quantizers: Mapping[str, Any],
+        channels: int,
+        epsilon: float = 1e-3,
+        momentum: float = 0.99,
+        freeze_delay: int = -1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(layer, quantizers, **kwargs)
         self.channels, self.epsilon, self.momentum = channels, epsilon, momentum
         self.freeze_delay = freeze_delay
         self.built = False
         self.gamma, self.beta = self._vector("gamma", trainable=True), self._vector("beta", trainable=True)
         self.moving_mean, self.moving_variance = self._vector("moving_mean"), self._vector("moving_variance")
-        self.steps = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, name="steps", dtype="int32"
-        )
+        self.steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps", dtype="int32")
         self.built = True
 
     def _vector(self, name: str, *, trainable: bool = False) -> Any:
-        return self.add_weight(shape=(self.channels,), initializer="ones", trainable=trainable, name=name,
-                               dtype="float32")  # fmt: skip
+        return self.add_weight(
+            shape=(self.channels,), initializer="ones", trainable=trainable, name=name, dtype="float32"
+        )
 
     def assign(self, statistics: Statistics, bias: np.ndarray) -> None:
         """Start as the folded layer: a factor of one, and its bias.
@@ -170,6 +178,10 @@ class FoldedBatchNorm(QuantizedWeights):
 
     def get_config(self) -> dict[str, Any]:
         """With what the batch norm says."""
-        own = {"channels": self.channels, "epsilon": self.epsilon, "momentum": self.momentum,
-               "freeze_delay": self.freeze_delay}  # fmt: skip
+        own = {
+            "channels": self.channels,
+            "epsilon": self.epsilon,
+            "momentum": self.momentum,
+            "freeze_delay": self.freeze_delay,
+        }
         return {**super().get_config(), **own}

@@ -69,8 +69,14 @@ class QATAdam(keras.optimizers.Adam):
     Shazeer and Stern 2018 (arXiv:1804.04235) §8.
     """
 
-    def __init__(self, learning_rate: Any = 1e-4, threshold_factor: float = 100.0, *, relative: bool = False,
-                 **kwargs: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        learning_rate: Any = 1e-4,
+        threshold_factor: float = 100.0,
+        *,
+        relative: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         self.threshold_factor, self.relative = float(threshold_factor), relative
         self._learned: set[int] = set()

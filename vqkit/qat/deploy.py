@@ -57,9 +57,21 @@ def deploy_model(model: Any) -> Quantized:
         form = in_integers(graph, graph, rows, plan, refined)
         graph, notes = form.corrected, form.report
     beyond = tuple(lines(weights_outside(graph, plan, refined), plan))
-    result = Quantized(plan, refined, trained, strategy, graph, graph, bare.graph, rows,
-                       (*recipe["report"], *adjusted, *notes, *beyond), {}, recipe["calibration"], compat,
-                       beyond)  # fmt: skip
+    result = Quantized(
+        plan,
+        refined,
+        trained,
+        strategy,
+        graph,
+        graph,
+        bare.graph,
+        rows,
+        (*recipe["report"], *adjusted, *notes, *beyond),
+        {},
+        recipe["calibration"],
+        compat,
+        beyond,
+    )
     result.audit()
     return result
 
@@ -109,9 +121,7 @@ def _inner(wrapper: QuantizedWeights, name: str) -> Layer:
 def _first_names(graph: Graph, of_values: Mapping[int, list[LearnedQuantize]]) -> dict[str, str]:
     """Nodes under another name than in the plan: reading a model again may number a layer's calls anew."""
     layers = {n.name: n.layer for n in graph.nodes}
-    stood = [
-        (n, q.tensor.rpartition("/")[0]) for n in graph.nodes for v in n.outputs for q in of_values.get(v, ())
-    ]
+    stood = [(n, q.tensor.rpartition("/")[0]) for n in graph.nodes for v in n.outputs for q in of_values.get(v, ())]
     return {node.name: name for node, name in stood if layers.get(name) == node.layer}
 
 
@@ -129,7 +139,5 @@ def _decision(bare: _Bare, row: Row) -> QParams:
     assert row.value is not None
     named = [q for q in bare.of_values.get(row.value, ()) if q.tensor == row.name]
     if len(named) != 1:
-        raise ModelError(
-            f"{row.name}: the model has {len(named)} quantizers for this tensor, the plan has one"
-        )
+        raise ModelError(f"{row.name}: the model has {len(named)} quantizers for this tensor, the plan has one")
     return named[0].params

@@ -59,8 +59,14 @@ class LearnedQuantize(keras.layers.Layer):
     Source: Jain et al. 2020, Trained Quantization Thresholds (arXiv:1903.08066), for TQT.
     """
 
-    def __init__(self, spec: QuantizerSpec | Mapping[str, Any], grid_shape: tuple[int, ...] = (),
-                 tensor: str = "", estimate: str = "never", **kwargs: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        spec: QuantizerSpec | Mapping[str, Any],
+        grid_shape: tuple[int, ...] = (),
+        tensor: str = "",
+        estimate: str = "never",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         if estimate not in set(Estimate):
             raise ModelError(not_allowed(f"{self.name}: estimate", estimate, [e.value for e in Estimate]))
@@ -73,13 +79,18 @@ class LearnedQuantize(keras.layers.Layer):
         self.f_min, self.f_max = self._variable("f_min"), self._variable("f_max")
         self.log_threshold = self._variable("log_threshold", trainable=True) if tqt else None
         self.quantize_pos = self._variable("quantize_pos") if pow2 and not tqt else None
-        self.range_factor = None if pow2 else self.add_weight(
-            shape=(*ends, *self.grid_shape), initializer="ones", name="range_factor", dtype="float32",
-            constraint=keras.constraints.NonNeg(),
-        )  # fmt: skip
-        self.known = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, name="known", dtype="float32"
+        self.range_factor = (
+            None
+            if pow2
+            else self.add_weight(
+                shape=(*ends, *self.grid_shape),
+                initializer="ones",
+                name="range_factor",
+                dtype="float32",
+                constraint=keras.constraints.NonNeg(),
+            )
         )
+        self.known = self.add_weight(shape=(), initializer="zeros", trainable=False, name="known", dtype="float32")
         self.built = True
 
     def _variable(self, name: str, *, trainable: bool = False) -> Any:
@@ -176,9 +187,7 @@ class LearnedQuantize(keras.layers.Layer):
         if self.log_threshold is not None:
             return np.array(self.log_threshold.numpy())
         if self.quantize_pos is not None:
-            return np.float32(self.spec.bit_width - (not self.spec.unsigned)) - np.array(
-                self.quantize_pos.numpy()
-            )
+            return np.float32(self.spec.bit_width - (not self.spec.unsigned)) - np.array(self.quantize_pos.numpy())
         ends = [np.abs(np.array(v)) for v in self._range()]
         return np.array(np.log2(np.maximum(np.maximum(*ends), 1e-30)))
 
@@ -196,8 +205,12 @@ class LearnedQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """With the quantizer as JSON."""
-        own = {"spec": spec_to_json(self.spec), "grid_shape": list(self.grid_shape), "tensor": self.tensor,
-               "estimate": self.estimate.value}  # fmt: skip
+        own = {
+            "spec": spec_to_json(self.spec),
+            "grid_shape": list(self.grid_shape),
+            "tensor": self.tensor,
+            "estimate": self.estimate.value,
+        }
         return {**super().get_config(), **own}
 
 
@@ -276,9 +289,7 @@ class QuantizedWeights(keras.layers.Layer):
         found = dict(zip(weight_names(self.layer), self.layer.weights, strict=True))
         missing = [name for name in self.names if name not in found]
         if missing:
-            raise ModelError(
-                f"layer {self.layer.name!r} has no variable {missing[0]!r}, it has {sorted(found)}"
-            )
+            raise ModelError(f"layer {self.layer.name!r} has no variable {missing[0]!r}, it has {sorted(found)}")
         return found
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
@@ -287,9 +298,7 @@ class QuantizedWeights(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """With inner layer and quantizers serialized."""
-        quantizers = dict(
-            zip(self.names, map(keras.saving.serialize_keras_object, self.quantizers), strict=True)
-        )
+        quantizers = dict(zip(self.names, map(keras.saving.serialize_keras_object, self.quantizers), strict=True))
         own = {"layer": keras.saving.serialize_keras_object(self.layer), "quantizers": quantizers}
         return {**super().get_config(), **own}
 

@@ -175,16 +175,12 @@ def qat_model(
     """
     strategy = as_strategy(strategy)
     if init_quant and calib_data is None:
-        raise DataError(
-            "qat_model: init_quant=True calibrates and needs calib_data; pass it, or init_quant=False"
-        )
+        raise DataError("qat_model: init_quant=True calibrates and needs calib_data; pass it, or init_quant=False")
     if start is not None and not init_quant:
         raise StrategyError("qat_model: start is a strategy to calibrate with; it needs init_quant=True")
     with_norm = strategy.optimize.train_with_bn
     if with_norm and not init_quant:
-        raise StrategyError(
-            "train_with_bn: batch norm starts from measured statistics; it needs init_quant=True"
-        )
+        raise StrategyError("train_with_bn: batch norm starts from measured statistics; it needs init_quant=True")
     norms: dict[str, Statistics] = {}
     if init_quant:
         folding = strategy.with_kwargs(train_with_bn=False) if with_norm else strategy
@@ -194,9 +190,17 @@ def qat_model(
         if with_norm:
             data = list(in_size(batches(calib_data, batch_size=batch_size, steps=steps), model))
         first = folding if start is None else beginning(folding, start)
-        found = quantize(model, first, iter(data) if with_norm else data, batch_size=batch_size,
-                         steps=None if with_norm else steps, calibration=calibration,
-                         vitis_compat=vitis_compat, progress=progress, calib_labels=calib_labels)  # fmt: skip
+        found = quantize(
+            model,
+            first,
+            iter(data) if with_norm else data,
+            batch_size=batch_size,
+            steps=None if with_norm else steps,
+            calibration=calibration,
+            vitis_compat=vitis_compat,
+            progress=progress,
+            calib_labels=calib_labels,
+        )
         graph, rows, plan, encodings = found.corrected, found.rows, found.plan, found.calibrated
         report = found.report
         norms = measured(graph, found.live, data, _folded_norms(model, graph)) if with_norm else {}
@@ -214,9 +218,7 @@ def qat_model(
     return trainable
 
 
-def _recipe(
-    graph: Graph, strategy: Any, report: Iterable[str], calibration: str, vitis_compat: bool
-) -> dict[str, Any]:
+def _recipe(graph: Graph, strategy: Any, report: Iterable[str], calibration: str, vitis_compat: bool) -> dict[str, Any]:
     candidates = None if graph.candidates is None else sorted(graph.candidates)
     return {
         "strategy": {"name": strategy.name, **_text(strategy)},
@@ -225,7 +227,7 @@ def _recipe(
         "candidates": candidates,
         "report": list(report),
         "origins": {n.name: list(n.origin) for n in graph.nodes},
-    }  # fmt: skip
+    }
 
 
 def _text(strategy: Any) -> dict[str, Any]:
@@ -283,9 +285,14 @@ class _Maker:
     def _with_norm(self, layer: Layer, quantizers: Mapping[str, Any], seen: Statistics) -> FoldedBatchNorm:
         bare = layer.with_(config={"use_bias": False}, weights={KERNEL: layer.weights[KERNEL]})
         made = FoldedBatchNorm(
-            make_live(bare), quantizers, len(seen.mean), seen.config["epsilon"], seen.config["momentum"],
-            self.freeze_delay, name=layer.name,
-        )  # fmt: skip
+            make_live(bare),
+            quantizers,
+            len(seen.mean),
+            seen.config["epsilon"],
+            seen.config["momentum"],
+            self.freeze_delay,
+            name=layer.name,
+        )
         made.assign(seen, layer.weights["bias"])
         return made
 

@@ -43,8 +43,9 @@ class Distillation(keras.losses.Loss):
     Source: Hinton et al. 2015, Distilling the Knowledge in a Neural Network (arXiv:1503.02531) §2.
     """
 
-    def __init__(self, from_logits: bool = True, temperature: float = 1.0, name: str = "distillation",
-                 **kwargs: Any) -> None:  # fmt: skip
+    def __init__(
+        self, from_logits: bool = True, temperature: float = 1.0, name: str = "distillation", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
         if not temperature > 0:
             raise DataError(f"Distillation: temperature must be above 0, got {temperature}")
@@ -92,9 +93,17 @@ class DistillationData(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, model: Any, x: Any, *, batch_size: int = 32, augment: Augment | None = None,
-        shuffle: bool = True, seed: int = 0, first_epoch: int = 0, **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: Any,
+        x: Any,
+        *,
+        batch_size: int = 32,
+        augment: Augment | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        first_epoch: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self._x = clean(x, "DistillationData: x")
         self._size = size_of(model)

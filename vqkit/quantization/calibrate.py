@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError, not_allowed
-from vqkit.graph.execute import Player
+from vqkit.graph.execute import PartitionedRunner
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
@@ -34,7 +34,7 @@ Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
 """Of a tensor, its facts from the batch before, and whether there was one: its successor and its facts."""
 
 
-class How(StrEnum):
+class Statistic(StrEnum):
     """What has to be observed for a quantizer."""
 
     POSITION = "position"
@@ -43,7 +43,7 @@ class How(StrEnum):
 
 
 @dataclass(eq=False)
-class Observed:
+class TensorStatistics:
     """Facts about one tensor.
 
     Attributes:
@@ -64,22 +64,23 @@ class Observed:
             kept.append(found)
 
 
-def how(spec: QuantizerSpec, *, vitis_compat: bool) -> How:
+def how(spec: QuantizerSpec, *, vitis_compat: bool) -> Statistic:
     """What must be observed for a quantizer.
 
     With `vitis_compat` a float-scale MIN_MSE is a min/max range, as in the reference.
     """
     if spec.method in (Method.MIN_KL, Method.PERCENTILE):
-        return How.HISTOGRAM
+        return Statistic.HISTOGRAM
     if spec.pow2:
-        return How.POSITION
+        return Statistic.POSITION
     if spec.method is Method.MIN_MSE and not vitis_compat:
-        return How.HISTOGRAM
-    return How.RUNNING
+        return Statistic.HISTOGRAM
+    return Statistic.RUNNING
 
 
-def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat: bool,
-            nonnegative: bool = False) -> Any:  # fmt: skip
+def observe(
+    x: Any, spec: QuantizerSpec, seen: TensorStatistics, quantized: bool, compat: bool, nonnegative: bool = False
+) -> Any:
     """Add one batch of a tensor to what was seen of it.
 
     Args:
@@ -95,7 +96,7 @@ def observe(x: Any, spec: QuantizerSpec, seen: Observed, quantized: bool, compat
     """
     import tensorflow as tf
 
-    if how(spec, vitis_compat=compat) is How.HISTOGRAM:
+    if how(spec, vitis_compat=compat) is Statistic.HISTOGRAM:
         seen.histogram = seen.histogram or histogram_for(spec, vitis_compat=compat)
         # The tensor's own memory: `numpy()` would copy it.
         seen.histogram.add(np.asarray(x))
@@ -127,8 +128,9 @@ def exceeds_cache(shape: Any, batch: int | None) -> bool:
     return None in sizes or prod(sizes) > WHOLE
 
 
-def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, large: bool,
-          nonnegative: bool = False) -> Watch:  # fmt: skip
+def watch(
+    spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, large: bool, nonnegative: bool = False
+) -> Watch:
     """A compiled function that observes a tensor of a batch; the same one for all tensors that it fits.
 
     Args:
@@ -144,7 +146,7 @@ def watch(spec: QuantizerSpec, rank: int, *, compat: bool, quantized: bool, larg
         does not depend on the batches before.
     """
     one_rank = rank if spec.per_channel else None
-    if how(spec, vitis_compat=compat) is How.RUNNING:
+    if how(spec, vitis_compat=compat) is Statistic.RUNNING:
         return _shaped(_running(spec, one_rank, compat, quantized, nonnegative))
     piecewise = large and spec.method is Method.MIN_MSE
     return _shaped(_positioned(spec, one_rank, compat, quantized, piecewise, nonnegative))
@@ -171,8 +173,9 @@ def _part(function: Callable[..., Any], rank: int | None, *, whole: bool) -> Any
 
 
 @lru_cache(maxsize=256)
-def _positioned(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, large: bool,
-                nonnegative: bool) -> Any:  # fmt: skip
+def _positioned(
+    spec: QuantizerSpec, rank: int | None, compat: bool, quantized: bool, large: bool, nonnegative: bool
+) -> Any:
     """Range, position and (where wanted) fake-quantized values."""
     import tensorflow as tf
 
@@ -206,7 +209,7 @@ def _running(spec: QuantizerSpec, rank: int | None, compat: bool, quantized: boo
     return _part(run, rank, whole=False)
 
 
-def grid_values(x: Any, spec: QuantizerSpec, seen: Observed, number: int) -> Any:
+def grid_values(x: Any, spec: QuantizerSpec, seen: TensorStatistics, number: int) -> Any:
     """A batch on the grid that was decided when it was observed before; not for a compat moving average.
 
     Args:
@@ -272,14 +275,21 @@ class Calibration:
         mode: on what they were observed.
     """
 
-    tensors: Mapping[str, Observed]
+    tensors: Mapping[str, TensorStatistics]
     batches: int
     samples: int
     mode: Mode
 
 
-def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], batches: Iterable[Any], *,
-              mode: str = "quantized", vitis_compat: bool = False) -> Calibration:  # fmt: skip
+def calibrate(
+    graph: Graph,
+    rows: Mapping[str, Row],
+    live: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    mode: str = "quantized",
+    vitis_compat: bool = False,
+) -> Calibration:
     """Run batches through the graph and observe the value in front of each fake-quantize layer.
 
     Args:
@@ -298,7 +308,7 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
     """
     if mode not in set(Mode):
         raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
-    step = Step(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
+    step = Calibrator(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
     count = samples = 0
     for batch in batches:
         samples += step(batch)
@@ -308,7 +318,7 @@ def calibrate(graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], ba
     return Calibration(step.observed, count, samples, Mode(mode))
 
 
-class Step:
+class Calibrator:
     """Observes batch after batch, each in one compiled function as far as no histogram is wanted.
 
     Args:
@@ -320,32 +330,39 @@ class Step:
         aside: names of fake-quantize layers that are left to `visit`, like those that want a histogram.
     """
 
-    def __init__(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], quantized: bool,
-                 compat: bool, aside: Iterable[str] = ()) -> None:  # fmt: skip
+    def __init__(
+        self,
+        graph: Graph,
+        rows: Mapping[str, Row],
+        live: Mapping[str, Any],
+        quantized: bool,
+        compat: bool,
+        aside: Iterable[str] = (),
+    ) -> None:
         self.graph, self.rows, self.quantized, self.compat = graph, rows, quantized, compat
         self._live, self._aside, self._signs = live, set(aside), Signs(graph)
-        self._player: Player | None = None
+        self._runner: PartitionedRunner | None = None
         self.restart()
 
     def restart(self) -> None:
         """Forget what was observed; what is compiled stays."""
-        self._observed = {row.name: Observed() for row in self.rows.values()}
+        self._observed = {row.name: TensorStatistics() for row in self.rows.values()}
         self._facts: list[dict[str, Any]] = []
         self._before: dict[str, Any] = {}
 
     def __call__(self, batch: Any) -> int:
         inputs = tensors(self.graph, batch)
         count = int(next(iter(inputs.values())).shape[0])
-        player = self._player = self._player or self._made(count)
-        before = self._before or {fq: self._nothing(fq) for fq in player.watched}
+        runner = self._runner = self._runner or self._made(count)
+        before = self._before or {fq: self._nothing(fq) for fq in runner.watched}
         values = {self.graph.inputs[name]: x for name, x in inputs.items()}
-        facts = player.run(values, self.visit, before=before, started=bool(self._before))[1]
+        facts = runner.run(values, self.visit, before=before, started=bool(self._before))[1]
         self._facts.append(facts)
         self._before = facts
         return count
 
     @property
-    def observed(self) -> dict[str, Observed]:
+    def observed(self) -> dict[str, TensorStatistics]:
         """Plan row name -> facts so far."""
         for facts in self._facts:
             for fq, found in facts.items():
@@ -357,26 +374,37 @@ class Step:
         """Observe the value in front of a fake-quantize layer; gives what later layers see."""
         row = self.rows[fq]
         assert row.spec is not None
-        return observe(as_float(x), row.spec, self._observed[row.name], self.quantized, self.compat,
-                       self._signs.before(fq))  # fmt: skip
+        return observe(
+            as_float(x),
+            row.spec,
+            self._observed[row.name],
+            self.quantized,
+            self.compat,
+            self._signs.before(fq),
+        )
 
-    def _made(self, count: int) -> Player:
-        chosen = {fq for fq, row in self.rows.items() if self._how(row) is How.HISTOGRAM} | self._aside
+    def _made(self, count: int) -> PartitionedRunner:
+        chosen = {fq for fq, row in self.rows.items() if self._how(row) is Statistic.HISTOGRAM} | self._aside
         shapes = {fq: self.graph.values[self.graph.node(fq).inputs[0]].shape for fq in self.rows}
         # One function for small and large tensors alike: compiling a second one costs more than it saves.
         large = any(exceeds_cache(shape, count) for shape in shapes.values())
-        inside = {fq: self._watch(fq, row, len(shapes[fq]), large)
-                  for fq, row in self.rows.items() if fq not in chosen}  # fmt: skip
-        return Player(self.graph, self._live, chosen, inside)
+        inside = {fq: self._watch(fq, row, len(shapes[fq]), large) for fq, row in self.rows.items() if fq not in chosen}
+        return PartitionedRunner(self.graph, self._live, chosen, inside)
 
-    def _how(self, row: Row) -> How:
+    def _how(self, row: Row) -> Statistic:
         assert row.spec is not None
         return how(row.spec, vitis_compat=self.compat)
 
     def _watch(self, fq: str, row: Row, rank: int, large: bool) -> Watch:
         assert row.spec is not None
-        found = watch(row.spec, rank, compat=self.compat, quantized=self.quantized, large=large,
-                      nonnegative=self._signs.before(fq))  # fmt: skip
+        found = watch(
+            row.spec,
+            rank,
+            compat=self.compat,
+            quantized=self.quantized,
+            large=large,
+            nonnegative=self._signs.before(fq),
+        )
         return lambda x, before, started: found(as_float(x), before, started)
 
     def _nothing(self, fq: str) -> Any:

@@ -39,9 +39,7 @@ def same_unit(calib: Any, other: Any, names: tuple[str, str]) -> None:
     for at, a, b in _pairs(calib, other):
         if _apart(a, b) or _apart(b, a):
             one, two = (f"{n}{at} is {_told(x)}" for n, x in zip(names, (a, b), strict=True))
-            raise DataError(
-                f"{one}, but {two}: they are not on one scale. Prepare both as the model wants them"
-            )
+            raise DataError(f"{one}, but {two}: they are not on one scale. Prepare both as the model wants them")
 
 
 def _pairs(calib: Any, other: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -122,9 +120,7 @@ class Data:
         if self.n_eval != len(leaves(self.y_eval)[0]):
             raise DataError(f"{self.name}: {self.n_eval} images and {len(leaves(self.y_eval)[0])} labels")
         if self.y_calib is not None and self.n_calib != len(leaves(self.y_calib)[0]):
-            raise DataError(
-                f"{self.name}: {self.n_calib} calibration images and {len(leaves(self.y_calib)[0])} labels"
-            )
+            raise DataError(f"{self.name}: {self.n_calib} calibration images and {len(leaves(self.y_calib)[0])} labels")
         if not self.digest:
             object.__setattr__(self, "digest", self._content())
 
@@ -147,9 +143,7 @@ class Data:
         return digests.of_json({k: map_inputs(lambda a, _: digests.of_array(a), v) for k, v in parts.items()})
 
 
-def batches(
-    data: Any, *, batch_size: int = 32, steps: int | None = None, shapes: Any = None
-) -> Iterator[Any]:
+def batches(data: Any, *, batch_size: int = 32, steps: int | None = None, shapes: Any = None) -> Iterator[Any]:
     """Yield model inputs batch by batch, without labels, checked.
 
     The positions that calibration chooses depend on how the images are batched, so the rules are fixed:
@@ -282,9 +276,7 @@ def clean(value: Any, where: str) -> np.ndarray:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
     if array.dtype.kind not in "fiub" and not _is_text(array):
-        raise DataError(
-            f"{where}: type {array.dtype} is not allowed. Allowed: floating point, integer, boolean, text"
-        )
+        raise DataError(f"{where}: type {array.dtype} is not allowed. Allowed: floating point, integer, boolean, text")
     if array.ndim == 0 or array.size == 0:
         raise DataError(f"{where}: shape {array.shape} holds no samples")
     bad = 0 if array.dtype.kind != "f" else _not_finite(array)
@@ -327,15 +319,11 @@ def check_shapes(inputs: Any, shapes: Any, where: str, *, whole: bool = False) -
         shape = (None, *taken[1:]) if whole else taken
         if not _fits(array.shape, shape):
             hint = " (the data look unbatched: call .batch(n) first)" if _fits(array.shape, shape[1:]) else ""
-            raise DataError(
-                f"{where}{name}: shape {array.shape} does not fit the model's input {shape}{hint}"
-            )
+            raise DataError(f"{where}{name}: shape {array.shape} does not fit the model's input {shape}{hint}")
 
 
 def _fits(given: tuple[int, ...], allowed: Shape) -> bool:
-    return len(given) == len(allowed) and all(
-        a is None or a == g for g, a in zip(given, allowed, strict=True)
-    )
+    return len(given) == len(allowed) and all(a is None or a == g for g, a in zip(given, allowed, strict=True))
 
 
 def _paired(inputs: Any, shapes: Any, where: str) -> list[tuple[str, np.ndarray, Shape]]:
@@ -347,9 +335,7 @@ def _paired(inputs: Any, shapes: Any, where: str) -> list[tuple[str, np.ndarray,
     given = leaves(inputs)
     if len(given) != len(known):
         raise DataError(f"{where}: {len(given)} inputs given, the model takes {len(known)}")
-    return [
-        (f"[{i}]" if len(known) > 1 else "", a, s) for i, (a, s) in enumerate(zip(given, known, strict=True))
-    ]
+    return [(f"[{i}]" if len(known) > 1 else "", a, s) for i, (a, s) in enumerate(zip(given, known, strict=True))]
 
 
 def _shape_list(shapes: Any) -> list[Shape]:
@@ -382,9 +368,7 @@ def _as_array(value: Any, where: str) -> np.ndarray:
 def _without_labels(item: Any) -> Any:
     if isinstance(item, tuple):
         if not 1 <= len(item) <= 3:
-            raise DataError(
-                f"data: a tuple of {len(item)} came out; (x,), (x, y) or (x, y, sample_weight) can be read"
-            )
+            raise DataError(f"data: a tuple of {len(item)} came out; (x,), (x, y) or (x, y, sample_weight) can be read")
         return item[0]
     return item
 

@@ -96,9 +96,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     if a.dtype.kind not in "fc":
         return 0.0 if np.array_equal(a, b) else float("inf")
     finite = np.isfinite(a)
-    if not (
-        np.array_equal(finite, np.isfinite(b)) and np.array_equal(a[~finite], b[~finite], equal_nan=True)
-    ):
+    if not (np.array_equal(finite, np.isfinite(b)) and np.array_equal(a[~finite], b[~finite], equal_nan=True)):
         return float("inf")
     x, y = (v[finite].astype(np.complex128 if a.dtype.kind == "c" else np.float64) for v in (a, b))
     if not x.size or np.array_equal(x, y):
@@ -107,8 +105,13 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(x - y).max()) / scale
 
 
-def _parting(graph: Graph, copies: Mapping[str, Any], given: Mapping[str, Any], own: list[np.ndarray],
-             ours: list[np.ndarray]) -> str:  # fmt: skip
+def _parting(
+    graph: Graph,
+    copies: Mapping[str, Any],
+    given: Mapping[str, Any],
+    own: list[np.ndarray],
+    ours: list[np.ndarray],
+) -> str:
     by_node: list[dict[str, list[np.ndarray]]] = []
     users = {name: layer.source for name, layer in graph.layers.items()}
     for live in (users, copies):
@@ -120,9 +123,7 @@ def _parting(graph: Graph, copies: Mapping[str, Any], given: Mapping[str, Any], 
 
         _outputs(lambda live=live, keep=keep: replay(graph, live, given, keep), live)
         by_node.append(seen)
-    worst = max(
-        distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True)
-    )
+    worst = max(distance(a, b) if a.shape == b.shape else float("inf") for a, b in zip(own, ours, strict=True))
     head = f"model {graph.name!r}: vqkit's copy of it computes other values (by {worst:.1g} of the largest)"
     for node in graph.nodes:
         if not all(map(_alike, *(seen[node.name] for seen in by_node))):
@@ -153,9 +154,7 @@ def size_of(model: Any) -> int | None:
         shapes = [tuple(t.shape) for t in getattr(model, "inputs", None) or ()]
     sizes = sorted({shape[0] for shape in shapes if shape and shape[0] is not None})
     if len(sizes) > 1:
-        raise DataError(
-            f"model {model.name!r}: its inputs have the fixed batch sizes {sizes}, which no data fit"
-        )
+        raise DataError(f"model {model.name!r}: its inputs have the fixed batch sizes {sizes}, which no data fit")
     return sizes[0] if sizes else None
 
 
@@ -183,8 +182,7 @@ def whole(labels: Any, model: Any) -> Any:
     return labels if size is None else labels[: len(labels) // size * size]
 
 
-def _cut(source: Iterable[Any], size: int, pad: bool, name: str,
-         tell: Callable[[str], None] | None) -> Iterator[Any]:  # fmt: skip
+def _cut(source: Iterable[Any], size: int, pad: bool, name: str, tell: Callable[[str], None] | None) -> Iterator[Any]:
     from keras import tree
 
     held, count, made, n = None, 0, 0, 0
@@ -203,6 +201,4 @@ def _cut(source: Iterable[Any], size: int, pad: bool, name: str,
     elif not made:
         raise DataError(f"model {name!r} takes batches of exactly {size} samples, the data hold {n}")
     elif held is not None and tell is not None:
-        tell(
-            f"model {name!r} takes batches of {size}: the last {n % size} of {n} samples fill none, left out"
-        )
+        tell(f"model {name!r} takes batches of {size}: the last {n % size} of {n} samples fill none, left out")

@@ -115,9 +115,7 @@ def _plain(y: Any, where: str, classes: int | None) -> NDArray[Any]:
         labels = np.asarray(y)
     except ValueError as e:
         raise _refused(where, "they are lists of different lengths", classes) from e
-    if labels.dtype.kind in "SU" or (
-        labels.dtype.kind == "O" and all(isinstance(v, str | bytes) for v in labels.flat)
-    ):
+    if labels.dtype.kind in "SU" or (labels.dtype.kind == "O" and all(isinstance(v, str | bytes) for v in labels.flat)):
         raise _refused(where, f"they are text ({_some(labels)})", classes)
     if labels.dtype.kind not in "fiub" and labels.dtype.name != "bfloat16":
         raise _refused(where, f"they are of type {labels.dtype}", classes)

@@ -123,10 +123,7 @@ def with_data_types(rows: Iterable[Row], graph: Graph, named: Named) -> list[Row
         graph: what the plan is about.
         named: from `named_types`.
     """
-    return [
-        _typed(row, graph, *named[row.layer]) if row.spec is None and row.layer in named else row
-        for row in rows
-    ]
+    return [_typed(row, graph, *named[row.layer]) if row.spec is None and row.layer in named else row for row in rows]
 
 
 def _typed(row: Row, graph: Graph, kind: str, origin: Any) -> Row:
@@ -137,8 +134,13 @@ def _typed(row: Row, graph: Graph, kind: str, origin: Any) -> Row:
         dtype = graph.values[value].dtype
     if dtype != "float32":
         return row
-    return replace(row, data_type=kind, value=value, reason=f"{kind} by {origin.source} {origin.pointer}",
-                   origins={"data_type": (origin.source, origin.pointer)})  # fmt: skip
+    return replace(
+        row,
+        data_type=kind,
+        value=value,
+        reason=f"{kind} by {origin.source} {origin.pointer}",
+        origins={"data_type": (origin.source, origin.pointer)},
+    )
 
 
 def _value(row: Row, graph: Graph) -> int:

@@ -97,12 +97,8 @@ class FakeQuantize(keras.layers.Layer):
         self.spec = spec if isinstance(spec, QuantizerSpec) else spec_from_json(spec)
         self.grid_shape = tuple(grid_shape)
         zeros, shape = "zeros", self.grid_shape
-        self.f_min = self.add_weight(
-            shape=shape, initializer=zeros, trainable=False, name="f_min", dtype="float32"
-        )
-        self.f_max = self.add_weight(
-            shape=shape, initializer=zeros, trainable=False, name="f_max", dtype="float32"
-        )
+        self.f_min = self.add_weight(shape=shape, initializer=zeros, trainable=False, name="f_min", dtype="float32")
+        self.f_max = self.add_weight(shape=shape, initializer=zeros, trainable=False, name="f_max", dtype="float32")
         self.quantize_pos = self.add_weight(
             shape=shape, initializer=zeros, trainable=False, name="quantize_pos", dtype="float32"
         )

@@ -88,12 +88,17 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """The row as JSON values."""
         return {
-            "layer": self.layer, "tensor": self.tensor, "role": self.role.value, "slot": self.slot.value,
-            "kind": self.kind, "spec": None if self.spec is None else spec_to_json(self.spec),
-            "data_type": self.data_type or None, "reason": self.reason,
+            "layer": self.layer,
+            "tensor": self.tensor,
+            "role": self.role.value,
+            "slot": self.slot.value,
+            "kind": self.kind,
+            "spec": None if self.spec is None else spec_to_json(self.spec),
+            "data_type": self.data_type or None,
+            "reason": self.reason,
             "origins": {k: list(v) for k, v in self.origins.items()},
             "model_layers": list(self.origin),
-        }  # fmt: skip
+        }
 
 
 def spec_to_json(spec: QuantizerSpec) -> dict[str, Any]:
@@ -149,9 +154,11 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return {
-            "model": self.model, "strategy": self.strategy, "strategy_digest": self.strategy_digest,
+            "model": self.model,
+            "strategy": self.strategy,
+            "strategy_digest": self.strategy_digest,
             "rows": [r.to_json() for r in self.rows],
-        }  # fmt: skip
+        }
 
     def to_frame(self) -> Any:
         """The plan as a pandas table, one row for each tensor."""

@@ -198,8 +198,20 @@ class _Planner:
         else:
             origin = (producer,) if node is None else node.origin
             name = self.graph.unique(f"quant_{producer}")
-            row = Row(name, "input", Role.INPUT, Slot.INPUT, rule.spec, reason, origins_of(rule),
-                      "FakeQuantize", origin, value, readers, name)  # fmt: skip
+            row = Row(
+                name,
+                "input",
+                Role.INPUT,
+                Slot.INPUT,
+                rule.spec,
+                reason,
+                origins_of(rule),
+                "FakeQuantize",
+                origin,
+                value,
+                readers,
+                name,
+            )
         self.inserted[value] = row
         if readers is None:
             self.on_grid[value] = row.name
@@ -299,11 +311,7 @@ class _Planner:
             rows += self._constants(layer, rule.weights, Role.WEIGHT)
             rows += self._constants(layer, rule.biases, Role.BIAS)
             named = {r.tensor for r in rows}
-            rows += [
-                float_constant(layer, w, "the strategy does not name it")
-                for w in layer.weights
-                if w not in named
-            ]
+            rows += [float_constant(layer, w, "the strategy does not name it") for w in layer.weights if w not in named]
         return [*rows, *(self._value(node, i, rule) for i in range(len(node.outputs)))]
 
     def _value(self, node: Node, index: int, rule: Any) -> Row:
@@ -351,8 +359,20 @@ class _Planner:
         if "float" not in self.graph.values[value].dtype:
             return self._float(node, f"{self.graph.values[value].dtype} output", index)
         self.on_grid[value] = f"{node.name}/{tensor}"
-        return Row(node.name, tensor, Role.ACTIVATION, slot, quantizer.spec, "", origins_of(quantizer),
-                   self.graph.kind(node), node.origin, value, None, f"quant_{node.name}")  # fmt: skip
+        return Row(
+            node.name,
+            tensor,
+            Role.ACTIVATION,
+            slot,
+            quantizer.spec,
+            "",
+            origins_of(quantizer),
+            self.graph.kind(node),
+            node.origin,
+            value,
+            None,
+            f"quant_{node.name}",
+        )
 
     def _before(self, node: Node, quantizer: Any) -> Row:
         (value,) = node.inputs
@@ -364,9 +384,20 @@ class _Planner:
             return self._float(node, "a name rule leaves its input float")
         if not self.compat and (covered or self._is_on_grid(value)):
             return self._float(node, f"its input is quantized already; {reason}")
-        return Row(node.name, "input", Role.ACTIVATION, Slot.PRE_ACTIVATION, quantizer.spec, reason,
-                   origins_of(quantizer), self.graph.kind(node), node.origin, value, frozenset([node.name]),
-                   f"quant_{node.name}")  # fmt: skip
+        return Row(
+            node.name,
+            "input",
+            Role.ACTIVATION,
+            Slot.PRE_ACTIVATION,
+            quantizer.spec,
+            reason,
+            origins_of(quantizer),
+            self.graph.kind(node),
+            node.origin,
+            value,
+            frozenset([node.name]),
+            f"quant_{node.name}",
+        )
 
     # --- what stays float ---
 
@@ -377,9 +408,7 @@ class _Planner:
     def _left_float(self, node: Node) -> list[Row]:
         reason = self._why_float(node)
         layer = self.graph.layer_of(node)
-        constants = (
-            [float_constant(layer, name, reason) for name in layer.weights] if self._is_first(node) else []
-        )
+        constants = [float_constant(layer, name, reason) for name in layer.weights] if self._is_first(node) else []
         return [*constants, *(self._float(node, reason, i) for i in range(len(node.outputs)))]
 
     def _why_float(self, node: Node) -> str:

@@ -135,8 +135,7 @@ def _check_float(graph: Graph) -> None:
         mode = getattr(layer.source, "quantization_mode", None)
         if mode is not None:
             raise ModelError(
-                f"layer {name!r} is quantized already, by Keras ({mode}). Quantize the float model it was "
-                "made from"
+                f"layer {name!r} is quantized already, by Keras ({mode}). Quantize the float model it was made from"
             )
 
 

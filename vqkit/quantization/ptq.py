@@ -33,7 +33,7 @@ from vqkit.quantization.refine.bias_correction import correct_biases, correctabl
 from vqkit.quantization.refine.finetune import finetune, round_adaptively
 from vqkit.quantization.refine.integer_arithmetic import SCALES, in_integers
 from vqkit.quantization.refine.outside import lines, values_outside, weights_outside
-from vqkit.quantization.refine.threshold_search import Search
+from vqkit.quantization.refine.threshold_search import ThresholdSearch
 from vqkit.quantization.solve import (
     Encodings,
     bake,
@@ -123,9 +123,7 @@ class Quantized:
     @property
     def float_size_bytes(self) -> float:
         """Bytes of all weights as float32."""
-        return float(
-            sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values())
-        )
+        return float(sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values()))
 
     def _weight_rows(self) -> Iterable[Row]:
         return (r for r in self.plan.rows if r.is_weight)
@@ -136,11 +134,15 @@ class Quantized:
 
     def _unplanned_bytes(self) -> float:
         planned = {r.name for r in self._weight_rows()}
-        return float(sum(
-            w.size * 4
-            for name, layer in self.graph.layers.items() if name not in self.rows
-            for key, w in layer.weights.items() if f"{name}/{key}" not in planned and key not in SCALES
-        ))  # fmt: skip
+        return float(
+            sum(
+                w.size * 4
+                for name, layer in self.graph.layers.items()
+                if name not in self.rows
+                for key, w in layer.weights.items()
+                if f"{name}/{key}" not in planned and key not in SCALES
+            )
+        )
 
 
 class _Clock:
@@ -203,8 +205,14 @@ def quantize(
     judged = None
     if search_data is not None:
         judged = list(in_size(batches(search_data, batch_size=batch_size), work.lowered))
-    result = assemble(work, strategy, calibration=calibration, vitis_compat=vitis_compat,
-                      labels=whole(calib_labels, work.lowered), judged=judged)  # fmt: skip
+    result = assemble(
+        work,
+        strategy,
+        calibration=calibration,
+        vitis_compat=vitis_compat,
+        labels=whole(calib_labels, work.lowered),
+        judged=judged,
+    )
     result.audit()
     return result
 
@@ -233,16 +241,30 @@ class Work(Protocol):
     def notes(self) -> list[str]:
         """What became known of model and data: lines for the report."""
 
-    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
-                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+    def calibrate(
+        self,
+        graph: Graph,
+        rows: Mapping[str, Row],
+        live: Mapping[str, Any],
+        data: Iterable[Any],
+        mode: str,
+        compat: bool,
+    ) -> Calibration:
         """Observe each tensor; `live` holds what the mode wants."""
 
     def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
         """Called with the result and the live layers that now hold it."""
 
 
-def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis_compat: bool = False,
-             labels: Any = None, judged: list[Any] | None = None) -> Quantized:  # fmt: skip
+def assemble(
+    work: Work,
+    strategy: Any,
+    *,
+    calibration: str = "quantized",
+    vitis_compat: bool = False,
+    labels: Any = None,
+    judged: list[Any] | None = None,
+) -> Quantized:
     """The steps of `quantize`, in their order.
 
     Args:
@@ -280,8 +302,15 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
     clock.mark("calibrate")
     notes: list[str] = []
     if config.include_threshold_search:
-        search = Search(graph, rows, plan, live, data if judged is None else judged,
-                        loss=config.threshold_search_loss, labels=labels)  # fmt: skip
+        search = ThresholdSearch(
+            graph,
+            rows,
+            plan,
+            live,
+            data if judged is None else judged,
+            loss=config.threshold_search_loss,
+            labels=labels,
+        )
         encodings, notes = search.run(encodings)
         clock.mark("search")
     refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
@@ -289,12 +318,12 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
     clock.mark("refine")
     corrected = graph
     if config.include_fast_ft:
-        tuned = finetune(graph, rows, plan, refined, live, data,
-                         epochs=config.fast_ft_epochs, vitis_compat=vitis_compat)  # fmt: skip
+        tuned = finetune(
+            graph, rows, plan, refined, live, data, epochs=config.fast_ft_epochs, vitis_compat=vitis_compat
+        )
         corrected, notes = tuned.graph, [*notes, *tuned.report]
     if config.include_adaround:
-        tuned = round_adaptively(graph, rows, plan, refined, live, data, weights=corrected,
-                                 steps=config.adaround_steps)  # fmt: skip
+        tuned = round_adaptively(graph, rows, plan, refined, live, data, weights=corrected, steps=config.adaround_steps)
         corrected, notes = tuned.graph, [*notes, *tuned.report]
     if correcting:
         corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
@@ -313,10 +342,20 @@ def assemble(work: Work, strategy: Any, *, calibration: str = "quantized", vitis
         live = work.live(graph)
         _apply(work, corrected, refined, plan, rows, live)
     result = Quantized(
-        plan, refined, encodings, strategy, graph, corrected, prepared.optimized, rows,
-        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond), clock.seconds, calibration,
-        vitis_compat, beyond,
-    )  # fmt: skip
+        plan,
+        refined,
+        encodings,
+        strategy,
+        graph,
+        corrected,
+        prepared.optimized,
+        rows,
+        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond),
+        clock.seconds,
+        calibration,
+        vitis_compat,
+        beyond,
+    )
     work.finish(result, live)
     clock.mark("build")
     return result
@@ -376,8 +415,15 @@ class _Fresh:
     def notes(self) -> list[str]:
         return list(dict.fromkeys(self._notes))
 
-    def calibrate(self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], data: Iterable[Any],
-                  mode: str, compat: bool) -> Calibration:  # fmt: skip
+    def calibrate(
+        self,
+        graph: Graph,
+        rows: Mapping[str, Row],
+        live: Mapping[str, Any],
+        data: Iterable[Any],
+        mode: str,
+        compat: bool,
+    ) -> Calibration:
         shown = with_progress(data, self._progress)
         return calibrate(graph, rows, live, shown, mode=mode, vitis_compat=compat)
 
@@ -387,8 +433,14 @@ class _Fresh:
         assert result.model is not None
 
 
-def _apply(work: Work, graph: Graph, encodings: Encodings, plan: Plan, rows: Mapping[str, Row],
-           live: Mapping[str, Any]) -> None:  # fmt: skip
+def _apply(
+    work: Work,
+    graph: Graph,
+    encodings: Encodings,
+    plan: Plan,
+    rows: Mapping[str, Row],
+    live: Mapping[str, Any],
+) -> None:
     work.assign(work.bake(graph, encodings, plan), plan)
     for fq, row in rows.items():
         live[fq].assign(encodings[row.name])

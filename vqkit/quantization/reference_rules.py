@@ -29,9 +29,7 @@ class ReferenceRules:
         float_scale: whether the strategy's scales are floats (`fs`, `fsx`).
     """
 
-    def __init__(
-        self, graph: Graph, rules: Mapping[str, Any], merged: Mapping[str, str], float_scale: bool
-    ) -> None:
+    def __init__(self, graph: Graph, rules: Mapping[str, Any], merged: Mapping[str, str], float_scale: bool) -> None:
         self._graph, self._rules, self._merged, self._float_scale = graph, rules, merged, float_scale
         self._chains, self._producers = Chains(graph), graph.producers()
 
@@ -91,8 +89,10 @@ def is_inline(layer: Layer) -> bool:
 
 def unknown_function(node: Node, name: str) -> StrategyError:
     """The error for an activation function that the reference does not quantize."""
-    return StrategyError(f"{node.name}: activation {name!r} cannot be quantized; "
-                         f"allowed: {', '.join((*QUANTIZED_AFTER, *QUANTIZED_BEFORE))}")  # fmt: skip
+    return StrategyError(
+        f"{node.name}: activation {name!r} cannot be quantized; "
+        f"allowed: {', '.join((*QUANTIZED_AFTER, *QUANTIZED_BEFORE))}"
+    )
 
 
 def refuse_what_the_reference_refuses(rows: Iterable[Row]) -> None:

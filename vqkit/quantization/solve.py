@@ -18,16 +18,21 @@ from vqkit.primitives import ops
 from vqkit.primitives.histogram import CLIPPING, choose_from_histogram
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
-from vqkit.quantization.calibrate import Calibration, Observed
+from vqkit.quantization.calibrate import Calibration, TensorStatistics
 from vqkit.quantization.layer_kinds import rounded
 from vqkit.quantization.plan import Plan, Role, Row
 
 Encodings = dict[str, QParams]
 
 
-def solve_weights(graph: Graph, plan: Plan, *, roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS),
-                  vitis_compat: bool = False,
-                  choose: Callable[..., QParams] = ops.choose) -> Encodings:  # fmt: skip
+def solve_weights(
+    graph: Graph,
+    plan: Plan,
+    *,
+    roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS),
+    vitis_compat: bool = False,
+    choose: Callable[..., QParams] = ops.choose,
+) -> Encodings:
     """Decide each quantized weight and bias; they need no data.
 
     Args:
@@ -81,7 +86,7 @@ def solve_activations(calibration: Calibration, plan: Plan, *, vitis_compat: boo
     return {r.name: _decide(r, calibration.tensors[r.name], vitis_compat) for r in rows}
 
 
-def _decide(row: Row, seen: Observed, compat: bool) -> QParams:
+def _decide(row: Row, seen: TensorStatistics, compat: bool) -> QParams:
     assert row.spec is not None
     if seen.histogram is not None:
         return choose_from_histogram(seen.histogram, row.spec, vitis_compat=compat)
@@ -113,8 +118,13 @@ def most_frequent(stacked: np.ndarray) -> np.ndarray:
     return flat[first, np.arange(flat.shape[1])].reshape(stacked.shape[1:])
 
 
-def bake(graph: Graph, encodings: Mapping[str, QParams], plan: Plan, *,
-         fake_quantize: Callable[..., np.ndarray] = ops.fake_quantize_numpy) -> Graph:  # fmt: skip
+def bake(
+    graph: Graph,
+    encodings: Mapping[str, QParams],
+    plan: Plan,
+    *,
+    fake_quantize: Callable[..., np.ndarray] = ops.fake_quantize_numpy,
+) -> Graph:
     """The graph with its quantized and rounded weights in place of the float ones.
 
     Args:
@@ -158,8 +168,9 @@ class WeightMemory:
             known = self._digests[id(weight)] = (weight, digest.of_array(weight))
         return known[1]
 
-    def solve(self, graph: Graph, plan: Plan, compat: bool, *,
-              roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS)) -> Encodings:  # fmt: skip
+    def solve(
+        self, graph: Graph, plan: Plan, compat: bool, *, roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS)
+    ) -> Encodings:
         """What `solve_weights` gives."""
         return solve_weights(graph, plan, roles=roles, vitis_compat=compat, choose=self._choose)
 
@@ -174,9 +185,7 @@ class WeightMemory:
         return self._decided[key]
 
     def _fake_quantize(self, weight: np.ndarray, params: QParams) -> np.ndarray:
-        numbers = [
-            None if v is None else np.asarray(v).tobytes() for v in (params.f_min, params.f_max, params.pos)
-        ]
+        numbers = [None if v is None else np.asarray(v).tobytes() for v in (params.f_min, params.f_max, params.pos)]
         key = (self.digest(weight), params.spec, *numbers)
         if key not in self._rounded:
             self._rounded[key] = ops.fake_quantize_numpy(weight, params)

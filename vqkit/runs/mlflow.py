@@ -43,7 +43,7 @@ __all__ = [
 _BEATEN = ("IntegrityError", "UNIQUE constraint", "duplicate key", "Duplicate entry", "UniqueViolation")
 
 
-def unless_beaten(write: Callable[[], object], *, tries: int = 6) -> None:
+def retry_on_conflict(write: Callable[[], object], *, tries: int = 6) -> None:
     """Call a write that looks whether a row is there and then makes it, which mlflow does without a lock.
 
     Args:
@@ -374,7 +374,7 @@ class Tracker:
         for start in range(0, max(len(pairs), len(values), 1), _BATCH):
             now = slice(start, start + _BATCH)
             self._client.log_batch(run_id, params=pairs[now], metrics=values[now])
-        unless_beaten(lambda: self._client.log_inputs(run_id, datasets=_datasets(record)))
+        retry_on_conflict(lambda: self._client.log_inputs(run_id, datasets=_datasets(record)))
         missing = self._artifacts(run_id, record)
         if record["status"] != "RUNNING":
             self._client.set_terminated(run_id, record["status"], end_time=ended)

@@ -230,7 +230,7 @@ def record_of(
     """
     # The store keeps infinity as the largest float.
     values = {k: math.inf if v > 1.79e308 else v for k, v in found_metrics.items()
-              if not k.startswith(BY_STEP)}  # fmt: skip
+              if not k.startswith(BY_STEP)}
     return {
         "key": found_tags.get(Tag.KEY, ""),
         "name": name,

@@ -23,7 +23,7 @@ _WHERE = {
     "Bounds": "recommend",
     "Engine": "engine",
     "Found": "loop",
-    "Front": "mixed_precision",
+    "SizeFront": "mixed_precision",
     "Measured": "engine",
     "Search": "study",
     "Sensitivity": "layer_sensitivity",

@@ -19,7 +19,7 @@ from vqkit.environment import held_back
 from vqkit.errors import StrategyError
 
 FLOAT_BITS = 32
-Choice = dict["Slot", "Option"]
+Choice = dict["ChoiceGroup", "Option"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ChoiceGroup:
     """Something that takes one option.
 
     Attributes:
@@ -64,8 +64,8 @@ class Product:
     """
 
     macs: int
-    weights: Slot | int
-    reads: Slot | int
+    weights: ChoiceGroup | int
+    reads: ChoiceGroup | int
 
 
 @dataclass(frozen=True)
@@ -78,22 +78,22 @@ class Problem:
         products: the layers' bit-operations.
     """
 
-    slots: tuple[Slot, ...]
+    slots: tuple[ChoiceGroup, ...]
     fixed_bytes: float
     products: tuple[Product, ...] = ()
 
-    def size(self, choice: Mapping[Slot, Option]) -> float:
+    def size(self, choice: Mapping[ChoiceGroup, Option]) -> float:
         """Bytes of a choice."""
         return self.fixed_bytes + sum(s.parameters * o.bits / 8 for s, o in choice.items())
 
-    def cost(self, choice: Mapping[Slot, Option]) -> float:
+    def cost(self, choice: Mapping[ChoiceGroup, Option]) -> float:
         """Additive cost of a choice."""
         return sum(o.cost for o in choice.values())
 
-    def bit_operations(self, choice: Mapping[Slot, Option]) -> float:
+    def bit_operations(self, choice: Mapping[ChoiceGroup, Option]) -> float:
         """Bit-operations of a choice, for one sample."""
 
-        def bits(side: Slot | int) -> int:
+        def bits(side: ChoiceGroup | int) -> int:
             return side if isinstance(side, int) else choice[side].bits
 
         return float(sum(p.macs * bits(p.weights) * bits(p.reads) for p in self.products))
@@ -104,8 +104,13 @@ class Problem:
         return self.fixed_bytes + sum(map(min, sizes)), self.fixed_bytes + sum(map(max, sizes))
 
 
-def solve(problem: Problem, *, max_size: float | None = None, max_bit_operations: float | None = None,
-          max_cost: float | None = None) -> Choice | None:  # fmt: skip
+def solve(
+    problem: Problem,
+    *,
+    max_size: float | None = None,
+    max_bit_operations: float | None = None,
+    max_cost: float | None = None,
+) -> Choice | None:
     """The cheapest choice within the bounds; with `max_cost`, the smallest one.
 
     Args:
@@ -124,9 +129,11 @@ def solve(problem: Problem, *, max_size: float | None = None, max_bit_operations
 
     columns = _Columns(problem, with_products=max_bit_operations is not None or not _has_size(problem))
     rows, low, high = columns.structure()
-    for vector, bound in ((columns.sizes, None if max_size is None else max_size - problem.fixed_bytes),
-                          (columns.operations, _less_fixed(columns, max_bit_operations)),
-                          (columns.costs, max_cost)):  # fmt: skip
+    for vector, bound in (
+        (columns.sizes, None if max_size is None else max_size - problem.fixed_bytes),
+        (columns.operations, _less_fixed(columns, max_bit_operations)),
+        (columns.costs, max_cost),
+    ):
         if bound is not None:
             # Of the size of one: the solver's tolerances are absolute.
             unit = np.abs(vector).max() or 1.0
@@ -140,8 +147,10 @@ def solve(problem: Problem, *, max_size: float | None = None, max_bit_operations
         found = milp(
             goal / scale + 1e-9 * columns.sizes / (np.abs(columns.sizes).max() or 1.0),
             constraints=LinearConstraint(np.array(rows), low, high),
-            integrality=np.ones(columns.n), bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
-        )  # fmt: skip
+            integrality=np.ones(columns.n),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0.0},
+        )
     if found.status == 2:
         return None
     if found.x is None:
@@ -162,23 +171,21 @@ class _Columns:
 
     def __init__(self, problem: Problem, with_products: bool) -> None:
         self.slots = problem.slots
-        self.at = {
-            (s, i): n for n, (s, i) in enumerate((s, i) for s in self.slots for i in range(len(s.options)))
-        }
+        self.at = {(s, i): n for n, (s, i) in enumerate((s, i) for s in self.slots for i in range(len(s.options)))}
         self.pairs: list[tuple[int, int]] = []
         plain = len(self.at)
         operations = np.zeros(plain)
         extra: list[float] = []
         self.fixed_operations = 0.0
         for p in problem.products if with_products else ():
-            if isinstance(p.weights, Slot) and isinstance(p.reads, Slot):
+            if isinstance(p.weights, ChoiceGroup) and isinstance(p.reads, ChoiceGroup):
                 for i, j in product(range(len(p.weights.options)), range(len(p.reads.options))):
                     self.pairs.append((self.at[p.weights, i], self.at[p.reads, j]))
                     extra.append(float(p.macs * p.weights.options[i].bits * p.reads.options[j].bits))
                 continue
             sides = (p.weights, p.reads)
             known = next(x for x in (*sides[::-1], 1) if isinstance(x, int))
-            slot = next((x for x in sides if isinstance(x, Slot)), None)
+            slot = next((x for x in sides if isinstance(x, ChoiceGroup)), None)
             if slot is None:
                 self.fixed_operations += float(p.macs * int(p.weights) * int(p.reads))  # type: ignore[arg-type]
             else:
@@ -228,8 +235,9 @@ def budgets(problem: Problem, points: int) -> list[float]:
     return [float(b) for b in np.linspace(low, high, points)]
 
 
-def front(problem: Problem, points: int, *, max_size: float | None = None,
-          max_bit_operations: float | None = None) -> Sequence[Choice]:  # fmt: skip
+def front(
+    problem: Problem, points: int, *, max_size: float | None = None, max_bit_operations: float | None = None
+) -> Sequence[Choice]:
     """The cheapest choice at each of several sizes, without repetitions.
 
     Args:

@@ -29,7 +29,7 @@ EXACT_UP_TO = 5
 
 
 @dataclass(frozen=True)
-class Share:
+class Contribution:
     """What one change accounts for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Attribution:
     b: str
     accuracy_a: float
     accuracy_b: float
-    shares: tuple[Share, ...]
+    shares: tuple[Contribution, ...]
     patch: tuple[Operation, ...]
     evaluated: int
     exact: bool
@@ -71,11 +71,11 @@ class Attribution:
     def __str__(self) -> str:
         delta = tables.signed_points(self.accuracy_b - self.accuracy_a)
         how = "exact Shapley values" if self.exact else "mean of two orders"
-        head = (f"Why B differs from A by {delta} points: {len(self.shares)} change(s), {self.evaluated} "
-                f"strategies evaluated, {how}")  # fmt: skip
-        rows = [
-            [s.what, s.before, s.after, str(s.places), tables.signed_points(s.points)] for s in self.shares
-        ]
+        head = (
+            f"Why B differs from A by {delta} points: {len(self.shares)} change(s), {self.evaluated} "
+            f"strategies evaluated, {how}"
+        )
+        rows = [[s.what, s.before, s.after, str(s.places), tables.signed_points(s.points)] for s in self.shares]
         return f"{head}\n{tables.text_table(('what', 'A', 'B', 'values', 'points'), rows, left=(0, 1, 2))}"
 
 
@@ -125,8 +125,10 @@ def _check_comparable(records: Sequence[Mapping[str, Any]]) -> None:
     plain = [k for k in Settings.__dataclass_fields__ if a[k] != b[k]]
     differ = [n for n in ("model", "data") if a[n]["digest"] != b[n]["digest"]] + plain
     if differ:
-        raise RecordError(f"the runs differ in {', '.join(differ)}, not only in their strategies, so the "
-                          "difference cannot be attributed to strategy keys")  # fmt: skip
+        raise RecordError(
+            f"the runs differ in {', '.join(differ)}, not only in their strategies, so the "
+            "difference cannot be attributed to strategy keys"
+        )
 
 
 def _values(record: Mapping[str, Any], cache: Path) -> Callable[[dict[str, Any]], float]:
@@ -141,9 +143,14 @@ def _values(record: Mapping[str, Any], cache: Path) -> Callable[[dict[str, Any]]
     return lambda document: engine.measure(Strategy.from_dict(document, source="between")).accuracy
 
 
-def attribute(a: dict[str, Any], b: dict[str, Any], value: Callable[[dict[str, Any]], float], *,
-              names: Sequence[str] = ("A", "B"), accuracies: Sequence[float] | None = None,
-              ) -> Attribution:  # fmt: skip
+def attribute(
+    a: dict[str, Any],
+    b: dict[str, Any],
+    value: Callable[[dict[str, Any]], float],
+    *,
+    names: Sequence[str] = ("A", "B"),
+    accuracies: Sequence[float] | None = None,
+) -> Attribution:
     """Shares of the changed keys between two whole strategies.
 
     Args:
@@ -167,7 +174,7 @@ def attribute(a: dict[str, Any], b: dict[str, Any], value: Callable[[dict[str, A
     exact = len(groups) <= EXACT_UP_TO
     points = _shapley(len(groups), asked) if exact else _two_orders(len(groups), asked)
     ends = (asked(frozenset()), asked(frozenset(range(len(groups)))))
-    shares = [Share(*label, len(ops), p) for (label, ops), p in zip(groups, points, strict=True)]
+    shares = [Contribution(*label, len(ops), p) for (label, ops), p in zip(groups, points, strict=True)]
     shares.sort(key=lambda s: -abs(s.points))
     return Attribution(names[0], names[1], *ends, tuple(shares), tuple(operations), len(asked.known), exact)
 
@@ -180,9 +187,7 @@ def _groups(changes: Sequence[Change], operations: Sequence[Operation]) -> list[
     by_path = {c.pointer: c for c in changes}
     found: dict[Label, list[int]] = {}
     for i, operation in enumerate(operations):
-        inside = [
-            c for p, c in by_path.items() if p == operation["path"] or p.startswith(operation["path"] + "/")
-        ]
+        inside = [c for p, c in by_path.items() if p == operation["path"] or p.startswith(operation["path"] + "/")]
         if not inside:
             # Said in other words, meaning the same.
             found.setdefault(("spelling", "", ""), []).append(i)
@@ -207,18 +212,20 @@ def _label(changes: Sequence[Change]) -> Label:
 class _Asked:
     """Accuracy of the first strategy with some groups of changes made."""
 
-    def __init__(self, a: dict[str, Any], operations: Sequence[Operation],
-                 groups: Sequence[tuple[Label, list[int]]],
-                 value: Callable[[dict[str, Any]], float]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        a: dict[str, Any],
+        operations: Sequence[Operation],
+        groups: Sequence[tuple[Label, list[int]]],
+        value: Callable[[dict[str, Any]], float],
+    ) -> None:
         self._a, self._operations, self._groups, self._value = a, operations, groups, value
         self.known: dict[frozenset[int], float | None] = {}
 
     def __call__(self, made: Iterable[int]) -> float:
         found = self.maybe(made)
         if found is None:
-            raise StrategyError(
-                "compare --explain: an end of the comparison is no valid strategy for the model"
-            )
+            raise StrategyError("compare --explain: an end of the comparison is no valid strategy for the model")
         return found
 
     def maybe(self, made: Iterable[int]) -> float | None:

@@ -31,7 +31,7 @@ _TINY = 1e-12
 
 
 @dataclass
-class Tally:
+class OutputSums:
     """Sums over batches; a model with several outputs is judged by the first, as `evaluate` does.
 
     Attributes:
@@ -85,7 +85,7 @@ def tallied(outputs: Any, reference: Any, labels: NDArray[Any], size: int = EVAL
         labels: likewise.
         size: samples in a batch.
     """
-    tally = Tally()
+    tally = OutputSums()
     for begin in range(0, len(outputs), size):
         here = slice(begin, begin + size)
         tally.add(outputs[here], reference[here], labels[here])
@@ -198,8 +198,15 @@ class Engine:
         evaluations: strategies that were really quantized and evaluated here.
     """
 
-    def __init__(self, model: Any, data: Data, *, settings: Settings | None = None,
-                 cache: str | Path | None = None, images: int | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        data: Data,
+        *,
+        settings: Settings | None = None,
+        cache: str | Path | None = None,
+        images: int | None = None,
+    ) -> None:
         self.model, self.settings = model, settings or Settings()
         self.data = data if images is None or images >= data.n_eval else _head(data, images)
         self.cache = None if cache is None else Path(cache)
@@ -271,9 +278,13 @@ class Engine:
         right = right_answers(outputs, self.data.y_eval)
         work = totals(made).get("bit_operations", float("nan"))
         return Measured(
-            strategy.digest, float_accuracy=float(self.float_right().mean()), right=right,
-            size_bytes=made.size_bytes, bit_operations=work, **numbers,
-        )  # fmt: skip
+            strategy.digest,
+            float_accuracy=float(self.float_right().mean()),
+            right=right,
+            size_bytes=made.size_bytes,
+            bit_operations=work,
+            **numbers,
+        )
 
     def _name(self, key: str) -> str:
         return f"{self.context}/{key}.json"

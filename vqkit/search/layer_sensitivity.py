@@ -119,8 +119,7 @@ class Sensitivity:
         return cls(rows, **{k: value[k] for k in ("float_accuracy", "n", "strategy", "context")})
 
     def __str__(self) -> str:
-        head = (f"Sensitivity around {self.strategy}: float {tables.percent(self.float_accuracy)} % "
-                f"on {self.n} samples")  # fmt: skip
+        head = f"Sensitivity around {self.strategy}: float {tables.percent(self.float_accuracy)} % on {self.n} samples"
         return f"{head}\n{tables.text_table(_HEADER, self._cells(), left=(0, 1, 3))}"
 
     def _repr_html_(self) -> str:
@@ -128,11 +127,18 @@ class Sensitivity:
 
     def _cells(self) -> list[list[str]]:
         return [
-            [r["layer"], r["kind"], str(r["bits"]), r["mode"], tables.percent(r["accuracy"]),
-             tables.signed_points(r["accuracy"] - self.float_accuracy), tables.number(r["sqnr_db"]),
-             tables.number(r["kl"], 4)]
+            [
+                r["layer"],
+                r["kind"],
+                str(r["bits"]),
+                r["mode"],
+                tables.percent(r["accuracy"]),
+                tables.signed_points(r["accuracy"] - self.float_accuracy),
+                tables.number(r["sqnr_db"]),
+                tables.number(r["kl"], 4),
+            ]
             for r in self.rows
-        ]  # fmt: skip
+        ]
 
 
 _HEADER = ("layer", "kind", "bits", "mode", "accuracy %", "Δ float", "SQNR dB", "KL nats")
@@ -191,8 +197,7 @@ def sensitivity(
     return Sensitivity(kept.rows(asked), accuracy, engine.data.n_eval, base.name, kept.context)
 
 
-def answered(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question], *,
-             progress: bool = False) -> Answers:  # fmt: skip
+def answered(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question], *, progress: bool = False) -> Answers:
     """The answers to questions, sought where they are not known.
 
     Args:

@@ -90,9 +90,11 @@ class Found:
     def to_json(self) -> dict[str, Any]:
         """What `best.json` holds."""
         return {
-            "search": self.search.name, "trials": len(self.trials),
-            "best": _plain(self.best), "front": [_plain(t) for t in self.front],
-        }  # fmt: skip
+            "search": self.search.name,
+            "trials": len(self.trials),
+            "best": _plain(self.best),
+            "front": [_plain(t) for t in self.front],
+        }
 
 
 def _plain(trial: Trial | None) -> dict[str, Any] | None:
@@ -128,8 +130,7 @@ def front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     return list(seen.values())
 
 
-def run(search: Search, folder: Path, evaluator: Evaluator, *,
-        notify: Callable[[Trial], None] | None = None) -> Found:  # fmt: skip
+def run(search: Search, folder: Path, evaluator: Evaluator, *, notify: Callable[[Trial], None] | None = None) -> Found:
     """Search until the budget is spent; go on where an earlier call stopped.
 
     Args:
@@ -192,19 +193,25 @@ class Runs:
     Args:
         search: what is searched.
         runs: where records go.
-        options: how to run, a `runner.Options`.
+        options: how to run, a `runner.RunOptions`.
         notebook: runs instead of the built-in one.
         notify: called with each record, also with those that were there already.
     """
 
-    def __init__(self, search: Search, runs: Store, options: Any = None, *,
-                 notebook: str | Path | None = None,
-                 notify: Callable[[RunRecord], None] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        search: Search,
+        runs: Store,
+        options: Any = None,
+        *,
+        notebook: str | Path | None = None,
+        notify: Callable[[RunRecord], None] | None = None,
+    ) -> None:
         from vqkit.sweeps.resolve import opened
 
         self._search, self._runs, self._options, self._notify = search, runs, options, notify
         self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
-        self._hands: Any = None
+        self._slots: Any = None
         self._variants: dict[str, dict[str, Any]] = {}
         self._screen = Screen(search, self._opened, runs) if search.spec.screen else None
 
@@ -230,9 +237,9 @@ class Runs:
 
     def close(self) -> None:
         """End the workers; they stay warm between batches."""
-        if self._hands is not None:
-            self._hands.__exit__(None, None, None)
-            self._hands = None
+        if self._slots is not None:
+            self._slots.__exit__(None, None, None)
+            self._slots = None
 
     def _done(self, resolved: Any) -> bool:
         record = self._runs.record(resolved.planned[0].variant.key)
@@ -241,7 +248,7 @@ class Runs:
     def _run(self, resolved: Mapping[int, Any]) -> dict[int, RunRecord]:
         from dataclasses import replace
 
-        from vqkit.execution.runner import Options, crew, run_sweep
+        from vqkit.execution.runner import RunOptions, run_sweep, worker_pool
 
         if not resolved:
             return {}
@@ -250,13 +257,16 @@ class Runs:
                 self._variants.setdefault(entry["key"], entry)
         planned = {r.planned[0].variant.key: r.planned[0] for r in resolved.values()}
         first = next(iter(resolved.values()))
-        options = self._options or Options()
-        if self._hands is None:
-            self._hands = crew(self._runs, self._search.name, options).__enter__()
+        options = self._options or RunOptions()
+        if self._slots is None:
+            self._slots = worker_pool(self._runs, self._search.name, options).__enter__()
         outcome = run_sweep(
-            replace(first, planned=tuple(planned.values())), self._runs, options,
-            notify=self._notify, hands=self._hands,
-        )  # fmt: skip
+            replace(first, planned=tuple(planned.values())),
+            self._runs,
+            options,
+            notify=self._notify,
+            slots=self._slots,
+        )
         if outcome.interrupted:
             raise KeyboardInterrupt
         self._list_all()
@@ -320,8 +330,13 @@ class Screen:
         wanted = self._wanted(found)
         if high >= wanted:
             return None
-        metrics = {"accuracy": found.accuracy, "accuracy_delta": -found.drop, "size_bytes": found.size_bytes,
-                   "sqnr_output_db": found.sqnr_db, "n_eval": float(len(found.right))}  # fmt: skip
+        metrics = {
+            "accuracy": found.accuracy,
+            "accuracy_delta": -found.drop,
+            "size_bytes": found.size_bytes,
+            "sqnr_output_db": found.sqnr_db,
+            "n_eval": float(len(found.right)),
+        }
         if found.bit_operations == found.bit_operations:
             metrics["bit_operations"] = found.bit_operations
         reason = f"at most {high:.4f} accurate on {len(found.right)} samples, {wanted:.4f} wanted"
@@ -332,9 +347,12 @@ class Screen:
 
         if settings not in self._engines:
             self._engines[settings] = Engine(
-                self._opened.shared.net, self._opened.data, settings=settings, cache=self._runs.cache,
+                self._opened.shared.net,
+                self._opened.data,
+                settings=settings,
+                cache=self._runs.cache,
                 images=self._search.spec.screen,
-            )  # fmt: skip
+            )
         return self._engines[settings]
 
     def _wanted(self, found: Any) -> float:
@@ -356,7 +374,7 @@ def search_file(path: str | Path, runs: str | Path = "runs", *, options: Any = N
     Args:
         path: the search file.
         runs: folder of records, cache and studies.
-        options: how to run, a `runner.Options`.
+        options: how to run, a `runner.RunOptions`.
 
     Returns:
         The study.
@@ -364,15 +382,21 @@ def search_file(path: str | Path, runs: str | Path = "runs", *, options: Any = N
     return search(Search.load(path), Store.at(runs), options=options)
 
 
-def search(what: Search, runs: Store, *, options: Any = None, notebook: str | Path | None = None,
-           notify: Callable[[RunRecord], None] | None = None, tell: Callable[[Trial], None] | None = None,
-           ) -> Found:  # fmt: skip
+def search(
+    what: Search,
+    runs: Store,
+    *,
+    options: Any = None,
+    notebook: str | Path | None = None,
+    notify: Callable[[RunRecord], None] | None = None,
+    tell: Callable[[Trial], None] | None = None,
+) -> Found:
     """Search with runs as trials.
 
     Args:
         what: the search.
         runs: where records and the study go.
-        options: how to run, a `runner.Options`.
+        options: how to run, a `runner.RunOptions`.
         notebook: runs instead of the built-in one.
         notify: called with each record.
         tell: called with each trial.

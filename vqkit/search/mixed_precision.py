@@ -14,7 +14,7 @@ from vqkit.evaluation.cost import macs
 from vqkit.quantization.layer_kinds import KEEPS_GRID
 from vqkit.quantization.plan import Role
 from vqkit.search import allocation
-from vqkit.search.allocation import FLOAT_BITS, Choice, Option, Problem, Product, Slot
+from vqkit.search.allocation import FLOAT_BITS, Choice, ChoiceGroup, Option, Problem, Product
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.layer_sensitivity import Answers, answered
 from vqkit.search.questions import Question, Rules, Unit, units, with_rules
@@ -48,7 +48,7 @@ class Point:
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
+class SizeFront:
     """Mixed strategies by size, smallest first, with uniform ones to compare with.
 
     Attributes:
@@ -69,18 +69,24 @@ class Front:
         import pandas as pd
 
         every = sorted((*self.points, *self.uniform), key=lambda p: p.measured.size_bytes)
-        front = statistics.pareto(
-            [p.measured.size_bytes for p in every], [p.measured.accuracy for p in every]
-        )
+        front = statistics.pareto([p.measured.size_bytes for p in every], [p.measured.accuracy for p in every])
         rows = [self._row(p, bool(on)) for p, on in zip(every, front, strict=True)]
         return pd.DataFrame(rows, columns=list(SHOWN))
 
     def _row(self, point: Point, on_front: bool) -> dict[str, Any]:
         m = point.measured
         bits = " ".join(f"{k}:{v.replace(' ', '')}" for k, v in point.bits.items())
-        return {"name": point.name, "accuracy": m.accuracy, "drop": m.drop, "size_bytes": m.size_bytes,
-                "bit_operations": m.bit_operations, "kl": m.kl, "p_float": m.p_value(self.float_right),
-                "pareto": on_front, "bits": bits}  # fmt: skip
+        return {
+            "name": point.name,
+            "accuracy": m.accuracy,
+            "drop": m.drop,
+            "size_bytes": m.size_bytes,
+            "bit_operations": m.bit_operations,
+            "kl": m.kl,
+            "p_float": m.p_value(self.float_right),
+            "pareto": on_front,
+            "bits": bits,
+        }
 
     def pareto(self) -> tuple[Point, ...]:
         """The mixed points that no other mixed point beats."""
@@ -95,9 +101,12 @@ class Front:
             max_size: bytes.
             max_drop: accuracy that may be lost against float, fraction.
         """
-        fits = [p for p in (*self.points, *self.uniform)
-                if (max_size is None or p.measured.size_bytes <= max_size)
-                and (max_drop is None or p.measured.drop <= max_drop)]  # fmt: skip
+        fits = [
+            p
+            for p in (*self.points, *self.uniform)
+            if (max_size is None or p.measured.size_bytes <= max_size)
+            and (max_drop is None or p.measured.drop <= max_drop)
+        ]
         if max_size is None and max_drop is not None:
             return min(fits, key=lambda p: p.measured.size_bytes, default=None)
         return max(fits, key=lambda p: (p.measured.accuracy, -p.measured.size_bytes), default=None)
@@ -119,11 +128,17 @@ class Front:
 
     def __str__(self) -> str:
         cells = [
-            [r["name"], tables.percent(r["accuracy"]), tables.signed_points(-r["drop"]),
-             tables.size(r["size_bytes"]),
-             tables.number(r["kl"], 4), f"{r['p_float']:.2g}", "pareto" if r["pareto"] else ""]
+            [
+                r["name"],
+                tables.percent(r["accuracy"]),
+                tables.signed_points(-r["drop"]),
+                tables.size(r["size_bytes"]),
+                tables.number(r["kl"], 4),
+                f"{r['p_float']:.2g}",
+                "pareto" if r["pareto"] else "",
+            ]
             for r in self.table.to_dict("records")
-        ]  # fmt: skip
+        ]
         header = ("strategy", "accuracy %", "Δ float", "size", "KL nats", "p (float)", "")
         return tables.text_table(header, cells, left=(0, 6))
 
@@ -145,7 +160,7 @@ def mixed(
     uniform: Sequence[int] = (),
     until: float = float("inf"),
     progress: bool = False,
-) -> Front:
+) -> SizeFront:
     """A front of mixed strategies, each verified by a real evaluation.
 
     Args:
@@ -180,7 +195,7 @@ def mixed(
     base = as_strategy(strategy)
     prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
     asker = sensitivity_engine or engine
-    options = Options(
+    options = LayerOptions(
         asker, _uncorrected(base), prepared, tuple(bits), by, tuple(per_channel), leave_float, progress
     )
     problem = options.problem(tuple(kinds), _size_of(engine, base))
@@ -188,8 +203,10 @@ def mixed(
     choices = list(allocation.front(problem, points, **bounds))
     if not choices:
         low, high = problem.extremes()
-        raise StrategyError(f"mixed precision: no choice fits max_size={max_size}, max_bit_operations="
-                            f"{max_bit_operations}; sizes go from {low:.0f} to {high:.0f} bytes")  # fmt: skip
+        raise StrategyError(
+            f"mixed precision: no choice fits max_size={max_size}, max_bit_operations="
+            f"{max_bit_operations}; sizes go from {low:.0f} to {high:.0f} bytes"
+        )
     found: list[Point] = []
     # The middle of the front first: where time ends, its ends are the least interesting.
     order = sorted(range(len(choices)), key=lambda i: abs(i - len(choices) / 2))
@@ -201,7 +218,7 @@ def mixed(
     compared = [_uniform(engine, base, prepared, width, tuple(kinds)) for width in uniform]
     right = engine.float_right()
     ordered = sorted(found, key=lambda p: p.measured.size_bytes)
-    return Front(tuple(ordered), tuple(compared), float(right.mean()), right)
+    return SizeFront(tuple(ordered), tuple(compared), float(right.mean()), right)
 
 
 def _uncorrected(base: Strategy) -> Strategy:
@@ -215,11 +232,20 @@ def _size_of(engine: Engine, base: Strategy) -> float:
     return engine.measure(base).size_bytes
 
 
-class Options:
+class LayerOptions:
     """Sensitivities as options of slots."""
 
-    def __init__(self, asker: Engine, base: Strategy, prepared: PreparedModel, bits: tuple[int, ...], by: str,
-                 per_channel: tuple[bool, ...], leave_float: bool, progress: bool) -> None:  # fmt: skip
+    def __init__(
+        self,
+        asker: Engine,
+        base: Strategy,
+        prepared: PreparedModel,
+        bits: tuple[int, ...],
+        by: str,
+        per_channel: tuple[bool, ...],
+        leave_float: bool,
+        progress: bool,
+    ) -> None:
         self._prepared, self._bits, self._by = prepared, bits, by
         self._channels: tuple[bool | None, ...] = per_channel or (None,)
         self._float = leave_float
@@ -239,11 +265,11 @@ class Options:
         channels = self._channels if kind == "weights" else (None,)
         return [Question(unit, kind, b, "only", c) for b in self._bits for c in channels]
 
-    def _slot(self, unit: Unit, kind: str, answers: Answers) -> Slot:
+    def _slot(self, unit: Unit, kind: str, answers: Answers) -> ChoiceGroup:
         options = [Option(q.bits, self._cost(answers[q]), q.per_channel) for q in self._questions(unit, kind)]
         if self._float:
             options.append(Option(FLOAT_BITS, 0.0))
-        return Slot(unit.layer, kind, tuple(options), unit.parameters if kind == "weights" else 0)
+        return ChoiceGroup(unit.layer, kind, tuple(options), unit.parameters if kind == "weights" else 0)
 
     def _cost(self, answer: dict[str, float]) -> float:
         if self._by == "accuracy":
@@ -256,7 +282,7 @@ class Options:
         rows = [r for r in self._prepared.plan.quantized if r.layer == layer and r.role is Role.WEIGHT]
         return rows[0].spec.bit_width if rows and rows[0].spec is not None else FLOAT_BITS
 
-    def _products(self, slots: tuple[Slot, ...]) -> list[Product]:
+    def _products(self, slots: tuple[ChoiceGroup, ...]) -> list[Product]:
         graph = self._prepared.graph
         by_name = {(s.layer, s.kind): s for s in slots}
         try:
@@ -270,7 +296,7 @@ class Options:
             found.append(Product(count, weights, self._reads(node.inputs[0], by_name)))
         return found
 
-    def _reads(self, value: int, by_name: dict[tuple[str, str], Slot]) -> Slot | int:
+    def _reads(self, value: int, by_name: dict[tuple[str, str], ChoiceGroup]) -> ChoiceGroup | int:
         """The slot, or the bits, of the quantizer behind which a layer reads."""
         graph, rows = self._prepared.graph, {r.value: r for r in self._prepared.plan.quantized}
         producers = graph.producers()
@@ -311,9 +337,7 @@ def rules_of(choice: Choice, found: Sequence[Unit]) -> Rules:
     return rules
 
 
-def _point(
-    engine: Engine, base: Strategy, prepared: PreparedModel, problem: Problem, choice: Choice
-) -> Point:
+def _point(engine: Engine, base: Strategy, prepared: PreparedModel, problem: Problem, choice: Choice) -> Point:
     strategy = with_rules(base, rules_of(choice, units(prepared)))
     measured = engine.measure(strategy)
     bits: dict[str, str] = {}
@@ -325,28 +349,36 @@ def _point(
     return Point(name, strategy, problem.cost(choice), measured, bits)
 
 
-def _uniform(
-    engine: Engine, base: Strategy, prepared: PreparedModel, width: int, kinds: tuple[str, ...]
-) -> Point:
+def _uniform(engine: Engine, base: Strategy, prepared: PreparedModel, width: int, kinds: tuple[str, ...]) -> Point:
     choice: Choice = {}
     for u in units(prepared):
         for kind in kinds:
             if kind in u.kinds:
-                slot = Slot(u.layer, kind, ())
+                slot = ChoiceGroup(u.layer, kind, ())
                 choice[slot] = Option(width, 0.0)
     strategy = with_rules(base, rules_of(choice, units(prepared)))
     return Point(f"uniform-{width}", strategy, float("nan"), engine.measure(strategy), {"*": f"{width}"})
 
 
-def _repair(engine: Engine, base: Strategy, prepared: PreparedModel, problem: Problem, found: Sequence[Point],
-            max_drop: float, bounds: dict[str, float | None]) -> list[Point]:  # fmt: skip
+def _repair(
+    engine: Engine,
+    base: Strategy,
+    prepared: PreparedModel,
+    problem: Problem,
+    found: Sequence[Point],
+    max_drop: float,
+    bounds: dict[str, float | None],
+) -> list[Point]:
     """Further points between the largest that loses too much and the smallest that does not."""
     more: list[Point] = []
     for _ in range(6):
         every = sorted((*found, *more), key=lambda p: p.measured.size_bytes)
         good = next((p for p in every if p.measured.drop <= max_drop), None)
-        bad = [p for p in every if p.measured.drop > max_drop
-               and (good is None or p.measured.size_bytes < good.measured.size_bytes)]  # fmt: skip
+        bad = [
+            p
+            for p in every
+            if p.measured.drop > max_drop and (good is None or p.measured.size_bytes < good.measured.size_bytes)
+        ]
         if good is None or not bad:
             break
         between = (bad[-1].measured.size_bytes + good.measured.size_bytes) / 2

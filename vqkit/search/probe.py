@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.bench.calibration import Tensor, Wanted
+from vqkit.bench.calibration import SharedObserver, WantedStatistics
 from vqkit.errors import DataError
 from vqkit.graph.execute import Pieces, Values, numbers_at
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
-from vqkit.quantization.calibrate import Calibration, Mode, Observed, as_float, on_grid
+from vqkit.quantization.calibrate import Calibration, Mode, TensorStatistics, as_float, on_grid
 from vqkit.quantization.data import batches, leaves
 from vqkit.quantization.float_model import in_size
 from vqkit.quantization.plan import Plan, Role, Row
@@ -30,7 +30,7 @@ from vqkit.quantization.planner import resolve
 from vqkit.quantization.prepare import instrument
 from vqkit.quantization.refine import refine
 from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations
-from vqkit.search.engine import Engine, Tally, batch_size
+from vqkit.search.engine import Engine, OutputSums, batch_size
 from vqkit.search.questions import Question
 
 Place = tuple[Any, ...]
@@ -88,7 +88,7 @@ class Probes:
 
     def answers(self) -> dict[Question, dict[str, float]]:
         """Accuracy, output SQNR and KL of every question that can be asked here."""
-        tallies = {q: Tally() for q in self.probes}
+        tallies = {q: OutputSums() for q in self.probes}
         reference, labels = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval)
         data, size = self._engine.data.x_eval, batch_size(self._graph)
         source = enumerate(in_size(batches(data, batch_size=size), self._graph, pad=True))
@@ -148,10 +148,10 @@ class Probes:
         settings = self._engine.settings
         asked = {d.observing: d for d in drafts if d.row is not None}
         watched = {place: draft for (place, _), draft in asked.items()}
-        wanted: dict[Place, dict[QuantizerSpec, Wanted]] = {place: {} for place in watched}
+        wanted: dict[Place, dict[QuantizerSpec, WantedStatistics]] = {place: {} for place in watched}
         for place, spec in asked:
-            wanted[place][spec] = Wanted(spec, Observed(), settings.vitis_compat)
-        seen = {place: Tensor(list(wishes.values())) for place, wishes in wanted.items()}
+            wanted[place][spec] = WantedStatistics(spec, TensorStatistics(), settings.vitis_compat)
+        seen = {place: SharedObserver(list(wishes.values())) for place, wishes in wanted.items()}
         starts = {d.start for d in watched.values()}
         x = self._engine.data.x_calib
         source = batches(x, batch_size=settings.batch_size, steps=settings.steps)
@@ -165,8 +165,11 @@ class Probes:
         if not count:
             raise DataError("calibration data: no batch was given; pass at least one")
         found = {(place, spec): w.seen for place, wishes in wanted.items() for spec, w in wishes.items()}
-        return {key: self._decided(d.row, Calibration({d.row.name: found[key]}, count, samples, Mode.FLOAT))
-                for key, d in asked.items() if d.row is not None}  # fmt: skip
+        return {
+            key: self._decided(d.row, Calibration({d.row.name: found[key]}, count, samples, Mode.FLOAT))
+            for key, d in asked.items()
+            if d.row is not None
+        }
 
     def _watched(self, draft: Probe, state: Values) -> Any:
         """The value that a question quantizes, float32, behind its quantized weights."""

@@ -72,8 +72,9 @@ def units(prepared: PreparedModel) -> list[Unit]:
     """
     plan, graph = prepared.plan, prepared.graph
     behind = {r.layer for r in plan.quantized if r.role is Role.ACTIVATION}
-    sizes = {r.layer: int(graph.layers[r.layer].weights[r.tensor].size)
-             for r in plan.quantized if r.role is Role.WEIGHT}  # fmt: skip
+    sizes = {
+        r.layer: int(graph.layers[r.layer].weights[r.tensor].size) for r in plan.quantized if r.role is Role.WEIGHT
+    }
     found = [Unit(name, "", name, is_input=True) for name in _inputs(plan)]
     taken: set[str] = set()
     for node in graph.nodes:
@@ -182,14 +183,15 @@ def _without_bits(rule: Any) -> Any:
 
 def _bit_keys(base: Strategy) -> list[str]:
     rules = [r for t in base.layer_types if (r := base.layer_rule(t)) is not None]
-    has = {"weight_bit": any(r.weights for r in rules), "input_bit": True,
-           "activation_bit": any(r.activations or r.outputs for r in rules)}  # fmt: skip
+    has = {
+        "weight_bit": any(r.weights for r in rules),
+        "input_bit": True,
+        "activation_bit": any(r.activations or r.outputs for r in rules),
+    }
     return [key for key, yes in has.items() if yes]
 
 
-def questions(
-    found: Sequence[Unit], bits: Sequence[int], kinds: Sequence[str], modes: Sequence[str]
-) -> list[Question]:
+def questions(found: Sequence[Unit], bits: Sequence[int], kinds: Sequence[str], modes: Sequence[str]) -> list[Question]:
     """Every question about these units, unit by unit."""
     return [
         Question(unit, kind, width, mode)

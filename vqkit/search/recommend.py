@@ -22,15 +22,19 @@ from vqkit.errors import StrategyError, SweepError
 from vqkit.files import write_bytes
 from vqkit.runs.store import Store
 from vqkit.search.engine import Engine, Measured
-from vqkit.search.mixed_precision import Front, Point, mixed
+from vqkit.search.mixed_precision import Point, SizeFront, mixed
 from vqkit.strategy import Strategy
 
 ALPHA = 1 - statistics.CONFIDENCE
 SENSITIVITY_IMAGES = 1000
 # What brings a built-in strategy nearer to float in most models, at little cost (docs/benchmarks.md).
 _BIASES = {"bias_bit": 16, "include_bias_corr": True}
-_FLOAT_SCALE = {"activation_method": "NON_OVERFLOW", "input_method": "NON_OVERFLOW",
-                "activation_symmetry": False, "weight_method": "MIN_MSE"}  # fmt: skip
+_FLOAT_SCALE = {
+    "activation_method": "NON_OVERFLOW",
+    "input_method": "NON_OVERFLOW",
+    "activation_symmetry": False,
+    "weight_method": "MIN_MSE",
+}
 _PER_CHANNEL = {"weight_per_channel": True}
 # Built-in -> whole-model strategies that are measured before bits are chosen layer by layer, simplest first.
 BASES: dict[str, dict[str, dict[str, Any]]] = {
@@ -96,8 +100,14 @@ class Advice:
         low, high = (tables.percent(v) for v in m.interval())
         marks = ["recommended"] if self.chosen is not None and p.name == self.chosen.name else []
         marks += ["level"] if p.name in self.level else []
-        return [p.name, f"{tables.percent(m.accuracy)} ({low}–{high})", tables.signed_points(-m.drop),
-                f"{m.p_value(self.float_right):.2g}", tables.size(m.size_bytes), " ".join(marks)]  # fmt: skip
+        return [
+            p.name,
+            f"{tables.percent(m.accuracy)} ({low}–{high})",
+            tables.signed_points(-m.drop),
+            f"{m.p_value(self.float_right):.2g}",
+            tables.size(m.size_bytes),
+            " ".join(marks),
+        ]
 
     def __str__(self) -> str:
         return f"{tables.text_table(HEADER, self.rows(), left=(0, 5))}\n\n{self.sentence}"
@@ -130,9 +140,16 @@ def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Str
     return found
 
 
-def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int] = BITS, points: int = 14,
-           strategies: Sequence[str | Path] = tuple(BASES),
-           say: Callable[[str], None] | None = None) -> Advice:  # fmt: skip
+def advise(
+    engine: Engine,
+    asker: Engine,
+    bounds: Bounds,
+    *,
+    bits: Sequence[int] = BITS,
+    points: int = 14,
+    strategies: Sequence[str | Path] = tuple(BASES),
+    say: Callable[[str], None] | None = None,
+) -> Advice:
     """Look for the best strategy within bounds.
 
     Args:
@@ -156,10 +173,16 @@ def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int]
     best = max(found, key=lambda p: p.measured.accuracy)
     tell(f"bits layer by layer, around {best.name}")
     try:
-        front: Front = mixed(
-            engine, best.strategy, bits=bits, points=points, max_size=bounds.max_size,
-            max_drop=bounds.max_drop, sensitivity_engine=asker, until=until,
-        )  # fmt: skip
+        front: SizeFront = mixed(
+            engine,
+            best.strategy,
+            bits=bits,
+            points=points,
+            max_size=bounds.max_size,
+            max_drop=bounds.max_drop,
+            sensitivity_engine=asker,
+            until=until,
+        )
         found += front.points
     except StrategyError as e:
         tell(str(e))
@@ -174,8 +197,7 @@ def advise(engine: Engine, asker: Engine, bounds: Bounds, *, bits: Sequence[int]
     return Advice(chosen, sentence, tuple(order), level, engine.float_right(), spread, seconds)
 
 
-def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], None],
-           until: float) -> list[Point]:  # fmt: skip
+def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], None], until: float) -> list[Point]:
     found: list[Point] = []
     problems: list[str] = []
     for name, strategy in bases.items():
@@ -191,9 +213,7 @@ def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], 
     return found
 
 
-def choose(
-    found: Sequence[Point], bounds: Bounds, float_right: Any
-) -> tuple[Point | None, str, tuple[str, ...]]:
+def choose(found: Sequence[Point], bounds: Bounds, float_right: Any) -> tuple[Point | None, str, tuple[str, ...]]:
     """The smallest of the fitting points that chance cannot tell from the most accurate fitting one.
 
     Args:
@@ -217,22 +237,21 @@ def _why(chosen: Point, top: Point, level: Sequence[Point], float_right: Any) ->
     m = chosen.measured
     low, high = m.interval()
     p = m.p_value(float_right)
-    against = (
-        f"{abs(100 * m.drop):.2f} points {'below' if m.drop > 0 else 'above'} float" if m.drop else "as float"
-    )
+    against = f"{abs(100 * m.drop):.2f} points {'below' if m.drop > 0 else 'above'} float" if m.drop else "as float"
     chance = "which could be chance" if p > ALPHA else "more than chance"
     interval = f"95 % interval {tables.percent(low)} to {tables.percent(high)}"
     accuracy = f"accuracy {tables.percent(m.accuracy)} % ({interval})"
-    text = (f"Use {chosen.name}: {tables.size(m.size_bytes)}, {accuracy}, {against} "
-            f"({chance}, McNemar p = {p:.2g}).")  # fmt: skip
+    text = f"Use {chosen.name}: {tables.size(m.size_bytes)}, {accuracy}, {against} ({chance}, McNemar p = {p:.2g})."
     if len(level) == 1:
         return f"{text} Within the bounds nothing else is statistically level with it."
     if chosen is top:
         most = "It is the most accurate within the bounds"
         return f"{text} {most} and the smallest of the {len(level)} that are level."
-    return (f"{text} It is the smallest of the {len(level)} within the bounds that cannot be told from the "
-            f"most accurate of them, {top.name} ({tables.percent(top.measured.accuracy)} %, "
-            f"{tables.size(top.measured.size_bytes)}).")  # fmt: skip
+    return (
+        f"{text} It is the smallest of the {len(level)} within the bounds that cannot be told from the "
+        f"most accurate of them, {top.name} ({tables.percent(top.measured.accuracy)} %, "
+        f"{tables.size(top.measured.size_bytes)})."
+    )
 
 
 def _why_none(found: Sequence[Point], bounds: Bounds) -> str:
@@ -241,9 +260,7 @@ def _why_none(found: Sequence[Point], bounds: Bounds) -> str:
     parts = []
     if small:
         best = min(small, key=lambda p: p.measured.drop)
-        parts.append(
-            f"the best that is small enough, {best.name}, loses {100 * best.measured.drop:.2f} points"
-        )
+        parts.append(f"the best that is small enough, {best.name}, loses {100 * best.measured.drop:.2f} points")
     if good:
         least = min(good, key=lambda p: p.measured.size_bytes)
         size = tables.size(least.measured.size_bytes)
@@ -251,8 +268,9 @@ def _why_none(found: Sequence[Point], bounds: Bounds) -> str:
     return f"Nothing that was measured fits the bounds; {'; '.join(parts) or 'neither size nor accuracy'}."
 
 
-def spread_over_subsets(engine: Engine, strategy: Strategy, *, subsets: int = 4,
-                        until: float = float("inf")) -> tuple[float, ...]:  # fmt: skip
+def spread_over_subsets(
+    engine: Engine, strategy: Strategy, *, subsets: int = 4, until: float = float("inf")
+) -> tuple[float, ...]:
     """Accuracies of a strategy when other calibration samples had been given.
 
     Args:
@@ -274,19 +292,24 @@ def spread_over_subsets(engine: Engine, strategy: Strategy, *, subsets: int = 4,
         rows = np.sort(rng.choice(n, max(1, n // 2), replace=False))
         half = map_inputs(lambda a, _, rows=rows: a[rows], engine.data.x_calib)
         known = engine.data.y_calib
-        data = Data(f"{engine.data.name} half {k}", half, engine.data.x_eval, engine.data.y_eval,
-                    y_calib=None if known is None else known[rows])  # fmt: skip
-        found.append(
-            Engine(engine.model, data, settings=engine.settings, cache=engine.cache).measure(strategy)
+        data = Data(
+            f"{engine.data.name} half {k}",
+            half,
+            engine.data.x_eval,
+            engine.data.y_eval,
+            y_calib=None if known is None else known[rows],
         )
+        found.append(Engine(engine.model, data, settings=engine.settings, cache=engine.cache).measure(strategy))
     return tuple(m.accuracy for m in found)
 
 
 def _spread_words(spread: Sequence[float]) -> str:
     if len(spread) < 2:
         return ""
-    return (f" Calibrated on {len(spread)} random halves of the calibration samples instead, it scores "
-            f"{tables.percent(min(spread))} to {tables.percent(max(spread))} %.")  # fmt: skip
+    return (
+        f" Calibrated on {len(spread)} random halves of the calibration samples instead, it scores "
+        f"{tables.percent(min(spread))} to {tables.percent(max(spread))} %."
+    )
 
 
 @dataclass(frozen=True)
@@ -304,8 +327,9 @@ class Delivery:
     exports: tuple[Path, ...] = ()
 
 
-def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = "model",
-            formats: Sequence[str] = ()) -> Delivery:  # fmt: skip
+def deliver(
+    advice: Advice, engine: Engine, folder: str | Path, *, title: str = "model", formats: Sequence[str] = ()
+) -> Delivery:
     """Write the strategy, the quantized model and the report.
 
     Args:
@@ -339,8 +363,16 @@ def deliver(advice: Advice, engine: Engine, folder: str | Path, *, title: str = 
     return Delivery(strategy, model, report, exports)
 
 
-def record(delivery: Delivery, model: str, data: Any, runs: Store, settings: Any, *,
-           options: Any = None, tracking: tuple[str | None] | None = None) -> str:  # fmt: skip
+def record(
+    delivery: Delivery,
+    model: str,
+    data: Any,
+    runs: Store,
+    settings: Any,
+    *,
+    options: Any = None,
+    tracking: tuple[str | None] | None = None,
+) -> str:
     """Run the delivered strategy as a variant, so that it stands among the other runs.
 
     Args:
@@ -361,9 +393,15 @@ def record(delivery: Delivery, model: str, data: Any, runs: Store, settings: Any
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.spec import Sweep
 
-    value = {"name": "recommended", "model": model, "data": data,
-             "strategy": str(delivery.strategy.resolve()), "mode": "list",
-             "variants": [{"name": "recommended"}], **asdict(settings)}  # fmt: skip
+    value = {
+        "name": "recommended",
+        "model": model,
+        "data": data,
+        "strategy": str(delivery.strategy.resolve()),
+        "mode": "list",
+        "variants": [{"name": "recommended"}],
+        **asdict(settings),
+    }
     resolved = resolve(Sweep.from_dict(value, source="recommend"), runs.cache)
     session = Session(runs, tracking[0], None, lambda _: None) if tracking else None
     outcome = run_single(resolved, runs, options)
@@ -373,32 +411,6 @@ def record(delivery: Delivery, model: str, data: Any, runs: Store, settings: Any
     if session:
         session.close()
     return resolved.planned[0].variant.key
-
-
-def parse_size(text: str, whole: float | None = None) -> float:
-    """Bytes of a text such as 100KB, 0.5MB, 2048 or 60%.
-
-    Args:
-        text: number with an optional unit: B, KB, MB, GB (powers of 1000), KiB, MiB; or per cent of `whole`.
-        whole: bytes of 100 %.
-
-    Raises:
-        SweepError: it is none of these.
-    """
-    units = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20}
-    plain = text.strip().lower().replace(" ", "")
-    number = plain.rstrip("%bkmgi")
-    unit = plain[len(number) :]
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if unit == "%" and whole is not None and value > 0:
-        return value / 100 * whole
-    if unit not in units or value <= 0:
-        raise SweepError(f"{text!r} is not a size. Allowed: 2048, 100KB, 0.5MB, 64KiB"
-                         + (", 60%" if whole is not None else ""))  # fmt: skip
-    return value * units[unit]
 
 
 STYLE = (
@@ -423,20 +435,30 @@ def write(advice: Advice, path: str | Path, title: str) -> Path:
 
     picture = base64.b64encode(png(figure(advice))).decode()
     chosen = advice.chosen
-    bits = "" if chosen is None or not chosen.bits else (
-        "<h2>Bits of the weights</h2>"
-        + tables.html_table(("layer", "bits"), [[k, v] for k, v in chosen.bits.items()])
-    )  # fmt: skip
-    body = "".join((
-        f"<h1>Recommended strategy for {html.escape(title)}</h1><p>{html.escape(advice.sentence)}</p>",
-        f'<img alt="accuracy against size" src="data:image/png;base64,{picture}">',
-        "<h2>Everything measured</h2>", tables.html_table(HEADER, advice.rows(), left=(0, 5)),
-        "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
-        "from the most accurate one within the bounds.</p>", bits,
-        f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
-    ))  # fmt: skip
-    page = (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f"<style>{STYLE}</style><body>{body}</body></html>\n")  # fmt: skip
+    bits = (
+        ""
+        if chosen is None or not chosen.bits
+        else (
+            "<h2>Bits of the weights</h2>"
+            + tables.html_table(("layer", "bits"), [[k, v] for k, v in chosen.bits.items()])
+        )
+    )
+    body = "".join(
+        (
+            f"<h1>Recommended strategy for {html.escape(title)}</h1><p>{html.escape(advice.sentence)}</p>",
+            f'<img alt="accuracy against size" src="data:image/png;base64,{picture}">',
+            "<h2>Everything measured</h2>",
+            tables.html_table(HEADER, advice.rows(), left=(0, 5)),
+            "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
+            "from the most accurate one within the bounds.</p>",
+            bits,
+            f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
+        )
+    )
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><body>{body}</body></html>\n"
+    )
     write_bytes(path, page.encode())
     return Path(path)
 

@@ -45,9 +45,15 @@ from vqkit.sweeps.spec import LABEL, SETTINGS, Point, SettingsSpec, Sweep, parse
 
 # Metric of a record -> whether more of it is better.
 MORE_IS_BETTER = {
-    "accuracy": True, "accuracy_delta": True, "sqnr_output_db": True, "sqnr_min_db": True,
-    "size_bytes": False, "bit_operations": False, "quantized_tensors": True, "float_tensors": False,
-}  # fmt: skip
+    "accuracy": True,
+    "accuracy_delta": True,
+    "sqnr_output_db": True,
+    "sqnr_min_db": True,
+    "size_bytes": False,
+    "bit_operations": False,
+    "quantized_tensors": True,
+    "float_tensors": False,
+}
 NOT_IN_DIGEST = ("trials", "minutes")
 
 
@@ -76,7 +82,7 @@ class Range(BaseModel):
         return all(float(p).is_integer() for p in parts)
 
 
-class Bound(BaseModel):
+class MetricBound(BaseModel):
     """What a metric may be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -99,7 +105,7 @@ class SearchSpec(SettingsSpec):
     strategy: str = "pof2s"
     axes: dict[str, list[JsonValue] | Range]
     objectives: list[str] = Field(default=["accuracy", "size_bytes"], min_length=1)
-    constraints: dict[str, Bound] = Field(default_factory=dict)
+    constraints: dict[str, MetricBound] = Field(default_factory=dict)
     trials: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     sampler: Literal["tpe", "nsga2", "random"] = "tpe"
@@ -113,9 +119,7 @@ class SearchSpec(SettingsSpec):
             raise ValueError("axes: there is none, so there is nothing to search")
         for axis, values in self.axes.items():
             if axis == LABEL or values == []:
-                raise ValueError(
-                    f"axes: {axis!r} " + ("holds no value" if values == [] else "is not an axis")
-                )
+                raise ValueError(f"axes: {axis!r} " + ("holds no value" if values == [] else "is not an axis"))
         for where, names in (("objectives", self.objectives), ("constraints", list(self.constraints))):
             for name in names:
                 if name not in MORE_IS_BETTER:
@@ -165,9 +169,7 @@ class Search:
         return cls.from_dict({LABEL: path.stem, **read_mapping(path)}, base_dir=path.parent, source=path.name)
 
     @classmethod
-    def from_dict(
-        cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "search"
-    ) -> Search:
+    def from_dict(cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "search") -> Search:
         """A search from plain JSON.
 
         Raises:
@@ -194,8 +196,15 @@ class Search:
         """The sweep that runs some points of the search."""
         s = self.spec
         settings = {name: getattr(s, name) for name in SETTINGS}
-        value = {"name": s.name, "model": s.model, "data": s.data, "strategy": s.strategy, **settings,
-                 "mode": "list", "variants": points}  # fmt: skip
+        value = {
+            "name": s.name,
+            "model": s.model,
+            "data": s.data,
+            "strategy": s.strategy,
+            **settings,
+            "mode": "list",
+            "variants": points,
+        }
         return Sweep.from_dict(value, base_dir=self.base_dir, source=self.source)
 
 
@@ -312,10 +321,16 @@ class Study:
 
         attrs, complete = t.user_attrs, t.state == optuna.trial.TrialState.COMPLETE
         return Trial(
-            t.number, point_of(self.search.spec, t.params), tuple(t.values) if complete else None,
-            attrs.get(METRICS, {}), attrs.get(KEY, ""), attrs.get(REASON, ""),
-            tuple(attrs.get(VIOLATIONS, ())), bool(attrs.get(SCREENED)), t.state.is_finished(),
-        )  # fmt: skip
+            t.number,
+            point_of(self.search.spec, t.params),
+            tuple(t.values) if complete else None,
+            attrs.get(METRICS, {}),
+            attrs.get(KEY, ""),
+            attrs.get(REASON, ""),
+            tuple(attrs.get(VIOLATIONS, ())),
+            bool(attrs.get(SCREENED)),
+            t.state.is_finished(),
+        )
 
     def batch(self) -> list[Trial]:
         """The trials to run next: those that were asked for and not told, filled up to a whole batch."""
@@ -338,13 +353,24 @@ class Study:
             copy.enqueue_trial(params_of(spec, spec.start[number]))
         copy.ask(self._distributions())
         drawn = copy.get_trials(deepcopy=False)[number]
-        self._study.add_trial(optuna.trial.create_trial(
-            state=drawn.state, params=drawn.params, distributions=drawn.distributions,
-            system_attrs=drawn.system_attrs,
-        ))  # fmt: skip
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=drawn.state,
+                params=drawn.params,
+                distributions=drawn.distributions,
+                system_attrs=drawn.system_attrs,
+            )
+        )
 
-    def tell(self, trial: Trial, metrics: Mapping[str, float] | None, *, key: str = "", reason: str = "",
-             screened: bool = False) -> None:  # fmt: skip
+    def tell(
+        self,
+        trial: Trial,
+        metrics: Mapping[str, float] | None,
+        *,
+        key: str = "",
+        reason: str = "",
+        screened: bool = False,
+    ) -> None:
         """Say what came of a trial.
 
         Args:

@@ -243,9 +243,7 @@ def _entry_token(here: Any, token: str) -> str:
 
 def _known(here: Any, parts: list[str]) -> list[str]:
     if isinstance(here, list):
-        return [
-            _type_of(e) if isinstance(e, dict) and "layer_type" in e else str(i) for i, e in enumerate(here)
-        ]
+        return [_type_of(e) if isinstance(e, dict) and "layer_type" in e else str(i) for i, e in enumerate(here)]
     if not isinstance(here, dict):
         return []
     loc: list[Any] = [int(p) if p.isdigit() else p for p in parts]

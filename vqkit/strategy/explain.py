@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.primitives.spec import Method, RoundMode
-from vqkit.strategy.cascade import ResolvedQuantizer, Step, heard
+from vqkit.strategy.cascade import Declaration, ResolvedQuantizer, winner
 from vqkit.strategy.rules import LayerRule
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Line:
+class ExplainedParameter:
     """One parameter of one tensor.
 
     Attributes:
@@ -30,7 +30,7 @@ class Line:
     tensor: str
     param: str
     value: object
-    steps: tuple[Step, ...]
+    steps: tuple[Declaration, ...]
 
     def __str__(self) -> str:
         value = shown(self.param, self.value)
@@ -43,7 +43,7 @@ class Explanation:
     """All lines of a layer; prints as a table."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ExplainedParameter, ...]
 
     def __str__(self) -> str:
         return "\n".join([self.title, *map(str, self.lines)])
@@ -80,7 +80,7 @@ def _summary(rule: LayerRule) -> str:
     return "nothing to quantize" if rule.transparent else rule.pointer
 
 
-def _layer_lines(rule: LayerRule) -> Iterator[Line]:
+def _layer_lines(rule: LayerRule) -> Iterator[ExplainedParameter]:
     for role in ("weights", "biases", "activations", "outputs", "inputs"):
         singular = {"biases": "bias"}.get(role, role.removesuffix("s"))
         for name, resolved in getattr(rule, role):
@@ -88,9 +88,9 @@ def _layer_lines(rule: LayerRule) -> Iterator[Line]:
                 yield from _lines(f"{singular} {name}", resolved)
 
 
-def _lines(tensor: str, resolved: ResolvedQuantizer) -> Iterator[Line]:
+def _lines(tensor: str, resolved: ResolvedQuantizer) -> Iterator[ExplainedParameter]:
     for param, steps in resolved.steps.items():
-        yield Line(tensor, param, heard(steps).value, steps)
+        yield ExplainedParameter(tensor, param, winner(steps).value, steps)
 
 
 def shown(param: str, value: Any) -> str:
@@ -99,7 +99,7 @@ def shown(param: str, value: Any) -> str:
     return kinds[param](value).name if param in kinds else str(value)
 
 
-def _told(param: str, step: Step) -> str:
+def _told(param: str, step: Declaration) -> str:
     name = step.origin.pointer.rpartition("/")[2]
     told = f"{shown(param, step.value)} ({step.origin.source}: {name})"
     return f"{told}, not heard: {step.note}" if step.note else told

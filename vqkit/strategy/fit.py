@@ -14,13 +14,13 @@ from typing import Any
 
 from vqkit.errors import StrategyError, nearest, not_allowed
 from vqkit.strategy import document, vocabulary
-from vqkit.strategy.cascade import PARAMS, Step
-from vqkit.strategy.rules import Book, LayerRule
+from vqkit.strategy.cascade import PARAMS, Declaration
+from vqkit.strategy.rules import LayerRule, RuleSet
 from vqkit.strategy.schema import FLOAT_TYPES
-from vqkit.strategy.vocabulary import Role, user_key
+from vqkit.strategy.vocabulary import QuantizerRole, user_key
 
 
-def unknown_names(book: Book, layer_names: list[str]) -> list[str]:
+def unknown_names(book: RuleSet, layer_names: list[str]) -> list[str]:
     """One message for each name or glob in the strategy that no layer has.
 
     Args:
@@ -37,21 +37,18 @@ def unknown_names(book: Book, layer_names: list[str]) -> list[str]:
         for i, name in enumerate(registry[section].get(key, []))
     ]
     patterns = [
-        (document.join([vocabulary.REGISTRY, vocabulary.NAMED, p]), p)
-        for p in registry.get(vocabulary.NAMED, {})
+        (document.join([vocabulary.REGISTRY, vocabulary.NAMED, p]), p) for p in registry.get(vocabulary.NAMED, {})
     ]
     missing = [(where, name) for where, name in said if name not in layer_names]
     missing += [(where, p) for where, p in patterns if p not in layer_names and not _matches(p, layer_names)]
-    return [
-        not_allowed(f"{book.origin(w).source} {w}", n, layer_names, what="layer name") for w, n in missing
-    ]
+    return [not_allowed(f"{book.origin(w).source} {w}", n, layer_names, what="layer name") for w, n in missing]
 
 
 def _matches(pattern: str, names: list[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names)
 
 
-def unknown_types(book: Book, present: Sequence[str], offered: Set[str]) -> list[str]:
+def unknown_types(book: RuleSet, present: Sequence[str], offered: Set[str]) -> list[str]:
     """One message for each custom layer type, or entry of an unheard-of type, that the model does not have.
 
     Args:
@@ -77,9 +74,7 @@ def unknown_types(book: Book, present: Sequence[str], offered: Set[str]) -> list
     ]
 
 
-def unknown_tensors(
-    book: Book, layer_type: str, variables: Sequence[str], inputs: int, outputs: int
-) -> list[str]:
+def unknown_tensors(book: RuleSet, layer_type: str, variables: Sequence[str], inputs: int, outputs: int) -> list[str]:
     """One message for each variable, input or output that a user's own entry names and no such layer has.
 
     A variable may be missing (a layer without bias) as long as the entry names all that are there: a
@@ -96,10 +91,12 @@ def unknown_tensors(
     if index is None:
         return []
     entry = book.doc[vocabulary.REGISTRY][vocabulary.LAYERS][index]
-    named = [(r, i, n) for r in (Role.WEIGHT, Role.BIAS) for i, n in enumerate(entry.get(r.names_key, []))]
+    named = [
+        (r, i, n) for r in (QuantizerRole.WEIGHT, QuantizerRole.BIAS) for i, n in enumerate(entry.get(r.names_key, []))
+    ]
     left_over = set(variables) - {name for _, _, name in named}
     wrong = [(r, i, n, variables) for r, i, n in named if left_over and n not in variables]
-    for role, count in ((Role.INPUT, inputs), (Role.OUTPUT, outputs)):
+    for role, count in ((QuantizerRole.INPUT, inputs), (QuantizerRole.OUTPUT, outputs)):
         listed = enumerate(entry.get(role.names_key, []))
         wrong += [(role, i, n, [*range(count)]) for i, n in listed if n >= count]
     at = [vocabulary.REGISTRY, vocabulary.LAYERS, index]
@@ -142,7 +139,7 @@ class UnusedError(StrategyError):
         self.unused = tuple(unused)
 
 
-def unused(book: Book, used: Set[str]) -> list[Unused]:
+def unused(book: RuleSet, used: Set[str]) -> list[Unused]:
     """Overrides whose pointer is not among the used ones.
 
     Args:
@@ -153,19 +150,17 @@ def unused(book: Book, used: Set[str]) -> list[Unused]:
     return [Unused(*book.origin(where), value, why) for where, value, why in found if where not in used]
 
 
-def _global(book: Book) -> Iterator[tuple[str, Any, str]]:
+def _global(book: RuleSet) -> Iterator[tuple[str, Any, str]]:
     base = [vocabulary.REGISTRY, vocabulary.USER]
     for key, value in book.doc[vocabulary.REGISTRY][vocabulary.USER].items():
         if key not in vocabulary.LISTS and value is not None:
             yield document.join([*base, key]), value, _why(book, key, document.join([*base, key]))
 
 
-def _named(book: Book) -> Iterator[tuple[str, Any, str]]:
+def _named(book: RuleSet) -> Iterator[tuple[str, Any, str]]:
     for pattern, rule in book.doc[vocabulary.REGISTRY].get(vocabulary.NAMED, {}).items():
         base = document.join([vocabulary.REGISTRY, vocabulary.NAMED, pattern])
-        said = (
-            {base: rule} if isinstance(rule, str) else {document.join([k], base): v for k, v in rule.items()}
-        )
+        said = {base: rule} if isinstance(rule, str) else {document.join([k], base): v for k, v in rule.items()}
         for where, value in said.items():
             if _asks_for_a_quantizer(where, value):
                 missing = "a float32 tensor" if value in FLOAT_TYPES else "a quantizer"
@@ -177,7 +172,7 @@ def _asks_for_a_quantizer(where: str, value: Any) -> bool:
     return value is not None and not where.endswith("/quantize") and value != "float32"
 
 
-def _why(book: Book, key: str, where: str) -> str:
+def _why(book: RuleSet, key: str, where: str) -> str:
     steps = [step for step in _all_steps(book) if step.origin.pointer == where]
     notes = list(dict.fromkeys(step.note for step in steps if step.note))
     if not steps:
@@ -185,43 +180,39 @@ def _why(book: Book, key: str, where: str) -> str:
         return f"this strategy has quantizers only for {roles}{_hint(book, key)}"
     if len(notes) == 1 and all(step.note for step in steps):
         return notes[0] + (
-            "; it counts only with the method PERCENTILE"
-            if key.endswith("method_percentile")
-            else _hint(book, key)
+            "; it counts only with the method PERCENTILE" if key.endswith("method_percentile") else _hint(book, key)
         )
     return "this model has no tensor it speaks for, or a narrower rule decides everywhere"
 
 
-def _hint(book: Book, key: str) -> str:
+def _hint(book: RuleSet, key: str) -> str:
     """The nearest key that would reach something in some model."""
     reaching = {step.origin.pointer.rpartition("/")[2] for step in _all_steps(book) if not step.note}
     possible = {k for role in _roles(book) for p in PARAMS if (k := user_key(role, p)) is not None} - {key}
     return nearest(key, sorted(possible | (reaching & set(vocabulary.USER_KEYS))))
 
 
-def _roles(book: Book) -> set[Role]:
+def _roles(book: RuleSet) -> set[QuantizerRole]:
     filled = {role for rule in _rules(book) for role, tensors in _parts(rule) if tensors}
-    return filled | {Role.INPUT}
+    return filled | {QuantizerRole.INPUT}
 
 
-def _rules(book: Book) -> list[LayerRule]:
+def _rules(book: RuleSet) -> list[LayerRule]:
     return [rule for t in book.layer_types() if (rule := book.layer_rule(t)) is not None]
 
 
-def _parts(rule: LayerRule) -> list[tuple[Role, Any]]:
+def _parts(rule: LayerRule) -> list[tuple[QuantizerRole, Any]]:
     return [
-        (Role.WEIGHT, rule.weights),
-        (Role.BIAS, rule.biases),
-        (Role.ACTIVATION, rule.activations),
-        (Role.OUTPUT, rule.outputs),
-        (Role.INPUT, rule.inputs),
+        (QuantizerRole.WEIGHT, rule.weights),
+        (QuantizerRole.BIAS, rule.biases),
+        (QuantizerRole.ACTIVATION, rule.activations),
+        (QuantizerRole.OUTPUT, rule.outputs),
+        (QuantizerRole.INPUT, rule.inputs),
     ]
 
 
-def _all_steps(book: Book) -> Iterator[Step]:
-    resolved = [
-        q for rule in _rules(book) for _, tensors in _parts(rule) for _, q in tensors if q is not None
-    ]
+def _all_steps(book: RuleSet) -> Iterator[Declaration]:
+    resolved = [q for rule in _rules(book) for _, tensors in _parts(rule) for _, q in tensors if q is not None]
     for q in (book.input_rule(), *resolved):
         for chain in q.steps.values():
             yield from chain

@@ -11,7 +11,15 @@ from typing import Any
 from vqkit.errors import StrategyError
 from vqkit.strategy import document as pointer
 from vqkit.strategy import vocabulary
-from vqkit.strategy.cascade import Ask, Origin, ResolvedQuantizer, Said, Step, Voice, quantizer
+from vqkit.strategy.cascade import (
+    CascadeRequest,
+    Declaration,
+    EntryQuantizer,
+    Origin,
+    Override,
+    ResolvedQuantizer,
+    quantizer,
+)
 from vqkit.strategy.schema import (
     ACTIVATIONS_ONLY,
     FLOAT_TYPES,
@@ -19,13 +27,13 @@ from vqkit.strategy.schema import (
     NOTHING,
     WEIGHTS_ONLY,
 )
-from vqkit.strategy.vocabulary import Role
+from vqkit.strategy.vocabulary import QuantizerRole
 
 # What the words of a name rule's `quantize` leave float.
 _SILENCED = {
-    WEIGHTS_ONLY: (Role.ACTIVATION, Role.OUTPUT),
-    ACTIVATIONS_ONLY: (Role.WEIGHT, Role.BIAS),
-    NOTHING: tuple(Role),
+    WEIGHTS_ONLY: (QuantizerRole.ACTIVATION, QuantizerRole.OUTPUT),
+    ACTIVATIONS_ONLY: (QuantizerRole.WEIGHT, QuantizerRole.BIAS),
+    NOTHING: tuple(QuantizerRole),
 }
 Tensors = tuple[tuple[str, ResolvedQuantizer | None], ...]
 
@@ -74,8 +82,8 @@ class LayerRule:
 
 
 @dataclass(frozen=True)
-class Book:
-    """A document with its sources: everything that resolving a rule needs.
+class RuleSet:
+    """The rules of a document with their sources: everything that the cascade needs.
 
     Attributes:
         doc: a whole strategy, valid in form.
@@ -88,7 +96,7 @@ class Book:
     sources: Mapping[str, str]
 
     def origin(self, where: str) -> Origin:
-        """Who said the value at a pointer."""
+        """Who declared the value at a pointer."""
         return Origin(next(self.sources[p] for p in pointer.ancestors(where) if p in self.sources), where)
 
     def built_in(self, where: str) -> Any:
@@ -102,10 +110,7 @@ class Book:
             return document[vocabulary.REGISTRY][vocabulary.USER].get(parts[2])
         if parts[1] == vocabulary.LAYERS:
             wanted = self.layer_types()[int(parts[2])]
-            types = [
-                vocabulary.short_type(e["layer_type"])
-                for e in document[vocabulary.REGISTRY][vocabulary.LAYERS]
-            ]
+            types = [vocabulary.short_type(e["layer_type"]) for e in document[vocabulary.REGISTRY][vocabulary.LAYERS]]
             parts = [*parts[:2], str(types.index(wanted)) if wanted in types else "", *parts[3:]]
         if not pointer.has(document, parts):
             raise StrategyError(f"{where}: {self.base} says nothing there that could take its place")
@@ -114,10 +119,10 @@ class Book:
     def input_rule(self, layer_name: str | None = None, vitis_compat: bool = False) -> ResolvedQuantizer:
         """The quantizer of the model's inputs."""
         where = pointer.join([vocabulary.REGISTRY, vocabulary.INPUT, "input_quantizer"])
-        said = self._said(
-            self.doc[vocabulary.REGISTRY][vocabulary.INPUT]["input_quantizer"], where, "", where
+        declared = self._entry(self.doc[vocabulary.REGISTRY][vocabulary.INPUT]["input_quantizer"], where, "", where)
+        return quantizer(
+            declared, QuantizerRole.INPUT, CascadeRequest(self._overrides(layer_name, vitis_compat), vitis_compat)
         )
-        return quantizer(said, Role.INPUT, Ask(self._voices(layer_name, vitis_compat), vitis_compat))
 
     def layer_rule(
         self,
@@ -133,9 +138,11 @@ class Book:
             return None
         where = pointer.join([vocabulary.REGISTRY, vocabulary.LAYERS, index])
         left_float, data_type = self.left_float(layer_name)
-        ask = None if left_float else Ask(self._voices(layer_name, vitis_compat), vitis_compat, relu_like)
+        request = (
+            None if left_float else CascadeRequest(self._overrides(layer_name, vitis_compat), vitis_compat, relu_like)
+        )
         entry = self.doc[vocabulary.REGISTRY][vocabulary.LAYERS][index]
-        parts = {role: self._tensors(entry, role, where, ask) for role in Role}
+        parts = {role: self._tensors(entry, role, where, request) for role in QuantizerRole}
         only, pattern = self.only(layer_name)
         off = _SILENCED[only] if only else ()
         silenced = _origins(parts[role] for role in off) - self._own_words(pattern)
@@ -143,11 +150,11 @@ class Book:
         return LayerRule(
             vocabulary.short_type(layer_type),
             where,
-            parts[Role.WEIGHT],
-            parts[Role.BIAS],
-            parts[Role.ACTIVATION],
-            parts[Role.OUTPUT],
-            parts[Role.INPUT],
+            parts[QuantizerRole.WEIGHT],
+            parts[QuantizerRole.BIAS],
+            parts[QuantizerRole.ACTIVATION],
+            parts[QuantizerRole.OUTPUT],
+            parts[QuantizerRole.INPUT],
             left_float,
             data_type,
             only,
@@ -157,9 +164,7 @@ class Book:
     def entry_index(self, layer_type: str) -> int | None:
         """Index of the type's entry."""
         wanted = vocabulary.short_type(layer_type)
-        types = [
-            vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]
-        ]
+        types = [vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]]
         return types.index(wanted) if wanted in types else None
 
     def custom_type_origin(self, layer_type: str) -> Origin | None:
@@ -172,11 +177,9 @@ class Book:
 
     def layer_types(self) -> list[str]:
         """Class names that have an entry, in file order."""
-        return [
-            vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]
-        ]
+        return [vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]]
 
-    def effective(self) -> Book:
+    def effective(self) -> RuleSet:
         """The same without the user's keys that change no quantizer of any layer.
 
         A key that says what the built-in says is one. Two strategies that differ in such keys are the same.
@@ -196,56 +199,59 @@ class Book:
             doc={**self.doc, vocabulary.REGISTRY: {**self.doc[vocabulary.REGISTRY], vocabulary.USER: user}},
         )
 
-    def _stated(self) -> list[tuple[Said, Role]]:
+    def _stated(self) -> list[tuple[EntryQuantizer, QuantizerRole]]:
         """Every quantizer that an entry or the inputs' section states; of those that state the same, one."""
         registry, where = (
             self.doc[vocabulary.REGISTRY],
             pointer.join([vocabulary.REGISTRY, vocabulary.INPUT, "input_quantizer"]),
         )
-        found = [(self._said(registry[vocabulary.INPUT]["input_quantizer"], where, "", where), Role.INPUT)]
+        found = [(self._entry(registry[vocabulary.INPUT]["input_quantizer"], where, "", where), QuantizerRole.INPUT)]
         for i, entry in enumerate(registry[vocabulary.LAYERS]):
             name, at = (
                 vocabulary.short_type(entry["layer_type"]),
                 pointer.join([vocabulary.REGISTRY, vocabulary.LAYERS, i]),
             )
-            for role in Role:
+            for role in QuantizerRole:
                 for j, stated in enumerate(entry.get(role.quantizers_key, [])):
                     inside = f"/{role.quantizers_key}/{j}"
                     if stated is not None:
-                        found.append((self._said(stated, at + inside, name, inside), role))
+                        found.append((self._entry(stated, at + inside, name, inside), role))
         same = {
-            (role, *sorted(said.values.items()), *sorted(said.edited)): (said, role) for said, role in found
+            (role, *sorted(declared.values.items()), *sorted(declared.edited)): (declared, role)
+            for declared, role in found
         }
         return list(same.values())
 
-    def _specs(self, stated: list[tuple[Said, Role]], user: dict[str, Any]) -> list[Any]:
+    def _specs(self, stated: list[tuple[EntryQuantizer, QuantizerRole]], user: dict[str, Any]) -> list[Any]:
         """What becomes of the stated quantizers under the user's keys, however they are asked for."""
         origins = self._key_origins(user, pointer.join([vocabulary.REGISTRY, vocabulary.USER]))
         specs: list[Any] = []
         for compat, relu_like in product((False, True), (None, False, True)):
-            ask = Ask([Voice(user, origins, over_edited=compat)], compat, relu_like)
-            for said, role in stated:
+            request = CascadeRequest([Override(user, origins, over_edited=compat)], compat, relu_like)
+            for declared, role in stated:
                 try:
-                    specs.append(quantizer(said, role, ask).spec)
+                    specs.append(quantizer(declared, role, request).spec)
                 except StrategyError as e:
                     specs.append(str(e))
         return specs
 
     # --- the type entry ---
 
-    def _tensors(self, entry: Mapping[str, Any], role: Role, where: str, ask: Ask | None) -> Tensors:
+    def _tensors(
+        self, entry: Mapping[str, Any], role: QuantizerRole, where: str, request: CascadeRequest | None
+    ) -> Tensors:
         names = [str(n) for n in entry.get(role.names_key, [])]
         found: list[tuple[str, ResolvedQuantizer | None]] = []
         for i, (name, stated) in enumerate(zip(names, entry.get(role.quantizers_key, []), strict=True)):
             inside = f"/{role.quantizers_key}/{i}"
-            if stated is None or ask is None:
+            if stated is None or request is None:
                 found.append((name, None))
             else:
-                said = self._said(stated, where + inside, vocabulary.short_type(entry["layer_type"]), inside)
-                found.append((name, quantizer(said, role, ask)))
+                declared = self._entry(stated, where + inside, vocabulary.short_type(entry["layer_type"]), inside)
+                found.append((name, quantizer(declared, role, request)))
         return tuple(found)
 
-    def _said(self, stated: Mapping[str, Any], where: str, layer: str, inside: str) -> Said:
+    def _entry(self, stated: Mapping[str, Any], where: str, layer: str, inside: str) -> EntryQuantizer:
         built_in = vocabulary.values(self.base)
         values, origins, edited = {}, {}, {}
         pairs = {"quantizer_type": "/quantizer_type"} | {
@@ -258,25 +264,25 @@ class Book:
             own = Origin(f"builtin {self.base}", where + tail)
             origins[param] = own if before == values[param] else self.origin(where + tail)
             if before != values[param]:
-                edited[param] = None if before is None else Step(before, own)
-        return Said(values, origins, edited, where)
+                edited[param] = None if before is None else Declaration(before, own)
+        return EntryQuantizer(values, origins, edited, where)
 
     # --- the rules above it ---
 
-    def _voices(self, layer_name: str | None, vitis_compat: bool) -> list[Voice]:
+    def _overrides(self, layer_name: str | None, vitis_compat: bool) -> list[Override]:
         where = pointer.join([vocabulary.REGISTRY, vocabulary.USER])
         user = self.doc[vocabulary.REGISTRY][vocabulary.USER]
-        everyone = Voice(user, self._key_origins(user, where), over_edited=vitis_compat)
-        return [everyone, *(self._name_voice(pattern) for pattern in self.matching(layer_name))]
+        everyone = Override(user, self._key_origins(user, where), over_edited=vitis_compat)
+        return [everyone, *(self._name_override(pattern) for pattern in self.matching(layer_name))]
 
-    def _name_voice(self, pattern: str) -> Voice:
+    def _name_override(self, pattern: str) -> Override:
         rule, where = self._named(pattern)
         bits = INTEGER_TYPES.get(rule.get("data_type", ""))
         word = self.origin(where if self._is_word(pattern) else f"{where}/data_type")
-        return Voice(rule, self._key_origins(rule, where), True, bits, word)
+        return Override(rule, self._key_origins(rule, where), True, bits, word)
 
-    def _key_origins(self, said: Mapping[str, Any], where: str) -> dict[str, Origin]:
-        return {k: self.origin(pointer.join([k], where)) for k, v in said.items() if v is not None}
+    def _key_origins(self, declared: Mapping[str, Any], where: str) -> dict[str, Origin]:
+        return {k: self.origin(pointer.join([k], where)) for k, v in declared.items() if v is not None}
 
     def matching(self, layer_name: str | None) -> list[str]:
         """Name rules for a layer, weakest first: globs in file order, then the exact name."""
@@ -311,9 +317,9 @@ class Book:
         """The word that says which tensors of a layer are quantized, and the name rule that says it."""
         decided: tuple[str | None, str] = (None, "")
         for pattern in self.matching(layer_name):
-            said = self._named(pattern)[0].get("quantize")
-            if said is not None:
-                decided = (said, pattern) if isinstance(said, str) else (None, "")
+            declared = self._named(pattern)[0].get("quantize")
+            if declared is not None:
+                decided = (declared, pattern) if isinstance(declared, str) else (None, "")
         return decided
 
     def _own_words(self, pattern: str) -> frozenset[Origin]:
@@ -325,5 +331,5 @@ class Book:
 
 
 def _origins(parts: Iterable[Tensors]) -> frozenset[Origin]:
-    """Everything that was said about these tensors."""
+    """Everything that was declared about these tensors."""
     return frozenset(o for part in parts for _, q in part if q is not None for o in q.origins.values())

@@ -21,9 +21,7 @@ WEIGHTS_ONLY, ACTIVATIONS_ONLY, NOTHING = QUANTIZE_WORDS = ("weights", "activati
 
 
 def _choice(given: Any, allowed: list[Any]) -> PydanticCustomError:
-    return PydanticCustomError(
-        "choice", "not one of the allowed values", {"given": given, "allowed": allowed}
-    )
+    return PydanticCustomError("choice", "not one of the allowed values", {"given": given, "allowed": allowed})
 
 
 def _member(kind: type[IntEnum], value: Any) -> IntEnum:
@@ -74,13 +72,13 @@ Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 
 
-class Form(BaseModel):
+class SchemaModel(BaseModel):
     """Base of all parts: unknown keys are errors, values are neither converted nor changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class QuantizerParams(Form):
+class QuantizerParams(SchemaModel):
     """The parameters of one quantizer; `unsigned` is an extension."""
 
     bit_width: Bits
@@ -95,7 +93,7 @@ class QuantizerParams(Form):
     unsigned: bool = False
 
 
-class Quantizer(Form):
+class Quantizer(SchemaModel):
     """A quantizer by name, with its parameters."""
 
     quantizer_type: TypeField
@@ -106,7 +104,7 @@ Quantizers = Annotated[tuple[Quantizer | None, ...], BeforeValidator(_tuple)]
 Indices = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_tuple)]
 
 
-class LayerEntry(Form):
+class LayerEntry(SchemaModel):
     """What is quantized in layers of one type; the inputs are an extension."""
 
     layer_type: Annotated[str, Field(pattern=LAYER_TYPE_PATTERN)]
@@ -142,7 +140,7 @@ _PAIRS = (
 LayerEntries = Annotated[tuple[LayerEntry, ...], BeforeValidator(_tuple)]
 
 
-class Overrides(Form):
+class Overrides(SchemaModel):
     """The global keys of a user; null says nothing. `*_unsigned` and `*_narrow_range` are extensions."""
 
     input_bit: Bits | None = None
@@ -200,14 +198,14 @@ class NameRule(Overrides):
     quantize: Annotated[bool | str | None, BeforeValidator(_quantize), _QUANTIZE_SCHEMA] = None
 
 
-class InputQuantizeConfig(Form):
+class InputQuantizeConfig(SchemaModel):
     """How the model's inputs are quantized."""
 
     input_layers: Names = ()
     input_quantizer: Quantizer
 
 
-class QuantizeRegistryConfig(Form):
+class QuantizeRegistryConfig(SchemaModel):
     """Which quantizer stands where; `layer_config` is an extension."""
 
     user_quantize_config: UserQuantizeConfig
@@ -217,7 +215,7 @@ class QuantizeRegistryConfig(Form):
     layer_config: dict[str, Annotated[NameRule, BeforeValidator(_name_rule)]] = Field(default={}, repr=False)
 
 
-class OptimizePipelineConfig(Form):
+class OptimizePipelineConfig(SchemaModel):
     """Rewrites of the float model that keep its function."""
 
     remove_dropout: bool = False
@@ -234,7 +232,7 @@ class OptimizePipelineConfig(Form):
     train_with_bn: bool = False
 
 
-class QuantizePipelineConfig(Form):
+class QuantizePipelineConfig(SchemaModel):
     """Device forms of operations, and where quantization is merged into the next layer."""
 
     convert_sigmoid_to_hard_sigmoid: bool = False
@@ -247,7 +245,7 @@ class QuantizePipelineConfig(Form):
     freeze_bn_delay: Annotated[int, Field(ge=-1)] = -1
 
 
-class RefinePipelineConfig(Form):
+class RefinePipelineConfig(SchemaModel):
     """Adjustments after calibration; those below `convert_to_pof2s_quantize_strategy` are extensions."""
 
     adjust_dpu_sigmoid: bool = False
@@ -271,7 +269,7 @@ class RefinePipelineConfig(Form):
     integer_arithmetic: bool = False
 
 
-class FinalizePipelineConfig(Form):
+class FinalizePipelineConfig(SchemaModel):
     """What is written at the end; the format "keras" is an extension."""
 
     output_format: Literal["", "h5", "tf", "onnx", "keras"] = ""
@@ -279,7 +277,7 @@ class FinalizePipelineConfig(Form):
     output_dir: str = "./quantize_results/"
 
 
-class StrategyDocument(Form):
+class StrategyDocument(SchemaModel):
     """A whole strategy, as a verbosity-2 dump holds it."""
 
     optimize_pipeline_config: OptimizePipelineConfig

@@ -116,9 +116,7 @@ def leave_float(strategy: Strategy, target: Target, scope: Scope, left: bool, la
     usual = _entry(vocabulary.builtin_document(strategy.base), layer_type)
     changed = {**entry, **(_emptied(entry) if left else _filled(entry, usual or {}))}
     where = join([vocabulary.REGISTRY, vocabulary.LAYERS, layer_type])
-    return strategy.with_overrides(
-        {f"{where}/{k}": v for k, v in changed.items() if v != entry[k]}, source="explore"
-    )
+    return strategy.with_overrides({f"{where}/{k}": v for k, v in changed.items() if v != entry[k]}, source="explore")
 
 
 def _name_rule(layer: str, key: str) -> str:
@@ -140,11 +138,9 @@ def _filled(entry: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     for role in _roles(entry):
         own, base = entry[role.quantizers_key], usual.get(role.quantizers_key, [])
         padded = [*base, *[None] * len(own)]
-        found[role.quantizers_key] = [
-            b if q is None else q for q, b in zip(own, padded[: len(own)], strict=True)
-        ]
+        found[role.quantizers_key] = [b if q is None else q for q, b in zip(own, padded[: len(own)], strict=True)]
     return found
 
 
-def _roles(entry: dict[str, Any]) -> list[vocabulary.Role]:
-    return [role for role in vocabulary.Role if role.quantizers_key in entry]
+def _roles(entry: dict[str, Any]) -> list[vocabulary.QuantizerRole]:
+    return [role for role in vocabulary.QuantizerRole if role.quantizers_key in entry]

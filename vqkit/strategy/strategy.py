@@ -14,7 +14,7 @@ from vqkit.files import write_text
 from vqkit.strategy import document, edit, fit, validation, vocabulary
 from vqkit.strategy.cascade import Origin, ResolvedQuantizer
 from vqkit.strategy.edit import Edited
-from vqkit.strategy.rules import Book, LayerRule
+from vqkit.strategy.rules import LayerRule, RuleSet
 from vqkit.strategy.schema import (
     NOTHING,
     WEIGHTS_ONLY,
@@ -48,9 +48,7 @@ class Strategy:
             StrategyError: no built-in has this name.
         """
         own = vocabulary.canonical(name)
-        return _checked(
-            own, Edited(vocabulary.builtin_document(own), {"": f"builtin {own}"}), f"builtin {own}"
-        )
+        return _checked(own, Edited(vocabulary.builtin_document(own), {"": f"builtin {own}"}), f"builtin {own}")
 
     @classmethod
     def load(cls, path: str | Path) -> Strategy:
@@ -95,9 +93,7 @@ class Strategy:
             StrategyError: the pointer leads nowhere, or the value is not allowed.
         """
         if not pointer.startswith("/"):
-            raise StrategyError(
-                f"with_value: a JSON pointer starts with '/', got {pointer!r}; names go to with_kwargs"
-            )
+            raise StrategyError(f"with_value: a JSON pointer starts with '/', got {pointer!r}; names go to with_kwargs")
         return self.with_overrides({pointer: value}, source="with_value")
 
     def with_overrides(self, values: Mapping[str, Any], source: str = "kwargs") -> Strategy:
@@ -248,9 +244,7 @@ class Strategy:
     @property
     def name_rules(self) -> dict[str, Any]:
         """The rules for layers by name or glob, in file order."""
-        return dict(
-            document.plain(self._edited.doc[vocabulary.REGISTRY].get(vocabulary.NAMED, {}), self.name)
-        )
+        return dict(document.plain(self._edited.doc[vocabulary.REGISTRY].get(vocabulary.NAMED, {}), self.name))
 
     @property
     def input_layers(self) -> tuple[str, ...]:
@@ -295,9 +289,7 @@ class Strategy:
         """The name rule that keeps this input float, if there is one."""
         only, pattern = self._book.only(layer_name)
         if only in (WEIGHTS_ONLY, NOTHING):
-            return self._book.origin(
-                document.join([vocabulary.REGISTRY, vocabulary.NAMED, pattern, "quantize"])
-            )
+            return self._book.origin(document.join([vocabulary.REGISTRY, vocabulary.NAMED, pattern, "quantize"]))
         return self._book.left_float(layer_name)[0]
 
     def gives_float(self, layer_name: str) -> bool:
@@ -359,9 +351,7 @@ class Strategy:
         """One message for each layer type that a model with these lacks; entries may name offered ones."""
         return fit.unknown_types(self._book, list(dict.fromkeys(present)), set(offered))
 
-    def unknown_tensors(
-        self, layer_type: str, variables: Iterable[str], inputs: int, outputs: int
-    ) -> list[str]:
+    def unknown_tensors(self, layer_type: str, variables: Iterable[str], inputs: int, outputs: int) -> list[str]:
         """One message for each variable, input or output that the user's entry of this type names in vain."""
         named = list(dict.fromkeys(variables))
         return fit.unknown_tensors(self._book, layer_type, named, inputs, outputs)
@@ -372,8 +362,8 @@ class Strategy:
         return {}
 
     @cached_property
-    def _book(self) -> Book:
-        return Book(self._edited.doc, self.base, self._edited.sources)
+    def _book(self) -> RuleSet:
+        return RuleSet(self._edited.doc, self.base, self._edited.sources)
 
 
 def resolve_name_or_path(name_or_path: str | Path) -> Strategy:

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.strategy import vocabulary
 from vqkit.strategy.document import get, join
-from vqkit.strategy.rules import Book
+from vqkit.strategy.rules import RuleSet
 from vqkit.strategy.schema import LayerEntries, StrategyDocument
 
 MAX_PROBLEMS = 3
@@ -184,7 +184,7 @@ def _step(kind: Any, part: Any) -> Any:
     return args[-1] if get_origin(kind) is dict else args[0] if args else None
 
 
-def check(book: Book, source: str) -> None:
+def check(book: RuleSet, source: str) -> None:
     """Refuse a strategy whose parts contradict each other.
 
     Args:
@@ -199,7 +199,7 @@ def check(book: Book, source: str) -> None:
         raise StrategyError(problems(found))
 
 
-def _entries(book: Book, source: str) -> Iterator[str]:
+def _entries(book: RuleSet, source: str) -> Iterator[str]:
     # A custom layer may have any other name.
     known_types = vocabulary.layer_types()
     known = {name.lower() for name in known_types}
@@ -212,7 +212,7 @@ def _entries(book: Book, source: str) -> Iterator[str]:
             yield not_allowed(where, name, known_types, what="layer type")
 
 
-def _quantizers(book: Book) -> Iterator[str]:
+def _quantizers(book: RuleSet) -> Iterator[str]:
     for layer_type in (None, *book.layer_types()):
         try:
             if layer_type is None:

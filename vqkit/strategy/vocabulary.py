@@ -22,10 +22,10 @@ from vqkit.primitives.spec import Method, RoundMode
 from vqkit.strategy.document import join, leaves, parse
 from vqkit.strategy.schema import (
     FinalizePipelineConfig,
-    Form,
     OptimizePipelineConfig,
     QuantizePipelineConfig,
     RefinePipelineConfig,
+    SchemaModel,
     UserQuantizeConfig,
 )
 
@@ -37,7 +37,7 @@ CUSTOM = "custom_layer_type"
 INPUT = "input_quantize_config"
 LISTS = ("input_layers", "output_layers", "ignore_layers")
 
-PIPELINES: dict[str, type[Form]] = {
+PIPELINES: dict[str, type[SchemaModel]] = {
     "optimize_pipeline_config": OptimizePipelineConfig,
     "quantize_pipeline_config": QuantizePipelineConfig,
     "refine_pipeline_config": RefinePipelineConfig,
@@ -76,7 +76,7 @@ OLD_NAMES = {
 }
 
 
-class Role(StrEnum):
+class QuantizerRole(StrEnum):
     """What a quantizer of a layer entry belongs to; values are the prefixes of its keys."""
 
     WEIGHT = "weight"
@@ -99,10 +99,10 @@ class Role(StrEnum):
     @property
     def user_prefix(self) -> str:
         """Prefix of the user's keys: outputs are activations to a user."""
-        return "activation" if self is Role.OUTPUT else self.value
+        return "activation" if self is QuantizerRole.OUTPUT else self.value
 
 
-def user_key(role: Role, param: str) -> str | None:
+def user_key(role: QuantizerRole, param: str) -> str | None:
     """The user's key for a parameter of a role.
 
     Args:
@@ -155,10 +155,7 @@ def keyed(doc: dict[str, Any]) -> dict[tuple[str, str], Any]:
     Returns:
         (class name of the layer entry, pointer inside it), or ("", pointer in the document), to the value.
     """
-    return {
-        (layer, inside): value(outside.rpartition("/")[2], v)
-        for outside, (layer, inside), v in addressed(doc)
-    }
+    return {(layer, inside): value(outside.rpartition("/")[2], v) for outside, (layer, inside), v in addressed(doc)}
 
 
 def addressed(doc: dict[str, Any]) -> list[tuple[str, tuple[str, str], Any]]:

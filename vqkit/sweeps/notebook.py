@@ -50,9 +50,7 @@ def declared_parameters(path: str | Path) -> dict[str, str]:
     Raises:
         NotebookError: no cell, or more than one, is tagged `parameters`, or it is not Python.
     """
-    cells = [
-        c for c in read_notebook(path).cells if TAG in c.metadata.get("tags", []) and c.cell_type == "code"
-    ]
+    cells = [c for c in read_notebook(path).cells if TAG in c.metadata.get("tags", []) and c.cell_type == "code"]
     if len(cells) != 1:
         raise NotebookError(f"{path}: {len(cells)} code cells are tagged {TAG!r}; one is needed")
     try:

@@ -67,9 +67,7 @@ def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str
     return quantized_by(settings, bench.model, strategy, bench.data, Path(run_dir, THRESHOLDS))
 
 
-def quantized_by(
-    settings: Settings, model: Any, strategy: Any, data: Data, log_file: Path | None = None
-) -> Any:
+def quantized_by(settings: Settings, model: Any, strategy: Any, data: Data, log_file: Path | None = None) -> Any:
     """The same without a bench.
 
     Args:
@@ -97,8 +95,14 @@ def calib_labels(data: Data, settings: Settings) -> Any:
     return None if data.y_calib is None else data.y_calib[:end]
 
 
-def _trained(settings: Settings, options: Mapping[str, Any], model: Any, strategy: Any, x_calib: Any,
-             log_file: Path | None) -> Any:  # fmt: skip
+def _trained(
+    settings: Settings,
+    options: Mapping[str, Any],
+    model: Any,
+    strategy: Any,
+    x_calib: Any,
+    log_file: Path | None,
+) -> Any:
 
     from vqkit import qat
 
@@ -106,8 +110,7 @@ def _trained(settings: Settings, options: Mapping[str, Any], model: Any, strateg
     trained = qat.qat_model(model, strategy, x_calib, **options)
     teacher, student = (qat.with_features(m, spec.features) if spec.features else m for m in (model, trained))
     augment = qat.flips_and_shifts(spec.shifts, flip=spec.flips) if spec.shifts or spec.flips else None
-    data = qat.DistillationData(teacher, x_calib, batch_size=spec.batch_size, seed=settings.seed,
-                                  augment=augment)  # fmt: skip
+    data = qat.DistillationData(teacher, x_calib, batch_size=spec.batch_size, seed=settings.seed, augment=augment)
     schedule = qat.warm_cosine(spec.learning_rate, spec.epochs * len(data), spec.warmup * len(data))
     divergence = qat.Distillation(from_logits=not qat.ends_in_softmax(model), temperature=spec.temperature)
     loss = [

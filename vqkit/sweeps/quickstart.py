@@ -165,9 +165,7 @@ def _build() -> keras.Model:
 def _conv(x: Any, name: str, *, filters: int, size: int = 1) -> Any:
     from keras import layers
 
-    conv = layers.Conv2D(
-        filters, size, padding="same", use_bias=False, kernel_initializer=_he(name), name=name
-    )
+    conv = layers.Conv2D(filters, size, padding="same", use_bias=False, kernel_initializer=_he(name), name=name)
     return layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(conv(x))
 
 

@@ -47,7 +47,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedSweep:
     """A sweep that is known to fit its model and data.
 
     Attributes:
@@ -84,7 +84,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
     return {"key": v.key, "name": v.name, "overrides": dict(v.overrides), "base": Path(v.base).stem}
 
 
-def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> Resolved:
+def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> ResolvedSweep:
     """Load model and data, and plan every variant.
 
     Args:
@@ -102,7 +102,7 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
     return opened(sweep, cache, notebook=notebook).resolved(sweep)
 
 
-def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> Opened:
+def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> LoadedSources:
     """Load what all variants share, once for as many sweeps over it as are wanted.
 
     Args:
@@ -131,7 +131,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     if file.samefile(find(RUN_NOTEBOOK)):
         # A notebook of the user's own may have another metric than top-1 accuracy.
         check_labels(net, data)
-    return Opened(shared, data, path, file)
+    return LoadedSources(shared, data, path, file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class LoadedSources:
     """Model, data and notebook, loaded.
 
     Attributes:
@@ -161,7 +161,7 @@ class Opened:
     model_file: Path
     notebook: Path
 
-    def resolved(self, sweep: Sweep) -> Resolved:
+    def resolved(self, sweep: Sweep) -> ResolvedSweep:
         """Plan every variant of a sweep over this model and data.
 
         Raises:
@@ -170,7 +170,7 @@ class Opened:
         planned = _without_repeats(_plan_all(sweep, self.shared))
         parameters = planned[0].variant.parameters()
         check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
-        return Resolved(sweep, planned, self.model_file, self.notebook)
+        return ResolvedSweep(sweep, planned, self.model_file, self.notebook)
 
 
 def _data(sweep: Sweep, net: Any) -> Data:
@@ -203,8 +203,10 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     settings = settings_of(sweep.spec, point)
     available = -(-shared.n_calib // settings.batch_size)
     if settings.steps is not None and settings.steps > available:
-        raise SweepError(f"steps={settings.steps}, but {shared.n_calib} images in batches of "
-                         f"{settings.batch_size} give {available} steps")  # fmt: skip
+        raise SweepError(
+            f"steps={settings.steps}, but {shared.n_calib} images in batches of "
+            f"{settings.batch_size} give {available} steps"
+        )
     n_eval = dict(shared.data.sizes)["n_eval"]
     if settings.eval_images is not None and settings.eval_images > n_eval:
         raise SweepError(f"eval_images={settings.eval_images}, but there are {n_eval} evaluation images")
@@ -213,9 +215,7 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     strategy = build_strategy(base, overrides)
     plan = make_plan(strategy, shared.net, vitis_compat=settings.vitis_compat)
     name = title(point, sweep.spec.strategy)
-    variant = Variant(
-        name, base, overrides, strategy.digest, shared.model, shared.data, settings, shared.code
-    )
+    variant = Variant(name, base, overrides, strategy.digest, shared.model, shared.data, settings, shared.code)
     # All steps and all images, by their number or by no number, are the same.
     same = replace(
         settings,

@@ -20,7 +20,7 @@ from vqkit.errors import SweepError
 from vqkit.runs.answers import correct
 from vqkit.runs.records import SCREENING
 from vqkit.runs.store import RunRecord, Status, Store
-from vqkit.sweeps.resolve import Planned, Resolved
+from vqkit.sweeps.resolve import Planned, ResolvedSweep
 from vqkit.sweeps.spec import ScreenSpec
 
 
@@ -66,7 +66,7 @@ class Verdict:
         return [j.planned for j in self.judged if j.kept]
 
 
-def first_round(resolved: Resolved) -> Resolved:
+def first_round(resolved: ResolvedSweep) -> ResolvedSweep:
     """The sweep as it is screened: fewer images, the screening's calibration, the same strategies.
 
     Args:
@@ -96,7 +96,7 @@ def first_round(resolved: Resolved) -> Resolved:
     return replace(resolved, planned=tuple(planned))
 
 
-def decide(resolved: Resolved, first: Resolved, runs: Store) -> Verdict:
+def decide(resolved: ResolvedSweep, first: ResolvedSweep, runs: Store) -> Verdict:
     """Who goes on, from the records of the screening runs.
 
     Args:
@@ -121,16 +121,26 @@ def _finished(record: RunRecord) -> bool:
 
 
 def _judge(
-    planned: Planned, record: RunRecord | None, key: str, best: RunRecord | None, each: float, runs: Store,
+    planned: Planned,
+    record: RunRecord | None,
+    key: str,
+    best: RunRecord | None,
+    each: float,
+    runs: Store,
     spec: ScreenSpec,
-) -> Judged:  # fmt: skip
+) -> Judged:
     if record is None or best is None or not _finished(record):
         return Judged(planned, key, None, None, False, "its screening run has no result")
     accuracy = record.metrics["accuracy"]
     if record.key == best.key:
         return Judged(planned, key, accuracy, None, True, "best in the screening")
-    gain = gain_bound(runs.variant_dir(record.key), runs.variant_dir(best.key),
-                      (accuracy, best.metrics["accuracy"]), spec.images, each)  # fmt: skip
+    gain = gain_bound(
+        runs.variant_dir(record.key),
+        runs.variant_dir(best.key),
+        (accuracy, best.metrics["accuracy"]),
+        spec.images,
+        each,
+    )
     kept = gain >= -spec.margin
     why = "may be the best" if kept else f"at least {-gain:.4f} behind {best.name}"
     return Judged(planned, key, accuracy, gain, kept, why)
@@ -160,7 +170,7 @@ def gain_bound(run: Path, best: Path, accuracies: Sequence[float], n: int, error
     return high - low
 
 
-def to_json(resolved: Resolved, first: Resolved, verdict: Verdict | None) -> dict[str, Any]:
+def to_json(resolved: ResolvedSweep, first: ResolvedSweep, verdict: Verdict | None) -> dict[str, Any]:
     """The content of `sweep.json`: screening runs, then the full runs as far as it is known who they are.
 
     Args:
@@ -172,12 +182,15 @@ def to_json(resolved: Resolved, first: Resolved, verdict: Verdict | None) -> dic
     kept = {p.variant.key for p in verdict.kept} if verdict else set()
     full = [v for v in everything["variants"] if v["key"] in kept]
     n_eval = dict(resolved.planned[0].variant.data.sizes).get("n_eval")
-    told = {**_spec(resolved).model_dump(), "of": n_eval,
-            "variants": [j.to_json() for j in verdict.judged] if verdict else None}  # fmt: skip
+    told = {
+        **_spec(resolved).model_dump(),
+        "of": n_eval,
+        "variants": [j.to_json() for j in verdict.judged] if verdict else None,
+    }
     return {**everything, "variants": [{**v, SCREENING: True} for v in screened] + full, SCREENING: told}
 
 
-def _spec(resolved: Resolved) -> ScreenSpec:
+def _spec(resolved: ResolvedSweep) -> ScreenSpec:
     spec = resolved.sweep.spec.screen
     assert spec is not None
     return spec

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vqkit import digest, process_cache
 from vqkit.environment import load_tensorflow
 from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_file, not_allowed
-from vqkit.limits import Room, check_arrays
+from vqkit.limits import MemoryBudget, check_arrays
 from vqkit.quantization.data import Data, map_inputs, same_unit
 from vqkit.strategy.document import plain
 
@@ -71,8 +71,9 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
     """
     ref = absolute_data(ref, base_dir)
     # The digest of what was loaded is checked against the run's before anything is recorded.
-    stamps = [_stamp(ref[k].rpartition(".py:")[0] + ".py" if k == "loader" else ref[k])
-              for k in ("npz", "loader") if k in ref]  # fmt: skip
+    stamps = [
+        _stamp(ref[k].rpartition(".py:")[0] + ".py" if k == "loader" else ref[k]) for k in ("npz", "loader") if k in ref
+    ]
     return process_cache.once("data", (digest.of_json(ref), *stamps), lambda: _read_only(_load(ref)))
 
 
@@ -168,7 +169,7 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     if not path.is_file():
         raise DataError(no_such_file(path))
     try:
-        check_arrays(path, Room(path, DataError))
+        check_arrays(path, MemoryBudget(path, DataError))
         # Only arrays of plain values: a pickle in the file would be code.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             x_calib, x_eval, y_eval, y_calib = _picked(file, spec)
@@ -281,9 +282,7 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
     return path
 
 
-def load_model(
-    path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True
-) -> Any:
+def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None, *, safe_mode: bool = True) -> Any:
     """A Keras model for inference; code inside the file is not run.
 
     Args:

@@ -272,9 +272,7 @@ class SweepSpec(SettingsSpec):
             raise ValueError(f"axes: {combinations} combinations, at most {MAX_POINTS} can be listed")
         unknown = {k for e in self.exclude for k in e} - {k for p in _raw_points(self) for k in p}
         if unknown:
-            raise ValueError(
-                f"exclude: {sorted(unknown)[0]!r} is not among the axes, so it can match nothing"
-            )
+            raise ValueError(f"exclude: {sorted(unknown)[0]!r} is not among the axes, so it can match nothing")
         return self
 
 
@@ -304,9 +302,7 @@ class Sweep:
         return cls.from_dict(value, base_dir=path.parent, source=path.name)
 
     @classmethod
-    def from_dict(
-        cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "sweep"
-    ) -> Sweep:
+    def from_dict(cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "sweep") -> Sweep:
         """A sweep from plain JSON.
 
         Raises:

@@ -190,9 +190,7 @@ def base_strategy(name: str, base_dir: str | Path) -> str:
     if path.suffix != ".json":
         return name
     if not path.is_file():
-        raise SweepError(
-            not_allowed("strategy", name, ["a built-in name", "the path of an existing .json file"])
-        )
+        raise SweepError(not_allowed("strategy", name, ["a built-in name", "the path of an existing .json file"]))
     return str(path.resolve())
 
 

@@ -90,10 +90,13 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """The inspection as JSON values."""
         return {
-            "target": self.target, "model": self.model, "strategy": self.strategy,
-            "summary": self.summary(), "subgraphs": self.subgraphs,
+            "target": self.target,
+            "model": self.model,
+            "strategy": self.strategy,
+            "summary": self.summary(),
+            "subgraphs": self.subgraphs,
             "rows": [{**asdict(row), "model_layers": list(row.model_layers)} for row in self.rows],
-        }  # fmt: skip
+        }
 
     def to_frame(self) -> Any:
         """The inspection as a pandas table, one row for each call of a layer."""
@@ -153,23 +156,27 @@ def inspect(model: Any, strategy: Any, target: str = "dpu", *, vitis_compat: boo
         raise StrategyError(not_allowed("target", target, TARGETS))
     strategy = as_strategy(strategy)
     prepared = prepare(model, strategy, vitis_compat=vitis_compat)
-    check = DpuCheck(
-        Calls(prepared.graph, prepared.plan, strategy.refine), strategy, vitis_compat=vitis_compat
-    )
+    check = DpuCheck(Calls(prepared.graph, prepared.plan, strategy.refine), strategy, vitis_compat=vitis_compat)
     device = {node.name for node in prepared.graph.nodes if check.why_not(node) is None}
     number, between = partitions(prepared.graph, device), between_layers(prepared.graph, device)
     rows = tuple(_row(node, prepared.graph, check, number, between) for node in prepared.graph.nodes)
     return Inspection(rows, max(number.values(), default=0), target, strategy.name, prepared.graph.name)
 
 
-def _row(
-    node: Node, graph: Graph, check: DpuCheck, number: Mapping[str, int], between: set[str]
-) -> InspectedLayer:
+def _row(node: Node, graph: Graph, check: DpuCheck, number: Mapping[str, int], between: set[str]) -> InspectedLayer:
     why = check.why_not(node)
     said = why or check.note(node)
     reason, way_out = (said.reason, said.way_out) if said else ("", "")
-    return InspectedLayer(node.name, graph.kind(node), CPU if why else DPU, number.get(node.name),
-                          node.name in between, reason, way_out, node.origin)  # fmt: skip
+    return InspectedLayer(
+        node.name,
+        graph.kind(node),
+        CPU if why else DPU,
+        number.get(node.name),
+        node.name in between,
+        reason,
+        way_out,
+        node.origin,
+    )
 
 
 def partitions(graph: Graph, device: set[str]) -> dict[str, int]:

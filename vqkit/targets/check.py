@@ -28,7 +28,7 @@ from vqkit.targets.target import (
     KINDS,
     SHIFTS,
     WAYS_BY_KIND,
-    Finding,
+    DeviceFinding,
 )
 
 
@@ -131,23 +131,23 @@ class DpuCheck:
         self._instead = "plan without vitis_compat, or " if vitis_compat else ""
         self._uses = calls.graph.calls()
         self._own = {node.name: self._first(node, self._alone()) for node in self.graph.nodes}
-        self._why: dict[str, Finding | None] = {}
+        self._why: dict[str, DeviceFinding | None] = {}
         for node in self.graph.nodes:
             self._why[node.name] = self._own[node.name] or self._company(node)
 
-    def why_not(self, node: Node) -> Finding | None:
+    def why_not(self, node: Node) -> DeviceFinding | None:
         """Why a call is left to the CPU; None where the device runs it."""
         return self._why[node.name]
 
-    def note(self, node: Node) -> Finding | None:
+    def note(self, node: Node) -> DeviceFinding | None:
         """What differs on the device, for a call that it runs."""
         return self._first(node, (self._inexact, self._shifts))
 
     @staticmethod
-    def _first(node: Node, checks: tuple[Callable[[Node], Finding | None], ...]) -> Finding | None:
+    def _first(node: Node, checks: tuple[Callable[[Node], DeviceFinding | None], ...]) -> DeviceFinding | None:
         return next((found for check in checks if (found := check(node)) is not None), None)
 
-    def _alone(self) -> tuple[Callable[[Node], Finding | None], ...]:
+    def _alone(self) -> tuple[Callable[[Node], DeviceFinding | None], ...]:
         return (
             self._selection,
             self._kind,
@@ -160,28 +160,28 @@ class DpuCheck:
 
     # --- what the layer itself decides ---
 
-    def _selection(self, node: Node) -> Finding | None:
+    def _selection(self, node: Node) -> DeviceFinding | None:
         if self.graph.is_candidate(node):
             return None
         way = "select it with input_layers and output_layers, or take it out of ignore_layers"
-        return Finding("not in the selected part of the model", way)
+        return DeviceFinding("not in the selected part of the model", way)
 
-    def _kind(self, node: Node) -> Finding | None:
+    def _kind(self, node: Node) -> DeviceFinding | None:
         layer = self.graph.layer_of(node)
         if layer.kind in KINDS:
             return None
         name = layer.kind.removeprefix("op:")
         if layer.is_op:
-            return Finding(f"the DPU has no operation {name}", WAYS_BY_KIND.get(layer.kind, AT_AN_END))
+            return DeviceFinding(f"the DPU has no operation {name}", WAYS_BY_KIND.get(layer.kind, AT_AN_END))
         what = f"custom layer {name}" if is_custom(layer.cls) else f"layer {name}"
-        return Finding(f"the DPU has no {what}", WAYS_BY_KIND.get(name, AT_AN_END))
+        return DeviceFinding(f"the DPU has no {what}", WAYS_BY_KIND.get(name, AT_AN_END))
 
-    def _function(self, node: Node) -> Finding | None:
+    def _function(self, node: Node) -> DeviceFinding | None:
         layer = self.graph.layer_of(node)
         function = activation_name(layer) if layer.kind in (*WEIGHTED, "Activation") else "linear"
         if function in FUNCTIONS:
             return None
-        return Finding(f"{function} is computed in float", self._function_way(node, function))
+        return DeviceFinding(f"{function} is computed in float", self._function_way(node, function))
 
     def _function_way(self, node: Node, function: str) -> str:
         if function == "softmax":
@@ -194,34 +194,34 @@ class DpuCheck:
             return f"{_CONVERT}, without vitis_compat"
         return _CONVERT
 
-    def _form(self, node: Node) -> Finding | None:
+    def _form(self, node: Node) -> DeviceFinding | None:
         layer = self.graph.layer_of(node)
         form = FORMS.get(layer.kind)
         return form(layer, self.graph.values[node.inputs[0]].shape) if form else None
 
-    def _rule(self, node: Node) -> Finding | None:
+    def _rule(self, node: Node) -> DeviceFinding | None:
         name = next((n for n in (node.layer, *node.origin[:1]) if self.strategy.speaks_of(n)), node.layer)
         kind = self.graph.kind(node)
         rule = self.strategy.layer_rule(kind, name)
         if rule is None:
-            return Finding(
+            return DeviceFinding(
                 f"the strategy has no entry for {kind}", "give it one, or plan with pof2s or pof2s_tqt"
             )
         if rule.left_float:
             source, pointer = rule.left_float.source, rule.left_float.pointer
-            return Finding(f"left float by {source} {pointer}", f"take {pointer} out of the strategy")
+            return DeviceFinding(f"left float by {source} {pointer}", f"take {pointer} out of the strategy")
         return None
 
-    def _weights(self, node: Node) -> Finding | None:
+    def _weights(self, node: Node) -> DeviceFinding | None:
         return next((f for row in self.calls.weights(node) if (f := self._weight(row)) is not None), None)
 
-    def _weight(self, row: Row) -> Finding | None:
+    def _weight(self, row: Row) -> DeviceFinding | None:
         if row.spec is None:
             way = f"{self._instead}give {row.tensor} a quantizer in the entry of {row.kind}"
-            return Finding(f"its {row.tensor} stays float: {row.reason}", way)
+            return DeviceFinding(f"its {row.tensor} stays float: {row.reason}", way)
         return self._grid(row, f"its {row.tensor}")
 
-    def _outputs(self, node: Node) -> Finding | None:
+    def _outputs(self, node: Node) -> DeviceFinding | None:
         activation = self.calls.fused(node)
         if activation is not None:
             return None
@@ -232,13 +232,13 @@ class DpuCheck:
                 return found
         return None
 
-    def _float_output(self, node: Node, index: int) -> Finding:
+    def _float_output(self, node: Node, index: int) -> DeviceFinding:
         row = self.calls.output_row(node, index)
         reason = f": {row.reason}" if row is not None and row.reason else ""
         way = f"{self._instead}give it an output quantizer in the entry of {self.graph.kind(node)}"
-        return Finding(f"its output stays float{reason}", way)
+        return DeviceFinding(f"its output stays float{reason}", way)
 
-    def _grid(self, row: Row, what: str) -> Finding | None:
+    def _grid(self, row: Row, what: str) -> DeviceFinding | None:
         spec = self.calls.spec(row)
         broken = next((rule for rule in GRID if not rule.holds(spec)), None)
         if broken is None:
@@ -246,50 +246,46 @@ class DpuCheck:
         way = _changed(row, broken.param, broken.wanted)
         if broken.param == "quantizer_type":
             converted = row.spec is not None and row.spec.pow2
-            way = (
-                "set convert_to_fs_quantize_strategy to false"
-                if converted
-                else "plan with pof2s or pof2s_tqt"
-            )
-        return Finding(f"{what} {broken.reason.format(spec=spec)}", way)
+            way = "set convert_to_fs_quantize_strategy to false" if converted else "plan with pof2s or pof2s_tqt"
+        return DeviceFinding(f"{what} {broken.reason.format(spec=spec)}", way)
 
     # --- what its neighbours decide ---
 
-    def _company(self, node: Node) -> Finding | None:
+    def _company(self, node: Node) -> DeviceFinding | None:
         activation = self.calls.fused(node)
         behind = None if activation is None else self._own[activation.name]
         if activation is not None and behind is not None:
             key = _MERGING.get(self.graph.kind(node))
             way = f"{behind.way_out}; or set {key} to false" if key else behind.way_out
-            return Finding(f"quantized only behind {activation.name}, where {behind.reason}", way)
+            return DeviceFinding(f"quantized only behind {activation.name}, where {behind.reason}", way)
         return next((f for v in dict.fromkeys(node.inputs) if (f := self._input(node, v)) is not None), None)
 
-    def _input(self, node: Node, value: int) -> Finding | None:
+    def _input(self, node: Node, value: int) -> DeviceFinding | None:
         producer = self.calls.producer(value)
         if producer is not None and self.calls.fused(producer) is node:
             before = self._why[producer.name]
-            return before and Finding(f"one with {producer.name}, which is on the CPU", before.way_out)
+            return before and DeviceFinding(f"one with {producer.name}, which is on the CPU", before.way_out)
         row = self.calls.seen_by(node, value)
         name = "an input of the model" if producer is None else producer.name
         if row is not None:
             return self._grid(row, f"reads {name}, which")
         way = "quantize it" if producer is None else f"give {self.graph.kind(producer)} an output quantizer"
-        return Finding(f"reads {name}, which is float", self._instead + way)
+        return DeviceFinding(f"reads {name}, which is float", self._instead + way)
 
     # --- what differs on the device ---
 
-    def _inexact(self, node: Node) -> Finding | None:
+    def _inexact(self, node: Node) -> DeviceFinding | None:
         if self.graph.kind(node) not in ("AveragePooling2D", "GlobalAveragePooling2D"):
             return None
-        return Finding("the device divides by a multiplication and a shift, this model exactly", _POOL)
+        return DeviceFinding("the device divides by a multiplication and a shift, this model exactly", _POOL)
 
-    def _shifts(self, node: Node) -> Finding | None:
+    def _shifts(self, node: Node) -> DeviceFinding | None:
         kind, refine = self.graph.kind(node), self.strategy.refine
         off = [s for s in SHIFTS if kind in s.kinds and not getattr(refine, s.key, False)]
         if not off:
             return None
         keys = " and ".join(s.key for s in off)
-        return Finding(f"not ensured: {'; '.join(s.limit for s in off)}", f"set {keys} to true")
+        return DeviceFinding(f"not ensured: {'; '.join(s.limit for s in off)}", f"set {keys} to true")
 
 
 def _changed(row: Row, param: str, wanted: str) -> str:

@@ -55,15 +55,24 @@ WAYS_BY_KIND: Mapping[str, str] = {
     **dict.fromkeys(("PReLU", "ELU"), _BENT),
     **dict.fromkeys(("Rescaling", "Normalization", "Resizing", "CenterCrop"), PREPARATION),
     **dict.fromkeys(
-        ("Conv1D", "DepthwiseConv1D", "Conv1DTranspose", "MaxPooling1D", "AveragePooling1D", "ZeroPadding1D",
-         "UpSampling1D"), _PLANE),
+        (
+            "Conv1D",
+            "DepthwiseConv1D",
+            "Conv1DTranspose",
+            "MaxPooling1D",
+            "AveragePooling1D",
+            "ZeroPadding1D",
+            "UpSampling1D",
+        ),
+        _PLANE,
+    ),
     "SeparableConv2D": "write it as DepthwiseConv2D and a 1x1 Conv2D",
     "GlobalMaxPooling2D": "write it as MaxPooling2D over the whole image and Flatten",
     "Subtract": "write it as Add, with the minus sign in the weights before it",
     "Average": "write it as Add, with the factor in the weights before it",
     "op:Add": "use the layer Add on two tensors of one shape; fold a constant into the bias before it",
     "op:Multiply": "use the layer Multiply on two tensors of one shape; fold a constant into weights before",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -84,14 +93,17 @@ class GridRule:
 
 
 GRID = (
-    GridRule("quantizer_type", lambda s: s.pow2,
-             "has a float scale, where the device has powers of two", "Pof2SQuantizer"),
+    GridRule(
+        "quantizer_type",
+        lambda s: s.pow2,
+        "has a float scale, where the device has powers of two",
+        "Pof2SQuantizer",
+    ),
     GridRule("bit_width", lambda s: s.bit_width == 8, "has {spec.bit_width} bits, the device 8", "8"),
-    GridRule("per_channel", lambda s: not s.per_channel,
-             "has a scale for each channel, the device one", "false"),
+    GridRule("per_channel", lambda s: not s.per_channel, "has a scale for each channel, the device one", "false"),
     GridRule("symmetry", lambda s: s.symmetry, "has a zero point, the device none", "true"),
     GridRule("unsigned", lambda s: not s.unsigned, "has codes from 0, the device signed ones", "false"),
-)  # fmt: skip
+)
 """The device's grid: int8, symmetric, one power of two for each tensor."""
 
 
@@ -114,9 +126,12 @@ SHIFTS = (
     Shift("adjust_dpu_shift_cut", WEIGHTED, f"the output's shift must lie in 0..{MAX_CUT}"),
     Shift("adjust_dpu_shift_bias", WEIGHTED, f"the bias' shift must be at most {MAX_BIAS}"),
     Shift("adjust_dpu_shift_read", ("Add", "Multiply"), f"inputs must be at most {MAX_READ} positions apart"),
-    Shift("adjust_dpu_sigmoid", ("VitisSigmoid",),
-          f"the input's position must be at least 0, the output's at least {SIGMOID_OUTPUT}"),
-)  # fmt: skip
+    Shift(
+        "adjust_dpu_sigmoid",
+        ("VitisSigmoid",),
+        f"the input's position must be at least 0, the output's at least {SIGMOID_OUTPUT}",
+    ),
+)
 """Positions are known only after calibration; these adjustments keep them in range."""
 
 
@@ -124,7 +139,7 @@ Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DeviceFinding:
     """Why a layer is not on the device, or what to know although it is.
 
     Attributes:
@@ -136,7 +151,7 @@ class Finding:
     way_out: str
 
 
-def leaky_relu(layer: Layer, _shape: Shape) -> Finding | None:
+def leaky_relu(layer: Layer, _shape: Shape) -> DeviceFinding | None:
     """The device has one slope."""
     slope = float(layer.config["negative_slope"])
     if slope == LEAKY_RELU_SLOPE:
@@ -144,21 +159,21 @@ def leaky_relu(layer: Layer, _shape: Shape) -> Finding | None:
     way = "set convert_leaky_relu_to_dpu_version to true"
     if abs(slope - 0.1) >= 1e-7:
         way = "train with slope 0.1, which convert_leaky_relu_to_dpu_version turns into 26/256"
-    return Finding(f"slope {slope:g}; the device has 26/256 only", way)
+    return DeviceFinding(f"slope {slope:g}; the device has 26/256 only", way)
 
 
-def relu(layer: Layer, _shape: Shape) -> Finding | None:
+def relu(layer: Layer, _shape: Shape) -> DeviceFinding | None:
     """The device has ReLU and ReLU6."""
     if layer.cls is EqualizedReLU:
         way = "set cle_to_relu6 to false, or convert_relu6_to_relu to true"
-        return Finding("equalization gave it a bound for each channel", way)
+        return DeviceFinding("equalization gave it a bound for each channel", way)
     bent = layer.config.get("negative_slope") or layer.config.get("threshold")
     if not bent and layer.config.get("max_value") in (None, 6):
         return None
-    return Finding("neither ReLU nor ReLU6", "train with ReLU or ReLU6")
+    return DeviceFinding("neither ReLU nor ReLU6", "train with ReLU or ReLU6")
 
 
-def average_pool(layer: Layer, shape: Shape) -> Finding | None:
+def average_pool(layer: Layer, shape: Shape) -> DeviceFinding | None:
     """The device averages over windows up to a size.
 
     Args:
@@ -171,10 +186,10 @@ def average_pool(layer: Layer, shape: Shape) -> Finding | None:
         return None
     size = " x ".join(str(side) for side in window)
     reason = f"window {size}; the device averages up to {LARGEST_WINDOW} pixels on a side"
-    return Finding(reason, "pool in two steps")
+    return DeviceFinding(reason, "pool in two steps")
 
 
-FORMS: Mapping[str, Callable[[Layer, Shape], Finding | None]] = {
+FORMS: Mapping[str, Callable[[Layer, Shape], DeviceFinding | None]] = {
     "LeakyReLU": leaky_relu,
     "ReLU": relu,
     "AveragePooling2D": average_pool,

@@ -46,9 +46,7 @@ def strategy_values(given: Any, what: str) -> dict[str, Any]:
     elif isinstance(given, Mapping):
         value = document.plain(given, what)
     else:
-        raise StrategyError(
-            f"{what}: a dict or the path of a JSON file is expected, got {type(given).__name__}"
-        )
+        raise StrategyError(f"{what}: a dict or the path of a JSON file is expected, got {type(given).__name__}")
     for entry in (value.get("quantize_registry_config") or {}).get("layer_quantize_config") or []:
         _modernize(entry)
     return dict(value)
@@ -87,7 +85,7 @@ def take_steps(calib_steps: int | None, kwargs: dict[str, Any]) -> int | None:
     return other
 
 
-class Calibration:
+class CalibrationBatches:
     """Calibration batches as Keras' `predict` reads them, again and again where the data allow it."""
 
     def __init__(self, dataset: Any, batch_size: int | None, steps: int | None, model: Any) -> None:
@@ -151,7 +149,7 @@ def dump_batches(dataset: Any, model: Any) -> Iterable[Any]:
     first = dataset
     while isinstance(first, list | tuple | Mapping) and first:
         first = next(iter(first.values())) if isinstance(first, Mapping) else first[0]
-    return Calibration(dataset, len(first) if arrays and hasattr(first, "shape") else None, None, model)
+    return CalibrationBatches(dataset, len(first) if arrays and hasattr(first, "shape") else None, None, model)
 
 
 def with_input_shape(model: Any, input_shape: Any) -> Any:
@@ -184,13 +182,9 @@ def _by_name(given: Any, names: list[str]) -> dict[str, Any]:
     if isinstance(given, Mapping):
         unknown = [k for k in given if k not in names]
         if unknown:
-            raise ModelError(
-                f"input_shape: the model has no input {unknown[0]!r}. Its inputs: {', '.join(names)}"
-            )
+            raise ModelError(f"input_shape: the model has no input {unknown[0]!r}. Its inputs: {', '.join(names)}")
         return dict(given)
-    several = not isinstance(given, str) and any(
-        isinstance(s, list | tuple | str) and s != "?" for s in given
-    )
+    several = not isinstance(given, str) and any(isinstance(s, list | tuple | str) and s != "?" for s in given)
     shapes = list(given) if several else [given]
     if len(shapes) != len(names):
         raise ModelError(f"input_shape: {len(shapes)} shapes given, the model has inputs {', '.join(names)}")
@@ -202,16 +196,20 @@ def _fitted(name: str, given: Any, known: tuple[Any, ...]) -> tuple[Any, ...]:
     shape = [None if s is None or str(s).strip() in ("?", "-1", "None") else int(s) for s in sizes]
     if len(shape) == len(known) - 1:
         shape = [known[0], *shape]
-    if len(shape) != len(known) or any(
-        k is not None and k != s for k, s in zip(known[1:], shape[1:], strict=True)
-    ):
+    if len(shape) != len(known) or any(k is not None and k != s for k, s in zip(known[1:], shape[1:], strict=True)):
         raise ModelError(f"input_shape: {json.dumps(given)} does not fit the input {name!r} of shape {known}")
     return tuple(shape)
 
 
 CROSS_ENTROPIES = ("sparse_categorical_crossentropy", "categorical_crossentropy")
-_OURS = {**dict.fromkeys(CROSS_ENTROPIES, "labels"), "kl_divergence": "kl", "mean_squared_error": "mse",
-         "mse": "mse", "kl": "kl", "labels": "labels"}  # fmt: skip
+_OURS = {
+    **dict.fromkeys(CROSS_ENTROPIES, "labels"),
+    "kl_divergence": "kl",
+    "mean_squared_error": "mse",
+    "mse": "mse",
+    "kl": "kl",
+    "labels": "labels",
+}
 
 
 def search_loss(loss: Any) -> str:
@@ -271,12 +269,7 @@ def read_labelled(dataset: Any, batch_size: int) -> Labelled:
     if not pairs:
         raise DataError("eval_dataset: the data hold no batch")
     return Labelled(
-        _joined(
-            [
-                next(iter(batches(list(x) if isinstance(x, tuple) else x, batch_size=_size(x))))
-                for x, _ in pairs
-            ]
-        ),
+        _joined([next(iter(batches(list(x) if isinstance(x, tuple) else x, batch_size=_size(x)))) for x, _ in pairs]),
         np.concatenate([np.asarray(y) for _, y in pairs]),
     )
 

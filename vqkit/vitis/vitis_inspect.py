@@ -17,9 +17,16 @@ from vqkit.vitis.arguments import settings, with_input_shape
 __all__ = ["VitisInspector"]
 
 TARGETS = (
-    "DPUCADF8H_ISA0", "DPUCAHX8H_ISA2", "DPUCAHX8H_ISA2_DWC", "DPUCAHX8H_ISA2_ELP2", "DPUCAHX8L_ISA0",
-    "DPUCAHX8L_ISA0_SP", "DPUCVDX8G_ISA3_C32B3", "DPUCVDX8H_ISA1_F2W4_4PE", "DPUCZDX8G_ISA1_B4096",
-)  # fmt: skip
+    "DPUCADF8H_ISA0",
+    "DPUCAHX8H_ISA2",
+    "DPUCAHX8H_ISA2_DWC",
+    "DPUCAHX8H_ISA2_ELP2",
+    "DPUCAHX8L_ISA0",
+    "DPUCAHX8L_ISA0_SP",
+    "DPUCVDX8G_ISA3_C32B3",
+    "DPUCVDX8H_ISA1_F2W4_4PE",
+    "DPUCZDX8G_ISA1_B4096",
+)
 """Names in the guide; others of the same form are taken too."""
 _NAME = re.compile(r"DPUC\w+")
 _FINGERPRINT = re.compile(r"0[xX][0-9a-fA-F]+")
@@ -94,9 +101,7 @@ class VitisInspector:
         if dump_results:
             write_text(dump_results_file, f"{found}\n\n{heading}\n")
         if plot or dump_model:
-            _files(
-                model, strategy, found, plot_file if plot else None, dump_model_file if dump_model else None
-            )
+            _files(model, strategy, found, plot_file if plot else None, dump_model_file if dump_model else None)
         return found
 
 

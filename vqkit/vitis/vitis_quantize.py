@@ -27,10 +27,17 @@ from vqkit.vitis.arguments import Labelled, read_labelled, search_loss
 __all__ = ["VitisQuantizer", "quantize_scope"]
 
 _OWN = (
-    FakeQuantize, RoundToType, QuantizedModel, graph_layers.VitisSigmoid, graph_layers.VitisAveragePooling2D,
-    graph_layers.VitisGlobalAveragePooling2D, graph_layers.EqualizedReLU, QATModel, LearnedQuantize,
+    FakeQuantize,
+    RoundToType,
+    QuantizedModel,
+    graph_layers.VitisSigmoid,
+    graph_layers.VitisAveragePooling2D,
+    graph_layers.VitisGlobalAveragePooling2D,
+    graph_layers.EqualizedReLU,
+    QATModel,
+    LearnedQuantize,
     QuantizedWeights,
-)  # fmt: skip
+)
 
 
 def quantize_scope(*custom_objects: Mapping[str, Any]) -> Any:
@@ -43,9 +50,7 @@ def quantize_scope(*custom_objects: Mapping[str, Any]) -> Any:
         A context manager.
     """
     own = {cls.__name__: cls for cls in _OWN}
-    return keras.saving.custom_object_scope(
-        {k: v for some in (own, *custom_objects) for k, v in some.items()}
-    )
+    return keras.saving.custom_object_scope({k: v for some in (own, *custom_objects) for k, v in some.items()})
 
 
 class VitisQuantizer:
@@ -107,9 +112,7 @@ class VitisQuantizer:
         """
         self._update(new_quantize_strategy, "new_quantize_strategy")
 
-    def dump_quantize_strategy(
-        self, dump_file: str | Path | None = "quantize_strategy.json", verbose: int = 0
-    ) -> str:
+    def dump_quantize_strategy(self, dump_file: str | Path | None = "quantize_strategy.json", verbose: int = 0) -> str:
         """Write the quantizer's strategy.
 
         Args:
@@ -148,9 +151,7 @@ class VitisQuantizer:
         with self._scope():
             return raise_model(prepare(self._float_model, self.strategy, vitis_compat=self._compat).optimized)
 
-    def get_analysed_model(
-        self, dataset: Any, batch_size: int | None = None, steps: int | None = None
-    ) -> Any:
+    def get_analysed_model(self, dataset: Any, batch_size: int | None = None, steps: int | None = None) -> Any:
         """What each quantizer would see on the float model, and what it would decide; nothing is refined.
 
         Args:
@@ -162,11 +163,9 @@ class VitisQuantizer:
             (the optimized float model, layer -> quantizer -> {"type", "info"}); info holds min_var, max_var
             and, for power-of-two scales, quant_pos_var.
         """
-        data = arguments.Calibration(dataset, batch_size, steps, self._float_model)
+        data = arguments.CalibrationBatches(dataset, batch_size, steps, self._float_model)
         with self._scope():
-            seen = ptq.quantize(
-                self._float_model, self.strategy, data, calibration="float", vitis_compat=self._compat
-            )
+            seen = ptq.quantize(self._float_model, self.strategy, data, calibration="float", vitis_compat=self._compat)
             return seen.float_model, _info(seen)
 
     def quantize_model(
@@ -213,17 +212,16 @@ class VitisQuantizer:
         steps = arguments.take_steps(calib_steps, kwargs)
         judged = _judged(loss, metrics, eval_dataset, calib_batch_size or arguments.DEFAULT_BATCH)
         if loss is not None:
-            kwargs = {**kwargs, "include_threshold_search": True,
-                      "threshold_search_loss": search_loss(loss)}  # fmt: skip
+            kwargs = {**kwargs, "include_threshold_search": True, "threshold_search_loss": search_loss(loss)}
         self._configure(configs, kwargs)
         with self._scope():
             model = self._float_model
             if input_shape is not None:
                 model = arguments.with_input_shape(model, input_shape)
-            data = arguments.Calibration(calib_dataset, calib_batch_size, steps, model)
+            data = arguments.CalibrationBatches(calib_dataset, calib_batch_size, steps, model)
             search: dict[str, Any] = {}
             if judged is not None and loss is not None:
-                inputs = arguments.Calibration(judged.x, calib_batch_size, None, model)
+                inputs = arguments.CalibrationBatches(judged.x, calib_batch_size, None, model)
                 search = {"search_data": inputs, "calib_labels": judged.classes}
             self.quantized = ptq.quantize(
                 model, self.strategy, data, vitis_compat=self._compat, progress=verbose > 0, **search
@@ -269,10 +267,8 @@ class VitisQuantizer:
         with self._scope():
             data = None
             if init_quant:
-                data = arguments.Calibration(calib_dataset, calib_batch_size, steps, self._float_model)
-            return qat_model(
-                self._float_model, self.strategy, data, init_quant=init_quant, vitis_compat=self._compat
-            )
+                data = arguments.CalibrationBatches(calib_dataset, calib_batch_size, steps, self._float_model)
+            return qat_model(self._float_model, self.strategy, data, init_quant=init_quant, vitis_compat=self._compat)
 
     @staticmethod
     def get_deploy_model(model: Any) -> Any:
@@ -335,9 +331,7 @@ def _judged(loss: Any, metrics: Any, eval_dataset: Any, batch_size: int) -> Labe
 
 def _measured(model: Any, quantized: Any, judged: Labelled, metrics: Sequence[Any]) -> Any:
     models = {"float": model, "quantized": quantized}
-    return {
-        name: dict(evaluate(net, judged.x, judged.y, metrics=metrics).metrics) for name, net in models.items()
-    }
+    return {name: dict(evaluate(net, judged.x, judged.y, metrics=metrics).metrics) for name, net in models.items()}
 
 
 def _info(quantized: Any) -> dict[str, dict[str, dict[str, Any]]]:

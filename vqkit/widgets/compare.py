@@ -15,7 +15,7 @@ from vqkit.errors import RecordError, VqkitError
 from vqkit.plots.runs import COSTS
 from vqkit.widgets.compare_view import View
 from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 from vqkit.widgets.table import css, message_html, mimebundle, next_order, page
 
 _TABS = ("Accuracy", "Choices", "Effects", "Two runs")
@@ -53,7 +53,7 @@ class Compare:
 
     def __init__(self, runs: RunSet) -> None:
         self.view = View(runs)
-        self._turns = Turns(self._fail)
+        self._turns = SerialHandler(self._fail)
         best, _ = comparison.recommend(runs.frame)
         self.view.chosen = "" if best is None else str(best["key"])
         with contextlib.suppress(RecordError):  # fewer than two runs have finished
@@ -142,8 +142,11 @@ class Compare:
         self._effects, self._two = w.HTML(), w.HTML()
         self._words = w.Text(description="Filter", placeholder="words, e.g. fs 4", continuous_update=False)
         self._front = w.Checkbox(description="Pareto front only", indent=False)
-        self._cost = w.Dropdown(description="Cost", options=[("size", "size_bytes"),
-                                ("bit-operations", "bit_operations")], value=self.view.cost)  # fmt: skip
+        self._cost = w.Dropdown(
+            description="Cost",
+            options=[("size", "size_bytes"), ("bit-operations", "bit_operations")],
+            value=self.view.cost,
+        )
         assert {v for _, v in self._cost.options} == set(COSTS)
         self._group = w.Dropdown(description="Comparable runs", style=label, layout=wide[0])
         self._reload = actions(line, Action("Read again", "Read the records again", lambda _: self._again()))
@@ -153,11 +156,9 @@ class Compare:
         self._link = w.Output()
         self._fill_options()
         two = w.VBox([w.HBox([self._a, self._as_a]), w.HBox([self._b, self._as_b]), self._two])
-        self._tab = w.Tab([w.VBox([self._cost, self._pareto]), self._parallel, self._effects, two],
-                          titles=_TABS)  # fmt: skip
+        self._tab = w.Tab([w.VBox([self._cost, self._pareto]), self._parallel, self._effects, two], titles=_TABS)
         controls = w.HBox([self._words, self._front, self._reload], layout=w.Layout(flex_flow="row wrap"))
-        self._box = w.VBox([self._summary, controls, self._group, self._board, self._tab,
-                            self._details, self._link])  # fmt: skip
+        self._box = w.VBox([self._summary, controls, self._group, self._board, self._tab, self._details, self._link])
         self._box.add_class("vq-widget")
         self._box.add_class("vq-compare")
         self._listen()
@@ -170,8 +171,12 @@ class Compare:
 
     def _listen(self) -> None:
         turn = self._turns.taken
-        for control, name in ((self._words, "words"), (self._front, "front_only"), (self._group, "group"),
-                              (self._cost, "cost")):  # fmt: skip
+        for control, name in (
+            (self._words, "words"),
+            (self._front, "front_only"),
+            (self._group, "group"),
+            (self._cost, "cost"),
+        ):
             control.observe(turn(lambda change, n=name: self._set(n, change["new"])), "value")
         self._tab.observe(turn(lambda _: self._show_tab()), "selected_index")
         for shown in (self._board, self._pareto, self._parallel):
@@ -199,8 +204,12 @@ class Compare:
                 control.value = self.view.pair[side]
 
     def _show_tab(self) -> None:
-        draw: tuple[Callable[[], None], ...] = (self._draw_pareto, self._draw_parallel, self._draw_effects,
-                                                self._draw_two)  # fmt: skip
+        draw: tuple[Callable[[], None], ...] = (
+            self._draw_pareto,
+            self._draw_parallel,
+            self._draw_effects,
+            self._draw_two,
+        )
         draw[self._tab.selected_index or 0]()
 
     def _draw_pareto(self) -> None:

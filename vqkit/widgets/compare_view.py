@@ -61,11 +61,7 @@ def clickable(figure: Figure, names: Mapping[str, str], alt: str, *, chosen: str
         f"<svg class='vq-figure' role='listbox' aria-label='{escape(alt, quote=True)}' style='color:{ink}' "
         f"width='{width:.0f}' viewBox='0 0 {width:.0f} {height:.0f}'><style>{_LOOK}</style>"
         f"<image href='data:image/png;base64,{data}' width='{width:.0f}' height='{height:.0f}'/>"
-        + "".join(
-            _mark(key, names[key], x * width, y * height, key == chosen)
-            for key, (x, y) in marks
-            if key in names
-        )
+        + "".join(_mark(key, names[key], x * width, y * height, key == chosen) for key, (x, y) in marks if key in names)
         + "</svg>"
     )
 
@@ -141,8 +137,7 @@ class View:
         frame = self.runs.frame
         finished = frame[frame["rank"].notna()]
         return {
-            f"{leaderboard.heading(m)} ({len(m)} runs)": int(m["group"].iloc[0])
-            for _, m in finished.groupby("group")
+            f"{leaderboard.heading(m)} ({len(m)} runs)": int(m["group"].iloc[0]) for _, m in finished.groupby("group")
         }
 
     def shown(self) -> pd.DataFrame:
@@ -161,8 +156,9 @@ class View:
         told = damaged(self.runs.frame, broken=True)
         problems = "; ".join(f"{run}: {problem}" for run, problem in told)
         wrong = message_html(f"Damaged files: {problems}", "error") if problems else ""
-        return (f"<p><b>{escape(self.runs.title)}</b>: {escape(counts)}; {shown} shown.</p>"
-                f"<p>{escape(advice)}</p>{wrong}")  # fmt: skip
+        return (
+            f"<p><b>{escape(self.runs.title)}</b>: {escape(counts)}; {shown} shown.</p><p>{escape(advice)}</p>{wrong}"
+        )
 
     def board(self) -> str:
         """The leaderboard."""
@@ -175,15 +171,13 @@ class View:
         """Accuracy against the cost, with every run choosable."""
         shown = self.shown()
         figure = plots.pareto(shown, cost=self.cost, theme=self.theme)
-        return clickable(figure, _sayings(shown), f"{COSTS[self.cost].title}; each mark is a run",
-                         chosen=self.chosen)  # fmt: skip
+        return clickable(figure, _sayings(shown), f"{COSTS[self.cost].title}; each mark is a run", chosen=self.chosen)
 
     def parallel(self) -> str:
         """Choices and accuracy, with every run choosable at the end of its line."""
         shown = self.shown()
         figure = plots.parallel_coordinates(shown, theme=self.theme, chosen=self.chosen)
-        return clickable(figure, _sayings(shown), "Choices and accuracy; each line is a run",
-                         chosen=self.chosen)  # fmt: skip
+        return clickable(figure, _sayings(shown), "Choices and accuracy; each line is a run", chosen=self.chosen)
 
     def effects(self) -> str:
         """What each choice did on its own."""
@@ -230,13 +224,17 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     row = {name: _known(run.get(name)) for name in ("rank", *_NUMBERS)}
-    interval = (
-        "" if row["ci_low"] is None else f"{tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])}"
-    )
+    interval = "" if row["ci_low"] is None else f"{tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])}"
     ended = "" if row["rank"] is not None else str(run["status"]).lower()
     marks = " ".join(leaderboard.marks(run)) or ended
-    return {**row, "key": run["key"], "name": run["name"], "interval": interval, "marks": marks,
-            "quiet": row["rank"] is None}  # fmt: skip
+    return {
+        **row,
+        "key": run["key"],
+        "name": run["name"],
+        "interval": interval,
+        "marks": marks,
+        "quiet": row["rank"] is None,
+    }
 
 
 def _known(value: Any) -> float | None:
@@ -323,9 +321,7 @@ def _changes(run: Run) -> Iterator[str]:
     }
     cells = [(k, json.dumps(v, default=str)) for k, v in overrides.items()]
     base = f"strategy {run.row['strategy']}"
-    yield f"<p>What it changes in {escape(base)}:</p>" + (
-        _cells(("key", "value"), cells) if cells else "nothing"
-    )
+    yield f"<p>What it changes in {escape(base)}:</p>" + (_cells(("key", "value"), cells) if cells else "nothing")
 
 
 def _cells(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -362,6 +358,8 @@ def _flipped(found: Difference, theme: plots.Theme) -> str:
         figure = plots.flipped_samples(few, images, theme=theme)
         parts.append(figure_html(figure, "Samples that two runs answer differently, with both answers"))
     except VqkitError as e:
-        parts += [message_html(f"No pictures: {e}"),
-                  _cells([*few.columns], few.astype(str).to_numpy().tolist())]  # fmt: skip
+        parts += [
+            message_html(f"No pictures: {e}"),
+            _cells([*few.columns], few.astype(str).to_numpy().tolist()),
+        ]
     return "".join(parts)

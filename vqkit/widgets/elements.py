@@ -52,9 +52,13 @@ class Action:
 
 
 def actions(
-    queue: Any, *buttons: Action, field: str = "", field_tip: str = "", value: str = "",
+    queue: Any,
+    *buttons: Action,
+    field: str = "",
+    field_tip: str = "",
+    value: str = "",
     disabled: Sequence[str] = (),
-) -> Any:  # fmt: skip
+) -> Any:
     """A row of buttons.
 
     Args:
@@ -100,7 +104,7 @@ Tell = Callable[[float, str], None]
 Work = Callable[[Tell, threading.Event], str]
 
 
-class Job:
+class EvaluationJob:
     """*Evaluate* and *Cancel* with their progress.
 
     Args:
@@ -118,14 +122,13 @@ class Job:
         self._told = 0.0
         self.buttons = actions(
             queue,
-            Action(
-                "Evaluate", "quantize and measure with the strategy shown", lambda _: self.begin(), "play"
-            ),
+            Action("Evaluate", "quantize and measure with the strategy shown", lambda _: self.begin(), "play"),
             Action("Cancel", "stop evaluating", lambda _: self.stop(), "stop"),
             disabled=["cancel"],
         )
-        self.progress = w.FloatProgress(min=0, max=1, description="", layout=w.Layout(width="150px"),
-                                        tooltip="progress of the evaluation")  # fmt: skip
+        self.progress = w.FloatProgress(
+            min=0, max=1, description="", layout=w.Layout(width="150px"), tooltip="progress of the evaluation"
+        )
         self.words = w.Label("", layout=w.Layout(width="210px"))
         self.box = w.HBox([self.buttons, self.progress, self.words])
 

@@ -13,7 +13,7 @@ from vqkit.errors import StrategyError, not_allowed
 from vqkit.quantization.plan import Row
 from vqkit.strategy.scope import Scope
 from vqkit.sweeps.variant import Settings
-from vqkit.widgets.elements import Action, Job, actions, picker
+from vqkit.widgets.elements import Action, EvaluationJob, actions, picker
 from vqkit.widgets.explorer_state import Exploration, narrower
 from vqkit.widgets.explorer_view import (
     control_rows,
@@ -25,13 +25,21 @@ from vqkit.widgets.explorer_view import (
     tensor_picture,
     told,
 )
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 from vqkit.widgets.table import arranged, message_html, mimebundle, next_order, page, scrolled, table
 
 
-def explore(model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
-            samples: int = 32, runs: str = "runs", tracking_uri: str | None = None,
-            file: str = "explored.json") -> Explorer:  # fmt: skip
+def explore(
+    model: Any,
+    data: Any,
+    strategy: Any = "pof2s",
+    *,
+    settings: Settings | None = None,
+    samples: int = 32,
+    runs: str = "runs",
+    tracking_uri: str | None = None,
+    file: str = "explored.json",
+) -> Explorer:
     """Open the bench: see what a strategy does to each tensor, change it, and see what the change costs.
 
     Args:
@@ -61,7 +69,7 @@ class Explorer:
         self.work, self._runs, self._uri = work, runs, tracking_uri
         self._order = ""
         self._kept_away: tuple[str, Scope, str, Any] | None = None
-        self._turns = Turns(lambda text: self._say(text, "error"))
+        self._turns = SerialHandler(lambda text: self._say(text, "error"))
         self._message, self._summary = w.HTML(), w.HTML()
         self._picture, self._why, self._json = w.HTML(), w.HTML(), w.HTML()
         self._queue = queue(self._turns)
@@ -131,30 +139,40 @@ class Explorer:
 
     def _build(self, file: str) -> None:
         self._filter = w.Text(
-            description="Filter", placeholder="words in any column", continuous_update=True,
-            layout=w.Layout(width="330px"), tooltip="rows that hold all these words",
-        )  # fmt: skip
+            description="Filter",
+            placeholder="words in any column",
+            continuous_update=True,
+            layout=w.Layout(width="330px"),
+            tooltip="rows that hold all these words",
+        )
         self._steps = actions(
             self._queue,
             Action("Undo", "take the last change back", self._step(self.work.undo), "undo"),
             Action("Redo", "take the undone change again", self._step(self.work.redo), "repeat"),
-            Action("Replace narrower rules", "let the last change hold where narrower rules kept it away",
-                   self._replace, "level-up"),
-        )  # fmt: skip
-        self._job = Job(self._queue, self._evaluation, self._ran)
+            Action(
+                "Replace narrower rules",
+                "let the last change hold where narrower rules kept it away",
+                self._replace,
+                "level-up",
+            ),
+        )
+        self._job = EvaluationJob(self._queue, self._evaluation, self._ran)
         self._keep = actions(
             self._queue,
             Action("Save strategy", "write the JSON that is shown", self._save, "save"),
             Action("Track", "keep the evaluated strategy as a run", self._track, "database"),
-            field="File", field_tip="where Save strategy writes", value=file,
-        )  # fmt: skip
+            field="File",
+            field_tip="where Save strategy writes",
+            value=file,
+        )
         self._filter.observe(self._turns.taken(self._draw_table), "value")
         self._table.observe(self._turns.taken(self._look), ["chosen", "dark"])
         self._table.on_sort(self._sort)
-        tabs = w.Tab([self._picture, self._why, self._json],
-                     titles=["Pictures", "Who decided", "Strategy JSON"])  # fmt: skip
-        left = w.VBox([w.HBox([self._filter, self._steps], layout=_wrap()), self._table],
-                      layout=w.Layout(flex="1 1 640px", min_width="0"))  # fmt: skip
+        tabs = w.Tab([self._picture, self._why, self._json], titles=["Pictures", "Who decided", "Strategy JSON"])
+        left = w.VBox(
+            [w.HBox([self._filter, self._steps], layout=_wrap()), self._table],
+            layout=w.Layout(flex="1 1 640px", min_width="0"),
+        )
         right = w.VBox([self._controls, tabs], layout=w.Layout(flex="1 1 520px", min_width="0"))
         below = w.HBox([self._job.box, self._keep], layout=_wrap())
         self.box = w.VBox([self._summary, w.HBox([left, right], layout=_wrap()), self._message, below])
@@ -172,8 +190,11 @@ class Explorer:
         self._look()
 
     def _enable(self) -> None:
-        can = {"undo": self.work.can_undo, "redo": self.work.can_redo,
-               "replace-narrower-rules": self._kept_away is not None}  # fmt: skip
+        can = {
+            "undo": self.work.can_undo,
+            "redo": self.work.can_redo,
+            "replace-narrower-rules": self._kept_away is not None,
+        }
         self._steps.disabled = [key for key, able in can.items() if not able]
 
     def _draw_table(self, _: Any = None) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import StrategyError
-from vqkit.evaluation.preview import Cost, Curve, Preview, changed_rows, error_curve
-from vqkit.execution.in_memory import Tell, Trial, keep_trial, model_source, run_trial
+from vqkit.evaluation.preview import Preview, QuantizerCost, SqnrCurve, changed_rows, error_curve
+from vqkit.execution.in_memory import InMemoryRun, Tell, keep_trial, model_source, run_trial
 from vqkit.graph.keras_io import lower
 from vqkit.primitives.ops import fake_quantize_numpy
 from vqkit.primitives.qparams import QParams
@@ -48,8 +48,11 @@ def narrower(plan: Plan, row: Row, param: str, value: Any, scope: Scope) -> list
     Returns:
         For each tensor its row name and the JSON pointer of the rule that decides.
     """
-    return [(r.name, r.origins[param][1]) for r in _alike(plan, row, param, scope)
-            if _kept(r, param, scope) and value not in _said(r, param)]  # fmt: skip
+    return [
+        (r.name, r.origins[param][1])
+        for r in _alike(plan, row, param, scope)
+        if _kept(r, param, scope) and value not in _said(r, param)
+    ]
 
 
 def reaches(plan: Plan, row: Row, param: str, scope: Scope) -> bool:
@@ -60,8 +63,11 @@ def reaches(plan: Plan, row: Row, param: str, scope: Scope) -> bool:
 def _alike(plan: Plan, row: Row, param: str, scope: Scope) -> list[Row]:
     if scope is Scope.TENSOR:
         return []
-    return [r for r in plan.quantized if r.role is row.role and param in r.origins
-            and (scope is Scope.MODEL or r.kind == row.kind)]  # fmt: skip
+    return [
+        r
+        for r in plan.quantized
+        if r.role is row.role and param in r.origins and (scope is Scope.MODEL or r.kind == row.kind)
+    ]
 
 
 def _kept(row: Row, param: str, scope: Scope) -> bool:
@@ -89,7 +95,7 @@ class State:
     strategy: Any
     prepared: PreparedModel
     preview: Preview
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, QuantizerCost]
 
     @property
     def plan(self) -> Plan:
@@ -103,7 +109,7 @@ class State:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class TensorView:
     """What a picture of one tensor needs.
 
     Attributes:
@@ -117,7 +123,7 @@ class Look:
     values: np.ndarray
     quantized: np.ndarray
     qparams: QParams
-    curve: Curve
+    curve: SqnrCurve
     before: np.ndarray | None
     axis: int
 
@@ -136,8 +142,15 @@ class Exploration:
         dropped: JSON pointers of wider rules that the last change took out, as they decided nothing any more.
     """
 
-    def __init__(self, model: Any, data: Any, strategy: Any = "pof2s", *, settings: Settings | None = None,
-                 samples: int = 32) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        strategy: Any = "pof2s",
+        *,
+        settings: Settings | None = None,
+        samples: int = 32,
+    ) -> None:
         self.path, self.model = _opened_model(model)
         self.data = _opened_data(data)
         self.settings = settings or Settings()
@@ -145,10 +158,10 @@ class Exploration:
         self._lowered = lower(self.model)
         self._made: dict[str, tuple[Graphs, Preview]] = {}
         self._at = 0
-        self._trials: dict[str, Trial] = {}
+        self._trials: dict[str, InMemoryRun] = {}
         self._float_metrics: Any = None
         self._unequalized: dict[int, Mapping[str, Any]] = {}
-        self._curves: dict[Any, Curve] = {}
+        self._curves: dict[Any, SqnrCurve] = {}
         self._source: Source | None = None
         self.dropped: tuple[str, ...] = ()
         self._states = [self._state(as_strategy(strategy))]
@@ -171,7 +184,7 @@ class Exploration:
         return self.state.plan
 
     @property
-    def trial(self) -> Trial | None:
+    def trial(self) -> InMemoryRun | None:
         """What *Evaluate* found for this very strategy, if it was run."""
         return self._trials.get(self.strategy.digest)
 
@@ -276,7 +289,7 @@ class Exploration:
         node = graph.producers().get(row.value)
         return next(k for k, v in graph.inputs.items() if v == row.value) if node is None else node.name
 
-    def look(self, row: Row) -> Look | None:
+    def look(self, row: Row) -> TensorView | None:
         """What a picture of a row needs; None where it has no quantizer or no kept values."""
         cost, values = self.state.costs.get(row.name), self.state.preview.tensor(row)
         if cost is None or values is None:
@@ -287,7 +300,7 @@ class Exploration:
             self._curves[key] = error_curve(values, spec)
         quantized = fake_quantize_numpy(values, cost.qparams)
         axis = _channel_axis(row) if row.is_weight else -1
-        return Look(values, quantized, cost.qparams, self._curves[key], self._before(row), axis)
+        return TensorView(values, quantized, cost.qparams, self._curves[key], self._before(row), axis)
 
     def _before(self, row: Row) -> np.ndarray | None:
         """A weight before channels were equalized; found once for each graph, when first asked for."""
@@ -304,16 +317,24 @@ class Exploration:
 
     # --- the whole model ---
 
-    def evaluate(self, tell: Tell | None = None, cancelled: threading.Event | None = None, *,
-                 strategy: Any = None) -> Trial:  # fmt: skip
+    def evaluate(
+        self, tell: Tell | None = None, cancelled: threading.Event | None = None, *, strategy: Any = None
+    ) -> InMemoryRun:
         """Quantize and evaluate; see `experiment.trial.run_trial`.
 
         Args:
             tell, cancelled: as there.
             strategy: the one in use now by default.
         """
-        trial = run_trial(self.model, strategy or self.strategy, self.data, self.settings, tell=tell,
-                          cancelled=cancelled, float_metrics=self._float_metrics)  # fmt: skip
+        trial = run_trial(
+            self.model,
+            strategy or self.strategy,
+            self.data,
+            self.settings,
+            tell=tell,
+            cancelled=cancelled,
+            float_metrics=self._float_metrics,
+        )
         if trial.scores is not None:
             self._float_metrics = trial.scores.float_metrics
         self._trials[trial.strategy.digest] = trial
@@ -395,7 +416,7 @@ def write_strategy(strategy: Any, path: str | Path) -> Path:
     return file
 
 
-def _costs(preview: Preview, plan: Plan) -> dict[str, Cost]:
+def _costs(preview: Preview, plan: Plan) -> dict[str, QuantizerCost]:
     try:
         return preview.costs(plan.rows)
     except ValueError as e:

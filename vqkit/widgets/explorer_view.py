@@ -62,8 +62,14 @@ def plan_rows(plan: Plan, costs: Mapping[str, Any], measured: Mapping[str, float
 
 def _row(row: Row, cost: Any, measured: float | None) -> dict[str, Any]:
     spec = row.spec
-    shown = {"key": row.name, "layer": row.layer, "tensor": row.tensor, "decided": provenance(row),
-             "sqnr": None if cost is None else cost.sqnr_db, "measured": measured}  # fmt: skip
+    shown = {
+        "key": row.name,
+        "layer": row.layer,
+        "tensor": row.tensor,
+        "decided": provenance(row),
+        "sqnr": None if cost is None else cost.sqnr_db,
+        "measured": measured,
+    }
     if spec is None:
         word = row.data_type or "float"
         return {**shown, "bits": None, "scale": word, "method": "", "channels": "", "quiet": True}
@@ -148,10 +154,19 @@ def tensor_picture(work: Any, row: Row | None, *, dark: bool) -> str:
         f"own SQNR {cost.sqnr_db:.1f} dB"
     )
     with _tidied():
-        return figure_html(tensor_panels(
-            look.values, look.quantized, look.qparams, look.curve, title=row.name, before=look.before,
-            axis=look.axis, theme=DARK if dark else LIGHT,
-        ), alt)  # fmt: skip
+        return figure_html(
+            tensor_panels(
+                look.values,
+                look.quantized,
+                look.qparams,
+                look.curve,
+                title=row.name,
+                before=look.before,
+                axis=look.axis,
+                theme=DARK if dark else LIGHT,
+            ),
+            alt,
+        )
 
 
 @contextmanager
@@ -201,9 +216,12 @@ def _state(row: Row) -> Mapping[str, Any]:
     if spec is None:
         return known
     shown = {
-        "bit_width": spec.bit_width, "method": spec.method.name, "round_mode": spec.round_mode.name,
-        "per_channel": spec.per_channel, "symmetry": spec.symmetry,
-    }  # fmt: skip
+        "bit_width": spec.bit_width,
+        "method": spec.method.name,
+        "round_mode": spec.round_mode.name,
+        "per_channel": spec.per_channel,
+        "symmetry": spec.symmetry,
+    }
     return {**known, "spec": shown, "fixed": _TRAINED if spec.quantizer_type is QuantizerType.TQT else []}
 
 
@@ -223,9 +241,12 @@ def _class() -> type:
 
         def __init__(self, queue: Any, moved: Moved, table: str) -> None:
             super().__init__(
-                queue, table=table, methods=_options(Method), roundings=_options(RoundMode),
+                queue,
+                table=table,
+                methods=_options(Method),
+                roundings=_options(RoundMode),
                 scopes=[[str(s), tip] for s, tip in zip(Scope, _TIPS, strict=True)],
-            )  # fmt: skip
+            )
             self._moved = moved
 
         def heard(self, content: dict[str, Any]) -> None:

@@ -26,8 +26,8 @@ from vqkit.errors import VqkitError
 from vqkit.widgets.table import css
 
 
-class Turns:
-    """A lock with manners: handlers of one widget wait for each other, and errors become messages.
+class SerialHandler:
+    """Serializes the handlers of one widget: each waits for the one before it, and errors become messages.
 
     Args:
         say: shows a person what was not possible, in words.
@@ -79,13 +79,13 @@ def script(name: str) -> str:
     return "\n".join((_HERE / part).read_text("utf-8") for part in ("outbox.js", name))
 
 
-def queue(turns: Turns) -> Any:
+def queue(serial: SerialHandler) -> Any:
     """The queue of one widget; its parts are made with it.
 
     Args:
-        turns: what else acts on the same state waits in.
+        serial: what else acts on the same state waits in.
     """
-    return _classes()[0](turns)
+    return _classes()[0](serial)
 
 
 def base() -> Any:
@@ -104,9 +104,9 @@ def _classes() -> tuple[type, type]:
 
         _esm = _NOTHING
 
-        def __init__(self, turns: Turns) -> None:
+        def __init__(self, serial: SerialHandler) -> None:
             super().__init__()
-            self.turns = turns
+            self.serial = serial
             self._ears: dict[str, Ear] = {}
             self._waiting: dict[str, dict[int, dict[str, Any]]] = {}
             self._done: dict[str, int] = {}
@@ -118,7 +118,7 @@ def _classes() -> tuple[type, type]:
 
         def _arrived(self, _: Any, content: dict[str, Any], __: Any) -> None:
             view = str(content["view"])
-            with self.turns:
+            with self.serial:
                 waiting = self._waiting.setdefault(view, {})
                 waiting[int(content["seq"])] = content
                 while (number := self._done.get(view, 0) + 1) in waiting:
@@ -127,7 +127,7 @@ def _classes() -> tuple[type, type]:
 
         def _act(self, content: dict[str, Any]) -> None:
             try:
-                self.turns.taken(self._ears[str(content["to"])])(content)
+                self.serial.taken(self._ears[str(content["to"])])(content)
             except Exception:
                 # Told to the person already; the next message is as good as this one was bad.
                 logging.getLogger(__name__).exception("a widget's message failed: %s", content)

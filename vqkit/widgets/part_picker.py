@@ -18,17 +18,17 @@ from vqkit.errors import StrategyError, VqkitError
 from vqkit.evaluation.preview import Preview
 from vqkit.graph.keras_io import lower
 from vqkit.plots import DARK, LIGHT
-from vqkit.plots.model import COLOURS, Box, boxes, ink_on, paint, second_line, short, words_of
+from vqkit.plots.model import COLOURS, LayerBox, boxes, ink_on, paint, second_line, short, words_of
 from vqkit.quantization.prepare import PreparedModel, as_strategy, graphs, planned
 from vqkit.widgets.elements import Action, actions, picker
 from vqkit.widgets.explorer_view import plan_columns, plan_rows
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 from vqkit.widgets.table import arranged, message_html, mimebundle, next_order, page, scrolled, table
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 158, 34, 26, 16
 
 
-def graph_svg(boxes: Sequence[Box], *, colour: str, dark: bool = False) -> str:
+def graph_svg(boxes: Sequence[LayerBox], *, colour: str, dark: bool = False) -> str:
     """The picture.
 
     Args:
@@ -52,7 +52,7 @@ def graph_svg(boxes: Sequence[Box], *, colour: str, dark: bool = False) -> str:
     )
 
 
-def _corner(box: Box) -> tuple[int, int]:
+def _corner(box: LayerBox) -> tuple[int, int]:
     return GAP_X + box.place.column * (WIDTH + GAP_X), GAP_Y // 2 + box.place.row * (HEIGHT + GAP_Y)
 
 
@@ -68,7 +68,7 @@ def _line(a: tuple[int, int], b: tuple[int, int]) -> str:
     return f"<path d='M{x} {y} L{u} {v}'/>"
 
 
-def _box(box: Box, colour: str, dark: bool) -> str:
+def _box(box: LayerBox, colour: str, dark: bool) -> str:
     x, y = _corner(box)
     fill, _ = paint(box, colour, DARK if dark else LIGHT)
     ink = ink_on(fill)
@@ -92,9 +92,7 @@ def _box(box: Box, colour: str, dark: bool) -> str:
 MODES = {"start here": "input_layers", "stop here": "output_layers", "leave float": "ignore_layers"}
 
 
-def pick_part(
-    model: Any, strategy: Any = "pof2s", data: Any = None, *, file: str = "partial.json"
-) -> PartPicker:
+def pick_part(model: Any, strategy: Any = "pof2s", data: Any = None, *, file: str = "partial.json") -> PartPicker:
     """Choose where quantization starts, where it stops and what is left out, on a picture of the model.
 
     Args:
@@ -120,11 +118,9 @@ class PartPicker:
         self._strategy, self._prepared = strategy, self._planned(strategy)
         self._ratios: dict[str, dict[str, float]] = {}
         self._order = ""
-        self._turns = Turns(lambda text: self._say(text, "error"))
+        self._turns = SerialHandler(lambda text: self._say(text, "error"))
         self._queue = queue(self._turns)
-        self._picture = picker(
-            self._queue, label="layers of the model; press Enter to apply the choice above"
-        )
+        self._picture = picker(self._queue, label="layers of the model; press Enter to apply the choice above")
         self._table = picker(self._queue, label="what becomes quantized, one tensor a row")
         self._message, self._summary, self._json = w.HTML(), w.HTML(), w.HTML()
         self._build(file)
@@ -143,7 +139,7 @@ class PartPicker:
         return self._prepared.plan
 
     @property
-    def boxes(self) -> list[Box]:
+    def boxes(self) -> list[LayerBox]:
         """What becomes of each layer of the model, for `plots.model_graph`."""
         ratios = self._noise() if self._colour.value == "sqnr" else {}
         return boxes(self._graph, self.plan, self._strategy, ratios)
@@ -192,20 +188,25 @@ class PartPicker:
     def _build(self, file: str) -> None:
         wide = {"description_width": "60px", "button_width": "100px"}
         self._mode = w.ToggleButtons(
-            options=list(MODES.items()), description="Click to", style=wide,
+            options=list(MODES.items()),
+            description="Click to",
+            style=wide,
             tooltips=["quantization starts here", "quantization stops here", "this layer stays float"],
-        )  # fmt: skip
-        self._colour = w.ToggleButtons(
-            options=COLOURS, description="Colour", style=wide,
-            tooltips=["what is quantized", "bits of the weights", "own SQNR, dB"],
-        )  # fmt: skip
-        clear = actions(
-            self._queue, Action("Whole model", "forget the choice", lambda _: self.clear(), "eraser")
         )
+        self._colour = w.ToggleButtons(
+            options=COLOURS,
+            description="Colour",
+            style=wide,
+            tooltips=["what is quantized", "bits of the weights", "own SQNR, dB"],
+        )
+        clear = actions(self._queue, Action("Whole model", "forget the choice", lambda _: self.clear(), "eraser"))
         self._keep = actions(
-            self._queue, Action("Save strategy", "write the JSON that is shown", self._save, "save"),
-            field="File", field_tip="where Save strategy writes", value=file,
-        )  # fmt: skip
+            self._queue,
+            Action("Save strategy", "write the JSON that is shown", self._save, "save"),
+            field="File",
+            field_tip="where Save strategy writes",
+            value=file,
+        )
         # Linked in the page: a click on a layer means what the buttons show when it is made.
         self._mode_link = w.jsdlink((self._mode, "index"), (self._picture, "mode"))
         turn = self._turns.taken

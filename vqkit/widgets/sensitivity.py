@@ -14,7 +14,7 @@ from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
 from vqkit.search.layer_sensitivity import sensitivity as ask
 from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 from vqkit.widgets.table import (
     Column,
     arranged,
@@ -52,10 +52,17 @@ COLUMNS = (
 
 
 def sensitivity(
-    model: Any, data: Any, strategy: Any = "pof2s", *, bits: Sequence[int] = (8, 6, 4),
-    modes: Sequence[str] = ("only",), images: int | None = 1000, settings: Any = None,
-    cache: str | Path | None = None, progress: bool = True,
-) -> SensitivityView:  # fmt: skip
+    model: Any,
+    data: Any,
+    strategy: Any = "pof2s",
+    *,
+    bits: Sequence[int] = (8, 6, 4),
+    modes: Sequence[str] = ("only",),
+    images: int | None = 1000,
+    settings: Any = None,
+    cache: str | Path | None = None,
+    progress: bool = True,
+) -> SensitivityView:
     """Ask every layer what few bits do to the model, and show the answers.
 
     Args:
@@ -113,30 +120,38 @@ class SensitivityView:
     def summary(self) -> str:
         """What was asked, in a sentence."""
         f = self.found
-        return (f"<p>Sensitivity around <b>{escape(f.strategy)}</b>: float accuracy "
-                f"{tables.percent(f.float_accuracy)} % on {f.n} samples.</p>")  # fmt: skip
+        return (
+            f"<p>Sensitivity around <b>{escape(f.strategy)}</b>: float accuracy "
+            f"{tables.percent(f.float_accuracy)} % on {f.n} samples.</p>"
+        )
 
     def board(self) -> str:
         """The answers of the chosen question, most sensitive first."""
         ranked = self.found.ranked(self.by, mode=self.mode, bits=self.bits)
         reference = self.found.float_accuracy
-        rows = [{**r, "key": f"{r['layer']} {r['kind']}", "delta": r["accuracy"] - reference}
-                for r in rows_of(ranked)]  # fmt: skip
+        rows = [{**r, "key": f"{r['layer']} {r['kind']}", "delta": r["accuracy"] - reference} for r in rows_of(ranked)]
         shown = arranged(rows, COLUMNS, sorted_by=self.sorted_by)
         return table(shown, COLUMNS, sorted_by=self.sorted_by, label="Sensitivity of each layer")
 
     def picture(self) -> str:
         """Layers from the most to the least sensitive."""
-        figure = plots.sensitivity_ranked(self.found.table, self.found.float_accuracy, mode=self.mode,
-                                          bits=self.bits, by=self.by, theme=self.theme)  # fmt: skip
+        figure = plots.sensitivity_ranked(
+            self.found.table,
+            self.found.float_accuracy,
+            mode=self.mode,
+            bits=self.bits,
+            by=self.by,
+            theme=self.theme,
+        )
         return figure_html(figure, "Accuracy and noise by layer, most sensitive first")
 
     def sums(self) -> str:
         """Each layer alone beside all layers up to it, at the smallest width."""
         if self.summed is None:
             return ""
-        figure = plots.sensitivity_accumulated(self.found.table, self.summed, self.found.float_accuracy,
-                                               theme=self.theme)  # fmt: skip
+        figure = plots.sensitivity_accumulated(
+            self.found.table, self.summed, self.found.float_accuracy, theme=self.theme
+        )
         return figure_html(figure, "Accuracy and SQNR of each layer alone and of all layers up to it")
 
     def curve(self) -> str:
@@ -166,17 +181,17 @@ class SensitivityView:
         widths = sorted({int(r["bits"]) for r in self.found.rows})
         self._head, self._figure, self._sums, self._curve = (w.HTML() for _ in range(4))
         self._head.value = _styled(self.summary())
-        turns = Turns(lambda text: setattr(self._head, "value", _styled(message_html(text, "error"))))
-        self._board = picker(queue(turns), label="Sensitivity of each layer")
+        handlers = SerialHandler(lambda text: setattr(self._head, "value", _styled(message_html(text, "error"))))
+        self._board = picker(queue(handlers), label="Sensitivity of each layer")
         wide = {"style": {"description_width": "initial"}}
         self._by = w.Dropdown(description="Rank by", options=[*_MEASURES.items()], value=self.by, **wide)
         self._mode = w.Dropdown(description="Question", options=modes, value=self.mode, **wide)
         self._bits = w.Dropdown(description="Bits", options=widths, value=self.bits or widths[0])
         for control, name in ((self._by, "by"), (self._mode, "mode"), (self._bits, "bits")):
-            control.observe(turns.taken(lambda change, n=name: self._set(n, change["new"])), "value")
+            control.observe(handlers.taken(lambda change, n=name: self._set(n, change["new"])), "value")
         self._board.on_sort(lambda column: self._set("sorted_by", next_order(self.sorted_by, column)))
         self._board.observe(
-            turns.taken(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT)), "dark"
+            handlers.taken(lambda c: self._set("theme", plots.DARK if c["new"] else plots.LIGHT)), "dark"
         )
         controls = w.HBox([self._by, self._mode, self._bits], layout=w.Layout(flex_flow="row wrap"))
         box = w.VBox([self._head, controls, self._board, self._figure, self._sums, self._curve])

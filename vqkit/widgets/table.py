@@ -77,9 +77,15 @@ def mark(kind: int, words: str, tip: str = "") -> str:
 
 
 def table(
-    rows: Sequence[Row], columns: Sequence[Column], *, key: str = "key", sorted_by: str = "",
-    label: str = "", quiet: str = "quiet", chosen: str = "",
-) -> str:  # fmt: skip
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    key: str = "key",
+    sorted_by: str = "",
+    label: str = "",
+    quiet: str = "quiet",
+    chosen: str = "",
+) -> str:
     """An HTML table.
 
     Args:
@@ -114,8 +120,7 @@ def _heading(column: Column, sorted_by: str) -> str:
 
 def _row(row: Row, columns: Sequence[Column], key: str, quiet: str, chosen: str) -> str:
     cells = "".join(
-        f"<td class='num'>{c.cell(row[c.key])}</td>" if c.numeric else f"<td>{c.cell(row[c.key])}</td>"
-        for c in columns
+        f"<td class='num'>{c.cell(row[c.key])}</td>" if c.numeric else f"<td>{c.cell(row[c.key])}</td>" for c in columns
     )
     name = str(row[key])
     looks = " class='quiet'" if row.get(quiet) else ""
@@ -123,9 +128,7 @@ def _row(row: Row, columns: Sequence[Column], key: str, quiet: str, chosen: str)
     return f"<tr data-key='{escape(name, quote=True)}'{looks}{marked}>{cells}</tr>"
 
 
-def arranged(
-    rows: Sequence[Row], columns: Sequence[Column], *, sorted_by: str = "", words: str = ""
-) -> list[Row]:
+def arranged(rows: Sequence[Row], columns: Sequence[Column], *, sorted_by: str = "", words: str = "") -> list[Row]:
     """The rows that contain all words, sorted.
 
     Args:

@@ -16,11 +16,11 @@ from typing import Any
 from vqkit import plots, tables
 from vqkit.comparison.leaderboard import leaderboard
 from vqkit.errors import RecordError, VqkitError
-from vqkit.execution.background import Running, Standing, cancel, error_of, seconds_since, standing
+from vqkit.execution.background import Running, SweepProgress, cancel, error_of, seconds_since, standing
 from vqkit.runs.records import sweep_names, to_frame
 from vqkit.widgets.compare import compare
 from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import Turns, queue
+from vqkit.widgets.messages import SerialHandler, queue
 from vqkit.widgets.table import css, figure_html, message_html, mimebundle, page
 
 INTERVAL = 1.0
@@ -66,7 +66,7 @@ class Watch:
         self._stop = threading.Event()
         self._lock = threading.RLock()
 
-    def standing(self) -> Standing | None:
+    def standing(self) -> SweepProgress | None:
         """Where the sweep stands; None while it is still being checked."""
         try:
             return standing(self.runs, self.name)
@@ -128,16 +128,14 @@ class Watch:
         self._top, self._bottom = w.HTML(), w.HTML()
         self._bar = w.IntProgress(value=0, max=1, layout=w.Layout(width="100%"))
         self._bar.tooltip = f"Variants of {self.name} that have ended"
-        line = queue(Turns(lambda text: setattr(self, "_said", message_html(text, "error"))))
+        line = queue(SerialHandler(lambda text: setattr(self, "_said", message_html(text, "error"))))
 
         def cancel(_: str) -> None:
             threading.Thread(target=self.cancel, daemon=True).start()  # it waits for the sweep to end
 
         self._figure = picker(line, label="Accuracy against size so far")
         self._figure.observe(self._themed, "dark")
-        self._cancel = actions(
-            line, Action("Cancel the sweep", "Stop the sweep; results stay", cancel, "stop")
-        )
+        self._cancel = actions(line, Action("Cancel the sweep", "Stop the sweep; results stay", cancel, "stop"))
         box = w.VBox([self._bar, self._top, self._cancel, self._bottom, self._figure])
         box.add_class("vq-widget")
         box.add_class("vq-watch")
@@ -154,7 +152,7 @@ class Watch:
         self._theme = plots.DARK if change["new"] else plots.LIGHT
         self.show()
 
-    def _live(self, now: Standing | None) -> bool:
+    def _live(self, now: SweepProgress | None) -> bool:
         if self._running is not None:
             return self._running.process.poll() is None
         return now is not None and now.pid is not None
@@ -169,14 +167,14 @@ class Watch:
             else (f"could not start: {self._running.log()[-2000:].strip()}")
         )
 
-    def _head(self, now: Standing | None) -> str:
+    def _head(self, now: SweepProgress | None) -> str:
         title = f"<p><b>{escape(self.name)}</b></p>"
         if now is None:
             dead = self._running is None or self._running.process.poll() is not None
             return title + message_html(self._starting(), "error" if dead else "")
         return f"{title}<p>{escape(now.line())}</p>{_best(now)}{_at_work(now)}{self._said}"
 
-    def _failures(self, now: Standing | None) -> str:
+    def _failures(self, now: SweepProgress | None) -> str:
         if now is None or not now.lost:
             return ""
         parts = [_failure(self.runs, record) for record in now.lost[:_SHOWN]]
@@ -185,7 +183,7 @@ class Watch:
             parts.append(f"<p>… and {more} more</p>")
         return f"<p><b>{len(now.lost)} without a result</b></p>{''.join(parts)}"
 
-    def _picture(self, now: Standing | None) -> str:
+    def _picture(self, now: SweepProgress | None) -> str:
         if now is None or now.best is None:
             return ""
         frame = leaderboard(to_frame(r for r in now.records if r["status"] != "RUNNING"))
@@ -193,20 +191,24 @@ class Watch:
         return figure_html(figure, f"Accuracy against size of the variants of {self.name} so far")
 
 
-def _best(now: Standing) -> str:
+def _best(now: SweepProgress) -> str:
     best = now.best
     if best is None:
         return "<p>Best so far: none has finished.</p>"
     found = best["metrics"]
     size = f", {tables.size(found['size_bytes'])}" if "size_bytes" in found else ""
     delta = f" ({tables.signed_points(found['accuracy_delta'])} points)" if "accuracy_delta" in found else ""
-    return (f"<p>Best so far: <b>{escape(str(best['name']))}</b>, "
-            f"accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>")  # fmt: skip
+    return (
+        f"<p>Best so far: <b>{escape(str(best['name']))}</b>, "
+        f"accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>"
+    )
 
 
-def _at_work(now: Standing) -> str:
-    said = [f"{escape(str(r['name']))} (since {tables.duration(max(0.0, seconds_since(r['started'])))})"
-            for r in now.running]  # fmt: skip
+def _at_work(now: SweepProgress) -> str:
+    said = [
+        f"{escape(str(r['name']))} (since {tables.duration(max(0.0, seconds_since(r['started'])))})"
+        for r in now.running
+    ]
     return f"<p>At work: {', '.join(said)}.</p>" if said else ""
 
 

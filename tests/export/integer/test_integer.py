@@ -43,8 +43,14 @@ def test_shifting_is_rounding_the_quotient(code: int, shift: int, mode: RoundMod
     assert shifted(np.asarray(code), shift, mode) == expected
 
 
-@given(st.integers(-(2**20), 2**20), st.integers(-6, 12), st.integers(2, 8), st.integers(-6, 12),
-       st.sampled_from(RoundMode), st.booleans())  # fmt: skip
+@given(
+    st.integers(-(2**20), 2**20),
+    st.integers(-6, 12),
+    st.integers(2, 8),
+    st.integers(-6, 12),
+    st.sampled_from(RoundMode),
+    st.booleans(),
+)
 def test_requantizing_is_the_simulations_quantizer(
     code: int, pos: int, bits: int, target: int, mode: RoundMode, unsigned: bool
 ) -> None:
@@ -98,16 +104,11 @@ def test_convolution_is_its_definition(seed: int, side: int, stride: int, dilati
     assert got.shape[:3] == (2, rows, columns)
     for i in range(rows):
         for j in range(columns):
-            seen = x[
-                :, i * stride : i * stride + reach : dilation, j * stride : j * stride + reach : dilation
-            ]
+            seen = x[:, i * stride : i * stride + reach : dilation, j * stride : j * stride + reach : dilation]
             if form == "dw":
                 expected = np.einsum("nhwc,hwcm->ncm", seen, w).reshape(2, -1)
             elif form == "2":
-                halves = [
-                    np.einsum("nhwc,hwco->no", seen[..., 2 * g : 2 * g + 2], w[..., g : g + 1])
-                    for g in (0, 1)
-                ]
+                halves = [np.einsum("nhwc,hwco->no", seen[..., 2 * g : 2 * g + 2], w[..., g : g + 1]) for g in (0, 1)]
                 expected = np.concatenate(halves, -1)
             else:
                 expected = np.einsum("nhwc,hwco->no", seen, w)
@@ -157,8 +158,11 @@ NAMES = (
     "fused_activations",
     "one_channel",
 )
-SOFT = {"activations": {"swish_conv", "tanh_conv", "hard", "softmax"}, "fused_activations": {"head"},
-        "transposed": {"sigmoid"}}  # fmt: skip
+SOFT = {
+    "activations": {"swish_conv", "tanh_conv", "hard", "softmax"},
+    "fused_activations": {"head"},
+    "transposed": {"sigmoid"},
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,10 +175,14 @@ def test_every_tensor_is_the_simulations(name: str) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"weight_bit": 4, "activation_bit": 4}, {"weight_per_channel": True}, {"activation_symmetry": False},
-     {"activation_unsigned": True, "activation_symmetry": False}],
+    [
+        {"weight_bit": 4, "activation_bit": 4},
+        {"weight_per_channel": True},
+        {"activation_symmetry": False},
+        {"activation_unsigned": True, "activation_symmetry": False},
+    ],
     ids=lambda o: "-".join(o),
-)  # fmt: skip
+)
 def test_other_grids(overrides: dict[str, object]) -> None:
     q = quantized("residual", "pof2s", **overrides)
     run, expected = IntegerModel(q)(samples("residual")), simulated("residual", "pof2s", **overrides)

@@ -195,8 +195,6 @@ def test_files_of_keras_3_are_left_to_keras(tmp_path):
         model.save(tmp_path / "new.h5")
     model.save(tmp_path / "new.keras")
     for file in ("new.h5", "new.keras"):
-        np.testing.assert_array_equal(
-            vq.load_model(tmp_path / file).get_layer("d").kernel, model.layers[1].kernel
-        )
+        np.testing.assert_array_equal(vq.load_model(tmp_path / file).get_layer("d").kernel, model.layers[1].kernel)
     with zipfile.ZipFile(tmp_path / "new.keras") as file:
         assert json.loads(file.read("metadata.json"))["keras_version"].startswith("3")

@@ -19,16 +19,58 @@ RNG = np.random.default_rng(0)
 VECTOR = RNG.normal(size=(2, 6)).astype("float32")
 IMAGE = RNG.normal(size=(2, 4, 4, 8)).astype("float32")
 POSITIVE = np.abs(VECTOR) + 0.1
-NOT_OF_TF = {"truediv", "floordiv", "floormod", "math.mod", "math.truediv", "__operators__.add",
-             "__operators__.eq", "__operators__.ne", "__operators__.getitem", "math.floordiv",
-             "realdiv"}  # fmt: skip
+NOT_OF_TF = {
+    "truediv",
+    "floordiv",
+    "floormod",
+    "math.mod",
+    "math.truediv",
+    "__operators__.add",
+    "__operators__.eq",
+    "__operators__.ne",
+    "__operators__.getitem",
+    "math.floordiv",
+    "realdiv",
+}
 
-UNARY = ["math.negative", "math.abs", "math.square", "math.exp", "math.sign", "math.floor", "math.ceil",
-         "math.round", "math.tanh", "math.sigmoid", "math.softplus", "nn.relu", "nn.relu6", "nn.elu",
-         "nn.selu", "nn.softsign", "nn.swish", "identity", "zeros_like", "ones_like"]  # fmt: skip
-BINARY = ["math.add", "math.subtract", "math.multiply", "math.divide", "math.maximum", "math.minimum",
-          "math.greater", "math.greater_equal", "math.less", "math.less_equal", "math.equal",
-          "math.not_equal", "math.squared_difference", "math.floormod"]  # fmt: skip
+UNARY = [
+    "math.negative",
+    "math.abs",
+    "math.square",
+    "math.exp",
+    "math.sign",
+    "math.floor",
+    "math.ceil",
+    "math.round",
+    "math.tanh",
+    "math.sigmoid",
+    "math.softplus",
+    "nn.relu",
+    "nn.relu6",
+    "nn.elu",
+    "nn.selu",
+    "nn.softsign",
+    "nn.swish",
+    "identity",
+    "zeros_like",
+    "ones_like",
+]
+BINARY = [
+    "math.add",
+    "math.subtract",
+    "math.multiply",
+    "math.divide",
+    "math.maximum",
+    "math.minimum",
+    "math.greater",
+    "math.greater_equal",
+    "math.less",
+    "math.less_equal",
+    "math.equal",
+    "math.not_equal",
+    "math.squared_difference",
+    "math.floormod",
+]
 REDUCTIONS = ["mean", "sum", "max", "min", "prod", "variance", "std"]
 CASES: list[tuple[str, Any, dict[str, Any]]] = [
     *((name, VECTOR, {}) for name in UNARY),
@@ -68,10 +110,16 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("cast", VECTOR, {"dtype": "int32"}),
     ("shape", VECTOR, {}),
     ("slice", VECTOR, {"begin": [0, 1], "size": [-1, 3]}),
-    ("strided_slice", VECTOR, {"begin": [0, 1], "end": [0, 5], "strides": [1, 2], "begin_mask": 1,
-                               "end_mask": 1}),
-    ("strided_slice", VECTOR, {"begin": [0, 3], "end": [0, 4], "begin_mask": 1, "end_mask": 1,
-                               "shrink_axis_mask": 2}),
+    (
+        "strided_slice",
+        VECTOR,
+        {"begin": [0, 1], "end": [0, 5], "strides": [1, 2], "begin_mask": 1, "end_mask": 1},
+    ),
+    (
+        "strided_slice",
+        VECTOR,
+        {"begin": [0, 3], "end": [0, 4], "begin_mask": 1, "end_mask": 1, "shrink_axis_mask": 2},
+    ),
     ("linalg.matmul", VECTOR[:, None], {"b": VECTOR[:, :, None].tolist()}),
     ("linalg.matmul", VECTOR[:, :, None], {"b": VECTOR[:, :, None].tolist(), "transpose_a": True}),
     ("linalg.matmul", VECTOR[:, None], {"b": VECTOR[:, None].tolist(), "transpose_b": True}),
@@ -83,7 +131,7 @@ CASES: list[tuple[str, Any, dict[str, Any]]] = [
     ("nn.max_pool", IMAGE, {"ksize": [1, 2, 2, 1], "strides": [1, 1, 1, 1], "padding": "SAME"}),
     ("nn.depth_to_space", IMAGE, {"block_size": 2}),
     ("nn.space_to_depth", IMAGE, {"block_size": 2}),
-]  # fmt: skip
+]
 MANY = ["concat", "stack", "math.add_n"]
 
 
@@ -186,13 +234,21 @@ def test_what_has_no_counterpart_is_an_error(function, kwargs, message):
 
 # Each builds one graph operation of one or two placeholders.
 RAW: dict[str, Any] = {
-    **{op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(**{ARGUMENT.get(op, "x"): x}))
-       for op in operations._UNARY if op != "Shape"},
-    **{op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(x=x, y=tf.constant(0.5)))
-       for op in operations._BINARY if op != "BiasAdd"},
+    **{
+        op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(**{ARGUMENT.get(op, "x"): x}))
+        for op in operations._UNARY
+        if op != "Shape"
+    },
+    **{
+        op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(x=x, y=tf.constant(0.5)))
+        for op in operations._BINARY
+        if op != "BiasAdd"
+    },
     "BiasAdd": lambda x, _: tf.raw_ops.BiasAdd(value=x, bias=tf.constant([1.0, 2, 3, 4, 5, 6, 7, 8])),
-    **{op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(input=x, axis=tf.constant([1, 2]), keep_dims=True))
-       for op in operations._REDUCTIONS},
+    **{
+        op: (lambda x, _, op=op: getattr(tf.raw_ops, op)(input=x, axis=tf.constant([1, 2]), keep_dims=True))
+        for op in operations._REDUCTIONS
+    },
     "ConcatV2": lambda x, y: tf.concat([x, y], 3),
     "Pack": lambda x, y: tf.stack([x, y], 1),
     "Reshape": lambda x, _: tf.reshape(x, [-1, 16, 8]),
@@ -200,11 +256,13 @@ RAW: dict[str, Any] = {
     "ExpandDims": lambda x, _: tf.expand_dims(x, 1),
     "Pad": lambda x, _: tf.raw_ops.Pad(input=x, paddings=tf.constant([[0, 0], [1, 1], [1, 1], [0, 0]])),
     "PadV2": lambda x, _: tf.raw_ops.PadV2(
-        input=x, paddings=tf.constant([[0, 0], [1, 1], [1, 1], [0, 0]]), constant_values=tf.constant(2.0)),
+        input=x, paddings=tf.constant([[0, 0], [1, 1], [1, 1], [0, 0]]), constant_values=tf.constant(2.0)
+    ),
     "MirrorPad": lambda x, _: tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "REFLECT"),
     "LeakyRelu": lambda x, _: tf.nn.leaky_relu(x, 0.1),
     "ClipByValue": lambda x, _: tf.raw_ops.ClipByValue(
-        t=x, clip_value_min=tf.constant(-0.5), clip_value_max=tf.constant(0.5)),
+        t=x, clip_value_min=tf.constant(-0.5), clip_value_max=tf.constant(0.5)
+    ),
     "Split": lambda x, _: tf.split(x, 2, 3)[1],
     "BatchMatMulV2": lambda x, y: tf.matmul(x, y, transpose_b=True),
     "StridedSlice": lambda x, _: x[:, ::2, 1, :],
@@ -214,9 +272,12 @@ RAW: dict[str, Any] = {
     "Cast": lambda x, _: tf.cast(x, tf.int32),
     "Squeeze": lambda x, _: tf.squeeze(tf.expand_dims(x, 1), [1]),
     "MatMul": lambda x, _: tf.matmul(tf.reshape(x, [-1, 8]), tf.eye(8) * 2.0),
-}  # fmt: skip
-ARGUMENT = {**dict.fromkeys(("Relu", "Relu6", "Elu", "Selu", "Softplus", "Softsign"), "features"),
-            **dict.fromkeys(("Softmax", "LogSoftmax"), "logits"), "Identity": "input"}  # fmt: skip
+}
+ARGUMENT = {
+    **dict.fromkeys(("Relu", "Relu6", "Elu", "Selu", "Softplus", "Softsign"), "features"),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), "logits"),
+    "Identity": "input",
+}
 
 
 def test_every_graph_operation_is_tested():
@@ -249,7 +310,5 @@ def test_a_graph_operation(op):
 
 
 def test_an_unknown_graph_operation_is_an_error():
-    with pytest.raises(
-        ModelError, match=r"the TensorFlow operation Relu7 has no counterpart here \(did you mean"
-    ):
+    with pytest.raises(ModelError, match=r"the TensorFlow operation Relu7 has no counterpart here \(did you mean"):
         call_raw({"node_def": {"op": "Relu7", "attr": {}}, "constants": {}}, [keras.Input((3,))], "test")

@@ -68,10 +68,14 @@ def test_a_file_of_windows_reads_like_any_other(tmp_path):
         sound.write_bytes(parts["model.weights.h5"])
         with h5py.File(sound) as old, h5py.File(tmp_path / "windows.h5", "w") as new:
             old.visititems(
-                lambda n, o, new=new: new.__setitem__(n.rpartition("/vars/")[0].replace("/", "\\") + "/vars/"
-                                                      + n.rpartition("/")[2], o[()])
-                if isinstance(o, h5py.Dataset) and "/vars/" in n else None
-            )  # fmt: skip
+                lambda n, o, new=new: (
+                    new.__setitem__(
+                        n.rpartition("/vars/")[0].replace("/", "\\") + "/vars/" + n.rpartition("/")[2], o[()]
+                    )
+                    if isinstance(o, h5py.Dataset) and "/vars/" in n
+                    else None
+                )
+            )
         parts["model.weights.h5"] = (tmp_path / "windows.h5").read_bytes()
         (tmp_path / "w").mkdir(exist_ok=True)
         with zipfile.ZipFile(tmp_path / "w" / file, "w") as archive:
@@ -104,9 +108,7 @@ def test_names_that_repeat_in_a_layer_lost_weights(tmp_path):
         group = file["model_weights/f"]
         group.attrs["weight_names"] = [b"a", b"a"]
         group["a"] = np.zeros(3, "f4")
-    with pytest.raises(
-        ModelError, match="several weights of layer 'f' have the name 'a'; one alone was stored"
-    ):
+    with pytest.raises(ModelError, match="several weights of layer 'f' have the name 'a'; one alone was stored"):
         load_model(path)
 
 

@@ -59,9 +59,7 @@ def operators():
 def shared():
     """A layer called twice, a model in the model with operators inside, a mapping of outputs."""
     inner_in = keras.Input((4,), name="inner_in")
-    inner = keras.Model(
-        inner_in, layers.Dense(4, name="inner_dense")(inner_in) * 0.5 + inner_in, name="inner"
-    )
+    inner = keras.Model(inner_in, layers.Dense(4, name="inner_dense")(inner_in) * 0.5 + inner_in, name="inner")
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     dense = layers.Dense(4, activation="relu", name="shared_dense")
     x = inner(dense(a)) + inner(dense(b))
@@ -105,11 +103,14 @@ def raw_operations():
 
 def randomize(model):
     rng = np.random.default_rng(0)
-    model.set_weights([
-        rng.uniform(0.5, 1.5, w.shape).astype("float32") if "variance" in w.name or "gamma" in w.name
-        else rng.normal(0, 0.3, w.shape).astype("float32")
-        for w in model.weights
-    ])  # fmt: skip
+    model.set_weights(
+        [
+            rng.uniform(0.5, 1.5, w.shape).astype("float32")
+            if "variance" in w.name or "gamma" in w.name
+            else rng.normal(0, 0.3, w.shape).astype("float32")
+            for w in model.weights
+        ]
+    )
 
 
 def batch(model):

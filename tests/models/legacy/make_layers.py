@@ -68,9 +68,7 @@ def cells(label):
 def adapted(name, data=None, **kwargs):
     def build(label):
         made = layer(name)(name=label, **kwargs)
-        made.adapt(
-            np.random.RandomState(3).uniform(2, 9, (64, 6)).astype("float32") if data is None else data
-        )
+        made.adapt(np.random.RandomState(3).uniform(2, 9, (64, 6)).astype("float32") if data is None else data)
         return made
 
     return build
@@ -118,8 +116,9 @@ IMAGE = {
     "gaussian": make("GaussianDropout", 0.3),
     "alpha": make("AlphaDropout", 0.3),
     "activity": make("ActivityRegularization", l1=0.1),
-    "regular": lambda label: L.Conv2D(2, 1, kernel_regularizer="l2", bias_constraint="max_norm",
-                                      kernel_initializer="orthogonal", name=label),
+    "regular": lambda label: L.Conv2D(
+        2, 1, kernel_regularizer="l2", bias_constraint="max_norm", kernel_initializer="orthogonal", name=label
+    ),
     "relu": make("ReLU"),
     "relu_all": make("ReLU", 6.0, negative_slope=0.1, threshold=0.2),
     "leaky": make("LeakyReLU", 0.2),
@@ -148,10 +147,27 @@ IMAGE = {
     "spectral": lambda label: layer("SpectralNormalization")(L.Conv2D(3, 2), name=label),
     "identity": make("Identity"),
     "normalization": make("Normalization", mean=[0.1, 0.2, 0.3, 0.4], variance=[1.0, 2.0, 3.0, 4.0]),
-    **{"act_" + a: make("Activation", a) for a in
-       ("relu", "sigmoid", "tanh", "softplus", "softsign", "selu", "elu", "exponential", "linear",
-        "hard_sigmoid", "swish", "gelu", "softmax", "mish", "relu6")},
-}  # fmt: skip
+    **{
+        "act_" + a: make("Activation", a)
+        for a in (
+            "relu",
+            "sigmoid",
+            "tanh",
+            "softplus",
+            "softsign",
+            "selu",
+            "elu",
+            "exponential",
+            "linear",
+            "hard_sigmoid",
+            "swish",
+            "gelu",
+            "softmax",
+            "mish",
+            "relu6",
+        )
+    },
+}
 STEPS = {
     "conv": make("Conv1D", 4, 3, padding="causal", dilation_rate=2),
     "conv_valid": make("Conv1D", 4, 3, strides=2, activation="tanh"),
@@ -219,9 +235,7 @@ VOLUME = {
     "cropped": make("Cropping3D", 1),
     "spatial": make("SpatialDropout3D", 0.3),
     "conv_lstm": make("ConvLSTM2D", 2, 3),
-    "conv_lstm_all": make(
-        "ConvLSTM2D", 2, 3, return_sequences=True, padding="same", recurrent_activation="sigmoid"
-    ),
+    "conv_lstm_all": make("ConvLSTM2D", 2, 3, return_sequences=True, padding="same", recurrent_activation="sigmoid"),
     "timed_conv": around("TimeDistributed", "Conv2D", 3, 2),
     "both_conv": around("Bidirectional", "ConvLSTM2D", 2, 3),
     "batch": make("BatchNormalization"),
@@ -243,13 +257,20 @@ WORDS = {
     "lookup_adapted": adapted("StringLookup", np.array([["a"], ["a"], ["b"], ["c"], ["c"], ["c"]])),
 }
 TWO = {
-    "added": make("Add"), "subtracted": make("Subtract"), "multiplied": make("Multiply"), "averaged": make("Average"),
-    "maximum": make("Maximum"), "minimum": make("Minimum"), "joined": make("Concatenate", axis=1),
-    "dot": make("Dot", axes=2), "dot_normal": make("Dot", axes=(1, 1), normalize=True),
-    "attention": make("Attention", use_scale=True), "attention_plain": make("Attention"),
+    "added": make("Add"),
+    "subtracted": make("Subtract"),
+    "multiplied": make("Multiply"),
+    "averaged": make("Average"),
+    "maximum": make("Maximum"),
+    "minimum": make("Minimum"),
+    "joined": make("Concatenate", axis=1),
+    "dot": make("Dot", axes=2),
+    "dot_normal": make("Dot", axes=(1, 1), normalize=True),
+    "attention": make("Attention", use_scale=True),
+    "attention_plain": make("Attention"),
     "attention_concat": make("Attention", score_mode="concat"),
     "additive": make("AdditiveAttention"),
-}  # fmt: skip
+}
 
 
 def heads(label):
@@ -267,10 +288,14 @@ def heads_axes(label):
 TWO["heads"] = heads
 TWO["heads_axes"] = heads_axes
 KINDS = {
-    "image": (IMAGE, (8, 8, 4), "float32"), "steps": (STEPS, (7, 5), "float32"), "vector": (VECTOR, (6,), "float32"),
-    "volume": (VOLUME, (4, 6, 6, 2), "float32"), "numbers": (NUMBERS, (5,), "int32"), "words": (WORDS, (3,), "string"),
+    "image": (IMAGE, (8, 8, 4), "float32"),
+    "steps": (STEPS, (7, 5), "float32"),
+    "vector": (VECTOR, (6,), "float32"),
+    "volume": (VOLUME, (4, 6, 6, 2), "float32"),
+    "numbers": (NUMBERS, (5,), "int32"),
+    "words": (WORDS, (3,), "string"),
     "two": (TWO, (5, 6), "float32"),
-}  # fmt: skip
+}
 
 
 def values(shape, dtype, seed=1):

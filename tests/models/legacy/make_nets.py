@@ -173,15 +173,11 @@ def main(out):
             for w, v in zip(model.weights, model.get_weights()):
                 positive = any(p in w.name for p in ("variance", "gamma"))
                 new.append(
-                    (rng.uniform(0.5, 1.5, v.shape) if positive else rng.normal(0, 0.4, v.shape)).astype(
-                        v.dtype
-                    )
+                    (rng.uniform(0.5, 1.5, v.shape) if positive else rng.normal(0, 0.4, v.shape)).astype(v.dtype)
                 )
             model.set_weights(new)
             x = [
-                values((5,), "int32")
-                if name == "words"
-                else values(tuple(int(n) for n in t.shape[1:]), "float32", k)
+                values((5,), "int32") if name == "words" else values(tuple(int(n) for n in t.shape[1:]), "float32", k)
                 for k, t in enumerate(model.inputs)
             ]
             y = model.predict(x if len(x) > 1 else x[0])
@@ -197,9 +193,7 @@ def main(out):
             if form == "_saved_model" and name not in ("augmented", "frozen", "words", "timed"):
                 continue
             try:
-                model.save(
-                    os.path.join(out, name + form), **({"save_format": "tf"} if form[0] == "_" else {})
-                )
+                model.save(os.path.join(out, name + form), **({"save_format": "tf"} if form[0] == "_" else {}))
             except Exception as error:
                 print("-", name + form, type(error).__name__, str(error)[:200])
 

@@ -65,8 +65,15 @@ def test_no_layer_gets_worse(name, strategy):
     model = zoo.build(name)
     x = zoo.batch(model, 24)
     plain = quantize(model, four_bits(strategy), x, batch_size=8)
-    tuned = finetune(plain.graph, plain.rows, plain.plan, plain.encodings, dict(plain.live),
-                     [x[:8], x[8:16], x[16:]], epochs=3)  # fmt: skip
+    tuned = finetune(
+        plain.graph,
+        plain.rows,
+        plain.plan,
+        plain.encodings,
+        dict(plain.live),
+        [x[:8], x[8:16], x[16:]],
+        epochs=3,
+    )
     assert [t.layer for t in tuned.layers] == [b.layer for b in blocks_of(model, four_bits(strategy))[0]]
     assert all(t.after <= t.before for t in tuned.layers)
     assert any(t.after < t.before and t.epochs for t in tuned.layers)
@@ -80,9 +87,7 @@ def test_the_errors_in_the_report_are_those_of_the_finished_model():
     plain = quantize(model, four_bits(), x, batch_size=8)
     before = np.mean((predict(plain.model, x) - predict(plain.float_model, x)) ** 2)
     batches = [x[:8], x[8:16], x[16:]]
-    tuned = finetune(
-        plain.graph, plain.rows, plain.plan, plain.encodings, dict(plain.live), batches, epochs=2
-    )
+    tuned = finetune(plain.graph, plain.rows, plain.plan, plain.encodings, dict(plain.live), batches, epochs=2)
     after = np.mean((predict(plain.model, x) - predict(plain.float_model, x)) ** 2)
     last = tuned.layers[-1]
     np.testing.assert_allclose(last.after, after, rtol=1e-4)
@@ -96,8 +101,9 @@ def test_decisions_stay_and_weights_are_on_their_grid(vitis_compat):
     x = zoo.batch(model, 16)
     float_weights = [w.numpy() for w in model.weights]
     plain = quantize(model, four_bits(), x, batch_size=8, vitis_compat=vitis_compat)
-    tuned = quantize(model, four_bits(include_fast_ft=True, fast_ft_epochs=2), x, batch_size=8,
-                     vitis_compat=vitis_compat)  # fmt: skip
+    tuned = quantize(
+        model, four_bits(include_fast_ft=True, fast_ft_epochs=2), x, batch_size=8, vitis_compat=vitis_compat
+    )
     assert tuned.encodings == plain.encodings
     assert tuned.audit()["ok"].all()
     assert any("include_fast_ft: head output error" in line for line in tuned.report)
@@ -114,8 +120,16 @@ def test_by_default_layers_are_fed_quantized_inputs_in_compat_float_ones():
     given = {}
     for compat in (False, True):
         fresh = quantize(model, four_bits(activation_bit=3), x)
-        tuned = finetune(fresh.graph, fresh.rows, fresh.plan, fresh.encodings, dict(fresh.live), [x],
-                         epochs=1, vitis_compat=compat)  # fmt: skip
+        tuned = finetune(
+            fresh.graph,
+            fresh.rows,
+            fresh.plan,
+            fresh.encodings,
+            dict(fresh.live),
+            [x],
+            epochs=1,
+            vitis_compat=compat,
+        )
         given[compat] = tuned.layers
     assert plain.encodings == fresh.encodings
     # Errors of the layers in front do not reach a layer that is fed float values.
@@ -168,10 +182,7 @@ def test_a_generator_is_enough():
 def output_error(quantized, x):
     wanted = predict(quantized.float_model, x)
     got = predict(quantized.model, x)
-    return sum(
-        np.mean((g - w) ** 2)
-        for g, w in zip(keras.tree.flatten(got), keras.tree.flatten(wanted), strict=True)
-    )
+    return sum(np.mean((g - w) ** 2) for g, w in zip(keras.tree.flatten(got), keras.tree.flatten(wanted), strict=True))
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "sequential", "one_channel"])
@@ -209,9 +220,7 @@ def test_bias_correction_after_finetuning_keeps_the_kernels_and_centres_the_erro
     both = quantize(model, four_bits(include_fast_ft=True, fast_ft_epochs=2, include_bias_corr=True), x)
     for name, layer in both.corrected.layers.items():
         if "kernel" in layer.weights:
-            np.testing.assert_array_equal(
-                layer.weights["kernel"], one.corrected.layers[name].weights["kernel"]
-            )
+            np.testing.assert_array_equal(layer.weights["kernel"], one.corrected.layers[name].weights["kernel"])
             assert both.encodings[f"{name}/kernel"] == one.encodings[f"{name}/kernel"]
     assert both.audit()["ok"].all()
 

@@ -81,9 +81,7 @@ def far(n: int = 512) -> np.ndarray:
 @pytest.mark.parametrize("base", ["fs", "fsx", "pof2s"])
 def test_a_percentile_that_clips_is_named_in_every_mode(base: str, calibration: str) -> None:
     x = far()
-    strategy = vqkit.Strategy.builtin(base).with_kwargs(
-        input_method="PERCENTILE", input_method_percentile=30.0
-    )
+    strategy = vqkit.Strategy.builtin(base).with_kwargs(input_method="PERCENTILE", input_method_percentile=30.0)
     found = vqkit.quantize(two_layers(), strategy, x, calibration=calibration)
     (line,) = [t for t in found.outside if t.startswith("quant_far/input: ")]
     share = float(line.split(": ")[1].split(" %")[0])
@@ -117,8 +115,9 @@ def test_values_without_a_histogram_are_measured_on_the_first_batch() -> None:
     grid = found.encodings[name]
     moved = QParams(grid.spec, grid.f_min, grid.f_max, grid.pos + 2)
     seen = vqkit.quantization.calibrate.calibrate(found.graph, found.rows, found.live, [x])
-    shares = values_outside(found.graph, found.rows, {**found.encodings, name: moved}, seen.tensors,
-                            found.live, iter([x]))  # fmt: skip
+    shares = values_outside(
+        found.graph, found.rows, {**found.encodings, name: moved}, seen.tensors, found.live, iter([x])
+    )
     limit = float(reference.fake_quantize(np.float32(1e9), moved) + moved.scale)
     assert shares[name].values == pytest.approx(np.mean(x > limit), abs=1e-6)
     assert shares[name].much
@@ -139,9 +138,12 @@ def test_weights_are_measured() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from([QuantizerType.FS, QuantizerType.POF2S, QuantizerType.MAFS]),
-    bits=st.integers(2, 12), per_channel=st.booleans(), symmetry=st.booleans(), seed=st.integers(0, 9999),
+    bits=st.integers(2, 12),
+    per_channel=st.booleans(),
+    symmetry=st.booleans(),
+    seed=st.integers(0, 9999),
     shrink=st.sampled_from([1.0, 0.5, 0.1]),
-)  # fmt: skip
+)
 def test_shares_are_those_of_the_quantizer(
     kind: QuantizerType, bits: int, per_channel: bool, symmetry: bool, seed: int, shrink: float
 ) -> None:

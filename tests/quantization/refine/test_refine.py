@@ -20,10 +20,16 @@ from vqkit.strategy import Strategy
 
 layers = keras.layers
 STEPS = (
-    "adjust_dpu_sigmoid", "adjust_dpu_shift_read", "adjust_dpu_shift_cut", "adjust_dpu_shift_bias",
-    "adjust_dpu_shift_write", "adjust_dpu_shift_swish", "adjust_dpu_shift_bias_leakyrelu", "align_concat",
+    "adjust_dpu_sigmoid",
+    "adjust_dpu_shift_read",
+    "adjust_dpu_shift_cut",
+    "adjust_dpu_shift_bias",
+    "adjust_dpu_shift_write",
+    "adjust_dpu_shift_swish",
+    "adjust_dpu_shift_bias_leakyrelu",
+    "align_concat",
     "align_pool",
-)  # fmt: skip
+)
 
 
 class Bench:
@@ -107,10 +113,11 @@ def test_the_least_shift_of_the_bias_is_never_above_0(conv):
 def leaky() -> Bench:
     return Bench(
         model_of(
-            layers.Conv2D(3, 3, name="conv"), layers.LeakyReLU(0.1, name="leaky"),
+            layers.Conv2D(3, 3, name="conv"),
+            layers.LeakyReLU(0.1, name="leaky"),
             layers.Conv2D(3, 3, name="plain"),
         )
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,8 +129,15 @@ def leaky() -> Bench:
     ],
 )
 def test_shift_bias_in_front_of_leaky_relu_lies_in_0_to_16(leaky, bp, changes):
-    given = {"conv/kernel": 8, "quant_x/input": 4, "leaky/output": 5, "conv/bias": bp,
-             "plain/kernel": 8, "plain/output": 5, "plain/bias": 14}  # fmt: skip
+    given = {
+        "conv/kernel": 8,
+        "quant_x/input": 4,
+        "leaky/output": 5,
+        "conv/bias": bp,
+        "plain/kernel": 8,
+        "plain/output": 5,
+        "plain/bias": 14,
+    }
     found, report = leaky.refined("adjust_dpu_shift_bias_leakyrelu", given)
     assert found == changes
     assert all(line.startswith("adjust_dpu_shift_bias_leakyrelu: conv/") for line in report)
@@ -227,11 +241,15 @@ def test_align_pool_puts_input_and_output_at_the_lower_position(pool, config):
 
 def test_a_layer_that_cannot_be_adjusted_does_not_stop_the_others():
     """The original returns at the first layer that lacks a position, here the one without bias."""
-    bench = Bench(
-        model_of(layers.Conv2D(3, 3, use_bias=False, name="first"), layers.Conv2D(3, 3, name="second"))
-    )
-    given = {"first/kernel": 8, "first/output": 5, "second/kernel": 8, "second/output": 5,
-             "second/bias": 30, "quant_x/input": 4}  # fmt: skip
+    bench = Bench(model_of(layers.Conv2D(3, 3, use_bias=False, name="first"), layers.Conv2D(3, 3, name="second")))
+    given = {
+        "first/kernel": 8,
+        "first/output": 5,
+        "second/kernel": 8,
+        "second/output": 5,
+        "second/bias": 30,
+        "quant_x/input": 4,
+    }
     found, report = bench.refined("adjust_dpu_shift_bias", given)
     assert found == {"second/bias": 13 + 8}  # wp + ip = 13, shift_cut = 8: shift -8
     assert "adjust_dpu_shift_bias: first lacks a per-tensor position: left as it is" in report
@@ -270,9 +288,7 @@ def test_trained_thresholds_become_positions_at_every_width(bit_width):
 @pytest.mark.parametrize("bit_width", [4, 8, 16])
 def test_positions_become_float_ranges_at_every_width(bit_width):
     """The range of a signed grid; the original takes every width for 8 bits."""
-    strategy = Strategy.builtin("pof2s").with_kwargs(
-        weight_bit=bit_width, convert_to_fs_quantize_strategy=True
-    )
+    strategy = Strategy.builtin("pof2s").with_kwargs(weight_bit=bit_width, convert_to_fs_quantize_strategy=True)
     prepared = prepare(zoo.build("conv_bn_relu"), strategy)
     graph, rows = instrument(prepared.graph, prepared.plan)
     row = next(r for r in prepared.plan.quantized if r.tensor == "kernel")

@@ -29,9 +29,14 @@ PATIENCE = float(os.environ.get("VQKIT_PATIENCE", "180"))
 ARTIFACTS = "VQKIT_ARTIFACTS"
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+]
 _IDLE = """() => {
   const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
   return kernel && kernel.connectionStatus === 'connected' && kernel.status === 'idle';
@@ -148,9 +153,7 @@ class Lab:
     browser: Any
 
     @contextlib.contextmanager
-    def open(
-        self, source: Path, *, width: int = 1500, height: int = 1100, **parameters: Any
-    ) -> Iterator[Notebook]:
+    def open(self, source: Path, *, width: int = 1500, height: int = 1100, **parameters: Any) -> Iterator[Notebook]:
         """Open a copy of a notebook and wait for its kernel.
 
         Args:
@@ -202,9 +205,7 @@ def code_notebook(path: Path, *cells: str) -> Path:
     import nbformat.v4 as nb
 
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    made = nb.new_notebook(
-        cells=[nb.new_code_cell(c.strip()) for c in cells], metadata={"kernelspec": kernel}
-    )
+    made = nb.new_notebook(cells=[nb.new_code_cell(c.strip()) for c in cells], metadata={"kernelspec": kernel})
     path.write_text(json.dumps(made), "utf-8")
     return path
 
@@ -234,16 +235,22 @@ def serve(root: Path) -> Iterator[Lab]:
 def _server(root: Path, home: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     quiet = home / "us" / "@jupyterlab" / "apputils-extension"
     quiet.mkdir(parents=True)
-    (quiet / "notification.jupyterlab-settings").write_text(
-        '{"fetchNews": "false", "checkForUpdates": false}'
-    )
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-        "--ServerApp.port_retries=0", "--allow-root", f"--IdentityProvider.token={TOKEN}",
-        f"--ServerApp.root_dir={root}", "--LabApp.extension_manager=readonly",
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--allow-root",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={root}",
+        "--LabApp.extension_manager=readonly",
         "--LabApp.expose_app_in_browser=True",
         f"--LabApp.app_dir={_prefix('jupyterlab') / 'share/jupyter/lab'}",
-    ]  # fmt: skip
+    ]
     with open(home / "server.log", "wb") as log:
         server = subprocess.Popen(command, env=_environment(home), stdout=log, stderr=log, cwd=root)
         try:
@@ -263,12 +270,17 @@ def _environment(home: Path) -> dict[str, str]:
     paths = [*dict.fromkeys(shares), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     python = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
-        **os.environ, "JUPYTER_CONFIG_DIR": str(home), "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "us"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "ws"),
-        "IPYTHONDIR": str(home / "ipy"), "JUPYTER_PATH": os.pathsep.join(paths),
-        "PYTHONPATH": os.pathsep.join(python), "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        **os.environ,
+        "JUPYTER_CONFIG_DIR": str(home),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "us"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "ws"),
+        "IPYTHONDIR": str(home / "ipy"),
+        "JUPYTER_PATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join(python),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "JUPYTER_PLATFORM_DIRS": "1",
-    }  # fmt: skip
+    }
 
 
 def _prefix(name: str) -> Path:

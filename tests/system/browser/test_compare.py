@@ -37,8 +37,10 @@ def fill(runs: Path) -> None:
     """A sweep as the runner records it, with answers to the digits' evaluation images."""
     data = quickstart_data()
     said = {"ref": "digits", "digest": data.digest, "n_calib": data.n_calib, "n_eval": data.n_eval}
-    made = [make.record(base, {"weight_bit": bits}, accuracy=accuracy, size=1000 * bits, data=said)
-            for base, bits, accuracy in (("pof2s", 8, 0.97), ("fs", 6, 0.975), ("fs", 4, 0.93))]  # fmt: skip
+    made = [
+        make.record(base, {"weight_bit": bits}, accuracy=accuracy, size=1000 * bits, data=said)
+        for base, bits, accuracy in (("pof2s", 8, 0.97), ("fs", 6, 0.975), ("fs", 4, 0.93))
+    ]
     for seed, m in enumerate(made):
         folder = make.add(runs, m)
         wrong = np.random.default_rng(seed).choice(data.n_eval, 12 + 10 * seed, replace=False)

@@ -51,9 +51,7 @@ def test_move_evaluate_save(lab: Lab) -> None:
         opened.run_all()
         assert opened.tracebacks() == []
         opened.wait(f"{BENCH} tr[data-key='stem/kernel']").click()
-        opened.wait_until(
-            "box => document.querySelector(`${box} img.vq-figure`)?.alt.startsWith('stem/kernel')", BENCH
-        )
+        opened.wait_until("box => document.querySelector(`${box} img.vq-figure`)?.alt.startsWith('stem/kernel')", BENCH)
         assert bits(opened, "stem/kernel") == "6"  # the last cells set weight_bit=6 from code
 
         # The keyboard moves the slider: table, picture and JSON follow.
@@ -159,9 +157,6 @@ def test_what_is_done_faster_than_the_kernel_answers_lands_where_it_was_meant(la
         for key, value in wanted.items():
             await_bits(opened, key, str(value))
         # The controls show the row that was chosen last, with the bits it was given.
-        assert (
-            opened.page.locator(f"{BENCH} .vq-controls legend").inner_text()
-            == f"Quantizer of {[*wanted][-1]}"
-        )
+        assert opened.page.locator(f"{BENCH} .vq-controls legend").inner_text() == f"Quantizer of {[*wanted][-1]}"
         assert opened.page.locator(f"{BENCH} input[type=range]").input_value() == str([*wanted.values()][-1])
         assert opened.errors == []

@@ -42,9 +42,7 @@ def check(opened: Notebook, box: str) -> None:
 
 def test_all_widgets(lab: Lab, tmp_path: Path) -> None:
     fill(lab.root / "runs")
-    with lab.open(
-        code_notebook(tmp_path / "all_widgets.ipynb", SETUP, *WIDGETS.values()), height=1400
-    ) as opened:
+    with lab.open(code_notebook(tmp_path / "all_widgets.ipynb", SETUP, *WIDGETS.values()), height=1400) as opened:
         opened.run_all()
         assert opened.tracebacks() == []
         for box in WIDGETS:
@@ -58,8 +56,11 @@ def sensitivity(opened: Notebook) -> None:
     """Both questions, isolated and accumulated, ranked as asked, the recovery."""
     page, box = opened.page, ".vq-sensitivity"
     opened.screenshot("sensitivity", box)
-    for words in ("Accuracy and noise by layer", "Accuracy and SQNR of each layer alone",
-                  "Accuracy by the number of most sensitive"):  # fmt: skip
+    for words in (
+        "Accuracy and noise by layer",
+        "Accuracy and SQNR of each layer alone",
+        "Accuracy by the number of most sensitive",
+    ):
         opened.wait(f"{box} img[alt^='{words}']")
     rows = f"{box} tbody tr td:nth-child(1)"
     page.get_by_label("Question").select_option("only this layer quantized")

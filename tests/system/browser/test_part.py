@@ -44,9 +44,7 @@ def test_choose_start_and_ignored(lab: Lab) -> None:
         page.locator(f"{PART} button:has-text('Whole model')").first.click()
         opened.wait(f"{PART} tbody tr[data-key='head/kernel']")
         # A mistake in a cell is one readable message; the traceback is there for who asks.
-        told = opened.run(
-            'vq.make_plan(vq.Strategy.builtin("pof2s").with_kwargs(ignore_layers=["blok1_dw"]), net)'
-        )
+        told = opened.run('vq.make_plan(vq.Strategy.builtin("pof2s").with_kwargs(ignore_layers=["blok1_dw"]), net)')
         assert "StrategyError: " in told
         assert "blok1_dw" in told
         assert "did you mean 'block1_dw'?" in told

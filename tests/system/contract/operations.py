@@ -50,9 +50,7 @@ _REDUCTIONS = _words(
     "all amax amin any average count_nonzero max mean median min nanmax nanmean nanmin nanprod nanstd "
     "nansum nanvar prod ptp std sum var"
 )
-_OF_SQUARES = _words(
-    "cholesky_inverse det diagonal eigh inv logdet matrix_rank pinv qr slogdet svd trace tril triu"
-)
+_OF_SQUARES = _words("cholesky_inverse det diagonal eigh inv logdet matrix_rank pinv qr slogdet svd trace tril triu")
 
 
 def _plain(name: str, *attributes: str, **keywords: Any) -> Expression:
@@ -74,9 +72,7 @@ EXPRESSIONS: dict[str, Expression] = {
     "argpartition": lambda t: K.argpartition(t.v, 2),
     "array_split": lambda t: K.array_split(t.v, 4, axis=-1),
     "average_pool": lambda t: K.average_pool(t.i, 2),
-    "batch_normalization": lambda t: K.batch_normalization(
-        t.v, np.zeros(6, "float32"), np.ones(6, "float32"), -1
-    ),
+    "batch_normalization": lambda t: K.batch_normalization(t.v, np.zeros(6, "float32"), np.ones(6, "float32"), -1),
     "binary_crossentropy": lambda t: K.binary_crossentropy(K.cast(t.p > 1, "float32"), K.sigmoid(t.v)),
     "bincount": lambda t: K.bincount(t.n, minlength=4),
     "bitwise_invert": lambda t: K.bitwise_invert(t.n),
@@ -208,8 +204,9 @@ NO_NODE = {
     "convert_to_numpy custom_gradient dtype is_tensor shape": "makes no tensor of the model",
     "vectorize": "makes a function",
     "cond fori_loop scan switch while_loop": "takes Python functions that read tensors of their own",
-    "associative_scan corrcoef fold gcd isin kron lcm nanmedian nanpercentile nanquantile unfold "
-    "unravel_index": ("Keras 3.15 cannot trace it with a free batch size"),
+    "associative_scan corrcoef fold gcd isin kron lcm nanmedian nanpercentile nanquantile unfold unravel_index": (
+        "Keras 3.15 cannot trace it with a free batch size"
+    ),
     "correlate": "takes two vectors without a batch",
     "eig": "complex results that no layer takes",
     "conv_transpose histogram view_as_complex view_as_real": "Keras 3.15 cannot run it under TensorFlow",
@@ -242,11 +239,7 @@ def build(expressions: dict[str, Expression], *, after: bool = True) -> keras.Mo
     """One model with an output for each expression, fed by Dense layers, and with Dense layers behind it."""
     inputs = {k: keras.Input(shape, name=k) for k, shape in SHAPES.items()}
     inputs["n"] = keras.Input((6,), dtype="int32", name="n")
-    dense = {
-        k: keras.layers.Dense(x.shape[-1], name=f"before_{k}")(inputs[k])
-        for k, x in inputs.items()
-        if k != "n"
-    }
+    dense = {k: keras.layers.Dense(x.shape[-1], name=f"before_{k}")(inputs[k]) for k, x in inputs.items() if k != "n"}
     t = SimpleNamespace(**{**dense, "p": K.abs(dense["p"]) + 0.5, "n": inputs["n"]})
     results = [e(t) for e in expressions.values()]
     outputs = [_used(r, f"after_{i}") if after else r for i, r in enumerate(results)]

@@ -48,9 +48,7 @@ def test_augmentation_is_off_while_calibrating(name: str) -> None:
     model = recipes.build(name)
     x = recipes.batch(model)
     first, second = (quantize(model, "fsx", x) for _ in range(2))
-    assert {k: v.to_json() for k, v in first.encodings.items()} == {
-        k: v.to_json() for k, v in second.encodings.items()
-    }
+    assert {k: v.to_json() for k, v in first.encodings.items()} == {k: v.to_json() for k, v in second.encodings.items()}
 
 
 def masked_model(steps: int) -> keras.Model:

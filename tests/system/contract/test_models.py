@@ -151,7 +151,5 @@ def test_a_model_that_is_quantized_already_is_refused(strategy: str) -> None:
     x = keras.Input((6,))
     model = keras.Model(x, L.Dense(2)(L.Dense(3, activation="relu")(x)))
     quantized = quantize(model, "fsx", batch(model)).model
-    with pytest.raises(
-        ModelError, match=r"layer 'quant_.*' is a quantizer of vqkit.*Quantize the float model"
-    ):
+    with pytest.raises(ModelError, match=r"layer 'quant_.*' is a quantizer of vqkit.*Quantize the float model"):
         quantize(quantized, strategy, batch(model))

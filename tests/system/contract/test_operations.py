@@ -16,9 +16,7 @@ GROUPS = [tuple(LOADABLE[i : i + 24]) for i in range(0, len(LOADABLE), 24)]
 
 def test_every_function_has_an_expression_or_a_reason() -> None:
     known = {*operations.EXPRESSIONS, *operations.excused()}
-    assert set(operations.public()) - known == set(), (
-        "add an expression to tests/system/contract/operations.py"
-    )
+    assert set(operations.public()) - known == set(), "add an expression to tests/system/contract/operations.py"
     assert known - set(operations.public()) == set()
 
 

@@ -175,9 +175,7 @@ def _foreign_class(folder: Path, module: str, name: str) -> Any:
         members = {n: file.read(n) for n in file.namelist()}
     config = json.loads(members["config.json"])
     entry = config["config"]["layers"][1]
-    entry.update(
-        {"module": module, "class_name": name, "registered_name": name, "config": {"args": ["true"]}}
-    )
+    entry.update({"module": module, "class_name": name, "registered_name": name, "config": {"args": ["true"]}})
     members["config.json"] = json.dumps(config).encode()
     with zipfile.ZipFile(path, "w") as file:
         for member, data in members.items():

@@ -123,9 +123,7 @@ def arrays(rng: random.Random) -> bool:
     )
     strategy = rng.choice(("pof2s", "fs", "fsx"))
     with np.errstate(all="ignore"):
-        return accepted(
-            lambda: quantize(net(), strategy, data, batch_size=rng.choice((1, 4, 0, -1, 2.5, "a", True)))
-        )
+        return accepted(lambda: quantize(net(), strategy, data, batch_size=rng.choice((1, 4, 0, -1, 2.5, "a", True))))
 
 
 def npz_file(rng: random.Random) -> bool:
@@ -158,8 +156,6 @@ def npz_file(rng: random.Random) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "d.npz")
         path.write_bytes(content)
-        extra = rng.choice(
-            ({}, {}, {"n_calib": value(rng)}, {"scale": value(rng)}, {"x_calib": value(rng)}, {"z": 1})
-        )
+        extra = rng.choice(({}, {}, {"n_calib": value(rng)}, {"scale": value(rng)}, {"x_calib": value(rng)}, {"z": 1}))
         with np.errstate(all="ignore"):
             return accepted(lambda: load_data({"npz": str(path), **extra}))

@@ -164,9 +164,7 @@ def disk_full(folder: Path, turn: int) -> str:
         str(folder),
         str(free),
     ]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **QUIET}
-    )
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **QUIET})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return "no result is claimed that is not on disk; with room again the same command repairs"
 
@@ -225,9 +223,7 @@ def clock_set(folder: Path, turn: int) -> str:
     jumps = (-86_400, 315_360_000) if turn % 2 == 0 else (315_360_000, -86_400)
     offset = folder / "offset"
     offset.write_text("0")
-    path = os.pathsep.join(
-        [str(Path(__file__).parent / "clock"), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    )
+    path = os.pathsep.join([str(Path(__file__).parent / "clock"), str(ROOT), os.environ.get("PYTHONPATH", "")])
     wanted = variants("abcd", 0.5)
     sweep = scene.start(wanted, env={"PYTHONPATH": path, "VQKIT_TEST_CLOCK": str(offset)})
     for n, seconds in enumerate(jumps):

@@ -57,9 +57,7 @@ def many_bombs(file: h5py.File, _: str) -> None:
 
 def wide_chunk(file: h5py.File, name: str) -> None:
     del file[name]
-    file.create_dataset(
-        name, (4, 3), "f4", chunks=(1 << 14, 1 << 14), maxshape=(None, None), compression="gzip"
-    )
+    file.create_dataset(name, (4, 3), "f4", chunks=(1 << 14, 1 << 14), maxshape=(None, None), compression="gzip")
 
 
 def external_storage(file: h5py.File, name: str) -> None:
@@ -114,8 +112,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 }
 
 
-def model_file(kind: str, folder: Path, entry: tuple[str, dict[str, Any], tuple[int, ...]],
-               change: Change | None = None) -> Path:  # fmt: skip
+def model_file(
+    kind: str, folder: Path, entry: tuple[str, dict[str, Any], tuple[int, ...]], change: Change | None = None
+) -> Path:
     """A file of one layer; `change` edits its weights, whose first array is named."""
     name, config, shape = entry
     layer = {"name": "d", "trainable": True, "dtype": "float32", **config}
@@ -124,14 +123,22 @@ def model_file(kind: str, folder: Path, entry: tuple[str, dict[str, Any], tuple[
         first = {"batch_shape": [None, *shape], "dtype": "float32", "name": "in"}
         entries = [("InputLayer", first), (name, layer)]
         described = [
-            {"module": "keras.layers", "class_name": c, "config": k, "registered_name": None}
-            for c, k in entries
+            {"module": "keras.layers", "class_name": c, "config": k, "registered_name": None} for c, k in entries
         ]
-        architecture = {"module": "keras", "class_name": "Sequential", "registered_name": None,
-                        "config": {"name": "s", "layers": described}}  # fmt: skip
+        architecture = {
+            "module": "keras",
+            "class_name": "Sequential",
+            "registered_name": None,
+            "config": {"name": "s", "layers": described},
+        }
     else:
-        architecture = {"class_name": "Sequential", "config": {"name": "s", "layers": [
-            {"class_name": name, "config": {"batch_input_shape": [None, *shape], **layer}}]}}  # fmt: skip
+        architecture = {
+            "class_name": "Sequential",
+            "config": {
+                "name": "s",
+                "layers": [{"class_name": name, "config": {"batch_input_shape": [None, *shape], **layer}}],
+            },
+        }
     path = folder / f"m{'.h5' if kind.endswith('.h5') else '.keras'}"
     made = path if kind.endswith(".h5") else io.BytesIO()
     with h5py.File(made, "w") as file:
@@ -199,9 +206,7 @@ def cases(folder: Path) -> list[tuple[str, str, Callable[[], Any]]]:
 
     found: list[tuple[str, str, Callable[[], Any]]] = []
 
-    def case(
-        name: str, says: str, make: Callable[[Path], Path], load: Callable[[Path], Any] = load_model
-    ) -> None:
+    def case(name: str, says: str, make: Callable[[Path], Path], load: Callable[[Path], Any] = load_model) -> None:
         place = folder / name.replace(" ", "_").replace(":", "").replace("/", "_")
         place.mkdir()
         (place / "secret").write_bytes(SECRET)

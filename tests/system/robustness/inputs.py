@@ -30,9 +30,7 @@ Target = Callable[[random.Random], bool]
 def strategy_bytes(rng: random.Random) -> bool:
     """A strategy file of any bytes, or a valid one damaged."""
     base = json.dumps(rng.choice(targets.BASES)).encode()
-    return targets.strategy_file(
-        damaged(base, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200))
-    )
+    return targets.strategy_file(damaged(base, rng) if rng.random() < 0.8 else rng.randbytes(rng.randint(0, 200)))
 
 
 def strategy_json(rng: random.Random) -> bool:
@@ -123,15 +121,9 @@ def custom_entries(rng: random.Random) -> bool:
             "name": rng.choice(("conv", "h*", "nope", value(rng, 0))),
             rng.choice(("quantize", "weight_bit", "data_type", "bit_width", value(rng, 0))): value(rng),
         }
-        key = rng.choice(
-            ("ignore_layers", "input_layers", "custom_quantize_strategy", "data_type", "weight_bit")
-        )
+        key = rng.choice(("ignore_layers", "input_layers", "custom_quantize_strategy", "data_type", "weight_bit"))
         given = {key: rng.choice(([entry], entry, value(rng)))}
-        named = {
-            "quantize_registry_config": {
-                "layer_config": rng.choice(({"conv": entry}, {"h*": value(rng)}, entry))
-            }
-        }
+        named = {"quantize_registry_config": {"layer_config": rng.choice(({"conv": entry}, {"h*": value(rng)}, entry))}}
         whole = accepted(lambda: make_plan(build_strategy("pof2s", given), net()))
         return accepted(lambda: make_plan(Strategy.builtin("pof2s").update(named), net())) or whole
     if rng.random() < 0.4:
@@ -139,9 +131,7 @@ def custom_entries(rng: random.Random) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "own.py")
         body = rng.choice(LOADERS)
-        path.write_text(
-            f"import numpy as np\nX, Y = np.ones((3, 4)), np.ones(3)\ndef load(**k):\n    {body}\n"
-        )
+        path.write_text(f"import numpy as np\nX, Y = np.ones((3, 4)), np.ones(3)\ndef load(**k):\n    {body}\n")
         args = rng.choice(({}, {}, {"args": value(rng)}))
         return accepted(lambda: load_data({"loader": f"{path}:{rng.choice(('load', 'X', 'lod'))}", **args}))
 
@@ -262,9 +252,7 @@ def _furnish(folder: Path) -> None:
     (folder / "s.json").write_text(json.dumps(targets.BASES[0]))
     (folder / "sweep.yaml").write_text(json.dumps(targets.SWEEP))
     (folder / "own.py").write_text("def load():\n    return None\n")
-    np.savez(
-        folder / "d.npz", x_calib=np.ones((3, 4), "f4"), x_eval=np.ones((3, 4), "f4"), y_eval=np.zeros(3, int)
-    )
+    np.savez(folder / "d.npz", x_calib=np.ones((3, 4), "f4"), x_eval=np.ones((3, 4), "f4"), y_eval=np.zeros(3, int))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.pretend import resolved
 from vqkit.cli.application import _guarded
 from vqkit.cli.runs import run_told
-from vqkit.execution.runner import Options, run_sweep
+from vqkit.execution.runner import RunOptions, run_sweep
 from vqkit.runs import tracking as session
 from vqkit.runs.store import Store
 
@@ -22,9 +22,7 @@ def main(folder: Path, told: dict) -> int:
     if told["cluster"]:
         (folder / "m.keras").write_bytes(b"a model")
         sweep = replace(sweep, model_file=folder / "m.keras")
-    options = Options(
-        jobs=told["jobs"], retry_failed=told["retry_failed"], warm=None, cluster=told["cluster"]
-    )
+    options = RunOptions(jobs=told["jobs"], retry_failed=told["retry_failed"], warm=None, cluster=told["cluster"])
     tracking = (told["uri"],) if told["track"] else None
     codes: list[int] = []
     refused = _guarded(

@@ -19,10 +19,16 @@ from vqkit.sweeps.spec import Sweep
 from vqkit.sweeps.variant import build_strategy
 
 SWEEP = {
-    "name": "grid", "model": "net.keras", "data": {"npz": "digits.npz"}, "strategy": "pof2s", "mode": "grid",
+    "name": "grid",
+    "model": "net.keras",
+    "data": {"npz": "digits.npz"},
+    "strategy": "pof2s",
+    "mode": "grid",
     "axes": {"strategy": ["pof2s", "fsx"], "weight_bit": [8, 6, 4], "input_layers": [None, ["conv"]]},
-    "exclude": [{"strategy": "fsx", "weight_bit": [4]}], "seed": 0, "batch_size": 32,
-}  # fmt: skip
+    "exclude": [{"strategy": "fsx", "weight_bit": [4]}],
+    "seed": 0,
+    "batch_size": 32,
+}
 BASES = tuple(Strategy.builtin(n).dump() for n in ("pof2s", "pof2s_tqt", "fs", "fsx"))
 
 

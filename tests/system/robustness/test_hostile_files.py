@@ -23,8 +23,11 @@ MOST = 300  # MB
 def test_each_kind_of_harm_in_each_kind_of_file(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.system.robustness.hostile", str(tmp_path)],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     assert len(rows) > 100
     wrong = [r for r in rows if r[2] not in ("ModelError", "DataError") or r[1] not in r[3] or r[4] > MOST]

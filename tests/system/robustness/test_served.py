@@ -47,13 +47,9 @@ def test_the_report_escapes_everything(runs):
 
 
 def test_leaderboard_and_difference_escape_everything(runs):
-    board = leaderboard.Leaderboard(
-        leaderboard.leaderboard(leaderboard.load_records(runs, "quick")), title=EVIL
-    )
+    board = leaderboard.Leaderboard(leaderboard.leaderboard(leaderboard.load_records(runs, "quick")), title=EVIL)
     checked(board._repr_html_())
-    first, second, _ = sorted(
-        runs.glob("variants/*"), key=lambda p: "99" in p.read_text() if p.is_file() else 0
-    )
+    first, second, _ = sorted(runs.glob("variants/*"), key=lambda p: "99" in p.read_text() if p.is_file() else 0)
     checked(difference(str(first), str(second), runs_dir=runs)._repr_html_())
 
 

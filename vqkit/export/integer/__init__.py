@@ -87,7 +87,7 @@ class IntegerModel:
         Returns:
             Codes and values of every quantized tensor, and the outputs.
         """
-        run = _Run(self, inputs)
+        run = _Execution(self, inputs)
         for step in self.program.steps:
             # A layer that ran as a whole leaves its other steps without their operands.
             if step.output not in run.known and all(v in run.known for v in step.values):
@@ -105,8 +105,9 @@ class IntegerModel:
         import pandas as pd
 
         rows = [self._bound(s) for s in self.program.steps if s.kind in _SUMS]
-        return pd.DataFrame([r for r in rows if r is not None],
-                            columns=["layer", "bits", "exact_in_float32", "fits_int32"])  # fmt: skip
+        return pd.DataFrame(
+            [r for r in rows if r is not None], columns=["layer", "bits", "exact_in_float32", "fits_int32"]
+        )
 
     def _bound(self, step: Step) -> tuple[str, float, bool, bool] | None:
         grid, kernel = self.program.grids.get(step.values[0]), constant(step.constants["kernel"])
@@ -128,7 +129,7 @@ class IntegerModel:
         return step.layer, round(float(bits), 1), largest < FLOAT32_EXACT, largest < INT32
 
 
-class _Run:
+class _Execution:
     """Values on their way through one execution: fixed point where possible, else float32."""
 
     def __init__(self, model: IntegerModel, inputs: Mapping[str, np.ndarray]) -> None:
@@ -163,9 +164,7 @@ class _Run:
             self._in_float(step)
             return
         if step.kind in _SUMS:
-            self.largest[step.layer] = max(
-                self.largest.get(step.layer, 0.0), float(np.abs(fixed.codes).max(initial=0))
-            )
+            self.largest[step.layer] = max(self.largest.get(step.layer, 0.0), float(np.abs(fixed.codes).max(initial=0)))
         self.known[step.output] = fixed
 
     def _fixed(self, operand: int | Constant) -> Fixed | None:
@@ -183,9 +182,7 @@ class _Run:
         except TooWideError:
             codes = None
         if codes is None:
-            on_grid = affine.own_kernel(
-                self.floats(step.values[0]), params.f_min, params.f_max, params.pos, spec
-            )
+            on_grid = affine.own_kernel(self.floats(step.values[0]), params.f_min, params.f_max, params.pos, spec)
             codes = codes_of(on_grid, params) - zero
         fixed = Fixed(codes, pos)
         self.known[step.output] = fixed
@@ -218,9 +215,7 @@ class _Run:
         from keras import ops, tree
 
         live = self.model.quantized.live[node.layer]
-        args, kwargs = map_refs(
-            lambda r: ops.convert_to_tensor(self.floats(r.id)), (node.args, dict(node.kwargs))
-        )
+        args, kwargs = map_refs(lambda r: ops.convert_to_tensor(self.floats(r.id)), (node.args, dict(node.kwargs)))
         found = tree.flatten(live(*args, **at_inference(live, kwargs)))
         self.known |= {v: np.asarray(y) for v, y in zip(node.outputs, found, strict=True)}
 

@@ -166,8 +166,7 @@ def padded(x: Ints, pads: Sequence[tuple[int, int]], value: int = 0) -> Ints:
     return np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
 
 
-def windows(x: Ints, window: Sequence[int], strides: Sequence[int],
-            dilations: Sequence[int]) -> Any:  # fmt: skip
+def windows(x: Ints, window: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Any:
     """For each offset inside the window: the offset, and what the windows see there.
 
     Args:
@@ -189,8 +188,9 @@ def windows(x: Ints, window: Sequence[int], strides: Sequence[int],
         yield offset, x[(slice(None), *at, slice(None))]
 
 
-def convolve(x: Ints, w: Ints, strides: Sequence[int], dilations: Sequence[int], groups: int,
-             *, depthwise: bool) -> Ints:  # fmt: skip
+def convolve(
+    x: Ints, w: Ints, strides: Sequence[int], dilations: Sequence[int], groups: int, *, depthwise: bool
+) -> Ints:
     """Integer convolution of a padded input.
 
     Args:
@@ -245,8 +245,6 @@ def convolve_transposed(x: Ints, w: Ints, strides: Sequence[int]) -> Ints:
     sides = [(n - 1) * s + k for n, s, k in zip(x.shape[1:-1], strides, w.shape[:-2], strict=True)]
     total = np.zeros((x.shape[0], *sides, w.shape[-2]), np.int64)
     for offset in itertools.product(*map(range, w.shape[:-2])):
-        at = [
-            slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, x.shape[1:-1], strides, strict=True)
-        ]
+        at = [slice(o, o + (n - 1) * s + 1, s) for o, n, s in zip(offset, x.shape[1:-1], strides, strict=True)]
         total[(slice(None), *at, slice(None))] += matmul(x, w[offset].T)
     return total

@@ -101,8 +101,14 @@ def _conv(step: Step, given: Operands) -> Fixed | None:
         if kernel is None:
             return None
         pos = kernel.pos
-    codes = convolve(padded(x.codes, _pads(step, x.codes)), weight.codes, a["strides"], a["dilations"],
-                     a["groups"], depthwise=a["depthwise"])  # fmt: skip
+    codes = convolve(
+        padded(x.codes, _pads(step, x.codes)),
+        weight.codes,
+        a["strides"],
+        a["dilations"],
+        a["groups"],
+        depthwise=a["depthwise"],
+    )
     return _with_bias(step, codes, x.pos + pos)
 
 
@@ -171,9 +177,7 @@ def _prelu(step: Step, given: Operands) -> Fixed | None:
     (x,), alpha = given, constant(step.constants["alpha"])
     if alpha is None or np.any(np.asarray(alpha.pos) < 0):
         return None
-    return Fixed(
-        np.where(x.codes < 0, x.codes * alpha.codes, np.left_shift(x.codes, alpha.pos)), x.pos + alpha.pos
-    )
+    return Fixed(np.where(x.codes < 0, x.codes * alpha.codes, np.left_shift(x.codes, alpha.pos)), x.pos + alpha.pos)
 
 
 @rule("dpu_sigmoid")
@@ -249,8 +253,11 @@ def _binary(step: Step, given: Operands) -> Fixed | None:
 
 
 _JOINED: Mapping[str, Callable[[Any, Any], Any]] = {
-    "add": np.add, "sub": np.subtract, "max": np.maximum, "min": np.minimum,
-}  # fmt: skip
+    "add": np.add,
+    "sub": np.subtract,
+    "max": np.maximum,
+    "min": np.minimum,
+}
 
 
 @rule("affine")

@@ -40,9 +40,13 @@ class OnnxModel:
 
 
 def to_onnx(
-    quantized: Any, *, opset: int = DEFAULT_OPSET, rounding: str = "exact", intermediate: bool = False,
+    quantized: Any,
+    *,
+    opset: int = DEFAULT_OPSET,
+    rounding: str = "exact",
+    intermediate: bool = False,
     program: Program | None = None,
-) -> OnnxModel:  # fmt: skip
+) -> OnnxModel:
     """Write a quantized model as an ONNX graph.
 
     Args:
@@ -128,9 +132,7 @@ class OnnxSession:
         self.inputs = [i.name for i in self._session.get_inputs()]
         self.outputs = [o.name for o in self._session.get_outputs()]
 
-    def __call__(
-        self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Values of the outputs.
 
         Args:

@@ -14,13 +14,27 @@ _OWN_NAME = (
 )
 _ONE_TO_ONE = {
     **{name: name for name in _OWN_NAME.split()},
-    "Add": "Add", "AddV2": "Add", "BiasAdd": "Add", "Rint": "Round", "LogicalAnd": "And", "LogicalOr": "Or",
-    "LogicalNot": "Not", "Maximum": "Max", "Minimum": "Min", "IsNan": "IsNaN", "IsInf": "IsInf",
-    "SelectV2": "Where", "MatrixDeterminant": "Det",
-}  # fmt: skip
-_SINCE = {"LessEqual": ("LessOrEqual", 12), "GreaterEqual": ("GreaterOrEqual", 12),
-          "BitwiseOr": ("BitwiseOr", 18), "BitwiseXor": ("BitwiseXor", 18),
-          "Invert": ("BitwiseNot", 18)}  # fmt: skip
+    "Add": "Add",
+    "AddV2": "Add",
+    "BiasAdd": "Add",
+    "Rint": "Round",
+    "LogicalAnd": "And",
+    "LogicalOr": "Or",
+    "LogicalNot": "Not",
+    "Maximum": "Max",
+    "Minimum": "Min",
+    "IsNan": "IsNaN",
+    "IsInf": "IsInf",
+    "SelectV2": "Where",
+    "MatrixDeterminant": "Det",
+}
+_SINCE = {
+    "LessEqual": ("LessOrEqual", 12),
+    "GreaterEqual": ("GreaterOrEqual", 12),
+    "BitwiseOr": ("BitwiseOr", 18),
+    "BitwiseXor": ("BitwiseXor", 18),
+    "Invert": ("BitwiseNot", 18),
+}
 
 
 def _direct(kind: str, since: int = 0) -> Converter:
@@ -127,8 +141,9 @@ def _clip(f: Floats, op: Op) -> str:
 def _times_log(f: Floats, op: Op) -> str:
     x, y = f.inputs(op)
     zero = f.number(0, _out(f, op))
-    made = f.op("Mul", [x, f.op("Log", [y], "log")], "product") if op.kind == "Xlogy" else f.op(
-        "Div", [x, y], "quotient")  # fmt: skip
+    made = (
+        f.op("Mul", [x, f.op("Log", [y], "log")], "product") if op.kind == "Xlogy" else f.op("Div", [x, y], "quotient")
+    )
     return f.op("Where", [f.op("Equal", [x, zero], "none"), zero, made])
 
 
@@ -183,9 +198,7 @@ def _atan2(f: Floats, op: Op) -> str:
     plain = f.op("Atan", [f.op("Div", [y, x], "ratio")], "plain")
     below = f.op("Less", [y, zero], "below")
     turn = f.op("Where", [below, f.number(-np.pi, dtype), f.number(np.pi, dtype)], "turn")
-    left = f.op(
-        "Where", [f.op("Less", [x, zero], "left"), f.op("Add", [plain, turn], "turned"), plain], "angle"
-    )
+    left = f.op("Where", [f.op("Less", [x, zero], "left"), f.op("Add", [plain, turn], "turned"), plain], "angle")
     nothing = f.op("And", [f.op("Equal", [x, zero], "x_0"), f.op("Equal", [y, zero], "y_0")], "origin")
     return f.op("Where", [nothing, zero, left])
 
@@ -292,8 +305,12 @@ def _arg(f: Floats, op: Op) -> str:
 @converts("Cumsum")
 def _cumsum(f: Floats, op: Op) -> str:
     axis = int(f.static(op.inputs[1], op, "the axis"))
-    return f.op("CumSum", [f.name(op.inputs[0]), str(f.b.constant(np.int64(axis), f"axis_{axis}"))],
-                exclusive=int(op.attrs["exclusive"]), reverse=int(op.attrs["reverse"]))  # fmt: skip
+    return f.op(
+        "CumSum",
+        [f.name(op.inputs[0]), str(f.b.constant(np.int64(axis), f"axis_{axis}"))],
+        exclusive=int(op.attrs["exclusive"]),
+        reverse=int(op.attrs["reverse"]),
+    )
 
 
 def _over_last(kind: str) -> Converter:
@@ -310,8 +327,7 @@ CONVERTERS["Softmax"], CONVERTERS["LogSoftmax"] = _over_last("Softmax"), _over_l
 def _top_k(f: Floats, op: Op) -> list[str]:
     x, k = f.name(op.inputs[0]), f.long(op.inputs[1])
     k = k if f.rank(op.inputs[1]) == 0 and not isinstance(op.inputs[1], int) else f.reshape(k, f.ints([1]))
-    values, places = f.b.ops("TopK", [x, k], [f"{f.label}/values", f"{f.label}/places"], axis=-1, largest=1,
-                             sorted=1)  # fmt: skip
+    values, places = f.b.ops("TopK", [x, k], [f"{f.label}/values", f"{f.label}/places"], axis=-1, largest=1, sorted=1)
     return [values, f.back(places, f.dtype(op.outputs[1]))]
 
 

@@ -184,8 +184,17 @@ def _strided_slice(f: Floats, op: Op) -> str:
     if axes:
         if known:
             first, last = begin.value.tolist(), end.value.tolist()  # type: ignore[union-attr]
-            pairs = [_ends(first[i], last[i], strides[i], flagged("begin", i), flagged("end", i),
-                           flagged("shrink_axis", i)) for i in places]  # fmt: skip
+            pairs = [
+                _ends(
+                    first[i],
+                    last[i],
+                    strides[i],
+                    flagged("begin", i),
+                    flagged("end", i),
+                    flagged("shrink_axis", i),
+                )
+                for i in places
+            ]
             starts, ends = f.ints([p[0] for p in pairs]), f.ints([p[1] for p in pairs])
         else:
             starts, ends = _computed(f, op, places, flagged)
@@ -212,9 +221,7 @@ def _computed(f: Floats, op: Op, places: Sequence[int], flagged: object) -> tupl
         for i in places:
             one = f.op("Slice", [whole, f.ints([i]), f.ints([i + 1])], f"{word}_{i}")
             if word == "end" and flagged("shrink_axis", i):
-                one = f.op(
-                    "Add", [f.op("Slice", [f.long(op.inputs[1]), f.ints([i]), f.ints([i + 1])]), f.ints([1])]
-                )
+                one = f.op("Add", [f.op("Slice", [f.long(op.inputs[1]), f.ints([i]), f.ints([i + 1])]), f.ints([1])])
             parts.append(f.ints([default]) if flagged(word, i) else one)
         found.append(f.op("Concat", parts, f"{word}s", axis=0) if len(parts) > 1 else parts[0])
     return found[0], found[1]
@@ -310,9 +317,7 @@ def _one_hot(f: Floats, op: Op) -> str:
     x, rank = f.name(op.inputs[0]), f.rank(op.inputs[0])
     depth = int(f.static(op.inputs[1], op, "the depth"))
     axis = op.attrs["axis"] % (rank + 1)
-    steps = np.arange(depth, dtype=f.dtype(op.inputs[0])).reshape(
-        [-1 if i == axis else 1 for i in range(rank + 1)]
-    )
+    steps = np.arange(depth, dtype=f.dtype(op.inputs[0])).reshape([-1 if i == axis else 1 for i in range(rank + 1)])
     numbers = str(f.b.constant(steps, f"{f.label}/numbers"))
     return f.op(
         "Where",

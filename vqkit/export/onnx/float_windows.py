@@ -76,8 +76,15 @@ def _conv(f: Floats, op: Op) -> str:
         raise f.refuse(f"the channels of its operation {op.kind} are not known")
     reach = [(int(k or 1) - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
     laid = _weight(f, kernel, [rank - 1, rank - 2, *range(rank - 2)], "outputs_first")
-    y = f.op("Conv", [_channels_first(f, op, x), laid], kernel_shape=window, strides=strides,
-             dilations=dilations, group=channels // inner, **_pads(f, op, x, reach, strides))  # fmt: skip
+    y = f.op(
+        "Conv",
+        [_channels_first(f, op, x), laid],
+        kernel_shape=window,
+        strides=strides,
+        dilations=dilations,
+        group=channels // inner,
+        **_pads(f, op, x, reach, strides),
+    )
     return _as_before(f, op, y)
 
 
@@ -95,8 +102,15 @@ def _depthwise(f: Floats, op: Op) -> str:
     reach = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
     assert channels * times == lay(kernel.value).shape[0]
     laid = f.laid(kernel, lay, "/outputs_first")
-    y = f.op("Conv", [_channels_first(f, op, x), laid], kernel_shape=window, strides=strides,
-             dilations=dilations, group=channels, **_pads(f, op, x, reach, strides))  # fmt: skip
+    y = f.op(
+        "Conv",
+        [_channels_first(f, op, x), laid],
+        kernel_shape=window,
+        strides=strides,
+        dilations=dilations,
+        group=channels,
+        **_pads(f, op, x, reach, strides),
+    )
     return _as_before(f, op, y)
 
 
@@ -120,8 +134,15 @@ def _conv_transpose(f: Floats, op: Op) -> str:
         end.append(total - total // 2)
         extra.append(m - ((n - 1) * s + reach - total))
     laid = _weight(f, kernel, [rank - 1, rank - 2, *range(rank - 2)], "inputs_first")
-    y = f.op("ConvTranspose", [_channels_first(f, op, x), laid], kernel_shape=window, strides=strides,
-             dilations=dilations, pads=begin + end, output_padding=extra)  # fmt: skip
+    y = f.op(
+        "ConvTranspose",
+        [_channels_first(f, op, x), laid],
+        kernel_shape=window,
+        strides=strides,
+        dilations=dilations,
+        pads=begin + end,
+        output_padding=extra,
+    )
     return _as_before(f, op, y)
 
 

@@ -219,8 +219,7 @@ def _if(f: Floats, op: Op) -> list[str]:
         body, name = op.bodies[word], f"{f.label}/{word}"
         graphs[word] = f.b.subgraph(name, {}, lambda body=body: f.body(body))
     names = [f"{f.label}/{i}" for i in range(len(op.outputs))]
-    return list(f.b.ops("If", [f.name(op.inputs[0])], names, then_branch=graphs["then"],
-                        else_branch=graphs["else"]))  # fmt: skip
+    return list(f.b.ops("If", [f.name(op.inputs[0])], names, then_branch=graphs["then"], else_branch=graphs["else"]))
 
 
 @converts("TensorListFromTensor", "TensorListStack")

@@ -43,9 +43,7 @@ class Builder:
             raise ModelError(missing_package("onnx", "onnx")) from error
         newest = onnx.defs.onnx_opset_version()
         if not OLDEST_OPSET <= opset <= newest:
-            raise ModelError(
-                f"onnx_opset_version: {opset} is not allowed. Allowed: {OLDEST_OPSET} to {newest}"
-            )
+            raise ModelError(f"onnx_opset_version: {opset} is not allowed. Allowed: {OLDEST_OPSET} to {newest}")
         self.opset = opset
         self._onnx, self._nodes = onnx, list[Any]()
         self._constants: dict[str, Any] = {}
@@ -77,17 +75,13 @@ class Builder:
         )
         return name
 
-    def integers(
-        self, codes: np.ndarray, bits: int, unsigned: bool, name: str, *, packed: bool = False
-    ) -> str:
+    def integers(self, codes: np.ndarray, bits: int, unsigned: bool, name: str, *, packed: bool = False) -> str:
         """An initializer of integers in the narrowest type that holds them and that the opset has."""
         kind = self.integer_type(bits, unsigned, packed=packed)
         if kind in ("INT4", "UINT4"):
             name = self.fresh(name)
             data_type = getattr(self._onnx.TensorProto, kind)
-            self._constants[name] = self._onnx.helper.make_tensor(
-                name, data_type, codes.shape, codes.ravel().tolist()
-            )
+            self._constants[name] = self._onnx.helper.make_tensor(name, data_type, codes.shape, codes.ravel().tolist())
             return name
         return self.constant(codes.astype(kind.lower()), name)
 
@@ -96,11 +90,7 @@ class Builder:
 
         Activations are never packed: ONNX Runtime 1.32 refuses a ReLU in front of a QuantizeLinear to int4.
         """
-        width = (
-            4
-            if packed and bits <= 4 and self.opset >= _INT4_OPSET
-            else next(w for w in (8, 16, 32) if bits <= w)
-        )
+        width = 4 if packed and bits <= 4 and self.opset >= _INT4_OPSET else next(w for w in (8, 16, 32) if bits <= w)
         return f"{'U' if unsigned else ''}INT{width}"
 
     def quantizes_to(self, bits: int) -> bool:
@@ -127,9 +117,7 @@ class Builder:
         )
         return outputs
 
-    def with_axes(
-        self, kind: str, x: str, axes: Sequence[int], name: str, *, since: int, **attrs: Any
-    ) -> str:
+    def with_axes(self, kind: str, x: str, axes: Sequence[int], name: str, *, since: int, **attrs: Any) -> str:
         """A node whose axes were an attribute before opset `since` and are an input from then on."""
         if self.opset < since:
             return self.op(kind, [x], name, axes=list(axes), **attrs)
@@ -157,8 +145,12 @@ class Builder:
         self._nodes.append(self._onnx.helper.make_node("Identity", [old], [name], name=f"Identity:{name}"))
         return name
 
-    def subgraph(self, name: str, inputs: Mapping[str, tuple[Sequence[int | None], str]],
-                 write: Callable[[], Sequence[str]]) -> Any:  # fmt: skip
+    def subgraph(
+        self,
+        name: str,
+        inputs: Mapping[str, tuple[Sequence[int | None], str]],
+        write: Callable[[], Sequence[str]],
+    ) -> Any:
         """A graph inside a node; it may read the values around it.
 
         Args:
@@ -191,10 +183,14 @@ class Builder:
     # --- the model ---
 
     def model(
-        self, *, graph_name: str, inputs: Mapping[str, tuple[Sequence[int | None], str]],
-        outputs: Mapping[str, tuple[Sequence[int | None], str]], metadata: Mapping[str, str],
+        self,
+        *,
+        graph_name: str,
+        inputs: Mapping[str, tuple[Sequence[int | None], str]],
+        outputs: Mapping[str, tuple[Sequence[int | None], str]],
+        metadata: Mapping[str, str],
         values: Mapping[str, tuple[Sequence[int | None], str]] | None = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Check the graph and make a model of it.
 
         Args:
@@ -216,13 +212,19 @@ class Builder:
             return helper.make_tensor_value_info(name, kind, sizes)
 
         graph = helper.make_graph(
-            self._nodes, graph_name, [info(k, *v) for k, v in inputs.items()],
+            self._nodes,
+            graph_name,
+            [info(k, *v) for k, v in inputs.items()],
             [info(k, *v) for k, v in {**outputs, **(values or {})}.items()],
             list(self._constants.values()),
-        )  # fmt: skip
+        )
         opset = helper.make_opsetid("", self.opset)
-        model = helper.make_model(graph, opset_imports=[opset], producer_name="vqkit",
-                                  ir_version=helper.find_min_ir_version_for([opset]))  # fmt: skip
+        model = helper.make_model(
+            graph,
+            opset_imports=[opset],
+            producer_name="vqkit",
+            ir_version=helper.find_min_ir_version_for([opset]),
+        )
         helper.set_model_props(model, dict(metadata))
         self._onnx.checker.check_model(model, full_check=True)
         if model.ByteSize() >= 2**31:

@@ -42,8 +42,13 @@ def input_codes(w: Writer, step: Step) -> str:
     return str(w.b.op("Round", [w.b.op("Div", [x, scale], f"{x}/steps")], f"{x}/codes"))
 
 
-def weighted(w: Writer, step: Step, sums: Sums, lay: Callable[[np.ndarray], np.ndarray],
-             product: Callable[[str, str], str]) -> str:  # fmt: skip
+def weighted(
+    w: Writer,
+    step: Step,
+    sums: Sums,
+    lay: Callable[[np.ndarray], np.ndarray],
+    product: Callable[[str, str], str],
+) -> str:
     """A convolution or dense step.
 
     Args:
@@ -59,8 +64,7 @@ def weighted(w: Writer, step: Step, sums: Sums, lay: Callable[[np.ndarray], np.n
     kernel = step.constants["kernel"]
     codes = lay(kernel.codes)
     if not sums.wide:
-        total = w.b.op("Round", [product(_kernel(w, kernel, codes, ""), f"{step.name}/sum")],
-                       f"{step.name}/whole")  # fmt: skip
+        total = w.b.op("Round", [product(_kernel(w, kernel, codes, ""), f"{step.name}/sum")], f"{step.name}/whole")
         return scaled(w, step, sums, total)
     low = (codes + _BASE // 2) % _BASE - _BASE // 2
     parts = {"high": (codes - low) // _BASE, "low": low}
@@ -174,8 +178,16 @@ def _conv(w: Writer, step: Step) -> str:
             return np.moveaxis(a, (-1, -2), (0, 1))
 
     def convolve(inputs: list[str], name: str) -> str:
-        return str(w.b.op("Conv", inputs, name, group=step.attrs["groups"],
-                          dilations=list(step.attrs["dilations"]), **_window(step)))  # fmt: skip
+        return str(
+            w.b.op(
+                "Conv",
+                inputs,
+                name,
+                group=step.attrs["groups"],
+                dilations=list(step.attrs["dilations"]),
+                **_window(step),
+            )
+        )
 
     if step.sums is not None:
         codes = input_codes(w, step)
@@ -203,8 +215,17 @@ def _conv_transpose(w: Writer, step: Step) -> str:
         begin.append(cut // 2)
         end.append(cut - cut // 2)
         extra.append(max(s - k, 0))
-    return str(w.b.op("ConvTranspose", inputs, step.name, kernel_shape=list(window), strides=list(strides),
-                      pads=begin + end, output_padding=extra))  # fmt: skip
+    return str(
+        w.b.op(
+            "ConvTranspose",
+            inputs,
+            step.name,
+            kernel_shape=list(window),
+            strides=list(strides),
+            pads=begin + end,
+            output_padding=extra,
+        )
+    )
 
 
 @writes("dense")
@@ -212,8 +233,7 @@ def _dense(w: Writer, step: Step) -> str:
     kernel, x = step.constants["kernel"], w.read(step.values[0])
     if step.sums is not None:
         codes = input_codes(w, step)
-        return weighted(w, step, step.sums, lambda a: a,
-                                 lambda k, name: str(w.b.op("MatMul", [codes, k], name)))  # fmt: skip
+        return weighted(w, step, step.sums, lambda a: a, lambda k, name: str(w.b.op("MatMul", [codes, k], name)))
     weight, bias = w.quant.weight(kernel, lambda a: a, kernel.name), _bias(w, step)
     if w.rank(step.values[0]) == 2:
         return str(w.b.op("Gemm", [x, weight, *bias], step.name))
@@ -257,9 +277,7 @@ def _bent_relu(w: Writer, x: str, step: Step) -> str:
     a, name = step.attrs, step.name
     threshold = number(w, a["threshold"])
     above = w.b.op("Greater", [x, threshold], f"{name}/above")
-    below = w.b.op(
-        "Mul", [w.b.op("Sub", [x, threshold], f"{name}/less"), number(w, a["slope"])], f"{name}/below"
-    )
+    below = w.b.op("Mul", [w.b.op("Sub", [x, threshold], f"{name}/less"), number(w, a["slope"])], f"{name}/below")
     y = w.b.op("Where", [above, x, below], f"{name}/bent")
     return y if a["max_value"] is None else str(w.b.op("Min", [y, number(w, a["max_value"])], name))
 
@@ -285,8 +303,14 @@ def _dpu_sigmoid(w: Writer, step: Step) -> str:
     return str(w.b.op("Mul", [x, w.b.constant(np.float32(SIGMOID_FACTOR), "dpu_sixth")], step.name))
 
 
-_DIRECT = {"sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus", "softsign": "Softsign",
-           "exponential": "Exp", "selu": "Selu"}  # fmt: skip
+_DIRECT = {
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+    "softplus": "Softplus",
+    "softsign": "Softsign",
+    "exponential": "Exp",
+    "selu": "Selu",
+}
 
 
 @writes("unary")
@@ -302,9 +326,7 @@ def _unary(w: Writer, step: Step) -> str:
         gate = b.op("Tanh", [b.op("Softplus", [x], f"{name}/softplus")], f"{name}/gate")
         return str(b.op("Mul", [x, gate], name))
     if function in ("hard_sigmoid", "hard_silu"):
-        gate = b.op(
-            "HardSigmoid", [x], f"{name}/gate" if function == "hard_silu" else name, alpha=1 / 6, beta=0.5
-        )
+        gate = b.op("HardSigmoid", [x], f"{name}/gate" if function == "hard_silu" else name, alpha=1 / 6, beta=0.5)
         return str(gate if function == "hard_sigmoid" else b.op("Mul", [x, gate], name))
     if not step.attrs.get("approximate"):
         root = b.op("Mul", [x, number(w, np.sqrt(0.5))], f"{name}/argument")
@@ -314,9 +336,7 @@ def _unary(w: Writer, step: Step) -> str:
     inner = b.op("Add", [x, b.op("Mul", [cube, number(w, 0.044715)], f"{name}/bend")], f"{name}/inner")
     root = b.constant(np.float32(np.sqrt(2 / np.pi)), "root_2_pi")
     tanh = b.op("Tanh", [b.op("Mul", [inner, root], f"{name}/argument")], f"{name}/tanh")
-    share = b.op(
-        "Mul", [b.op("Add", [tanh, number(w, 1.0)], f"{name}/one_plus"), number(w, 0.5)], f"{name}/share"
-    )
+    share = b.op("Mul", [b.op("Add", [tanh, number(w, 1.0)], f"{name}/one_plus"), number(w, 0.5)], f"{name}/share")
     return str(b.op("Mul", [x, share], name))
 
 
@@ -361,15 +381,20 @@ def _avg_pool(w: Writer, step: Step) -> str:
 @writes("global_max")
 def _global_max(w: Writer, step: Step) -> str:
     x, axes = w.read(step.values[0]), w.spatial(w.rank(step.values[0]))
-    return str(w.b.with_axes("ReduceMax", x, axes, step.name,
-                             since=18, keepdims=int(step.attrs["keepdims"])))  # fmt: skip
+    return str(w.b.with_axes("ReduceMax", x, axes, step.name, since=18, keepdims=int(step.attrs["keepdims"])))
 
 
 @writes("global_avg")
 def _global_avg(w: Writer, step: Step) -> str:
     def mean(x: str, name: str) -> str:
-        return w.b.with_axes("ReduceMean", x, w.spatial(w.rank(step.values[0])), name,
-                             since=18, keepdims=int(step.attrs["keepdims"]))  # fmt: skip
+        return w.b.with_axes(
+            "ReduceMean",
+            x,
+            w.spatial(w.rank(step.values[0])),
+            name,
+            since=18,
+            keepdims=int(step.attrs["keepdims"]),
+        )
 
     return _averaged(w, step, mean, w.program.shapes[step.values[0]][1:-1])
 
@@ -397,8 +422,14 @@ def _binary(w: Writer, step: Step) -> str:
 
 @writes("concat")
 def _concat(w: Writer, step: Step) -> str:
-    return str(w.b.op("Concat", [w.read(v) for v in step.values], step.name,
-                      axis=w.axis(step.attrs["axis"], w.rank(step.output))))  # fmt: skip
+    return str(
+        w.b.op(
+            "Concat",
+            [w.read(v) for v in step.values],
+            step.name,
+            axis=w.axis(step.attrs["axis"], w.rank(step.output)),
+        )
+    )
 
 
 @writes("pad")
@@ -417,8 +448,10 @@ def _crop(w: Writer, step: Step) -> str:
     far = np.iinfo(np.int64).max
     starts = [b for b, _ in step.attrs["crops"]]
     ends = [-a if a else far for _, a in step.attrs["crops"]]
-    arrays = [w.b.constant(np.asarray(v, np.int64), f"{step.name}/{k}")
-              for k, v in (("starts", starts), ("ends", ends), ("axes", axes))]  # fmt: skip
+    arrays = [
+        w.b.constant(np.asarray(v, np.int64), f"{step.name}/{k}")
+        for k, v in (("starts", starts), ("ends", ends), ("axes", axes))
+    ]
     x = w.read(step.values[0])
     return w.quant.moved(x, lambda x, name: w.b.op("Slice", [x, *arrays], name), step.name)
 
@@ -427,20 +460,22 @@ def _crop(w: Writer, step: Step) -> str:
 def _resize(w: Writer, step: Step) -> str:
     scales = w.b.constant(np.asarray([1, 1, *step.attrs["factors"]], np.float32), f"{step.name}/factors")
     linear = step.attrs["mode"] == "bilinear"
-    return str(w.b.op("Resize", [w.read(step.values[0]), w.b.absent(), scales], step.name,
-                      mode="linear" if linear else "nearest",
-                      coordinate_transformation_mode="half_pixel" if linear else "asymmetric",
-                      nearest_mode=None if linear else "floor"))  # fmt: skip
+    return str(
+        w.b.op(
+            "Resize",
+            [w.read(step.values[0]), w.b.absent(), scales],
+            step.name,
+            mode="linear" if linear else "nearest",
+            coordinate_transformation_mode="half_pixel" if linear else "asymmetric",
+            nearest_mode=None if linear else "floor",
+        )
+    )
 
 
 @writes("reshape")
 def _reshape(w: Writer, step: Step) -> str:
-    to = w.b.constant(
-        np.asarray([-1 if n is None else n for n in step.attrs["to"]], np.int64), f"{step.name}/shape"
-    )
-    return w.quant.moved(
-        w.read(step.values[0], LAST), lambda x, name: w.b.op("Reshape", [x, to], name), step.name
-    )
+    to = w.b.constant(np.asarray([-1 if n is None else n for n in step.attrs["to"]], np.int64), f"{step.name}/shape")
+    return w.quant.moved(w.read(step.values[0], LAST), lambda x, name: w.b.op("Reshape", [x, to], name), step.name)
 
 
 @writes("transpose")

@@ -109,9 +109,7 @@ class Quantizing:
             x = b.op(op, [x, self._number(end, f"{name}/{word}", spread)], f"{name}/to_{word}")
         above = b.op("Sub", [x, f"{name}/low"], f"{name}/above")
         if params.spec.per_channel:
-            codes = b.op(
-                "Mul", [above, self._number(ONE / step, f"{name}/per_step", spread)], f"{name}/codes"
-            )
+            codes = b.op("Mul", [above, self._number(ONE / step, f"{name}/per_step", spread)], f"{name}/codes")
         else:
             codes = b.op("Div", [above, self._number(step, f"{name}/step", spread)], f"{name}/codes")
         codes = b.op("Sub", [codes, self._number(code_of_zero, f"{name}/zero", spread)], f"{name}/centred")
@@ -188,9 +186,7 @@ class Quantizing:
         scale, zero = np.asarray(scale, np.float32), params.zero_point if zero is None else zero
         bits, axis = spec.bit_width, None
         if not self._has_pair(params):
-            return str(
-                b.rename(x, name) if self.exact else b.rename(self._nearest(x, params, name, spread), name)
-            )
+            return str(b.rename(x, name) if self.exact else b.rename(self._nearest(x, params, name, spread), name))
         if spec.per_channel and scale.ndim:
             laid = spread(scale)
             axis = next((i for i, n in enumerate(laid.shape) if n > 1), laid.ndim - 1)
@@ -266,9 +262,7 @@ class Quantizing:
             inputs = [integers, b.constant(scale, f"{name}/scale")]
             if spec.bit_width <= 16:
                 codes_of_zero, name_of_zero = zero.astype(np.int64), f"{name}/zero_point"
-                inputs.append(
-                    b.integers(codes_of_zero, spec.bit_width, spec.unsigned, name_of_zero, packed=True)
-                )
+                inputs.append(b.integers(codes_of_zero, spec.bit_width, spec.unsigned, name_of_zero, packed=True))
             return str(b.op("DequantizeLinear", inputs, name, axis=axis))
         if exact:
             floats = b.cast(integers, "FLOAT", f"{name}/float")
@@ -288,9 +282,7 @@ class Quantizing:
         s = np.where(np.isfinite(s), s, ONE)
         spread = {
             "s": laid(np.broadcast_to(s, constant.value.shape)),
-            "base": laid(
-                np.broadcast_to((np.float32(spec.q_min) - params.zero_point) / s, constant.value.shape)
-            ),
+            "base": laid(np.broadcast_to((np.float32(spec.q_min) - params.zero_point) / s, constant.value.shape)),
         }
         floats = b.cast(integers, "FLOAT", f"{name}/float")
         if spec.symmetry:

@@ -49,9 +49,13 @@ class TfliteModel:
 
 
 def to_tflite(
-    quantized: Any, *, rounding: str = "exact", lowest_weight: str = "keep", intermediate: bool = False,
+    quantized: Any,
+    *,
+    rounding: str = "exact",
+    lowest_weight: str = "keep",
+    intermediate: bool = False,
     program: Program | None = None,
-) -> TfliteModel:  # fmt: skip
+) -> TfliteModel:
     """Write a quantized model as a TFLite flatbuffer.
 
     Args:
@@ -243,12 +247,12 @@ class TfliteWriter:
         params: QParams = step.attrs["params"]
         where = f"{step.row}: TFLite"
         if params.spec.bit_width > BITS:
-            raise ModelError(f"{where} files of vqkit have activations of up to {BITS} bits, this one has "
-                             f"{params.spec.bit_width}. Export onnx")  # fmt: skip
-        if params.spec.per_channel:
             raise ModelError(
-                f"{where} has one scale for an activation, this one has one for each channel. Export onnx"
+                f"{where} files of vqkit have activations of up to {BITS} bits, this one has "
+                f"{params.spec.bit_width}. Export onnx"
             )
+        if params.spec.per_channel:
+            raise ModelError(f"{where} has one scale for an activation, this one has one for each channel. Export onnx")
         return params
 
     # --- constants ---
@@ -273,8 +277,14 @@ class TfliteWriter:
         return codes.astype(np.int8)
 
 
-_OPTIONS = {"MUL": "MulOptions", "ADD": "AddOptions", "SUB": "SubOptions", "DIV": "DivOptions",
-            "MAXIMUM": "MaximumMinimumOptions", "MINIMUM": "MaximumMinimumOptions"}  # fmt: skip
+_OPTIONS = {
+    "MUL": "MulOptions",
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "DIV": "DivOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+}
 
 
 def rounding_chain(params: QParams) -> list[tuple[str, np.float32 | None]]:
@@ -292,11 +302,17 @@ def rounding_chain(params: QParams) -> list[tuple[str, np.float32 | None]]:
         return [("MUL", one / step), ("ADD", half), ("FLOOR", None), ("MUL", step)]
     if not framework(params):
         return []
-    low, high, step, zero = (
-        np.float32(v) for v in affine.framework_numbers(params.f_min, params.f_max, params.spec)
-    )
-    return [("MAXIMUM", low), ("MINIMUM", high), ("SUB", low), ("DIV", step), ("SUB", zero), ("ADD", half),
-            ("FLOOR", None), ("MUL", step)]  # fmt: skip
+    low, high, step, zero = (np.float32(v) for v in affine.framework_numbers(params.f_min, params.f_max, params.spec))
+    return [
+        ("MAXIMUM", low),
+        ("MINIMUM", high),
+        ("SUB", low),
+        ("DIV", step),
+        ("SUB", zero),
+        ("ADD", half),
+        ("FLOOR", None),
+        ("MUL", step),
+    ]
 
 
 def signed_grid(params: QParams) -> tuple[float, int]:

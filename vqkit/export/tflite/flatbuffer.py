@@ -123,9 +123,16 @@ class TfliteBuilder:
         self._constants: dict[tuple[str, bytes, str], int] = {}
 
     def tensor(
-        self, name: str, shape: Shape, dtype: str, *, data: np.ndarray | None = None, scale: Any = None,
-        zero_point: Any = 0, axis: int = 0,
-    ) -> int:  # fmt: skip
+        self,
+        name: str,
+        shape: Shape,
+        dtype: str,
+        *,
+        data: np.ndarray | None = None,
+        scale: Any = None,
+        zero_point: Any = 0,
+        axis: int = 0,
+    ) -> int:
         """Append a tensor; returns its index.
 
         Args:
@@ -170,9 +177,7 @@ class TfliteBuilder:
         types = {"inDataType": self._tensors[x].type, "outDataType": self._tensors[y].type}
         return self.op("CAST", [x], [y], "CastOptions", **types)
 
-    def op(
-        self, kind: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **values: Any
-    ) -> int:  # fmt: skip
+    def op(self, kind: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **values: Any) -> int:
         """Append an operator; returns its first output.
 
         Args:

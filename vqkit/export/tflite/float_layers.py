@@ -35,8 +35,9 @@ def float_layer(w: Writer, step: Step) -> list[int]:
     names = [f"given_{i}" for i in range(len(step.values))]
     given = {name: w.float(v) for name, v in zip(names, step.values, strict=True)}
     program = w.program
-    content = converted(step, {n: (program.shapes[v], program.dtypes[v])
-                               for n, v in zip(names, step.values, strict=True)})  # fmt: skip
+    content = converted(
+        step, {n: (program.shapes[v], program.dtypes[v]) for n, v in zip(names, step.values, strict=True)}
+    )
     return list(w.b.graft(content, given, step.name))
 
 

@@ -1,14 +1,9 @@
-"""Each step of a program in TFLite's float operators, and its activation functions.
-
-Steps in TFLite's float operators: what a strategy leaves in float, and what has no integer operator.
-
-Activation functions in TFLite's float operators, alone or put together.
-"""
+"""Each step of a program in TFLite's float operators: what a strategy leaves in float or no integer operator has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,109 +13,8 @@ from vqkit.export.float_layers import KIND as LAYER
 from vqkit.export.program import Constant, Shape, Step
 from vqkit.export.tflite import float_layers, planes
 from vqkit.export.tflite import integer_ops as integer
-from vqkit.export.tflite.flatbuffer import TfliteBuilder
+from vqkit.export.tflite.functions import FunctionWriter
 from vqkit.primitives.kernels import SIGMOID_FACTOR
-
-_DIRECT = {
-    "sigmoid": ("LOGISTIC", ""),
-    "tanh": ("TANH", ""),
-    "exponential": ("EXP", "ExpOptions"),
-    "hard_silu": ("HARD_SWISH", "HardSwishOptions"),
-}
-_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Writes a function of one float tensor.
-
-    Attributes:
-        b: the file.
-        name: of the result; parts are named after it.
-        shape: of the tensor.
-    """
-
-    b: TfliteBuilder
-    name: str
-    shape: Shape
-
-    def write(self, function: str, x: int, attrs: Mapping[str, Any]) -> int | None:
-        """The function's value.
-
-        Args:
-            function: Keras' name.
-            x: the tensor.
-            attrs: `alpha` of elu, `approximate` of gelu.
-
-        Returns:
-            A tensor; None where the function has no form.
-        """
-        if function in _DIRECT:
-            return self.one(*_DIRECT[function], x)
-        if function == "gelu":
-            return self.one("GELU", "GeluOptions", x, approximate=bool(attrs.get("approximate")))
-        known = _CURVES.get(function)
-        return None if known is None else known(self, x, attrs)
-
-    def one(self, kind: str, options: str, x: int, word: str = "", **values: Any) -> int:
-        """An operator of one tensor."""
-        return self.b.op(kind, [x], [self._made(word)], options, **values)
-
-    def two(self, kind: str, x: int, y: int, word: str = "") -> int:
-        """An operator of two."""
-        options = "MaximumMinimumOptions" if kind in ("MAXIMUM", "MINIMUM") else f"{kind.title()}Options"
-        return self.b.op(kind, [x, y], [self._made(word)], options)
-
-    def number(self, value: float) -> int:
-        """A constant."""
-        return self.b.constant(f"number_{np.float32(value):.9g}", np.float32(value))
-
-    def _made(self, word: str) -> int:
-        return self.b.tensor(f"{self.name}/{word}" if word else self.name, self.shape, "float32")
-
-
-def _elu(c: Curve, x: int, attrs: Mapping[str, Any]) -> int:
-    if attrs["alpha"] == 1.0:
-        return c.one("ELU", "", x)
-    return _two_sides(c, x, 1.0, attrs["alpha"])
-
-
-def _two_sides(c: Curve, x: int, scale: float, alpha: float) -> int:
-    """scale * x above 0, scale * alpha * (exp(x) - 1) below."""
-    low = c.two("MINIMUM", c.one("ELU", "", x, "elu"), c.number(0.0), "negative")
-    low = c.two("MUL", low, c.number(scale * alpha), "bent")
-    high = c.two("MUL", c.one("RELU", "", x, "positive"), c.number(scale), "straight")
-    return c.two("ADD", high, low)
-
-
-def _softplus(c: Curve, x: int, word: str = "") -> int:
-    """log(1 + exp(x)), as max(x, 0) + log(1 + exp(-|x|)), which never overflows."""
-    low = c.one("NEG", "NegOptions", c.one("ABS", "AbsOptions", x, "magnitude"), "minus")
-    tail = c.two("ADD", c.one("EXP", "ExpOptions", low, "tail"), c.number(1.0), "one_plus")
-    return c.two("ADD", c.one("RELU", "", x, "positive"), c.one("LOG", "", tail, "log"), word)
-
-
-def _softsign(c: Curve, x: int, _: Mapping[str, Any]) -> int:
-    return c.two(
-        "DIV", x, c.two("ADD", c.one("ABS", "AbsOptions", x, "magnitude"), c.number(1.0), "one_plus")
-    )
-
-
-def _hard_sigmoid(c: Curve, x: int, _: Mapping[str, Any]) -> int:
-    clipped = c.one("RELU6", "", c.two("ADD", x, c.number(3.0), "shifted"), "clipped")
-    return c.two("MUL", clipped, c.number(1 / 6))
-
-
-_CURVES: Mapping[str, Callable[[Curve, int, Mapping[str, Any]], int]] = {
-    "elu": _elu,
-    "hard_sigmoid": _hard_sigmoid,
-    "mish": lambda c, x, _: c.two("MUL", x, c.one("TANH", "", _softplus(c, x, "softplus"), "gate")),
-    "selu": lambda c, x, _: _two_sides(c, x, _SELU_SCALE, _SELU_ALPHA),
-    "softplus": lambda c, x, _: _softplus(c, x),
-    "softsign": _softsign,
-    "swish": lambda c, x, _: c.two("MUL", x, c.one("LOGISTIC", "", x, "gate")),
-}
-
 
 Writer = Any
 Float = Callable[[Writer, Step], "int | list[int]"]
@@ -180,7 +74,7 @@ def _conv(w: Writer, step: Step) -> int:
         return _conv_3d(w, step, _bias(w, step, outputs))
 
     def write(step: Step, x: int, y: int) -> int:
-        lay = integer.depthwise_kernel if step.attrs["depthwise"] else integer.output_first
+        lay = planes.depthwise_kernel if step.attrs["depthwise"] else planes.output_first
         spot = integer.placed(w, step, x, w.b.shape(x), _beside(w, step))
         kernel = w.float_constant(step.constants["kernel"], lay)
         return integer.convolution(w, step, [spot[0], kernel, _bias(w, step, outputs)], y, spot[1], "NONE")
@@ -196,8 +90,17 @@ def _conv_3d(w: Writer, step: Step, bias: int) -> int:
     sizes = {f"stride{axis}": n for axis, n in zip("DHW", a["strides"], strict=True)}
     sizes |= {f"dilation{axis}Factor": n for axis, n in zip("DHW", a["dilations"], strict=True)}
     inputs = [spot[0], w.float_constant(step.constants["kernel"]), bias]
-    return int(w.b.op("CONV_3D", inputs, [_out(w, step)], "Conv3DOptions", padding=spot[1],
-                      fusedActivationFunction=0, **sizes))  # fmt: skip
+    return int(
+        w.b.op(
+            "CONV_3D",
+            inputs,
+            [_out(w, step)],
+            "Conv3DOptions",
+            padding=spot[1],
+            fusedActivationFunction=0,
+            **sizes,
+        )
+    )
 
 
 def _bias(w: Writer, step: Step, outputs: int) -> int:
@@ -228,20 +131,44 @@ def _conv_transpose(w: Writer, step: Step) -> int:
     if None in shape[1:]:
         raise _refuse(step, f"its output size {shape} is free")
     # The operator wants the whole output shape, and the batch is free.
-    all_sizes = b.op("SHAPE", [x], [b.tensor(f"{step.name}/input_shape", (4,), "int32")], "ShapeOptions",
-                     outType=b.s.TensorType.INT32)  # fmt: skip
+    all_sizes = b.op(
+        "SHAPE",
+        [x],
+        [b.tensor(f"{step.name}/input_shape", (4,), "int32")],
+        "ShapeOptions",
+        outType=b.s.TensorType.INT32,
+    )
     one, two = (b.constant(f"ints_{v}", np.asarray([v], np.int32)) for v in (1, 0))
-    batch = b.op("STRIDED_SLICE", [all_sizes, two, one, one], [b.tensor(f"{step.name}/batch", (1,), "int32")],
-                 "StridedSliceOptions")  # fmt: skip
+    batch = b.op(
+        "STRIDED_SLICE",
+        [all_sizes, two, one, one],
+        [b.tensor(f"{step.name}/batch", (1,), "int32")],
+        "StridedSliceOptions",
+    )
     rest = b.constant(f"{step.name}/sizes", np.asarray(shape[1:], np.int32))
-    sizes = b.op("CONCATENATION", [batch, rest], [b.tensor(f"{step.name}/output_shape", (4,), "int32")],
-                 "ConcatenationOptions", axis=0, fusedActivationFunction=0)  # fmt: skip
+    sizes = b.op(
+        "CONCATENATION",
+        [batch, rest],
+        [b.tensor(f"{step.name}/output_shape", (4,), "int32")],
+        "ConcatenationOptions",
+        axis=0,
+        fusedActivationFunction=0,
+    )
     # (h, w, outputs, inputs) as (outputs, h, w, inputs).
     kernel = w.float_constant(step.constants["kernel"], lambda a: np.moveaxis(a, 2, 0))
     inputs = [sizes, kernel, x, _bias(w, step, int(shape[-1]))]
     strides = step.attrs["strides"]
-    return int(b.op("TRANSPOSE_CONV", inputs, [_out(w, step)], "TransposeConvOptions", strideH=strides[0],
-                    strideW=strides[1], padding=b.padding(step.attrs["padding"])))  # fmt: skip
+    return int(
+        b.op(
+            "TRANSPOSE_CONV",
+            inputs,
+            [_out(w, step)],
+            "TransposeConvOptions",
+            strideH=strides[0],
+            strideW=strides[1],
+            padding=b.padding(step.attrs["padding"]),
+        )
+    )
 
 
 # --- activations ---
@@ -254,8 +181,7 @@ def _relu(w: Writer, step: Step) -> int:
         return _bent_relu(w, step, x)
     if a["slope"]:
         last = a["max_value"] is None
-        x = w.b.op("LEAKY_RELU", [x], [_out(w, step, "" if last else "/leaky")], "LeakyReluOptions",
-                   alpha=a["slope"])  # fmt: skip
+        x = w.b.op("LEAKY_RELU", [x], [_out(w, step, "" if last else "/leaky")], "LeakyReluOptions", alpha=a["slope"])
         return x if last else _pair(w, step, "MINIMUM", x, _number(w, a["max_value"]))
     if a["max_value"] in (None, 6.0):
         return int(w.b.op("RELU6" if a["max_value"] else "RELU", [x], [_out(w, step)]))
@@ -267,8 +193,7 @@ def _bent_relu(w: Writer, step: Step, x: int) -> int:
     """x above the threshold, slope * (x - threshold) below."""
     a, shape = step.attrs, w.program.shapes[step.output]
     threshold = _number(w, a["threshold"])
-    above = w.b.op("GREATER", [x, threshold], [w.b.tensor(f"{step.name}/above", shape, "bool")],
-                   "GreaterOptions")  # fmt: skip
+    above = w.b.op("GREATER", [x, threshold], [w.b.tensor(f"{step.name}/above", shape, "bool")], "GreaterOptions")
     less = _pair(w, step, "SUB", x, threshold, "/less")
     below = _pair(w, step, "MUL", less, _number(w, a["slope"]), "/below")
     last = a["max_value"] is None
@@ -277,8 +202,14 @@ def _bent_relu(w: Writer, step: Step, x: int) -> int:
 
 
 def _pair(w: Writer, step: Step, kind: str, x: int, y: int, suffix: str = "") -> int:
-    options = {"MINIMUM": "MaximumMinimumOptions", "MAXIMUM": "MaximumMinimumOptions", "ADD": "AddOptions",
-               "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions"}[kind]  # fmt: skip
+    options = {
+        "MINIMUM": "MaximumMinimumOptions",
+        "MAXIMUM": "MaximumMinimumOptions",
+        "ADD": "AddOptions",
+        "SUB": "SubOptions",
+        "MUL": "MulOptions",
+        "DIV": "DivOptions",
+    }[kind]
     return int(w.b.op(kind, [x, y], [_out(w, step, suffix)], options))
 
 
@@ -301,7 +232,7 @@ def _dpu_sigmoid(w: Writer, step: Step) -> int:
 
 @_floats("unary")
 def _unary(w: Writer, step: Step) -> int:
-    curve = Curve(w.b, step.name, w.program.shapes[step.output])
+    curve = FunctionWriter(w.b, step.name, w.program.shapes[step.output])
     found = curve.write(step.attrs["function"], _given(w, step), step.attrs)
     if found is None:
         raise _refuse(step, f"activation {step.attrs['function']!r} has no operator there")
@@ -312,8 +243,7 @@ def _unary(w: Writer, step: Step) -> int:
 def _softmax(w: Writer, step: Step) -> int:
     shape, x = w.program.shapes[step.output], _given(w, step)
     axis, last = step.attrs["axis"] % len(shape), len(shape) - 1
-    kind, options = ("SOFTMAX", "SoftmaxOptions") if step.kind == "softmax" else (
-        "LOG_SOFTMAX", "LogSoftmaxOptions")  # fmt: skip
+    kind, options = ("SOFTMAX", "SoftmaxOptions") if step.kind == "softmax" else ("LOG_SOFTMAX", "LogSoftmaxOptions")
     more = {"beta": 1.0} if step.kind == "softmax" else {}
     if axis == last:
         return int(w.b.op(kind, [x], [_out(w, step)], options, **more))
@@ -357,8 +287,10 @@ def _pool_3d(w: Writer, step: Step) -> int:
     out = "" if step.attrs["factor"] is None else "/mean"
 
     def part(x: int, shape: Shape, axes: slice, to: Shape, word: str) -> int:
-        attrs = {k: step.attrs[k][axes] if isinstance(step.attrs[k], tuple) else step.attrs[k]
-                 for k in ("window", "strides", "dilations", "padding", "pads")}  # fmt: skip
+        attrs = {
+            k: step.attrs[k][axes] if isinstance(step.attrs[k], tuple) else step.attrs[k]
+            for k in ("window", "strides", "dilations", "padding", "pads")
+        }
         flat = planes.planar(replace(step, attrs=attrs))
         x = integer.reshaped(w, x, _out(w, step, f"/{word}_of", shape), shape)
         spot = integer.placed(w, flat, x, shape, _beside(w, step))
@@ -366,18 +298,14 @@ def _pool_3d(w: Writer, step: Step) -> int:
 
     x = part(x, (None, height, width, channels), slice(1, 3), (None, made[1], made[2], channels), "plane")
     across = made[1] * made[2]
-    y = part(
-        x, (None, 1, depth, across * channels), slice(0, 1), (None, 1, made[0], across * channels), "depth"
-    )
+    y = part(x, (None, 1, depth, across * channels), slice(0, 1), (None, 1, made[0], across * channels), "depth")
     return integer.reshaped(w, y, _out(w, step, out), w.program.shapes[step.output])
 
 
 def _scaled(w: Writer, step: Step, y: int) -> int:
     factor = step.attrs["factor"]
     return (
-        y
-        if factor is None
-        else _pair(w, step, "MUL", y, int(w.b.constant(f"{step.name}/factor", np.float32(factor))))
+        y if factor is None else _pair(w, step, "MUL", y, int(w.b.constant(f"{step.name}/factor", np.float32(factor))))
     )
 
 
@@ -452,8 +380,11 @@ def _resize(w: Writer, step: Step) -> int:
     if len(shape) != 4 or None in shape[1:3]:
         raise _refuse(step, f"its output size {shape} is free or has three spatial axes")
     smooth = step.attrs["mode"] == "bilinear"
-    kind, name = ("RESIZE_BILINEAR", "ResizeBilinearOptions") if smooth else (
-        "RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")  # fmt: skip
+    kind, name = (
+        ("RESIZE_BILINEAR", "ResizeBilinearOptions")
+        if smooth
+        else ("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")
+    )
     size = w.b.constant(f"{step.name}/size", np.asarray(shape[1:3], np.int32))
 
     def write(_: Step, x: int, y: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from vqkit.export.integer.fixed import binary_share
 from vqkit.export.layers import same_pads
 from vqkit.export.program import Constant, Shape, Step, Sums, int32_codes
-from vqkit.export.tflite.planes import axes_of, lowered, planar, raised, tall
+from vqkit.export.tflite.planes import axes_of, depthwise_kernel, lowered, output_first, planar, raised, tall
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import RoundMode
 
@@ -72,21 +72,21 @@ class Lift:
         self.name, self.value = end.name if image is None else f"{end.name}/image", end.output
         kernel = step.constants["kernel"].params
         self.on = bool(
-            w.exact and word == "NONE" and params.spec.bit_width == 8 and not params.zero_point.any()
-            and not params.spec.unsigned and kernel is not None
+            w.exact
+            and word == "NONE"
+            and params.spec.bit_width == 8
+            and not params.zero_point.any()
+            and not params.spec.unsigned
+            and kernel is not None
             and _drops_bits(w.grids[step.values[0]], kernel.scale, params)
-        )  # fmt: skip
+        )
         self.offset = 128 * float(params.scale) if self.on else 0.0
 
     def target(self) -> int:
         """The tensor that the operator writes."""
         if not self.on:
             return int(self.w.grid_tensor(self.name, self.value, self.params, self.shape))
-        return int(
-            self.w.b.tensor(
-                f"{self.name}/lifted", self.shape, "int8", scale=self.params.scale, zero_point=-128
-            )
-        )
+        return int(self.w.b.tensor(f"{self.name}/lifted", self.shape, "int8", scale=self.params.scale, zero_point=-128))
 
     def lower(self, y: int) -> int:
         """The result, 128 codes lower."""
@@ -160,19 +160,19 @@ def _fusable(step: Step) -> str | None:
 
 
 def _weight(
-    w: Writer, c: Constant, lay: Callable[[np.ndarray], np.ndarray], axis: int, nudge: Nudge,
-    dead: float, sums: Sums | None = None,
-) -> tuple[int, np.ndarray] | None:  # fmt: skip
+    w: Writer,
+    c: Constant,
+    lay: Callable[[np.ndarray], np.ndarray],
+    axis: int,
+    nudge: Nudge,
+    dead: float,
+    sums: Sums | None = None,
+) -> tuple[int, np.ndarray] | None:
     """The tensor of a weight and its scales before the nudge; None where TFLite has no such grid.
 
     Where all is 0 there is no scale: any serves its codes, `dead` serves its bias too.
     """
-    if (
-        c.params is None
-        or c.params.spec.bit_width > 8
-        or np.any(c.params.zero_point)
-        or c.params.spec.unsigned
-    ):
+    if c.params is None or c.params.spec.bit_width > 8 or np.any(c.params.zero_point) or c.params.spec.unsigned:
         return None
     scale = np.broadcast_to(np.asarray(c.params.scale, np.float32), c.value.shape)
     laid = lay(scale)
@@ -201,9 +201,7 @@ def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int
     return int(w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale))
 
 
-def placed(
-    w: Writer, step: Step, x: int, shape: Any, like: Callable[[str, Shape], int]
-) -> tuple[int, int]:  # fmt: skip
+def placed(w: Writer, step: Step, x: int, shape: Any, like: Callable[[str, Shape], int]) -> tuple[int, int]:
     """Padding as TFLite has it: the input, padded by an operator where it must be, and the padding word.
 
     Args:
@@ -239,8 +237,15 @@ def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int |
     depthwise, kernel = step.attrs["depthwise"], step.constants["kernel"]
     lift = Lift(w, step, end, params, word, None if flat else image)
     nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
-    weight = _weight(w, kernel, depthwise_kernel if depthwise else output_first, 3 if depthwise else 0,
-                     nudge, _dead(grid, params), step.sums)  # fmt: skip
+    weight = _weight(
+        w,
+        kernel,
+        depthwise_kernel if depthwise else output_first,
+        3 if depthwise else 0,
+        nudge,
+        _dead(grid, params),
+        step.sums,
+    )
     if weight is None:
         return None
     x, padding = placed(w, step, x, w.b.shape(x), like)
@@ -254,10 +259,13 @@ def convolution(w: Writer, step: Step, inputs: list[int], y: int, padding: int, 
     """A convolution operator, plain or depthwise, of integers or floats."""
     a = step.attrs
     common = {
-        "padding": padding, "strideH": a["strides"][0], "strideW": a["strides"][1],
-        "dilationHFactor": a["dilations"][0], "dilationWFactor": a["dilations"][1],
+        "padding": padding,
+        "strideH": a["strides"][0],
+        "strideW": a["strides"][1],
+        "dilationHFactor": a["dilations"][0],
+        "dilationWFactor": a["dilations"][1],
         "fusedActivationFunction": w.b.activation(word),
-    }  # fmt: skip
+    }
     if a["depthwise"]:
         multiplier = step.constants["kernel"].value.shape[-1]
         return int(
@@ -271,16 +279,6 @@ def convolution(w: Writer, step: Step, inputs: list[int], y: int, padding: int, 
             )
         )
     return int(w.b.op("CONV_2D", inputs, [y], "Conv2DOptions", **common))
-
-
-def depthwise_kernel(a: np.ndarray) -> np.ndarray:
-    """(h, w, channels, multiplier) as (1, h, w, outputs)."""
-    return a.reshape(1, *a.shape[:2], -1)
-
-
-def output_first(a: np.ndarray) -> np.ndarray:
-    """(h, w, inputs, outputs) as (outputs, h, w, inputs)."""
-    return np.moveaxis(a, -1, 0)
 
 
 @_fuses("dense")
@@ -325,9 +323,7 @@ def _global_avg(w: Writer, step: Step, end: Step, params: QParams, word: str) ->
     return _pool(w, step, end, params, word, window, (1, 1))
 
 
-def _pool(
-    w: Writer, step: Step, end: Step, params: QParams, word: str, window: Any, strides: Any
-) -> int | None:
+def _pool(w: Writer, step: Step, end: Step, params: QParams, word: str, window: Any, strides: Any) -> int | None:
     """Sum times k / 2**n (or 1 / area): AVERAGE_POOL_2D has no factor and keeps the scale of its input."""
     source = step.values[0]
     if w.moved(source) is None:
@@ -345,14 +341,25 @@ def _pool(
     weight = w.b.tensor(f"{step.name}/share", taps.shape, "int8", data=taps, scale=nudged, axis=3)
     bias = _bias(w, step, grid, scales, channels)
     x, shape = raised(w, w.integers[source], _beside(w, step, source)), w.program.shapes[end.output]
-    sizes = [None if n is None else (n - k) // s + 1 for n, k, s in zip(w.b.shape(x)[1:3], window, strides,
-                                                                        strict=True)]  # fmt: skip
+    sizes = [
+        None if n is None else (n - k) // s + 1 for n, k, s in zip(w.b.shape(x)[1:3], window, strides, strict=True)
+    ]
     image = (shape[0], *sizes, channels)
     flat = image == shape
     y = w.grid_tensor(end.name if flat else f"{end.name}/image", end.output, params, image)
-    w.b.op("DEPTHWISE_CONV_2D", [x, weight, bias], [y], "DepthwiseConv2DOptions",
-           padding=w.b.padding("valid"), strideH=strides[0], strideW=strides[1], depthMultiplier=1,
-           dilationHFactor=1, dilationWFactor=1, fusedActivationFunction=w.b.activation(word))  # fmt: skip
+    w.b.op(
+        "DEPTHWISE_CONV_2D",
+        [x, weight, bias],
+        [y],
+        "DepthwiseConv2DOptions",
+        padding=w.b.padding("valid"),
+        strideH=strides[0],
+        strideW=strides[1],
+        depthMultiplier=1,
+        dilationHFactor=1,
+        dilationWFactor=1,
+        fusedActivationFunction=w.b.activation(word),
+    )
     if flat:
         return int(y)
     target = w.grid_tensor(end.name, end.output, params)
@@ -387,8 +394,15 @@ def _binary(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
     if kind is None or len(step.values) != 2 or any(w.moved(v) is None for v in step.values):
         return None
     y = w.grid_tensor(end.name, end.output, params)
-    return int(w.b.op(kind[0], [w.integers[v] for v in step.values], [y], kind[1],
-                      fusedActivationFunction=w.b.activation(word)))  # fmt: skip
+    return int(
+        w.b.op(
+            kind[0],
+            [w.integers[v] for v in step.values],
+            [y],
+            kind[1],
+            fusedActivationFunction=w.b.activation(word),
+        )
+    )
 
 
 @_fuses("concat")
@@ -402,8 +416,16 @@ def _concat(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
             x = w.on_grid(v, params, f"{end.name}/part_{i}")
         parts.append(x)
     y = w.grid_tensor(end.name, end.output, params)
-    return int(w.b.op("CONCATENATION", parts, [y], "ConcatenationOptions", axis=step.attrs["axis"],
-                      fusedActivationFunction=0))  # fmt: skip
+    return int(
+        w.b.op(
+            "CONCATENATION",
+            parts,
+            [y],
+            "ConcatenationOptions",
+            axis=step.attrs["axis"],
+            fusedActivationFunction=0,
+        )
+    )
 
 
 # --- moves ---
@@ -423,17 +445,33 @@ def _max_pool(w: Writer, step: Step, x: int) -> int | None:
     spot = placed(w, flat, x, w.b.shape(x), like)
     if image == whole:
         return pool(w, "MAX_POOL_2D", flat, spot, _same_grid(w, step))
-    y = pool(w, "MAX_POOL_2D", flat, spot, w.grid_tensor(f"{step.name}/image", step.output,
-                                                        w.grids[step.output], image))  # fmt: skip
+    y = pool(
+        w,
+        "MAX_POOL_2D",
+        flat,
+        spot,
+        w.grid_tensor(f"{step.name}/image", step.output, w.grids[step.output], image),
+    )
     return lowered(w, y, _same_grid(w, step))
 
 
 def pool(w: Writer, kind: str, step: Step, spot: tuple[int, int], y: int) -> int:
     """A pooling operator."""
     a = step.attrs
-    return int(w.b.op(kind, [spot[0]], [y], "Pool2DOptions", padding=spot[1], strideH=a["strides"][0],
-                      strideW=a["strides"][1], filterHeight=a["window"][0], filterWidth=a["window"][1],
-                      fusedActivationFunction=0))  # fmt: skip
+    return int(
+        w.b.op(
+            kind,
+            [spot[0]],
+            [y],
+            "Pool2DOptions",
+            padding=spot[1],
+            strideH=a["strides"][0],
+            strideW=a["strides"][1],
+            filterHeight=a["window"][0],
+            filterWidth=a["window"][1],
+            fusedActivationFunction=0,
+        )
+    )
 
 
 def pad(w: Writer, step: Step, x: int, y: int) -> int:

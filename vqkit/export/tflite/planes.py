@@ -57,3 +57,13 @@ def raised(w: Writer, x: int, like: Callable[[str, Shape], int]) -> int:
 def lowered(w: Writer, y: int, target: int) -> int:
     """A tensor of four axes, the second of size 1, as one of three."""
     return int(w.b.op("SQUEEZE", [y], [target], "SqueezeOptions", squeezeDims=[1]))
+
+
+def depthwise_kernel(a: np.ndarray) -> np.ndarray:
+    """(h, w, channels, multiplier) as (1, h, w, outputs)."""
+    return a.reshape(1, *a.shape[:2], -1)
+
+
+def output_first(a: np.ndarray) -> np.ndarray:
+    """(h, w, inputs, outputs) as (outputs, h, w, inputs)."""
+    return np.moveaxis(a, -1, 0)

@@ -50,8 +50,15 @@ class Pair:
     clip: str = ""
 
 
-def equalize(graph: Graph, *, steps: int = 10, balance: str = "max", threshold: float = 0.1,
-             through_relu6: bool = False, vitis_compat: bool = False) -> Graph:  # fmt: skip
+def equalize(
+    graph: Graph,
+    *,
+    steps: int = 10,
+    balance: str = "max",
+    threshold: float = 0.1,
+    through_relu6: bool = False,
+    vitis_compat: bool = False,
+) -> Graph:
     """Equalize all pairs of convolutions with at most an activation (and padding) between them.
 
     By default the activation is one across which equalization is exact: ReLU (with a slope below zero or
@@ -112,9 +119,7 @@ def _patterns(through_relu6: bool) -> list[Pattern]:
         return layer.kind == "Activation" and activation_name(layer) in names
 
     def relu(layer: Layer) -> bool:
-        return layer.kind in ("LeakyReLU", "PReLU") or (
-            layer.kind == "ReLU" and _scales(layer, through_relu6)
-        )
+        return layer.kind in ("LeakyReLU", "PReLU") or (layer.kind == "ReLU" and _scales(layer, through_relu6))
 
     fused, none = Pattern((), _HOMOGENEOUS.__contains__), "linear".__eq__
     padded = (kind_in("ZeroPadding2D"), relu)
@@ -159,11 +164,7 @@ def _pairs(graph: Graph, pattern: Pattern) -> list[Pair]:
 
 
 def _clips(layer: Layer) -> bool:
-    return (
-        "ceiling" in layer.weights
-        or layer.config.get("max_value") == 6.0
-        or activation_name(layer) == "relu6"
-    )
+    return "ceiling" in layer.weights or layer.config.get("max_value") == 6.0 or activation_name(layer) == "relu6"
 
 
 def _free_ceilings(graph: Graph, pairs: list[Pair]) -> None:
@@ -174,9 +175,7 @@ def _free_ceilings(graph: Graph, pairs: list[Pair]) -> None:
         if "ceiling" not in layer.weights:
             channels = _rows_by_output(graph.layers[pair.head]).shape[1]
             ceiling = np.full(channels, 6, np.float32)
-            graph.layers[pair.clip] = Layer(
-                layer.name, EqualizedReLU, {"channels": channels}, {"ceiling": ceiling}
-            )
+            graph.layers[pair.clip] = Layer(layer.name, EqualizedReLU, {"channels": channels}, {"ceiling": ceiling})
 
 
 def _equalizable(layer: Layer) -> bool:
@@ -201,9 +200,7 @@ def _rescale(graph: Graph, pair: Pair, scale: np.ndarray) -> None:
     graph.layers[head.name] = _scaled_outputs(head, scale)
     if pair.clip and "ceiling" in (clip := graph.layers[pair.clip]).weights:
         graph.layers[clip.name] = clip.with_(weights={"ceiling": clip.weights["ceiling"] * scale})
-    graph.layers[tail.name] = tail.with_(
-        weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)}
-    )
+    graph.layers[tail.name] = tail.with_(weights={**tail.weights, KERNEL: tail.weights[KERNEL] / _by_input(scale)})
 
 
 def _rows_by_output(layer: Layer) -> np.ndarray:

@@ -83,11 +83,7 @@ def activation_name(layer: Layer) -> str:
         return "linear"
     if isinstance(value, dict):
         inner = value.get("config")
-        value = (
-            inner
-            if isinstance(inner, str)
-            else value.get("registered_name") or value.get("class_name", "custom")
-        )
+        value = inner if isinstance(inner, str) else value.get("registered_name") or value.get("class_name", "custom")
     name = value if isinstance(value, str) else getattr(value, "__name__", type(value).__name__)
     return {"silu": "swish"}.get(name, name)
 

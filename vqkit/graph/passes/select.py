@@ -14,8 +14,14 @@ _BEFORE_ACTIVATIONS = (*WEIGHTED, "Add", "Multiply")
 _NORM = "BatchNormalization"
 
 
-def select(graph: Graph, *, input_layers: Sequence[str] = (), output_layers: Sequence[str] = (),
-           ignore_layers: Sequence[str] = (), vitis_compat: bool = False) -> Graph:  # fmt: skip
+def select(
+    graph: Graph,
+    *,
+    input_layers: Sequence[str] = (),
+    output_layers: Sequence[str] = (),
+    ignore_layers: Sequence[str] = (),
+    vitis_compat: bool = False,
+) -> Graph:
     """Mark the candidates of a partial model.
 
     Everything that some output layer needs is a candidate, except what lies before an input layer

@@ -17,13 +17,24 @@ from vqkit.graph.passes.match import Chains, activation_name, reference_name
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Dense")
 DROPOUTS = (
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout",
-    "GaussianDropout", "GaussianNoise", "ActivityRegularization",
-)  # fmt: skip
+    "Dropout",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "AlphaDropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "ActivityRegularization",
+)
 _ACTIVATION_OPS = {
-    "op:Sigmoid": "sigmoid", "op:Silu": "silu", "op:Tanh": "tanh", "op:Elu": "elu", "op:Gelu": "gelu",
-    "op:Softplus": "softplus", "op:HardSigmoid": "hard_sigmoid",
-}  # fmt: skip
+    "op:Sigmoid": "sigmoid",
+    "op:Silu": "silu",
+    "op:Tanh": "tanh",
+    "op:Elu": "elu",
+    "op:Gelu": "gelu",
+    "op:Softplus": "softplus",
+    "op:HardSigmoid": "hard_sigmoid",
+}
 _MERGE_OPS = {"op:Add": "Add", "op:Multiply": "Multiply"}
 
 
@@ -55,9 +66,11 @@ def separate_activations(graph: Graph) -> Graph:
 
     graph = graph.copy()
     fixed = _fixed(graph)
-    fused = {name: layer for name, layer in graph.layers.items()
-             if layer.kind in WEIGHTED and activation_name(layer) != "linear"
-             and name not in fixed}  # fmt: skip
+    fused = {
+        name: layer
+        for name, layer in graph.layers.items()
+        if layer.kind in WEIGHTED and activation_name(layer) != "linear" and name not in fixed
+    }
     for node in list(graph.nodes):
         if node.layer in fused:
             layer = fused[node.layer]

@@ -13,7 +13,7 @@ from typing import Any
 
 from vqkit.errors import ModelError
 from vqkit.models.keras2.checkpoint import from_checkpoint
-from vqkit.models.keras2.rebuild import Rebuilt
+from vqkit.models.keras2.rebuild import RebuiltModel
 from vqkit.models.keras2.weights import from_groups, from_h5
 from vqkit.models.loading import subclassed
 
@@ -28,7 +28,7 @@ class Archive:
     """
 
     architecture: Mapping[str, Any]
-    assign: Callable[[Rebuilt], None]
+    assign: Callable[[RebuiltModel], None]
 
 
 def read(path: Path) -> Archive | None:
@@ -78,7 +78,7 @@ def _h5(path: Path) -> Archive | None:
     return Archive(_with_layers(architecture, path), lambda made: _assign_h5(made, path))
 
 
-def _assign_h5(made: Rebuilt, path: Path) -> None:
+def _assign_h5(made: RebuiltModel, path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -111,7 +111,7 @@ def _zip(path: Path) -> Archive | None:
     return Archive(_with_layers(architecture, path), lambda made: _assign_zip(made, path))
 
 
-def _assign_zip(made: Rebuilt, path: Path) -> None:
+def _assign_zip(made: RebuiltModel, path: Path) -> None:
     import h5py
 
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as file:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.models.keras2.rebuild import Part, Rebuilt
+from vqkit.models.keras2.rebuild import LayerParts, RebuiltModel
 from vqkit.models.keras2.weights import (
     ONLY_TRAINING,
     attribute,
@@ -28,7 +28,7 @@ _OTHER_WAYS = re.compile(
 )
 
 
-def from_checkpoint(made: Rebuilt, path: Path) -> None:
+def from_checkpoint(made: RebuiltModel, path: Path) -> None:
     """Set the weights from the checkpoint of a SavedModel.
 
     Args:
@@ -47,8 +47,7 @@ def from_checkpoint(made: Rebuilt, path: Path) -> None:
     held = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
     if claimed > held:
         raise ModelError(
-            f"{path}: its checkpoint claims {claimed} bytes, its files have {held}: it is damaged. "
-            "Save it again"
+            f"{path}: its checkpoint claims {claimed} bytes, its files have {held}: it is damaged. Save it again"
         )
     done: set[int] = set()
     for way, key in _ways(reader.get_tensor(_GRAPH)).items():
@@ -78,8 +77,11 @@ def _ways(stored: bytes) -> dict[tuple[str, ...], str]:
     nodes = TrackableObjectGraph.FromString(stored).nodes
     found: dict[tuple[str, ...], str] = {}
     seen: set[int] = set()
-    waiting: list[tuple[tuple[str, ...], int]] = [((c.local_name,), c.node_id) for c in nodes[0].children
-               if c.local_name.startswith("layer_with_weights-")] if nodes else []  # fmt: skip
+    waiting: list[tuple[tuple[str, ...], int]] = (
+        [((c.local_name,), c.node_id) for c in nodes[0].children if c.local_name.startswith("layer_with_weights-")]
+        if nodes
+        else []
+    )
     while waiting:
         way, number = waiting.pop(0)
         if number in seen or number >= len(nodes):
@@ -90,18 +92,19 @@ def _ways(stored: bytes) -> dict[tuple[str, ...], str]:
                 found[way] = held.checkpoint_key
         in_list = way[-1] == "cells"
         waiting += [
-            ((*way, c.local_name), c.node_id) for c in nodes[number].children
+            ((*way, c.local_name), c.node_id)
+            for c in nodes[number].children
             if (in_list and c.local_name.isdecimal()) or not _OTHER_WAYS.match(c.local_name)
-        ]  # fmt: skip
+        ]
     return found
 
 
-def _at(made: Rebuilt, owner: Any, steps: tuple[str, ...]) -> Any:
+def _at(made: RebuiltModel, owner: Any, steps: tuple[str, ...]) -> Any:
     """What a path of attributes leads to; `layer_with_weights-<n>` is the n-th layer with weights."""
     for step in steps:
         if step.startswith("layer_with_weights-"):
             parts = made.parts.get(id(owner))
-            parts = parts or [Part(x.name, type(x).__name__, x) for x in owner.layers]
+            parts = parts or [LayerParts(x.name, type(x).__name__, x) for x in owner.layers]
             layers = list({id(p.live): p.live for p in parts if weighted(p)}.values())
             number = int(step.rpartition("-")[2])
             owner = layers[number] if number < len(layers) else None

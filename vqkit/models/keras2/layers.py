@@ -62,21 +62,45 @@ _DROPPED: dict[str, dict[str, Any]] = {
     **_each("DepthwiseConv1D", "DepthwiseConv2D", groups=1),
     **_each("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", groups=1),
     **_each("SeparableConv1D", "SeparableConv2D", groups=1, kernel_regularizer=None, kernel_constraint=None),
-    **_each("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D",
-            time_major=False, implementation=None, input_dim=None),
+    **_each(
+        "LSTM",
+        "GRU",
+        "SimpleRNN",
+        "RNN",
+        "ConvLSTM1D",
+        "ConvLSTM2D",
+        "ConvLSTM3D",
+        time_major=False,
+        implementation=None,
+        input_dim=None,
+    ),
     **_each("LSTMCell", "GRUCell", implementation=None),
     **_each("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", noise_shape=None),
     **_each("Attention", "AdditiveAttention", causal=False),
-    **_each("StringLookup", "IntegerLookup", "TextVectorization", max_values=None, vocabulary_size=None,
-            has_input_vocabulary=None),
+    **_each(
+        "StringLookup",
+        "IntegerLookup",
+        "TextVectorization",
+        max_values=None,
+        vocabulary_size=None,
+        has_input_vocabulary=None,
+    ),
     "Embedding": {"input_length": None, "input_dtype": None},
     # At inference a renormalizing or synchronized batch norm is a batch norm; what else it learned is left.
     "BatchNormalization": dict.fromkeys(
-        ("renorm", "renorm_clipping", "renorm_momentum", "virtual_batch_size", "fused", "adjustment", "mode",
-         "synchronized")
+        (
+            "renorm",
+            "renorm_clipping",
+            "renorm_momentum",
+            "virtual_batch_size",
+            "fused",
+            "adjustment",
+            "mode",
+            "synchronized",
+        )
     ),
     "MultiHeadAttention": {"query_shape": None, "key_shape": None, "value_shape": None},
-}  # fmt: skip
+}
 _SAME = {
     "BatchNormalizationV1": "BatchNormalization",
     "BatchNormalizationV2": "BatchNormalization",
@@ -157,9 +181,7 @@ def make_layer(
     except ModelError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"{where} ({written}): Keras 3 cannot take its configuration: {reason(error)}"
-        ) from error
+        raise ModelError(f"{where} ({written}): Keras 3 cannot take its configuration: {reason(error)}") from error
 
 
 def _class_of(kind: str, entry: Mapping[str, Any], where: str) -> Any:
@@ -260,8 +282,13 @@ def _formerly(written: str, config: dict[str, Any]) -> dict[str, Any]:
     if written == "CuDNNLSTM":
         return {**config, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True}
     if written == "CuDNNGRU":
-        return {**config, "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True,
-                "reset_after": True}  # fmt: skip
+        return {
+            **config,
+            "activation": "tanh",
+            "recurrent_activation": "sigmoid",
+            "use_bias": True,
+            "reset_after": True,
+        }
     if written == "ThresholdedReLU":
         return {"threshold": _number(config.pop("theta", 1.0)), **config}
     if written in ("RandomWidth", "RandomHeight"):
@@ -269,8 +296,10 @@ def _formerly(written: str, config: dict[str, Any]) -> dict[str, Any]:
         return {k: config[k] for k in ("name", "dtype") if k in config}
     if written == "RandomCrop":
         # So says inference: the largest window of the target's shape, resized.
-        return {**{k: config[k] for k in ("name", "dtype", "height", "width") if k in config},
-                "crop_to_aspect_ratio": True}  # fmt: skip
+        return {
+            **{k: config[k] for k in ("name", "dtype", "height", "width") if k in config},
+            "crop_to_aspect_ratio": True,
+        }
     return config
 
 

@@ -27,9 +27,13 @@ from vqkit.models.loading import reason
 Function = Callable[..., Any]
 # Older keyword -> the one that TensorFlow 2 uses.
 _OLD_KEYWORDS = {
-    "keep_dims": "keepdims", "reduction_indices": "axis", "concat_dim": "axis", "squeeze_dims": "axis",
-    "dim": "axis", "split_dim": "axis",
-}  # fmt: skip
+    "keep_dims": "keepdims",
+    "reduction_indices": "axis",
+    "concat_dim": "axis",
+    "squeeze_dims": "axis",
+    "dim": "axis",
+    "split_dim": "axis",
+}
 
 
 def call_function(function: str, args: Any, kwargs: Mapping[str, Any], where: str) -> Any:
@@ -117,9 +121,7 @@ def _reshape(tensor: Any, shape: Any) -> Any:
 
 
 def _squeeze(value: Any, axis: Any = None) -> Any:
-    for a in sorted(
-        [axis] if isinstance(axis, int) else (axis or [None]), reverse=True, key=lambda a: a or 0
-    ):
+    for a in sorted([axis] if isinstance(axis, int) else (axis or [None]), reverse=True, key=lambda a: a or 0):
         value = ops.squeeze(value, axis=a)
     return value
 
@@ -144,16 +146,24 @@ def _index(spec: Any) -> Any:
 
 
 def _strided_slice(
-    x: Any, begin: Any, end: Any, strides: Any = None, begin_mask: int = 0, end_mask: int = 0,
-    ellipsis_mask: int = 0, new_axis_mask: int = 0, shrink_axis_mask: int = 0,
-) -> Any:  # fmt: skip
+    x: Any,
+    begin: Any,
+    end: Any,
+    strides: Any = None,
+    begin_mask: int = 0,
+    end_mask: int = 0,
+    ellipsis_mask: int = 0,
+    new_axis_mask: int = 0,
+    shrink_axis_mask: int = 0,
+) -> Any:
     if ellipsis_mask or new_axis_mask:
         raise ValueError("ellipsis and new axes are not read here")
     index = tuple(
-        b if shrink_axis_mask >> k & 1
+        b
+        if shrink_axis_mask >> k & 1
         else slice(None if begin_mask >> k & 1 else b, None if end_mask >> k & 1 else e, s)
         for k, (b, e, s) in enumerate(zip(begin, end, strides or [1] * len(begin), strict=True))
-    )  # fmt: skip
+    )
     return x[index] if isinstance(x, keras.KerasTensor) else x[index[0]]
 
 
@@ -161,8 +171,13 @@ def _slice(x: Any, begin: Any, size: Any) -> Any:
     return x[tuple(slice(b, None if n == -1 else b + n) for b, n in zip(begin, size, strict=True))]
 
 
-def _resize(images: Any, size: Any, method: str = "bilinear", antialias: bool = False,
-            preserve_aspect_ratio: bool = False) -> Any:  # fmt: skip
+def _resize(
+    images: Any,
+    size: Any,
+    method: str = "bilinear",
+    antialias: bool = False,
+    preserve_aspect_ratio: bool = False,
+) -> Any:
     if preserve_aspect_ratio:
         raise ValueError("preserve_aspect_ratio is not read here")
     return ops.image.resize(images, tuple(size), interpolation=method, antialias=antialias)
@@ -191,9 +206,7 @@ def _matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False
     def swapped(t: Any) -> Any:
         return ops.swapaxes(t, -1, -2)
 
-    return ops.matmul(
-        swapped(a) if transpose_a else a, swapped(_constant(b)) if transpose_b else _constant(b)
-    )
+    return ops.matmul(swapped(a) if transpose_a else a, swapped(_constant(b)) if transpose_b else _constant(b))
 
 
 def _normalize(x: Any, axis: Any = None, epsilon: float = 1e-12) -> Any:
@@ -334,9 +347,12 @@ _BINARY = {
     "Minimum": "math.minimum", "SquaredDifference": "math.squared_difference",
 }  # fmt: skip
 _REDUCTIONS = {
-    "Mean": "math.reduce_mean", "Sum": "math.reduce_sum", "Max": "math.reduce_max", "Min": "math.reduce_min",
+    "Mean": "math.reduce_mean",
+    "Sum": "math.reduce_sum",
+    "Max": "math.reduce_max",
+    "Min": "math.reduce_min",
     "Prod": "math.reduce_prod",
-}  # fmt: skip
+}
 _TYPES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}
 Call = Callable[[list[Any], Mapping[str, Any]], tuple[str, Any, dict[str, Any]]]
 _OTHERS: dict[str, Call] = {
@@ -352,18 +368,26 @@ _OTHERS: dict[str, Call] = {
     "LeakyRelu": lambda i, a: ("nn.leaky_relu", i[0], {"alpha": a.get("alpha", 0.2)}),
     "ClipByValue": lambda i, _: ("clip_by_value", i[0], {"clip_value_min": i[1], "clip_value_max": i[2]}),
     "Split": lambda i, a: ("split", i[1], {"num_or_size_splits": a["num_split"], "axis": i[0]}),
-    "MatMul": lambda i, a: ("matmul", i[0], {"b": i[1], "transpose_a": a.get("transpose_a", False),
-                                             "transpose_b": a.get("transpose_b", False)}),
-    "BatchMatMulV2": lambda i, a: ("matmul", i[0], {"b": i[1], "transpose_a": a.get("adj_x", False),
-                                                    "transpose_b": a.get("adj_y", False)}),
-    "StridedSlice": lambda i, a: ("strided_slice", i[0], {
-        "begin": i[1], "end": i[2], "strides": i[3],
-        **{k: v for k, v in a.items() if k.endswith("_mask")}}),
+    "MatMul": lambda i, a: (
+        "matmul",
+        i[0],
+        {"b": i[1], "transpose_a": a.get("transpose_a", False), "transpose_b": a.get("transpose_b", False)},
+    ),
+    "BatchMatMulV2": lambda i, a: (
+        "matmul",
+        i[0],
+        {"b": i[1], "transpose_a": a.get("adj_x", False), "transpose_b": a.get("adj_y", False)},
+    ),
+    "StridedSlice": lambda i, a: (
+        "strided_slice",
+        i[0],
+        {"begin": i[1], "end": i[2], "strides": i[3], **{k: v for k, v in a.items() if k.endswith("_mask")}},
+    ),
     "Slice": lambda i, _: ("slice", i[0], {"begin": i[1], "size": i[2]}),
     "MaxPool": lambda i, a: ("nn.max_pool2d", i[0], _raw_window(a)),
     "AvgPool": lambda i, a: ("nn.avg_pool2d", i[0], _raw_window(a)),
     "Cast": lambda i, a: ("cast", i[0], {"dtype": a["DstT"]}),
-}  # fmt: skip
+}
 
 
 def call_raw(config: Mapping[str, Any], tensors: list[Any], where: str) -> Any:
@@ -388,9 +412,7 @@ def call_raw(config: Mapping[str, Any], tensors: list[Any], where: str) -> Any:
     return call_function(function, first, kwargs, where)
 
 
-def _function(
-    op: str, inputs: list[Any], attr: Mapping[str, Any], where: str
-) -> tuple[str, Any, dict[str, Any]]:
+def _function(op: str, inputs: list[Any], attr: Mapping[str, Any], where: str) -> tuple[str, Any, dict[str, Any]]:
     if op in _UNARY:
         return _UNARY[op], inputs[0], {}
     if op in _BINARY:

@@ -21,7 +21,7 @@ _CONSTANT = "_CONSTANT_VALUE"
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerParts:
     """One layer of a model.
 
     Attributes:
@@ -36,7 +36,7 @@ class Part:
 
 
 @dataclass
-class Rebuilt:
+class RebuiltModel:
     """What came of an architecture.
 
     Attributes:
@@ -44,7 +44,7 @@ class Rebuilt:
         renamed: name in the file -> name in Keras 3.
     """
 
-    parts: dict[int, list[Part]] = field(default_factory=dict)
+    parts: dict[int, list[LayerParts]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     model: Any = None
 
@@ -58,7 +58,7 @@ class Rebuilt:
         return name
 
 
-def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], where: str) -> Rebuilt:
+def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], where: str) -> RebuiltModel:
     """A model whose weights are not set yet.
 
     Args:
@@ -73,19 +73,25 @@ def rebuild(architecture: Mapping[str, Any], custom_objects: Mapping[str, Any], 
     Raises:
         ModelError: it cannot be rebuilt.
     """
-    made = Rebuilt()
+    made = RebuiltModel()
     made.model = _model(architecture, custom_objects, where, made)
     return made
 
 
-def _model(architecture: Mapping[str, Any], custom: Mapping[str, Any], where: str, made: Rebuilt,
-           *, inside: bool = False) -> Any:  # fmt: skip
+def _model(
+    architecture: Mapping[str, Any],
+    custom: Mapping[str, Any],
+    where: str,
+    made: RebuiltModel,
+    *,
+    inside: bool = False,
+) -> Any:
     if short_name(architecture["class_name"]) == "Sequential":
         return _sequential(architecture["config"], custom, where, made, inside)
     return _Functional(architecture["config"], custom, where, made).model()
 
 
-def _sequential(config: Any, custom: Mapping[str, Any], where: str, made: Rebuilt, inside: bool) -> Any:
+def _sequential(config: Any, custom: Mapping[str, Any], where: str, made: RebuiltModel, inside: bool) -> Any:
     entries = config["layers"] if isinstance(config, Mapping) else config
     name = config.get("name") if isinstance(config, Mapping) else None
     if not entries:
@@ -111,12 +117,13 @@ def _sequential(config: Any, custom: Mapping[str, Any], where: str, made: Rebuil
             model.add(live)
         except Exception as error:
             raise ModelError(f"{label} ({entry['class_name']}) cannot be called: {reason(error)}") from error
-        parts.append(Part(written, short_name(entry["class_name"]), None if _is_tensor(live) else live))
+        parts.append(LayerParts(written, short_name(entry["class_name"]), None if _is_tensor(live) else live))
     return model
 
 
-def _layer(entry: Mapping[str, Any], custom: Mapping[str, Any], label: str, where: str, made: Rebuilt,
-           names: Any) -> Any:  # fmt: skip
+def _layer(
+    entry: Mapping[str, Any], custom: Mapping[str, Any], label: str, where: str, made: RebuiltModel, names: Any
+) -> Any:
     name = made.name(entry["config"]["name"], names)
     named = {**entry, "config": {**entry["config"], "name": name}}
     functions = _with_lambda(custom, entry, name)
@@ -151,9 +158,7 @@ def _input(config: Any, name: str, shape: Any = None) -> Any:
 class _Functional:
     """Calls the layers of a functional configuration, each when its inputs are there."""
 
-    def __init__(
-        self, config: Mapping[str, Any], custom: Mapping[str, Any], where: str, made: Rebuilt
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any], custom: Mapping[str, Any], where: str, made: RebuiltModel) -> None:
         self._config, self._custom, self._where, self._made = config, custom, where, made
         self._entries = {entry["name"]: entry for entry in config["layers"]}
         self._values: dict[tuple[str, int], Any] = {}
@@ -188,7 +193,7 @@ class _Functional:
         name = self._config.get("name")
         model = keras.Model(_unpacked(inputs), _unpacked(outputs), name=name and self._made.name(name))
         self._made.parts[id(model)] = [
-            Part(name, short_name(entry["class_name"]), self._live.get(name))
+            LayerParts(name, short_name(entry["class_name"]), self._live.get(name))
             for name, entry in self._entries.items()
         ]
         return model
@@ -231,9 +236,12 @@ class _Functional:
     def _is_ref(self, value: Any) -> bool:
         """Whether a list is (layer, number of its call, number of its output[, keyword arguments])."""
         return (
-            isinstance(value, list) and len(value) in (3, 4) and isinstance(value[0], str)
-            and isinstance(value[1], int) and (isinstance(value[2], int) or value[0] == _CONSTANT)
-        )  # fmt: skip
+            isinstance(value, list)
+            and len(value) in (3, 4)
+            and isinstance(value[0], str)
+            and isinstance(value[1], int)
+            and (isinstance(value[2], int) or value[0] == _CONSTANT)
+        )
 
     def _tensor(self, ref: Any) -> Any:
         if ref[0] == _CONSTANT:
@@ -249,9 +257,7 @@ class _Functional:
         entry, where = self._entries[name], f"{self._where}: layer {name!r}"
         refs = [node] if self._is_ref(node) else keras.tree.flatten(_map(_Held, node, self._is_ref))
         with_kwargs = [r if self._is_ref(r) else r.value for r in refs]
-        kwargs: dict[str, Any] = next(
-            (self._arguments(r[3]) for r in with_kwargs if len(r) == 4 and r[3]), {}
-        )
+        kwargs: dict[str, Any] = next((self._arguments(r[3]) for r in with_kwargs if len(r) == 4 and r[3]), {})
         args = self._arguments(node)
         kind, config = entry["class_name"], entry["config"]
         if kind in _ASIDE:
@@ -259,12 +265,11 @@ class _Functional:
         if kind in _LAMBDAS:
             return name_operation(
                 call_function(config["function"], args, kwargs, where),
-                self._made.name(name, self._entries), (args, kwargs),
-            )  # fmt: skip
-        if kind == "TensorFlowOpLayer":
-            return name_operation(
-                call_raw(config, _listed(args), where), self._made.name(name, self._entries), args
+                self._made.name(name, self._entries),
+                (args, kwargs),
             )
+        if kind == "TensorFlowOpLayer":
+            return name_operation(call_raw(config, _listed(args), where), self._made.name(name, self._entries), args)
         if isinstance(args, list) and len(args) == 1:
             (args,) = args
         if name not in self._live:
@@ -273,9 +278,8 @@ class _Functional:
             self._live[name] = (
                 _model(entry, self._custom, self._where, self._made, inside=True)
                 if short_name(kind) in MODELS
-                else _layer({**entry, "config": named}, self._custom, where, self._where, self._made,
-                            self._entries)
-            )  # fmt: skip
+                else _layer({**entry, "config": named}, self._custom, where, self._where, self._made, self._entries)
+            )
         try:
             return self._live[name](args, **kwargs)
         except Exception as error:

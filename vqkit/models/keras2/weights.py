@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from vqkit.errors import ModelError
-from vqkit.models.keras2.rebuild import Part, Rebuilt
+from vqkit.models.keras2.rebuild import LayerParts, RebuiltModel
 from vqkit.models.loading import reason
 
 # A variable of a Keras 2 layer that has another attribute name in Keras 3.
@@ -37,7 +37,7 @@ _GATES = {"CuDNNLSTM": 4, "CuDNNGRU": 3}
 Arrays = list[tuple[str, np.ndarray]]
 
 
-def from_h5(file: Any, made: Rebuilt, path: Path) -> None:
+def from_h5(file: Any, made: RebuiltModel, path: Path) -> None:
     """Set the weights from an open `.h5` file.
 
     Args:
@@ -59,7 +59,7 @@ def from_h5(file: Any, made: Rebuilt, path: Path) -> None:
         _fill(parts[name], stored[name], made, path)
 
 
-def _fill(part: Part, arrays: Arrays, made: Rebuilt, path: Path) -> None:
+def _fill(part: LayerParts, arrays: Arrays, made: RebuiltModel, path: Path) -> None:
     """One layer, or one model within the model, from its list of arrays."""
     arrays = [(label, array) for label, array in arrays if not ONLY_TRAINING.match(_base(label))]
     summaries = [array for label, array in arrays if _base(label) == "summary"]
@@ -90,7 +90,7 @@ def counts(live: Any) -> bool:
     return isinstance(live, keras.layers.Discretization) and live.num_bins is not None
 
 
-def weighted(part: Part) -> bool:
+def weighted(part: LayerParts) -> bool:
     """Whether a layer has weights in Keras 2.
 
     Args:
@@ -107,14 +107,14 @@ def _base(label: str) -> str:
     return re.sub(r"_\d+$", "", label.rpartition("/")[2].split(":")[0])
 
 
-def _leaves(part: Part, made: Rebuilt) -> list[Part]:
+def _leaves(part: LayerParts, made: RebuiltModel) -> list[LayerParts]:
     """The layers of a model, and of the models in it, in the file's order; a layer is its own."""
     if id(part.live) not in made.parts:
         return [part]
     return [leaf for p in made.parts[id(part.live)] if p.live is not None for leaf in _leaves(p, made)]
 
 
-def _in_order(part: Part, made: Rebuilt) -> list[Any]:
+def _in_order(part: LayerParts, made: RebuiltModel) -> list[Any]:
     """The variables as an `.h5` file lists them: those that train, then the others."""
     leaves = [leaf.live for leaf in _leaves(part, made)]
     listed = [v for live in leaves for v in live.trainable_weights]
@@ -122,7 +122,7 @@ def _in_order(part: Part, made: Rebuilt) -> list[Any]:
     return list({id(v): v for v in listed}.values())
 
 
-def _by_layer(part: Part, arrays: Arrays, made: Rebuilt) -> list[Any] | None:
+def _by_layer(part: LayerParts, arrays: Arrays, made: RebuiltModel) -> list[Any] | None:
     """The variables in the order of `arrays`, found by the layers' names in the labels, or None."""
     leaves = {leaf.name: leaf for leaf in _leaves(part, made)}
     if id(part.live) not in made.parts or len(leaves) < len(_leaves(part, made)):
@@ -131,8 +131,10 @@ def _by_layer(part: Part, arrays: Arrays, made: Rebuilt) -> list[Any] | None:
     found = []
     for label, _ in arrays:
         folders = label.split("/")[:-1]
-        owner = next((n for k in range(len(folders), 0, -1) for j in range(k)
-                      if (n := "/".join(folders[j:k])) in leaves), None)  # fmt: skip
+        owner = next(
+            (n for k in range(len(folders), 0, -1) for j in range(k) if (n := "/".join(folders[j:k])) in leaves),
+            None,
+        )
         if owner is None or not left[owner]:
             return None
         found.append(left[owner].pop(0))
@@ -222,7 +224,7 @@ def refuse(path: Path, why: str) -> NoReturn:
 # --- .keras ---
 
 
-def from_groups(file: Any, made: Rebuilt, path: Path, assets: Callable[[str], Any]) -> None:
+def from_groups(file: Any, made: RebuiltModel, path: Path, assets: Callable[[str], Any]) -> None:
     """Set the weights from the `model.weights.h5` of a `.keras` file.
 
     Args:
@@ -268,7 +270,7 @@ def _snake_case(name: str) -> str:
 class _Groups:
     """Finds the groups of a model's layers; notes what it read."""
 
-    def __init__(self, found: Mapping[str, Any], made: Rebuilt, path: Path, assets: Any) -> None:
+    def __init__(self, found: Mapping[str, Any], made: RebuiltModel, path: Path, assets: Any) -> None:
         self._found, self._made, self._path, self._assets = found, made, path, assets
         self.read: set[str] = set()
         self.filled: set[int] = set()
@@ -277,7 +279,7 @@ class _Groups:
     def model(self, model: Any, place: str) -> None:
         """The layers of a model, by class and number."""
         parts = self._made.parts.get(id(model)) or [
-            Part(x.name, type(x).__name__, x) for x in model.layers if type(x).__name__ != "InputLayer"
+            LayerParts(x.name, type(x).__name__, x) for x in model.layers if type(x).__name__ != "InputLayer"
         ]
         # Keras 2.12 and 2.13 list every layer that has weights twice.
         twice = f"{place}_layer_checkpoint_dependencies/"

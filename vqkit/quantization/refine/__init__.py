@@ -19,8 +19,13 @@ from vqkit.quantization.plan import Row, Slot
 from vqkit.quantization.solve import Encodings
 
 TRANSPARENT = ("Flatten", "Reshape", "ZeroPadding2D")
-POOLS = ("MaxPooling2D", "AveragePooling2D", "GlobalAveragePooling2D", "VitisAveragePooling2D",
-         "VitisGlobalAveragePooling2D")  # fmt: skip
+POOLS = (
+    "MaxPooling2D",
+    "AveragePooling2D",
+    "GlobalAveragePooling2D",
+    "VitisAveragePooling2D",
+    "VitisGlobalAveragePooling2D",
+)
 MAX_CUT, MAX_BIAS, MAX_READ, SIGMOID_INPUT, SIGMOID_OUTPUT = 16, 16, 15, 15, 7
 
 
@@ -38,9 +43,7 @@ class Refiner:
         vitis_compat: stop where the reference stops, and saturate weights where it does.
     """
 
-    def __init__(
-        self, graph: Graph, rows: Mapping[str, Row], encodings: Encodings, vitis_compat: bool
-    ) -> None:
+    def __init__(self, graph: Graph, rows: Mapping[str, Row], encodings: Encodings, vitis_compat: bool) -> None:
         self.graph, self.rows, self.compat = graph, rows, vitis_compat
         self.encodings = dict(encodings)
         self.report: list[str] = []
@@ -128,11 +131,7 @@ class Refiner:
         weight, out, ip = self._weight_key(node), self.output_key(node), self.pos(self.input_keys(node)[0])
         wp, op = self.pos(weight), self.pos(out)
         if wp is None or ip is None or op is None:
-            return (
-                self.give_up(f"adjust_dpu_shift_cut: {node.name} lacks a per-tensor position")
-                if weight
-                else None
-            )
+            return self.give_up(f"adjust_dpu_shift_cut: {node.name} lacks a per-tensor position") if weight else None
         cut = wp + ip - op
         if cut > MAX_CUT or (cut < 0 and self.compat):
             self.set_pos(weight, min(max(cut, 0), MAX_CUT) + op - ip, "adjust_dpu_shift_cut")
@@ -173,9 +172,7 @@ class Refiner:
         known = [p for k in self.input_keys(node) if (p := self.pos(k)) is not None]
         op = self.pos(out := self.output_key(node))
         if known and op is not None and abs(min(known) - op) > MAX_READ:
-            self.set_pos(
-                str(out), min(known) + (MAX_READ if op > min(known) else -MAX_READ), "adjust_dpu_shift_write"
-            )
+            self.set_pos(str(out), min(known) + (MAX_READ if op > min(known) else -MAX_READ), "adjust_dpu_shift_write")
 
     def shift_swish(self, node: Node) -> None:
         """0 <= ip0 + ip1 - op <= 15 for the product of a swish (3.5)."""
@@ -205,8 +202,9 @@ class Refiner:
         return name if name in self.encodings else ""
 
 
-def refine(graph: Graph, rows: Mapping[str, Row], encodings: Encodings, config: Any, *,
-           vitis_compat: bool = False) -> tuple[Encodings, list[str]]:  # fmt: skip
+def refine(
+    graph: Graph, rows: Mapping[str, Row], encodings: Encodings, config: Any, *, vitis_compat: bool = False
+) -> tuple[Encodings, list[str]]:
     """Run the position adjustments that the strategy asks for.
 
     Args:
@@ -275,9 +273,7 @@ def converted_spec(spec: QuantizerSpec, config: Any) -> QuantizerSpec:
     Returns:
         The same, or its type converted where the strategy converts.
     """
-    if spec.quantizer_type is QuantizerType.TQT and getattr(
-        config, "convert_to_pof2s_quantize_strategy", False
-    ):
+    if spec.quantizer_type is QuantizerType.TQT and getattr(config, "convert_to_pof2s_quantize_strategy", False):
         spec = spec.with_(quantizer_type=QuantizerType.POF2S)
     if spec.pow2 and getattr(config, "convert_to_fs_quantize_strategy", False):
         spec = spec.with_(quantizer_type=QuantizerType.FS, use_framework_quant=False)

@@ -46,9 +46,7 @@ def audit(quantized: Any, layers: Mapping[str, Any] | None = None) -> Any:
     stray = _stray_quantizers(quantized, layers)
     wrong = [f"{c['tensor']}: {c['problem']}" for c in checked if not c["ok"]] + stray
     if wrong:
-        raise AuditError(
-            f"{len(wrong)} of {len(checked)} tensors are not as planned: " + "; ".join(wrong[:3])
-        )
+        raise AuditError(f"{len(wrong)} of {len(checked)} tensors are not as planned: " + "; ".join(wrong[:3]))
     return pd.DataFrame(checked)
 
 
@@ -58,8 +56,14 @@ def _check(quantized: Any, row: Row, layers: Mapping[str, Any]) -> dict[str, Any
     if not problem and applied != wanted:
         problem = f"requested {_words(wanted)}, applied {_words(applied)}"
     note = next((line for line in quantized.outside if line.startswith(f"{row.name}: ")), "")
-    return {"tensor": row.name, "requested": _words(wanted), "applied": _words(applied), "ok": not problem,
-            "problem": problem, "note": note}  # fmt: skip
+    return {
+        "tensor": row.name,
+        "requested": _words(wanted),
+        "applied": _words(applied),
+        "ok": not problem,
+        "problem": problem,
+        "note": note,
+    }
 
 
 def _requested(quantized: Any, row: Row) -> Applied:
@@ -94,9 +98,7 @@ def _applied_value(quantized: Any, row: Row, layers: Mapping[str, Any]) -> tuple
     if name is None:
         return None, "no quantizer was inserted"
     applied, decided = layers[name].params, quantized.encodings[row.name]
-    same = all(
-        _same(getattr(applied, key), getattr(decided, key)) for key in ("f_min", "f_max", "pos")
-    )  # fmt: skip
+    same = all(_same(getattr(applied, key), getattr(decided, key)) for key in ("f_min", "f_max", "pos"))
     return applied.spec, "" if same else f"decided {decided.to_json()}, applied {applied.to_json()}"
 
 

@@ -17,8 +17,13 @@ from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.quantization.prepare import passing_through
 
 
-def bias_shifts(graph: Graph, floats: Mapping[str, Any], fakes: Mapping[str, Any], batches: Iterable[Any],
-                layers: Iterable[str]) -> dict[str, np.ndarray]:  # fmt: skip
+def bias_shifts(
+    graph: Graph,
+    floats: Mapping[str, Any],
+    fakes: Mapping[str, Any],
+    batches: Iterable[Any],
+    layers: Iterable[str],
+) -> dict[str, np.ndarray]:
     """Mean error of each layer's output per channel, each layer fed by already corrected ones.
 
     Within a batch the error of a layer is subtracted before the next layer reads it, so one pass gives
@@ -74,8 +79,14 @@ def _mean_over_batches(step: Any, batches: Iterable[Any]) -> dict[str, np.ndarra
     return {k: (v / samples).astype(np.float32) for k, v in total.items()}
 
 
-def correct_biases(graph: Graph, inserted: Iterable[str], live: Mapping[str, Any], batches: Iterable[Any], *,
-                   weights: Graph | None = None) -> Graph:  # fmt: skip
+def correct_biases(
+    graph: Graph,
+    inserted: Iterable[str],
+    live: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    weights: Graph | None = None,
+) -> Graph:
     """Measure and remove the mean error of every layer that has a bias.
 
     Args:

@@ -112,9 +112,17 @@ class Finetuned:
         return [*map(str, self.layers), *(f"{self.key}: {line}" for line in self.left)]
 
 
-def finetune(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings,
-             live: Mapping[str, Any], batches: Iterable[Any], *, epochs: int = 10,
-             vitis_compat: bool = False) -> Finetuned:  # fmt: skip
+def finetune(
+    graph: Graph,
+    rows: Mapping[str, Row],
+    plan: Plan,
+    encodings: Encodings,
+    live: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    epochs: int = 10,
+    vitis_compat: bool = False,
+) -> Finetuned:
     """Train every layer that has quantized weights.
 
     Cost: one pass of the data through the whole graph, and for each layer `epochs` + 1 evaluations and
@@ -176,9 +184,7 @@ def _rates(block: Block, encodings: Encodings, task: Task) -> Weights:
     error = float(np.sqrt(task.error(task.start())))
     return {
         name: tf.constant(
-            ERROR_SHARE * error
-            if _is_bias(block, name)
-            else STEP_SHARE * encodings[block.weights[name].name].scale,
+            ERROR_SHARE * error if _is_bias(block, name) else STEP_SHARE * encodings[block.weights[name].name].scale,
             tf.float32,
         )
         for name in _trained(block)
@@ -216,9 +222,17 @@ _LOW, _HIGH = -0.1, 1.1
 _SCHEDULE = ""
 
 
-def round_adaptively(graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings,
-                     live: Mapping[str, Any], batches: Iterable[Any], *, weights: Graph | None = None,
-                     steps: int = 1000) -> Finetuned:  # fmt: skip
+def round_adaptively(
+    graph: Graph,
+    rows: Mapping[str, Row],
+    plan: Plan,
+    encodings: Encodings,
+    live: Mapping[str, Any],
+    batches: Iterable[Any],
+    *,
+    weights: Graph | None = None,
+    steps: int = 1000,
+) -> Finetuned:
     """Choose the rounding of every quantized kernel.
 
     Args:
@@ -254,9 +268,7 @@ def round_adaptively(graph: Graph, rows: Mapping[str, Row], plan: Plan, encoding
             rounded = {n: c.weights(found[n]) for n, c in cells.items()}
             layer = layer.with_(weights={**layer.weights, **rounded})
         result.graph.layers[block.layer] = layer
-        result.layers.append(
-            Tuned(block.layer, before, min(before, after), int(after < before), ADAROUND_KEY)
-        )
+        result.layers.append(Tuned(block.layer, before, min(before, after), int(after < before), ADAROUND_KEY))
         assign_weights(live[block.layer], on_grid(layer, block, encodings))
 
     floats = passing_through(make_all_live(graph), rows, rounding_rows(graph, plan))
@@ -289,9 +301,7 @@ class Cells:
 
     def start(self) -> np.ndarray:
         """The trained numbers at which each weight has its float value."""
-        share = np.divide(
-            self._weight - self.low, self.width, where=self.width > 0, out=np.zeros_like(self.low)
-        )
+        share = np.divide(self._weight - self.low, self.width, where=self.width > 0, out=np.zeros_like(self.low))
         stretched = (np.clip(share, 0, 1) - _LOW) / (_HIGH - _LOW)
         return np.log(stretched / (1 - stretched)).astype(np.float32)
 

@@ -61,8 +61,9 @@ class InIntegerForm:
     report: tuple[str, ...]
 
 
-def in_integers(graph: Graph, corrected: Graph, rows: Mapping[str, Row], plan: Plan,
-                encodings: Encodings) -> InIntegerForm:  # fmt: skip
+def in_integers(
+    graph: Graph, corrected: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings
+) -> InIntegerForm:
     """Let layers compute in integers: their input, weights and output lie on float-scale grids of <= 8 bits.
 
     Args:
@@ -78,7 +79,7 @@ def in_integers(graph: Graph, corrected: Graph, rows: Mapping[str, Row], plan: P
     Raises:
         StrategyError: no layer can.
     """
-    finder = _Finder(graph, rows, plan, encodings)
+    finder = _IntegerFinder(graph, rows, plan, encodings)
     found: dict[str, _Scales] = {}
     left: list[str] = []
     for node in finder.candidates():
@@ -120,7 +121,7 @@ class _Scales:
         return layer.with_(cls=cls, config=config, weights={**layer.weights, **self.values})
 
 
-class _Finder:
+class _IntegerFinder:
     def __init__(self, graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings) -> None:
         self.graph, self.rows, self.encodings = graph, rows, encodings
         self.calls, self.producers, self.consumers = graph.calls(), graph.producers(), graph.consumers()
@@ -193,22 +194,27 @@ class _Finder:
         if spec.pow2 or spec.bit_width > BITS or spec.unsigned or np.any(params.zero_point):
             return f"has a kernel that is no symmetric float-scale grid of up to {BITS} bits"
         scale = np.broadcast_to(np.asarray(params.scale, np.float32), kernel.shape)
-        outputs = scale.reshape(-1, prod(kernel.shape[-2:])) if layer.kind == "DepthwiseConv2D" else (
-            scale.reshape(-1, kernel.shape[-1]))  # fmt: skip
+        outputs = (
+            scale.reshape(-1, prod(kernel.shape[-2:]))
+            if layer.kind == "DepthwiseConv2D"
+            else (scale.reshape(-1, kernel.shape[-1]))
+        )
         if np.any(outputs != outputs[:1]):
             return "has weight scales that change inside an output channel"
         per_output = outputs[0] if spec.per_channel else outputs[0, :1]
         dead = np.float32(_DEAD_SHARE) * made.scale / given.scale
         per_output = np.where(per_output > 0, per_output, dead).astype(np.float32)
         codes = np.abs(kernel) / np.where(scale > 0, scale, 1)
-        sums = codes.sum(axis=(0, 1)).max() if layer.kind == "DepthwiseConv2D" else (
-            codes.reshape(-1, kernel.shape[-1]).sum(axis=0).max())  # fmt: skip
+        sums = (
+            codes.sum(axis=(0, 1)).max()
+            if layer.kind == "DepthwiseConv2D"
+            else (codes.reshape(-1, kernel.shape[-1]).sum(axis=0).max())
+        )
         bias = layer.weights.get("bias", np.zeros(1, np.float32))
         return _numbers(given, per_output, made, float(sums) * 2.0**BITS, bias)
 
 
-def _numbers(given: QParams, weight: np.ndarray, made: QParams, sums: float = 0.0,
-             bias: Any = 0.0) -> _Scales:  # fmt: skip
+def _numbers(given: QParams, weight: np.ndarray, made: QParams, sums: float = 0.0, bias: Any = 0.0) -> _Scales:
     """In float32 and in this order, as the runtimes do; `sums` is the largest sum without the bias."""
     unit = np.float32(given.scale) * weight
     wide = bool(sums + np.abs(bias / unit).max() >= _EXACT_FLOAT32)
@@ -251,9 +257,7 @@ class InIntegers:
         """The scale variables; `channels` of the output, 1 where one scale serves all."""
         for name in SCALES:
             shape = () if name in ("input_scale", "output_scale") else (channels,)
-            made = self.add_weight(
-                shape=shape, initializer="ones", trainable=False, name=name, dtype="float32"
-            )
+            made = self.add_weight(shape=shape, initializer="ones", trainable=False, name=name, dtype="float32")
             setattr(self, name, made)
 
     def codes(self: Any, inputs: Any) -> Any:
@@ -329,9 +333,13 @@ class IntegerDepthwiseConv2D(_Weighted, keras.layers.DepthwiseConv2D):
         """Shape as of the convolution."""
         shape = (1, 1) if self.channels == 1 else (-1, self.depth_multiplier)
         total = keras.ops.depthwise_conv(
-            self.codes(inputs), self.weight_codes(shape), strides=self.strides, padding=self.padding,
-            dilation_rate=self.dilation_rate, data_format=self.data_format,
-        )  # fmt: skip
+            self.codes(inputs),
+            self.weight_codes(shape),
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
         return self.scaled(total)
 
 

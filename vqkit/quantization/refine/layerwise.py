@@ -95,8 +95,7 @@ def _obstacle(graph: Graph, node: Node, calls: Mapping[str, int]) -> str:
     return "" if dtypes == {"float32"} else f"computes {', '.join(sorted(dtypes))}"
 
 
-def _block(graph: Graph, rows: Mapping[str, Row], chains: Chains, head: Node,
-           weights: Mapping[str, Row]) -> Block:  # fmt: skip
+def _block(graph: Graph, rows: Mapping[str, Row], chains: Chains, head: Node, weights: Mapping[str, Row]) -> Block:
     nodes, reader = [head], chains.only_reader(head)
     if reader is not None and _rectifies(graph, reader):
         nodes.append(reader)
@@ -117,12 +116,26 @@ def _alone(graph: Graph, nodes: Sequence[Node]) -> Graph:
     """A chain of nodes as a graph with the input "x" and one output."""
     layers = {n.layer: graph.layers[n.layer] for n in nodes}
     value = nodes[0].inputs[0]
-    return Graph(nodes[0].name, {"x": value}, Ref(value), Ref(nodes[-1].output), list(nodes), layers,
-                 {v: graph.values[v] for n in nodes for v in (*n.inputs, *n.outputs)})  # fmt: skip
+    return Graph(
+        nodes[0].name,
+        {"x": value},
+        Ref(value),
+        Ref(nodes[-1].output),
+        list(nodes),
+        layers,
+        {v: graph.values[v] for n in nodes for v in (*n.inputs, *n.outputs)},
+    )
 
 
-def walk(graph: Graph, sides: tuple[Mapping[str, Any], Mapping[str, Any]], batches: Iterable[Any],
-         blocks: Iterable[Block], tune: Tune, *, float_inputs: bool = False) -> None:  # fmt: skip
+def walk(
+    graph: Graph,
+    sides: tuple[Mapping[str, Any], Mapping[str, Any]],
+    batches: Iterable[Any],
+    blocks: Iterable[Block],
+    tune: Tune,
+    *,
+    float_inputs: bool = False,
+) -> None:
     """Visit blocks in graph order, each with its inputs and the outputs it should have.
 
     Memory: for all samples, the values at one place of the graph, twice, and one block's target.
@@ -169,10 +182,7 @@ class _Frontier:
         small = self._only(node)
         given = {v: self._values[v] for v in dict.fromkeys(node.inputs)}
         count = len(next(iter(self._values.values())))
-        done = [
-            replay(small, self._live, {str(v): values[i] for v, values in given.items()})
-            for i in range(count)
-        ]
+        done = [replay(small, self._live, {str(v): values[i] for v, values in given.items()}) for i in range(count)]
         self._values |= {v: [outputs[k] for outputs in done] for k, v in enumerate(node.outputs)}
         for v in given:
             if self._last_read[v] == node.name:
@@ -199,9 +209,7 @@ class Trainers:
         make: the kind of trainer.
     """
 
-    def __init__(
-        self, live: Mapping[str, Any], encodings: Encodings, make: type[Trainer] | None = None
-    ) -> None:
+    def __init__(self, live: Mapping[str, Any], encodings: Encodings, make: type[Trainer] | None = None) -> None:
         self._live, self._encodings, self._make = live, encodings, make or Trainer
         self._known: dict[tuple[Any, ...], Trainer] = {}
 
@@ -278,8 +286,7 @@ class Task:
 def _kind(block: Block, encodings: Encodings) -> tuple[Any, ...]:
     """Blocks with the same one run the same code."""
     layers = [block.graph.layers[n.layer] for n in block.nodes]
-    configs = [(x.cls, repr(sorted((k, v) for k, v in x.config.items() if k not in ("name", "spec"))))
-               for x in layers]  # fmt: skip
+    configs = [(x.cls, repr(sorted((k, v) for k, v in x.config.items() if k not in ("name", "spec")))) for x in layers]
     calls = [(repr(n.args[1:]), repr(n.kwargs)) for n in block.nodes]
     out = None if block.quantizer is None else encodings[block.quantizer.name].spec
     return tuple(configs), repr(calls), out, block.graph.values[block.nodes[0].inputs[0]].shape
@@ -310,8 +317,9 @@ class Trainer:
         names: of the weights to train.
     """
 
-    def __init__(self, block: Block, live: Mapping[str, Any], specs: Mapping[str, QuantizerSpec],
-                 names: Sequence[str]) -> None:  # fmt: skip
+    def __init__(
+        self, block: Block, live: Mapping[str, Any], specs: Mapping[str, QuantizerSpec], names: Sequence[str]
+    ) -> None:
         self._graph, self._live, self._specs = block.graph, live, specs
         head = variables(live[block.layer], block.graph.layers[block.layer].weights)
         self._trained = {name: head[name] for name in names}

@@ -21,7 +21,7 @@ from vqkit.primitives import affine
 from vqkit.primitives.histogram import Histogram
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerType
-from vqkit.quantization.calibrate import Observed
+from vqkit.quantization.calibrate import TensorStatistics
 from vqkit.quantization.data import map_inputs
 from vqkit.quantization.plan import Plan, Row
 from vqkit.quantization.solve import Encodings
@@ -98,8 +98,14 @@ def weights_outside(graph: Graph, plan: Plan, encodings: Encodings) -> dict[str,
     return {r.name: outside(graph.layers[r.layer].weights[r.tensor], encodings[r.name]) for r in rows}
 
 
-def values_outside(graph: Graph, rows: Mapping[str, Row], encodings: Encodings, seen: Mapping[str, Observed],
-                   live: Mapping[str, Any], batches: Iterable[Any]) -> dict[str, Outside]:  # fmt: skip
+def values_outside(
+    graph: Graph,
+    rows: Mapping[str, Row],
+    encodings: Encodings,
+    seen: Mapping[str, TensorStatistics],
+    live: Mapping[str, Any],
+    batches: Iterable[Any],
+) -> dict[str, Outside]:
     """What the grids of activations do not reach.
 
     Args:
@@ -126,7 +132,7 @@ def values_outside(graph: Graph, rows: Mapping[str, Row], encodings: Encodings, 
     return found
 
 
-def _of_facts(seen: Observed, params: QParams) -> Outside | None:
+def _of_facts(seen: TensorStatistics, params: QParams) -> Outside | None:
     """From what is known; None where the values have to be asked."""
     if seen.histogram is not None:
         counted = [seen.histogram] if isinstance(seen.histogram, Histogram) else seen.histogram.channels
@@ -143,8 +149,7 @@ def _of_facts(seen: Observed, params: QParams) -> Outside | None:
 
 def _channel(params: QParams, i: int) -> QParams:
     f_min, f_max, pos = (
-        None if a is None else np.ravel(a)[i if a.size > 1 else 0]
-        for a in (params.f_min, params.f_max, params.pos)
+        None if a is None else np.ravel(a)[i if a.size > 1 else 0] for a in (params.f_min, params.f_max, params.pos)
     )
     assert f_min is not None
     assert f_max is not None
@@ -161,8 +166,7 @@ def _together(parts: list[tuple[Outside, np.ndarray, np.ndarray]]) -> Outside:
     )
 
 
-def _of_batch(graph: Graph, grids: Mapping[str, QParams], live: Mapping[str, Any],
-              batch: Any) -> dict[str, Outside]:  # fmt: skip
+def _of_batch(graph: Graph, grids: Mapping[str, QParams], live: Mapping[str, Any], batch: Any) -> dict[str, Outside]:
     part, found = leading_to(graph, grids), {}
 
     def measuring(fq: str) -> Any:

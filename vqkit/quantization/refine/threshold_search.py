@@ -34,7 +34,7 @@ GAIN = 1e-3
 """Share by which the loss must fall for a change to be kept."""
 
 
-class Search:
+class ThresholdSearch:
     """One search; holds the compiled loss.
 
     Args:
@@ -50,8 +50,17 @@ class Search:
         DataError: "labels" without labels, not as many as samples, or no class numbers of the model's.
     """
 
-    def __init__(self, graph: Graph, rows: Mapping[str, Row], plan: Plan, live: Mapping[str, Any],
-                 batches: Iterable[Any], *, loss: str = "mse", labels: Any = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        graph: Graph,
+        rows: Mapping[str, Row],
+        plan: Plan,
+        live: Mapping[str, Any],
+        batches: Iterable[Any],
+        *,
+        loss: str = "mse",
+        labels: Any = None,
+    ) -> None:
         self.graph, self.plan, self.live = graph, plan, live
         self.layer_of = {row.name: fq for fq, row in rows.items()}
         self.batches = list(batches)
@@ -61,9 +70,7 @@ class Search:
 
     def _labels(self, labels: Any) -> list[Any]:
         if labels is None:
-            raise DataError(
-                "threshold_search_loss 'labels' needs labels of the calibration samples: pass calib_labels"
-            )
+            raise DataError("threshold_search_loss 'labels' needs labels of the calibration samples: pass calib_labels")
         sizes = [len(_first(b)) for b in self.batches]
         scores = first_output(self._run(self.batches[0]))
         if scores[0].size == 1:
@@ -194,9 +201,7 @@ def _is_distribution(output: Any) -> Any:
     import tensorflow as tf
 
     scores = _scores(output)
-    return tf.logical_and(
-        tf.reduce_all(scores >= 0), tf.reduce_mean(tf.abs(tf.reduce_sum(scores, -1) - 1)) < 0.1
-    )
+    return tf.logical_and(tf.reduce_all(scores >= 0), tf.reduce_mean(tf.abs(tf.reduce_sum(scores, -1) - 1)) < 0.1)
 
 
 def _log_probabilities(output: Any, given: Any) -> Any:
