@@ -27,7 +27,7 @@ CHOICES = {k: v for k, v in VALUES.items() if k in vocabulary.USER_KEYS}
 
 
 def decided(strategy: Strategy) -> list[Any]:
-    """Every quantizer of every layer type, however it is asked for, found without `Book.effective`."""
+    """Every quantizer of every layer type, however it is asked for, found without `RuleSet.effective`."""
     found: list[Any] = []
     for compat, relu_like in product((False, True), (None, False, True)):
         for name in strategy.layer_types:

@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 CODE = """
 from vqkit.widgets.messages import queue
 from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import Turns
+from vqkit.widgets.messages import SerialHandler
 from vqkit.widgets.table import Column, arranged, next_order, table
 import ipywidgets
 columns = (Column("name", "name"), Column("bits", "bits", numeric=True))
 rows = [dict(key=n, name=n, bits=b) for n, b in (("conv", 8), ("head", 4), ("stem", 6))]
 order = ""
-shown = picker(queue(Turns(print)), table(rows, columns, label="layers"), label="layers", chosen="conv")
+shown = picker(queue(SerialHandler(print)), table(rows, columns, label="layers"), label="layers", chosen="conv")
 said = ipywidgets.Label("nothing yet")
 def sort(column):
     global order
