@@ -1,11 +1,7 @@
 """Files of vqkit and of runs: atomic writes, reads, locks, and where shipped folders lie.
 
-Files that this package writes and reads back: whole or not at all; a damaged one is told by its name.
-
 A file appears by one rename, so a kill leaves the old one or the new one. A folder is held by a lock that the
 kernel frees. A cache (`DiskCache`) may lose anything at any time: what cannot be read is computed again.
-
-Where the shipped strategies and notebooks lie, installed or in a checkout.
 """
 
 from __future__ import annotations

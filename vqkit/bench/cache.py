@@ -1,15 +1,7 @@
 """Fingerprints of values; statistics and outputs on disk; activations in memory.
 
-What was observed of the float model, on disk: another process with the same model and data reads it.
-
 A file for each tensor, addressed by what the tensor is made of, by the batches, and by the code and the
 machine that computed it.
-
-What a model and its data are, as digests, and the float outputs that they address on disk.
-
-The values at places of a graph, for all batches, kept as long as they fit.
-
-What a value of a graph is made of, as a digest: equal digests, equal numbers on equal inputs.
 """
 
 from __future__ import annotations

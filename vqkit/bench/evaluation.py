@@ -1,9 +1,4 @@
-"""Evaluation and SQNR that begin behind the float part.
-
-The float part in front of a partial model's first quantizer: run once for the data, not per variant.
-
-Noise figures on a bench: float and quantized graph are compared by one compiled function a structure.
-"""
+"""Evaluation and SQNR that begin behind the float part."""
 
 from __future__ import annotations
 

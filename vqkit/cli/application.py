@@ -1,9 +1,4 @@
-"""The application: exit codes, shared options and how their texts become values.
-
-The application object, the exit codes, and the one place that turns errors into them.
-
-Options and arguments that several commands share, and how their texts become values.
-"""
+"""The application: exit codes, shared options and how their texts become values."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Commands that prove: doctor, reproduce.
-
-Commands that prove: doctor, whether this machine can work; reproduce, whether a run can be repeated.
-
-Whether this machine can run vqkit, and what to do where it cannot.
-"""
+"""Commands that prove: doctor, whether this machine can work; reproduce, whether a run can be repeated."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Two runs: strategy, plan, outcome.
-
-Two runs side by side: what differs in the strategy, and what came of it.
-
-How two runs' plans differ: what became of two strategies on the tensors of one model.
-"""
+"""Two runs: strategy, plan, outcome."""
 
 from __future__ import annotations
 

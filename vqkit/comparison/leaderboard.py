@@ -1,12 +1,8 @@
-"""The leaderboard: ranks, ties, recommendation.
-
-Runs side by side: a leaderboard that knows what it cannot tell apart, and a recommendation.
+"""Runs side by side: a leaderboard that knows what it cannot tell apart, and a recommendation.
 
 Ranks are given among runs that measured the same thing: same model, same data, same calibration source.
 Runs that calibrated on the float graph and runs that calibrated on the quantized one are shown in tables of
 their own, never mixed into one order.
-
-Which of many comparable runs cannot be told from the best one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Chosen runs with their files and samples.
-
-The runs that somebody wants to compare, from a folder or from an mlflow store, with their files.
-
-The samples on which two runs answer differently, and what they look like.
-"""
+"""Chosen runs with their files and samples."""
 
 from __future__ import annotations
 

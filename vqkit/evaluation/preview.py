@@ -1,12 +1,8 @@
-"""The error of one quantizer, while a control moves.
-
-What each quantizer would cost on its own, fast enough to answer while a person moves a control.
+"""What each quantizer would cost on its own, fast enough to answer while a person moves a control.
 
 The float model runs once over a small sample; of each value a part is kept. A quantizer is then decided and
 applied on what is kept, so the answer needs no further run. It is the noise of this tensor alone, on float
 inputs and before refinement; the noise of the running quantized model is `vqkit.sqnr`'s.
-
-How the error of one tensor depends on its scale, and where each method would put it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""A sweep in a process of its own, and where it stands.
-
-A sweep in a process of its own: started from a notebook, watched from anywhere, stopped when asked.
-
-Where a sweep stands, read from its records, whichever process runs it.
-"""
+"""A sweep in a process of its own, and where it stands."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
 """The worker pool: processes that execute notebooks one after another.
 
-Workers: processes that execute notebooks one after another, and end when the one that started them ends.
-
 A worker reads jobs from its standard input, one JSON line each, and answers each with one line. The pipe is
 also the lifeline: when the parent dies, however it dies, the pipe closes and the worker kills its kernel.
-
-Who runs a sweep's variants: worker processes of this machine, each driven by a thread that outlives it.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """`export()`: one function for all formats; Keras files.
 
-One function for all formats.
-
-What a strategy's `finalize_pipeline_config` asks for: the quantized model as a file.
-
 One rule: where one quantized model is handed over, the file is written: by `vqkit.quantize`,
 `vqkit.deploy_model`, both of the `VitisQuantizer`'s methods, and in the folder of a run. What tries many
 strategies (the bench, searches, pictures) writes none; so do the functions of `vqkit.quantization` and
 `vqkit.qat`.
-
-The quantized model as Keras and TensorFlow files: they compute the simulation itself.
 """
 
 from __future__ import annotations

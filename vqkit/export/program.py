@@ -1,11 +1,7 @@
-"""`Program`: a quantized graph as the few operations that every runtime has.
-
-A quantized graph as plain steps: the few dozen operations that every runtime has.
+"""A quantized graph as plain steps: the few dozen operations that every runtime has.
 
 Keras says the same thing in many ways (a fused activation, a ReLU layer, `keras.ops.relu`); here each thing
 is said once, with explicit padding, so that a writer needs one function for each kind of step.
-
-Biases as an integer runtime has them: int32 on the grid of the accumulator.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Keras model to Graph and back; the only user of Keras privates.
-
-The border to Keras: lower a model to a graph, raise a graph to a model, run it.
+"""The border to Keras: lower a model to a graph, raise a graph to a model, run it.
 
 With `copies` the only module that touches private parts of Keras (`_nodes_by_depth`, node arguments,
 `_functional`, input and output structures); `tests/graph/test_keras_io.py` holds their contract.
-
-Room for Keras to walk deep models: it does so by recursion, one Python frame for each layer on the way.
 """
 
 from __future__ import annotations

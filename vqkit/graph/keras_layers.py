@@ -1,15 +1,4 @@
-"""Live Keras layers: their variables, custom code, functions, inputs.
-
-Layers that are the user's own code: recognize them, and find what their configs refer to by name.
-
-A live layer's variables by name: read them, find them again in a copy, set them.
-
-Match the arrays of a batch with a graph's inputs.
-
-Functions of the user's in layers of a live model: they run as they are, with their globals and closures.
-
-A config holds a function as bytes of its code, or by its name, which is less than the function.
-"""
+"""Live Keras layers: their variables, custom code, functions, inputs."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""Figures of the model as boxes: by plan, by device.
-
-The model as a graph, coloured by what a plan does to each layer.
-
-The layers of a model as a picture: which run on the device, which do not, and why.
-
-The user's model as boxes that say what a plan does to each layer.
-
-Where each node of a graph stands in a picture: depth downwards, branches side by side, in columns.
-"""
+"""Figures of the model as boxes: by plan, by device."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Figures of runs: against what they cost, and two side by side.
-
-What figures about runs share: finished runs, an axis of percentage points, words for settings.
-
-Accuracy against what it costs: which runs nothing else beats, with everything else kept in sight.
-
-Two runs side by side: where in the network they differ, and on which samples.
-"""
+"""Figures of runs: against what they cost, and two side by side."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Figures of a sweep: which choice mattered.
-
-Figures about a sweep: which variant to choose, and which choice of it mattered.
-
-Parallel coordinates: every run a line through its choices to its accuracy.
-"""
+"""Figures of a sweep: which choice mattered."""
 
 from __future__ import annotations
 

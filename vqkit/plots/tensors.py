@@ -1,9 +1,4 @@
-"""Figures of one quantized model's tensors and of one quantizer's choice.
-
-Figures about one quantized model: error by layer, and the values of one tensor on its grid.
-
-Figures about one quantizer's choice: error over its scale, the ranges of its channels, all at a glance.
-"""
+"""Figures of one quantized model's tensors and of one quantizer's choice."""
 
 from __future__ import annotations
 

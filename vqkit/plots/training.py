@@ -1,9 +1,4 @@
-"""Figures of thresholds over steps, and of accuracy over calibration images.
-
-How trained thresholds moved.
-
-How many calibration images are enough: ranges and accuracy against their number.
-"""
+"""Figures of thresholds over steps, and of accuracy over calibration images."""
 
 from __future__ import annotations
 

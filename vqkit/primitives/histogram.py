@@ -1,9 +1,5 @@
 """Histograms of |x| over batches, and thresholds, ranges and positions read from them.
 
-From the values of all batches to range and position.
-
-Histograms of |x| that grow batch by batch, and the clipping thresholds read from them.
-
 By default bins start at 0, so no value is lost, and the number of bins is bounded by joining neighbours.
 With `vitis_compat` the bins start at the first batch's smallest |x|, values below it are lost in later
 batches, and bins are added without bound, as in the reference.

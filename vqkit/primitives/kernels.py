@@ -1,10 +1,6 @@
 """TensorFlow: fake-quantization with gradients, and arithmetic of the DPU.
 
-Fake-quantization in TensorFlow: the plain chain, TensorFlow's own ops where they are exact, and gradients.
-
 The arithmetic is defined in `reference`; this module computes the same float32 values.
-
-Arithmetic of the DPU that a float model imitates: average pooling by a shift, and a piecewise sigmoid.
 """
 
 from __future__ import annotations

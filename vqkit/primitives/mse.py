@@ -1,11 +1,7 @@
 """Numpy: the least squared error over candidate positions or ranges.
 
-Sums of squared errors of the candidate positions of an array, in numpy, piece by piece in the cache.
-
 What `ops` does in TensorFlow, for arrays that are decided once (weights) and for the few tensors on which
 float32 cannot tell the candidates apart: tracing a function would cost more than the sums.
-
-The clipping threshold of a float scale that loses least, found by search.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
 """TensorFlow: ranges, positions, errors of candidates, fake-quantization of tensors.
 
-Ranges, positions and fake-quantization of tensors in TensorFlow; everything runs inside `tf.function`.
-
 The definitions are in `reference`, which computes the same numbers in numpy. Ranges and positions may be
 constants, tensors or variables: a new strategy assigns, it does not retrace.
-
-The least error among the candidate positions of a tensor, in few passes over memory.
 
 The error of a candidate is a sum of squares. Its order of magnitude decides almost always, so sums are taken
 in float32, of large tensors piece by piece while a piece is in the cache; the finest candidates are left out

@@ -1,9 +1,5 @@
 """What a strategy asks for one tensor, and its integer grid; no arrays, no TensorFlow.
 
-The integer grid of one tensor and how to place it: pure data, no arrays, no TensorFlow.
-
-The numbers of an integer grid as float32 arithmetic needs them; no arrays, no TensorFlow.
-
 Both kernels, numpy and TensorFlow, read these constants, so that they multiply by the same float32.
 """
 

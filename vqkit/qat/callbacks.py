@@ -1,9 +1,4 @@
-"""The optimizer of thresholds, and their log.
-
-Adam with a rate of its own for thresholds, which live in octaves while weights live in their own units.
-
-What the thresholds did while a model was trained: a table of step, tensor, log2 threshold and position.
-"""
+"""The optimizer of thresholds, and their log."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`qat_model`, also from where another calibration ends (warm start).
-
-From a float model and a strategy to a model that is trained with its quantization in place.
-
-Training under one strategy from where another one's calibration ends.
-"""
+"""From a float model and a strategy to a model that is trained with its quantization in place."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Training recipes: distillation, feature loss, augmentation.
-
-Training without labels: the float model's own outputs are what the quantized one learns to give.
-
-Inner values of the float model as a second target: few images say more about layers than about classes.
-
-Changes of images that a classifier should not mind: more views of few calibration images.
-"""
+"""Training recipes: distillation, feature loss, augmentation."""
 
 from __future__ import annotations
 

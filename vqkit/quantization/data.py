@@ -1,9 +1,4 @@
-"""`Data`, and any data as checked batches.
-
-Any calibration data as a stream of input batches, the way `keras.Model.predict` would cut it.
-
-Whether calibration and evaluation inputs are in one unit: pixels beside fractions are a mistake.
-"""
+"""`Data`, and any data as checked batches."""
 
 from __future__ import annotations
 

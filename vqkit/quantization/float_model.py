@@ -1,11 +1,7 @@
 """The float graph beside the user's model: compared, and run in its fixed batch size.
 
-Whether the float graph, with which everything is compared, computes what the user's own model computes.
-
 Both run the same operations on the same weights, so they differ by rounding at most: an operation may sum in
 another order from one call to the next. A layer whose copy lost something differs by much more.
-
-Models with a fixed batch size are run in that size, however their data are cut.
 """
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
 """What is known about layer classes, and layers in 16-bit floats.
 
-What the planner must know about layer classes and activation functions.
-
-Layers that a name rule puts into float16 or bfloat16: which, and what that does to their tensors.
-
 Such a layer's weights are rounded to the type, and so is what it gives; its sums stay float32, as on devices
 that multiply in 16 bits.
 """

@@ -1,11 +1,4 @@
-"""`Plan` and `Row`: each tensor, its quantizer, and who decided.
-
-What will happen to each tensor, and which line of the strategy decided it.
-
-Rows of a plan from what a strategy resolved.
-
-The plan as a compact HTML table: one line a tensor, overrides marked by text and colour.
-"""
+"""`Plan` and `Row`: each tensor, its quantizer, and who decided."""
 
 from __future__ import annotations
 

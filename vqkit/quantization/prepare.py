@@ -1,9 +1,4 @@
-"""A model and a strategy as a prepared graph with its plan, and FakeQuantize put in.
-
-From a user's model and a strategy to the graph that will be quantized, and its plan.
-
-Put the plan's activation quantizers into the graph as layers of their own.
-"""
+"""A model and a strategy as a prepared graph with its plan, and FakeQuantize put in."""
 
 from __future__ import annotations
 

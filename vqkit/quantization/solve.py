@@ -1,9 +1,4 @@
-"""Statistics to encodings, and weights on their grid.
-
-From facts to decisions: one range or position for each tensor of the plan.
-
-Decided and rounded weights, remembered: variants of a sweep mostly share them.
-"""
+"""Statistics to encodings, and weights on their grid."""
 
 from __future__ import annotations
 

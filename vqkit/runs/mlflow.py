@@ -6,7 +6,7 @@ The records are the truth. Whatever happens to the store, `rebuild` fills it aga
 one record twice leaves one run. Only an explicit client is used: mlflow's global state (`set_experiment`,
 `start_run`) files runs of concurrent processes under the wrong experiment without an error.
 
-Two processes that write the same thing to a tracking store at once: the loser asks again.
+Where two processes write the same thing to a store at once, the one that was refused tries again (`retry_on_conflict`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Records go to a tracking store beside a sweep, and runs of a store are read.
-
-Tracking beside a sweep: the parent logs each record, and a store that refuses never costs a run.
-
-Runs of an mlflow store, for comparison: records from its tags, files fetched when looked at.
-"""
+"""Records go to a tracking store beside a sweep, and runs of a store are read."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A strategy measured once, kept by content.
-
-One model, its data, and the answer to "what does this strategy do": measured once, kept by content.
-
-How far outputs lie from the float model's, summed up batch by batch.
-"""
+"""One model, its data, and the answer to "what does this strategy do": measured once, kept by content."""
 
 from __future__ import annotations
 

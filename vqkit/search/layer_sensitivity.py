@@ -1,16 +1,10 @@
 """How much each layer alone, all layers up to one, and each layer restored cost.
 
-How much each layer suffers from few bits, tensor kind by tensor kind.
-
 Two modes. "only": one unit's tensors are quantized and all else is float. "all_but": all is quantized to so
 many bits, and one unit's tensors are left float. Each question is a real strategy (`questions.strategy_for`),
 and its answer is what `quantize` and `evaluate` give for it. Source: the layer-wise analyses of M. Nagel et
 al., A White Paper on Neural Network Quantization, 2021, section 5; label-free by KL divergence as in Y. Cai
 et al., ZeroQ, 2020.
-
-How noise adds up from layer to layer: quantize the first layer, then the second too, and so on.
-
-How accuracy comes back as the most sensitive layers are left float, one after another.
 """
 
 from __future__ import annotations

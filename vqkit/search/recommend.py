@@ -1,9 +1,4 @@
-"""One strategy for a model, data and bounds: measured, allocated, verified, handed over.
-
-From a model, data and bounds to one strategy: measure, allocate bits, verify, choose, hand over.
-
-The report of a recommendation: one HTML file with the reason, a figure and everything measured.
-"""
+"""From a model, data and bounds to one strategy: measure, allocate bits, verify, choose, hand over."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Strategies as plain JSON: parse, JSON pointers, JSON patches.
-
-JSON text to plain values and back: strict and bounded.
-
-JSON pointers (RFC 6901) into plain JSON values.
-
-The difference of two strategies as JSON Patch (RFC 6902), which any tool can apply.
-"""
+"""Strategies as plain JSON: parse, JSON pointers, JSON patches."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What a strategy says that a model does not have, or that reaches nothing there.
-
-Names in a strategy that a model does not have: of layers, of layer classes, of a layer's variables.
-
-Overrides that reach nothing: what a plan must not keep to itself.
-"""
+"""What a strategy says that a model does not have, or that reaches nothing there."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A strategy's form and meaning, checked without a model.
-
-Form first: a plain value against the typed model, with messages for people.
-
-Meaning second: what is well-formed but cannot be, before any model is at hand.
-"""
+"""A strategy's form and meaning, checked without a model."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""Tables of keys, old names, normal spelling, the four built-in strategies, and differences in meaning.
-
-Which key means what: the tables that the strategy format implies but does not write down.
-
-One spelling for each meaning, so that digests and differences ignore how a value was written.
-
-The four built-in strategies, and which of them a document is nearest to.
-
-What differs between two strategies, whatever the order or spelling of their values.
-"""
+"""Tables of keys, old names, normal spelling, the four built-in strategies, and differences in meaning."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""What a DPU does with each call of a layer.
-
-Decide for each call of a layer whether a DPU runs it, in the words of a person who wants it to.
-
-What a plan says about each call of a layer: which quantizer it reads, which stands behind it.
-"""
+"""What a DPU does with each call of a layer."""
 
 from __future__ import annotations
 

@@ -1,13 +1,9 @@
-"""The DPU as tables.
-
-What a DPU runs, as tables: layer classes, activation functions, grids, shifts; and what to do otherwise.
+"""What a DPU runs, as tables: layer classes, activation functions, grids, shifts; and what to do otherwise.
 
 Sources: the default strategy `pof2s` of the Vitis AI quantizer 2.5 for TensorFlow 2, which is made for the
 DPU (its layer registry, its conversions to device form, its adjustments of shifts), as observed by running
 it. Limits that depend on the particular DPU (kernel and stride sizes, products of channels, depth of the
 memory banks, image sizes) are not known here and not checked; the vendor's compiler has the last word.
-
-Forms of a layer that a DPU has: the slope of a leaky ReLU, the bound of a ReLU, the window of a pool.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the old API's arguments mean in vqkit's words.
-
-`loss=`, `metrics=` and `eval_dataset=` of the old API: what a threshold search judges by.
-"""
+"""What the old API's arguments mean in vqkit's words."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""A comparison as HTML, and figures whose runs can be chosen.
-
-What a comparison shows, as HTML: the same text in the live widget and in a static page.
-
-A figure whose runs can be chosen: the picture, and over each mark a part that a picker makes choosable.
-"""
+"""A comparison as HTML, and figures whose runs can be chosen."""
 
 from __future__ import annotations
 

@@ -1,11 +1,5 @@
 """Buttons, long actions, pickers.
 
-A row of buttons, with a field whose text goes with what is pressed.
-
-One long action in the background: a button, its progress, a way to stop it, one message at the end.
-
-HTML whose marked parts can be chosen by mouse and keyboard.
-
 ipywidgets has no table with a cursor and no picture with clickable parts. Here any HTML or SVG becomes one:
 an element with `data-key` can be chosen by click or arrow keys and activated by click, Enter or space; an
 element with `data-sort` asks for another order. State is JSON; what is shown is made in Python, so that the

@@ -1,11 +1,7 @@
 """The state of the explorer, without widgets.
 
-What the bench knows, without any widget: a strategy with its history, its plan, and what it costs.
-
 Every change is a new `Strategy`, resolved to a new plan on the graph that is already prepared; only tensors
 whose quantizer changed are computed again.
-
-Which rules stand in the way of a change: narrower ones win, and a person must see that.
 """
 
 from __future__ import annotations

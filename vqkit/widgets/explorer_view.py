@@ -1,11 +1,4 @@
-"""The explorer's plan rows, pictures and controls.
-
-A plan as rows of a table: who decided in colour and words, what it costs as a bar.
-
-Pictures of the bench as HTML images with words.
-
-The controls of the chosen quantizer: a message for each move names its row, its reach and its value.
-"""
+"""The explorer's plan rows, pictures and controls."""
 
 from __future__ import annotations
 

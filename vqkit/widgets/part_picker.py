@@ -1,9 +1,4 @@
-"""`vq.pick_part`: the part of a model that is quantized, chosen by clicking.
-
-`vq.pick_part`: which part of a model is quantized, chosen by clicking, shown before anything runs.
-
-The model as an SVG whose boxes can be chosen in a picker; the same boxes as in `plots.model_graph`.
-"""
+"""`vq.pick_part`: which part of a model is quantized, chosen by clicking, shown before anything runs."""
 
 from __future__ import annotations
 

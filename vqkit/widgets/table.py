@@ -1,9 +1,4 @@
-"""Sortable HTML tables, and the look that all widgets share.
-
-Rows to a sortable HTML table: the same text live (in a picker) and in a static page.
-
-The look that all widgets share: page style, figures as images, messages.
-"""
+"""Sortable HTML tables, and the look that all widgets share."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""`vq.watch`: a sweep while it runs; and the dashboard.
-
-`vq.watch(...)`: a sweep while it runs.
-
-Compare and watch on one page, for `vqkit dashboard`.
-"""
+"""`vq.watch`: a sweep while it runs; and the dashboard."""
 
 from __future__ import annotations
 

@@ -1,9 +1,5 @@
 """An ONNX graph in the making: nodes, constants, layout.
 
-Collects the nodes of an ONNX graph; the only module that imports `onnx`.
-
-Values of a program as tensors of an ONNX graph, and their layout.
-
 Keras keeps channels last, ONNX's convolutions and pools want them first. A value is transposed where a step
 needs the other layout and not before, and keeps the layout it has through steps that do not care.
 """

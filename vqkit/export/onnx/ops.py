@@ -1,7 +1,5 @@
 """Each step of a program in ONNX operators, with floats or with whole numbers.
 
-Each kind of step in ONNX operators.
-
 Steps that add integers, in ONNX: floats that hold whole numbers, so that no runtime's order matters.
 
     DequantizeLinear (scale 1) -> Conv | Gemm | ReduceSum -> Round -> Add -> Mul -> Round -> Mul

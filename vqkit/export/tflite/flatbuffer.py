@@ -1,9 +1,4 @@
-"""A TFLite flatbuffer in the making, its schema and its interpreter.
-
-Collects the tensors and operators of a TFLite flatbuffer.
-
-LiteRT: the schema of its files and its interpreter; the only module that imports `ai_edge_litert`.
-"""
+"""A TFLite flatbuffer in the making, its schema and its interpreter."""
 
 from __future__ import annotations
 

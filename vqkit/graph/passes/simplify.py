@@ -1,6 +1,4 @@
-"""Passes that drop, split and fold.
-
-Passes that make later ones simpler: drop what inference does not need, split what is fused.
+"""Passes that make later ones simpler: drop what inference does not need, split what is fused.
 
 Batch normalization into the weights before it, or into a 1x1 depthwise convolution of its own.
 """

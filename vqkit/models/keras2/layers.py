@@ -1,9 +1,4 @@
-"""One layer as Keras 2 wrote it, made live by Keras 3.
-
-One layer: its configuration as Keras 2 wrote it, made live by Keras 3.
-
-Activation functions that Keras 3 defines otherwise than Keras 2, or names otherwise.
-"""
+"""One layer: its configuration as Keras 2 wrote it, made live by Keras 3."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
 """TFOpLambda and TensorFlowOpLayer of Keras 2 as Keras 3 operations.
 
-TensorFlow functions in a functional model of Keras 2, as operations of Keras 3.
-
 Keras 2 wrote each `tf.…` call and each operator as a TFOpLambda with the function's public name; the table
 says what Keras 3 has for it. A function or an argument that is not here is an error: nothing is guessed.
-
-Graph operations in a functional model of TensorFlow before 2.4 (TensorFlowOpLayer), as functions.
 
 Such a layer holds a node of a graph: the operation's name, its attributes, and the constant operands by
 position. Each is called as the function that made it, from a table.

@@ -1,11 +1,7 @@
 """One layer after the other with the data at hand: walk, and training.
 
-Walk a graph layer by layer with the data at hand: where layers are tuned one after the other.
-
 Two copies of the graph advance side by side, the float one and the quantized one. Only the values that later
 nodes still read are kept, for all batches, so each node runs once however many layers are tuned.
-
-Compiled training of one quantized layer at a time; layers of the same kind and shape share the code.
 """
 
 from __future__ import annotations
