@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,8 @@ from benchmarks.strangers_parts.models import strangers  # noqa: E402
 RESULTS = ROOT / "runs" / "strangers.json"
 PAGE = ROOT / "docs" / "strangers.md"
 AT_ONCE = 12
+_CONFIG = re.compile(r"(?<=\.) config=\{.*\}\.(?= Exception)| Full object config: .*$")
+"""What Keras repeats of a file, with addresses that change from run to run."""
 _ENDED = {"verdict": "wrong", "words": "its process ended"}
 
 
@@ -96,7 +99,8 @@ def page(lines: list[Line]) -> str:
     for line in lines:
         for step, cell in line.cells.items():
             if cell.verdict in ("refused", "wrong"):
-                sentences.setdefault(f"{cell.verdict}: {cell.words}", []).append(f"{line.name} ({step})")
+                words = _CONFIG.sub("", cell.words)
+                sentences.setdefault(f"{cell.verdict}: {words}", []).append(f"{line.name} ({step})")
     said = "\n".join(f"- {', '.join(where)}: {what}" for what, where in sentences.items())
     return f"""# Models as strangers bring them
 

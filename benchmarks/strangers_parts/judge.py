@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,8 +100,11 @@ def judge(stranger: Stranger, folder: Path) -> Line:
     Returns:
         The answers; the saved model and what it gave lie in `folder` for `load_fresh`.
     """
+    import keras
+
     import vqkit
 
+    keras.utils.set_random_seed(zlib.crc32(stranger.name.encode()))
     line = Line(stranger.name, stranger.kind, {s: Cell("") for s in STEPS}, own_code=stranger.own_code)
     try:
         given, x = _ask(line, "load", lambda: (stranger.build(folder), ""))

@@ -18,15 +18,13 @@ import numpy as np
 from vqkit.errors import ModelError, not_allowed
 from vqkit.export.golden import encodings_of
 from vqkit.export.lowering import lower
-from vqkit.export.program import Constant, Program, Shape, Step, framework
+from vqkit.export.program import Constant, Program, Shape, Step
 from vqkit.export.tflite.flatbuffer import TfliteBuilder
-from vqkit.primitives import affine
+from vqkit.export.tflite.rounding import BITS, rounding_chain, rounds_up, signed_grid
 from vqkit.primitives.qparams import QParams
-from vqkit.primitives.spec import RoundMode
 
 LOWEST_WEIGHTS = ("keep", "clip", "error")
 ROUNDINGS = ("exact", "fused")
-BITS = 8
 _NOTHING = np.float32(2.0**-16)
 """Step of a grid on which all is 0."""
 
@@ -198,11 +196,16 @@ class TfliteWriter:
     def on_grid(self, value: int, params: QParams, name: str) -> int:
         """Codes of a value on a grid, by QUANTIZE.
 
-        From integers on one float scale to integers on another LiteRT's QUANTIZE multiplies by a number of 8
-        bits; where it shall be exact the way leads through floats.
+        From integers on one grid to integers on another LiteRT's QUANTIZE multiplies by a number of 8 bits and
+        rounds half up; where it shall be exact the way to other grids leads through floats.
         """
         source = self.moved(value)
-        inexact = self.exact and not params.spec.pow2 and source is not None and self.grids[value] != params
+        inexact = (
+            self.exact
+            and source is not None
+            and self.grids[value] != params
+            and not rounds_up(self.grids[value], params)
+        )
         x = source if source is not None and not inexact else self._rounded(value, params, name)
         y = self.grid_tensor(name, value, params)
         return int(self.b.op("QUANTIZE", [x], [y], "QuantizeOptions"))
@@ -285,40 +288,6 @@ _OPTIONS = {
     "MAXIMUM": "MaximumMinimumOptions",
     "MINIMUM": "MaximumMinimumOptions",
 }
-
-
-def rounding_chain(params: QParams) -> list[tuple[str, np.float32 | None]]:
-    """The simulation's own operations on a float, where QUANTIZE behind them must change nothing.
-
-    Args:
-        params: a per-tensor grid.
-
-    Returns:
-        TFLite operators, each with its second operand; none where QUANTIZE computes the same or nearly so.
-    """
-    one, half = np.float32(1), np.float32(0.5)
-    if params.spec.pow2 and params.spec.round_mode == RoundMode.HALF_UP:
-        step = np.float32(params.scale)
-        return [("MUL", one / step), ("ADD", half), ("FLOOR", None), ("MUL", step)]
-    if not framework(params):
-        return []
-    low, high, step, zero = (np.float32(v) for v in affine.framework_numbers(params.f_min, params.f_max, params.spec))
-    return [
-        ("MAXIMUM", low),
-        ("MINIMUM", high),
-        ("SUB", low),
-        ("DIV", step),
-        ("SUB", zero),
-        ("ADD", half),
-        ("FLOOR", None),
-        ("MUL", step),
-    ]
-
-
-def signed_grid(params: QParams) -> tuple[float, int]:
-    """Scale and zero point of a grid in int8: unsigned codes move down by 128."""
-    shift = -128 if params.spec.unsigned and params.spec.bit_width == BITS else 0
-    return float(params.scale), int(params.zero_point) + shift
 
 
 def _table(name: str, step: Step) -> Any:

@@ -1,9 +1,4 @@
-"""Each step of a program in TFLite's integer operators.
-
-Steps in TFLite's integer operators: those that end at a quantizer, and those that move integers.
-
-Ties in TFLite: its kernels round them to even, the strategy's activations mostly up.
-"""
+"""Each step of a program in TFLite's integer operators: those that end at a quantizer, and those that move integers."""
 
 from __future__ import annotations
 
@@ -16,87 +11,8 @@ from vqkit.export.integer.fixed import binary_share
 from vqkit.export.layers import same_pads
 from vqkit.export.program import Constant, Shape, Step, Sums, int32_codes
 from vqkit.export.tflite.planes import axes_of, depthwise_kernel, lowered, output_first, planar, raised, tall
+from vqkit.export.tflite.rounding import Lift, Nudge, add_is_exact, product
 from vqkit.primitives.qparams import QParams
-from vqkit.primitives.spec import RoundMode
-
-Nudge = Callable[[np.ndarray], np.ndarray]
-_MOST_BITS_DROPPED = 14
-
-
-def ties_up(w: Writer, source: int, params: QParams, *, positive: bool) -> Nudge:
-    """A change of the weight scales that sends positive ties up, as HALF_UP does.
-
-    The scale grows by one float32 step. With a power-of-two multiplier 2**-k the nearest sum below a tie is
-    2**-k away, and the larger scale moves a value in range by at most 128 * 2**-23 (256 * 2**-23 where `Lift`
-    is on): for k <= 14 nothing else changes.
-
-    Args:
-        w: the writer.
-        source: the value that is multiplied.
-        params: grid of the result.
-        positive: whether every result that is not cut off is positive.
-
-    Returns:
-        A function of the weight scales.
-    """
-    grid = w.grids[source]
-
-    def nudge(scales: np.ndarray) -> np.ndarray:
-        scales = np.asarray(scales, np.float32)
-        apply = positive and _drops_bits(grid, scales, params)
-        return np.nextafter(scales, np.float32(np.inf)) if apply else scales
-
-    return nudge
-
-
-def _drops_bits(grid: QParams, scales: np.ndarray, params: QParams) -> bool:
-    """Whether requantizing is a shift by at most `_MOST_BITS_DROPPED` bits that rounds half up."""
-    if not (params.spec.pow2 and grid.spec.pow2 and params.spec.round_mode == RoundMode.HALF_UP):
-        return False
-    share = np.log2(np.asarray(scales, np.float64) * grid.scale / params.scale)
-    return bool(np.all(share == np.rint(share)) and np.all(share >= -_MOST_BITS_DROPPED))
-
-
-class Lift:
-    """A result with negative values, computed 128 codes higher and put down again by an exact SUB.
-
-    So all ties are positive, and `ties_up` can send them up. `image` is the shape of the operator's result
-    where the quantized value has another.
-    """
-
-    def __init__(
-        self, w: Writer, step: Step, end: Step, params: QParams, word: str, image: Shape | None = None
-    ) -> None:
-        self.w, self.params = w, params
-        self.shape = w.program.shapes[end.output] if image is None else image
-        self.name, self.value = end.name if image is None else f"{end.name}/image", end.output
-        kernel = step.constants["kernel"].params
-        self.on = bool(
-            w.exact
-            and word == "NONE"
-            and params.spec.bit_width == 8
-            and not params.zero_point.any()
-            and not params.spec.unsigned
-            and kernel is not None
-            and _drops_bits(w.grids[step.values[0]], kernel.scale, params)
-        )
-        self.offset = 128 * float(params.scale) if self.on else 0.0
-
-    def target(self) -> int:
-        """The tensor that the operator writes."""
-        if not self.on:
-            return int(self.w.grid_tensor(self.name, self.value, self.params, self.shape))
-        return int(self.w.b.tensor(f"{self.name}/lifted", self.shape, "int8", scale=self.params.scale, zero_point=-128))
-
-    def lower(self, y: int) -> int:
-        """The result, 128 codes lower."""
-        if not self.on:
-            return y
-        w, scale = self.w, self.params.scale
-        height = w.b.tensor(f"{self.name}/height", (), "int8", data=np.int8(0), scale=scale, zero_point=-128)
-        low = w.grid_tensor(self.name, self.value, self.params, self.shape)
-        return int(w.b.op("SUB", [y, height], [low], "SubOptions", fusedActivationFunction=0))
-
 
 _DEAD_SHARE = 2.0**-8
 
@@ -186,6 +102,12 @@ def _weight(
     return w.b.tensor(c.name, codes.shape, "int8", data=codes, scale=nudge(scales), axis=axis), scales
 
 
+def _scale_of(kernel: Constant) -> np.ndarray | None:
+    """Scales of a weight; None where it has none, or where all of it is 0."""
+    scale = None if kernel.params is None else np.asarray(kernel.params.scale)
+    return None if scale is None or not np.all(scale > 0) else scale
+
+
 def _dead(grid: QParams, params: QParams) -> float:
     """A scale for weights that are all 0, fine enough for their bias and within what LiteRT multiplies by."""
     return float(_DEAD_SHARE * params.scale / grid.scale)
@@ -235,14 +157,13 @@ def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int |
     flat = image == whole
     x, step = raised(w, w.integers[source], like), planar(step)
     depthwise, kernel = step.attrs["depthwise"], step.constants["kernel"]
-    lift = Lift(w, step, end, params, word, None if flat else image)
-    nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
+    lift = Lift(w, end, grid, params, word, _scale_of(kernel), None if flat else image)
     weight = _weight(
         w,
         kernel,
         depthwise_kernel if depthwise else output_first,
         3 if depthwise else 0,
-        nudge,
+        lift.nudge,
         _dead(grid, params),
         step.sums,
     )
@@ -286,10 +207,10 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
     source = step.values[0]
     if len(w.program.shapes[source]) != 2 or w.moved(source) is None:
         return None
-    lift = Lift(w, step, end, params, word)
-    nudge = ties_up(w, source, params, positive=lift.on or word != "NONE")
+    kernel = step.constants["kernel"]
+    lift = Lift(w, end, w.grids[source], params, word, _scale_of(kernel))
     dead = _dead(w.grids[source], params)
-    weight = _weight(w, step.constants["kernel"], np.transpose, 0, nudge, dead, step.sums)
+    weight = _weight(w, kernel, np.transpose, 0, lift.nudge, dead, step.sums)
     if weight is None:
         return None
     bias = _bias(w, step, w.grids[source], weight[1], w.program.shapes[step.output][-1], lift.offset)
@@ -336,21 +257,20 @@ def _pool(w: Writer, step: Step, end: Step, params: QParams, word: str, window: 
         return None
     taps = np.full((1, *window, channels), k, np.int8)
     word = "RELU" if word == "NONE" and _never_negative(w, source) else word
-    scales = np.asarray([scale], np.float32)
-    nudged = ties_up(w, source, params, positive=word != "NONE")(scales)
-    weight = w.b.tensor(f"{step.name}/share", taps.shape, "int8", data=taps, scale=nudged, axis=3)
-    bias = _bias(w, step, grid, scales, channels)
     x, shape = raised(w, w.integers[source], _beside(w, step, source)), w.program.shapes[end.output]
     sizes = [
         None if n is None else (n - k) // s + 1 for n, k, s in zip(w.b.shape(x)[1:3], window, strides, strict=True)
     ]
     image = (shape[0], *sizes, channels)
     flat = image == shape
-    y = w.grid_tensor(end.name if flat else f"{end.name}/image", end.output, params, image)
-    w.b.op(
+    scales = np.asarray([scale], np.float32)
+    lift = Lift(w, end, grid, params, word, scales, None if flat else image)
+    weight = w.b.tensor(f"{step.name}/share", taps.shape, "int8", data=taps, scale=lift.nudge(scales), axis=3)
+    bias = _bias(w, step, grid, scales, channels, lift.offset)
+    y = w.b.op(
         "DEPTHWISE_CONV_2D",
         [x, weight, bias],
-        [y],
+        [lift.target()],
         "DepthwiseConv2DOptions",
         padding=w.b.padding("valid"),
         strideH=strides[0],
@@ -360,8 +280,9 @@ def _pool(w: Writer, step: Step, end: Step, params: QParams, word: str, window: 
         dilationWFactor=1,
         fusedActivationFunction=w.b.activation(word),
     )
+    y = lift.lower(y)
     if flat:
-        return int(y)
+        return y
     target = w.grid_tensor(end.name, end.output, params)
     return lowered(w, y, target) if len(shape) == 3 else reshaped(w, y, target, shape)
 
@@ -393,16 +314,13 @@ def _binary(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
     kind = _BINARY.get(step.attrs["function"])
     if kind is None or len(step.values) != 2 or any(w.moved(v) is None for v in step.values):
         return None
+    grids, given = [w.grids[v] for v in step.values], [w.integers[v] for v in step.values]
+    if kind[0] == "MUL":
+        return product(w, end, grids, given, params, word)
+    if w.exact and not add_is_exact(grids, params):
+        return None
     y = w.grid_tensor(end.name, end.output, params)
-    return int(
-        w.b.op(
-            kind[0],
-            [w.integers[v] for v in step.values],
-            [y],
-            kind[1],
-            fusedActivationFunction=w.b.activation(word),
-        )
-    )
+    return int(w.b.op(kind[0], given, [y], kind[1], fusedActivationFunction=w.b.activation(word)))
 
 
 @_fuses("concat")
