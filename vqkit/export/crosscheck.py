@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +12,16 @@ from vqkit.export.crosscheck_result import CrossCheck, Tolerance, Values, Witnes
 from vqkit.export.lowering import lower
 from vqkit.export.program import Program
 
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
+
 RUNTIMES = ("onnxruntime", "litert", "integer")
 FILES = ("keras", "h5", "saved_model")
 """Files that hold the simulation itself: written, read again and run."""
 
 
 def cross_check(
-    quantized: Any,
+    quantized: Quantized,
     inputs: Any,
     runtimes: Sequence[str] | None = None,
     *,
@@ -93,7 +96,7 @@ def cross_check(
     return result
 
 
-def _program(quantized: Any, int32_biases: bool) -> Program | ModelError:
+def _program(quantized: Quantized, int32_biases: bool) -> Program | ModelError:
     """The lowered model, or why it has no lowered form; the files that hold the simulation need none."""
     from vqkit.export.program import with_int32_biases
 
@@ -105,7 +108,7 @@ def _program(quantized: Any, int32_biases: bool) -> Program | ModelError:
 
 
 def _witnesses(
-    quantized: Any,
+    quantized: Quantized,
     program: Program | ModelError,
     layers: bool,
     options: Mapping[str, Any],
@@ -135,7 +138,7 @@ def _witnesses(
     return found, skipped
 
 
-def _batches(quantized: Any, inputs: Any, batch_size: int) -> Iterator[Values | int]:
+def _batches(quantized: Quantized, inputs: Any, batch_size: int) -> Iterator[Values | int]:
     """Inputs by name in the model's types; for a batch that is not of its fixed size, the size alone."""
     from vqkit.graph.keras_layers import named_inputs
     from vqkit.quantization.data import batches

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from vqkit.errors import ModelError
 from vqkit.export.program import Program
 from vqkit.primitives.qparams import QParams
+
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
 Values = dict[str, np.ndarray]
 
@@ -130,7 +133,7 @@ class DifferenceSums:
         bounds: runtime -> what it is held to.
     """
 
-    quantized: Any
+    quantized: Quantized
     program: Program | None
     bounds: Mapping[str, Tolerance]
     counts: dict[tuple[str, str], _Count] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vqkit.errors import ModelError, not_allowed
 from vqkit.export import golden, onnx, tflite
@@ -22,12 +22,17 @@ from vqkit.files import whole
 from vqkit.qat import deploy
 from vqkit.quantization import ptq
 
+if TYPE_CHECKING:
+    import keras
+
+    from vqkit.quantization.ptq import Quantized
+
 NAME = "quantized_model"
 # The strategy's word -> ours.
 _FORMATS = {"h5": "h5", "keras": "keras", "tf": "saved_model", "onnx": "onnx"}
 
 
-def finalize(quantized: Any, run_dir: str | Path | None = None) -> Path | None:
+def finalize(quantized: Quantized, run_dir: str | Path | None = None) -> Path | None:
     """Write the file that the strategy asks for, under the name that the original gives it.
 
     Args:
@@ -68,7 +73,7 @@ quantize = _writing(ptq.quantize)
 deploy_model = _writing(deploy.deploy_model)
 
 
-def write_keras(quantized: Any, path: Path) -> None:
+def write_keras(quantized: Quantized, path: Path) -> None:
     """Write a `.keras` or `.h5` file, which `vqkit.load_model` reads.
 
     Args:
@@ -84,7 +89,7 @@ def write_keras(quantized: Any, path: Path) -> None:
         quantized.model.save(part)
 
 
-def _check_types(model: Any) -> None:
+def _check_types(model: keras.Model) -> None:
     """HDF5 has no bfloat16: Keras writes such weights as bytes and cannot read them again."""
     for layer in model.layers:
         for weight in layer.weights:
@@ -110,7 +115,7 @@ def _asked_for() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def write_saved_model(quantized: Any, path: Path) -> None:
+def write_saved_model(quantized: Quantized, path: Path) -> None:
     """Write a SavedModel folder for inference: `model = tf.saved_model.load(path)`, then `model.serve(x)`.
 
     Args:
@@ -146,7 +151,7 @@ class Format(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def _write_integers(quantized: Any, path: Path, dataset: Any = None) -> None:
+def _write_integers(quantized: Quantized, path: Path, dataset: Any = None) -> None:
     golden.dump_model(quantized.model, dataset, path, weights_only=dataset is None)
 
 
@@ -174,7 +179,7 @@ def default_name(source: str, format: str) -> str:
     return f"{stem}{words.get(suffix, '')}{suffix}"
 
 
-def export(quantized: Any, path: str | Path, format: str | None = None, **options: Any) -> Path:
+def export(quantized: Quantized, path: str | Path, format: str | None = None, **options: Any) -> Path:
     """Write a quantized model as a file that another runtime executes.
 
     Args:

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,12 @@ from vqkit.graph.keras_io import lower, replay
 from vqkit.graph.keras_layers import named_inputs
 from vqkit.primitives.qparams import QParams
 from vqkit.quantization.layers import FakeQuantize
+
+if TYPE_CHECKING:
+    import keras
+
+    from vqkit.quantization.plan import Row
+    from vqkit.quantization.ptq import Quantized
 
 WEIGHTS = "dump_results_weights"
 
@@ -70,7 +76,7 @@ def integer_type(grid: QParams) -> np.dtype[Any]:
 
 
 def dump_model(
-    model: Any,
+    model: keras.Model,
     dataset: Any = None,
     output_dir: str | Path = "./dump_results",
     dump_float: bool = False,
@@ -104,7 +110,7 @@ def dump_model(
     return folder
 
 
-def weights(model: Any) -> list[DumpedTensor]:
+def weights(model: keras.Model) -> list[DumpedTensor]:
     """The quantized weights and biases of a model, then its float ones.
 
     Raises:
@@ -129,7 +135,7 @@ def weights(model: Any) -> list[DumpedTensor]:
     ]
 
 
-def activations(model: Any, batches: Iterable[Any]) -> Iterator[list[DumpedTensor]]:
+def activations(model: keras.Model, batches: Iterable[Any]) -> Iterator[list[DumpedTensor]]:
     """For each batch what every layer gives; what quantizers give has a grid."""
     graph = lower(model)
     live = make_all_live(graph)
@@ -187,7 +193,7 @@ def _grid(grid: QParams) -> dict[str, Any]:
 VERSION = 1
 
 
-def encodings_of(quantized: Any) -> dict[str, Any]:
+def encodings_of(quantized: Quantized) -> dict[str, Any]:
     """Every quantized tensor with its grid, x ≈ (q - zero_point) * scale.
 
     Args:
@@ -208,7 +214,7 @@ def encodings_of(quantized: Any) -> dict[str, Any]:
     }
 
 
-def _entry(row: Any, params: QParams) -> dict[str, Any]:
+def _entry(row: Row, params: QParams) -> dict[str, Any]:
     spec = params.spec
     entry = {
         "layer": row.layer,
@@ -234,7 +240,7 @@ def _numbers(array: np.ndarray) -> Any:
     return array.reshape(-1).tolist() if array.ndim else array.item()
 
 
-def write_encodings(quantized: Any, path: Path) -> None:
+def write_encodings(quantized: Quantized, path: Path) -> None:
     """Write the JSON file."""
     from vqkit.files import write_json
 

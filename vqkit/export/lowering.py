@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,11 @@ from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.graph.state import recurrent_states
 from vqkit.quantization.solve import bake
 
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
-def lower(quantized: Any) -> Program:
+
+def lower(quantized: Quantized) -> Program:
     """The steps of a quantized model, with its weights on their grids.
 
     Args:
@@ -124,7 +127,7 @@ class NoLoweringError(ModelError):
 
 
 class _Lowering:
-    def __init__(self, quantized: Any) -> None:
+    def __init__(self, quantized: Quantized) -> None:
         self.quantized, self.graph = quantized, quantized.graph
         self.baked = bake(quantized.corrected, quantized.encodings, quantized.plan)
         self.known = {r.name: r for r in quantized.plan.quantized if r.is_weight}

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.graph.copies import make_live
 from vqkit.primitives import spec
 from vqkit.primitives.qparams import QParams
+
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
 Shape = tuple[int | None, ...]
 
@@ -243,7 +246,7 @@ def _moved(program: Program, step: Step) -> Step:
     return replace(step, constants={**step.constants, "bias": Constant(bias.name, value)})
 
 
-def live_with_biases(quantized: Any, program: Program) -> Mapping[str, Any]:
+def live_with_biases(quantized: Quantized, program: Program) -> Mapping[str, Any]:
     """The live layers of a quantized model with a program's biases; the model keeps its own.
 
     Args:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.export.crosscheck_result import EXACT, NEAR, Values, Witness
 from vqkit.export.program import Program, Step, live_with_biases, output_names
 
-Maker = Callable[[Any, Program, bool, Mapping[str, Any]], Witness]
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
+
+Maker = Callable[["Quantized", Program, bool, Mapping[str, Any]], Witness]
 
 
-def simulation(quantized: Any, layers: bool, program: Program | None = None) -> Callable[[Values], Values]:
+def simulation(quantized: Quantized, layers: bool, program: Program | None = None) -> Callable[[Values], Values]:
     """The quantized Keras model with its quantized tensors in sight.
 
     Args:
@@ -48,7 +51,7 @@ def simulation(quantized: Any, layers: bool, program: Program | None = None) -> 
     return lambda inputs: {k: np.asarray(v) for k, v in run(inputs).items()}
 
 
-def onnxruntime(quantized: Any, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
+def onnxruntime(quantized: Quantized, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
     """ONNX Runtime: outputs from the file as it is exported, the rest from a copy with more outputs."""
     from vqkit.export.onnx import OnnxSession, to_onnx
 
@@ -69,7 +72,7 @@ def onnxruntime(quantized: Any, program: Program, layers: bool, options: Mapping
     return Witness(run, EXACT if exact and sums_are_exact(quantized, program) else NEAR)
 
 
-def litert(quantized: Any, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
+def litert(quantized: Quantized, program: Program, layers: bool, options: Mapping[str, Any]) -> Witness:
     """LiteRT with its default kernels, likewise."""
     from vqkit.export.tflite import signed_grid, to_tflite
     from vqkit.export.tflite.flatbuffer import LiteRtSession
@@ -96,7 +99,7 @@ def litert(quantized: Any, program: Program, layers: bool, options: Mapping[str,
     return Witness(run, NEAR, tuple(notes))
 
 
-def integer(quantized: Any, program: Program, layers: bool, _: Mapping[str, Any]) -> Witness:
+def integer(quantized: Quantized, program: Program, layers: bool, _: Mapping[str, Any]) -> Witness:
     """The integer interpreter."""
     from vqkit.export.integer import IntegerModel
 
@@ -109,7 +112,7 @@ def integer(quantized: Any, program: Program, layers: bool, _: Mapping[str, Any]
     return Witness(run, EXACT if sums_are_exact(quantized, program) else NEAR)
 
 
-def file_witness(quantized: Any, format: str) -> Witness:
+def file_witness(quantized: Quantized, format: str) -> Witness:
     """A file that holds the simulation, written to a folder of its own, read again and run; outputs alone.
 
     Args:
@@ -134,7 +137,7 @@ def file_witness(quantized: Any, format: str) -> Witness:
     return Witness(run, EXACT)
 
 
-def _read_again(quantized: Any, format: str) -> Callable[[Any], Any]:
+def _read_again(quantized: Quantized, format: str) -> Callable[[Any], Any]:
     import tempfile
     from pathlib import Path
 
@@ -158,7 +161,7 @@ def _read_again(quantized: Any, format: str) -> Callable[[Any], Any]:
 MAKERS: Mapping[str, Maker] = {"onnxruntime": onnxruntime, "litert": litert, "integer": integer}
 
 
-def sums_are_exact(quantized: Any, program: Program) -> bool:
+def sums_are_exact(quantized: Quantized, program: Program) -> bool:
     """Whether float32 holds every sum of the simulation, so that runtimes must be equal bit for bit."""
     from vqkit.export.integer import IntegerModel
 
@@ -168,7 +171,7 @@ def sums_are_exact(quantized: Any, program: Program) -> bool:
     if any(s.sums is not None for s in program.steps):
         adding = [s for s in program.steps if s.kind in _ADDING and s.output in later]
         return all(s.sums is not None for s in adding)
-    if not all(r.spec.pow2 for r in quantized.plan.quantized):
+    if not all(r.spec.pow2 for r in quantized.plan.quantized if r.spec is not None):
         return False
     table = IntegerModel(quantized, program=program).exactness()
     sums = sum(s.kind in ("conv", "dense", "conv_transpose") for s in program.steps)

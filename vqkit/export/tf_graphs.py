@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def needed(graph: Any) -> set[str]:
+
+def needed(graph: tf.Graph) -> set[str]:
     """Names of the operations that a graph's results depend on."""
     found: set[str] = set()
     open_ = [t.op for t in graph.outputs]
@@ -28,7 +31,7 @@ def source(tensor: Any) -> Any:
     return tensor
 
 
-def function(graph: Any, name: str) -> Any:
+def function(graph: tf.Graph, name: str) -> Any:
     """The graph of a function that an operation calls."""
     while graph is not None:
         known = graph._functions.get(name)

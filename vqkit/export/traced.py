@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.export import tf_graphs
 from vqkit.export.program import Constant, Shape
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Slot = int | Constant
 """A value by its number, or a constant."""
@@ -175,7 +178,7 @@ class _GraphReader:
             return outer
         return Constant(f"{self.name}/{variable.name.partition(':')[0]}", np.asarray(variable))
 
-    def read(self, graph: Any, bound: dict[int, Any]) -> tuple[tuple[Op, ...], tuple[Slot, ...]]:
+    def read(self, graph: tf.Graph, bound: dict[int, Any]) -> tuple[tuple[Op, ...], tuple[Slot, ...]]:
         """Operations and results of a graph whose arguments are bound."""
         ops: list[Op] = []
         needed = tf_graphs.needed(graph)
@@ -287,7 +290,7 @@ class _GraphReader:
 
     # --- functions inside ---
 
-    def _inlined(self, graph: Any, name: str, given: Sequence[Any], ops: list[Op]) -> tuple[Any, Sequence[Any]]:
+    def _inlined(self, graph: tf.Graph, name: str, given: Sequence[Any], ops: list[Op]) -> tuple[Any, Sequence[Any]]:
         inner = tf_graphs.function(graph, name)
         found, outputs = self.read(inner, {id(t): s for t, s in zip(inner.inputs, given, strict=True)})
         ops.extend(found)

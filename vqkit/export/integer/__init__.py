@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from vqkit.graph.ir import Node, map_refs
 from vqkit.graph.keras_io import at_inference
 from vqkit.primitives import affine
 from vqkit.primitives.qparams import QParams
+
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
 FLOAT32_EXACT = 2.0**24
 INT32 = 2.0**31
@@ -67,12 +70,12 @@ class IntegerModel:
         ModelError: a quantizer has a float scale (it is named), or a layer has no plain form.
     """
 
-    def __init__(self, quantized: Any, *, program: Program | None = None) -> None:
+    def __init__(self, quantized: Quantized, *, program: Program | None = None) -> None:
         self.quantized = quantized
         self.program = lower(quantized) if program is None else program
         self._makers = {v: n for n in quantized.graph.nodes for v in n.outputs}
         for row in quantized.plan.quantized:
-            if not row.spec.pow2:
+            if row.spec is not None and not row.spec.pow2:
                 raise ModelError(
                     f"integers: {row.name} has a float scale ({row.spec.quantizer_type}); the integer "
                     "interpreter needs power-of-two scales. Quantize with pof2s or pof2s_tqt"

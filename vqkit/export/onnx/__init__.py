@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from vqkit.export.lowering import lower
 from vqkit.export.onnx import float_math, float_moves, float_windows, floats, ops  # noqa: F401  They register the writers.
 from vqkit.export.onnx.graph import FIRST, LAST, Builder, Writer
 from vqkit.export.program import Program, Shape
+
+if TYPE_CHECKING:
+    from vqkit.export.onnx.graph import ModelProto
+    from vqkit.quantization.ptq import Quantized
 
 DEFAULT_OPSET = 21
 ROUNDINGS = ("exact", "qdq")
@@ -40,7 +44,7 @@ class OnnxModel:
 
 
 def to_onnx(
-    quantized: Any,
+    quantized: Quantized,
     *,
     opset: int = DEFAULT_OPSET,
     rounding: str = "exact",
@@ -100,7 +104,7 @@ def _seen(writer: Writer) -> dict[str, tuple[Shape, str]]:
     return found
 
 
-def write_onnx(quantized: Any, path: Path, **options: Any) -> None:
+def write_onnx(quantized: Quantized, path: Path, **options: Any) -> None:
     """Write the file; options as `to_onnx`."""
     from vqkit.files import write_bytes
 
@@ -115,7 +119,7 @@ class OnnxSession:
         optimize: let the runtime rewrite the graph, as it does by default.
     """
 
-    def __init__(self, model: Any, *, optimize: bool = True) -> None:
+    def __init__(self, model: ModelProto | str | Path, *, optimize: bool = True) -> None:
         try:
             import onnxruntime
         except ImportError as error:

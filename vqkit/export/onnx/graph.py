@@ -7,13 +7,16 @@ needs the other layout and not before, and keeps the layout it has through steps
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import ModelError, missing_package
 from vqkit.export.onnx.quantizers import Quantizing
 from vqkit.export.program import Constant, Program, Step
+
+if TYPE_CHECKING:
+    from onnx import ModelProto as ModelProto
 
 OLDEST_OPSET = 11
 _NAMES = {"float32": "FLOAT", "float64": "DOUBLE"}

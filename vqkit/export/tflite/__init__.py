@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from vqkit.export.program import Constant, Program, Shape, Step
 from vqkit.export.tflite.flatbuffer import TfliteBuilder
 from vqkit.export.tflite.rounding import BITS, rounding_chain, rounds_up, signed_grid
 from vqkit.primitives.qparams import QParams
+
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
 LOWEST_WEIGHTS = ("keep", "clip", "error")
 ROUNDINGS = ("exact", "fused")
@@ -47,7 +50,7 @@ class TfliteModel:
 
 
 def to_tflite(
-    quantized: Any,
+    quantized: Quantized,
     *,
     rounding: str = "exact",
     lowest_weight: str = "keep",
@@ -89,7 +92,7 @@ def to_tflite(
     return TfliteModel(content, tensors, tuple(writer.in_float), writer.lowest)
 
 
-def write_tflite(quantized: Any, path: Path, **options: Any) -> None:
+def write_tflite(quantized: Quantized, path: Path, **options: Any) -> None:
     """Write the file; options as `to_tflite`."""
     from vqkit.files import write_bytes
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vqkit.errors import ModelError, missing_package
 from vqkit.export.program import Shape
+
+if TYPE_CHECKING:
+    from ai_edge_litert.schema_py_generated import SubGraphT
 
 _MISSING = missing_package("ai-edge-litert", "tflite")
 
@@ -159,7 +163,7 @@ class TfliteBuilder:
         self._tensors.append(t)
         return len(self._tensors) - 1
 
-    def constant(self, name: str, data: Any, dtype: str | None = None) -> int:
+    def constant(self, name: str, data: npt.ArrayLike, dtype: str | None = None) -> int:
         """A constant without a grid; an equal one of that name is used again."""
         array = np.asarray(data, dtype)
         key = (name, array.tobytes(), str(array.dtype))
@@ -228,7 +232,7 @@ class TfliteBuilder:
         made = {int(m.name.decode().rpartition("_")[2]): m.tensorIndex for m in signature.outputs}
         return [place[made[i]] for i in range(len(made))]
 
-    def _joined(self, graph: Any, given: Mapping[int, int], name: str) -> Mapping[int, int]:
+    def _joined(self, graph: SubGraphT, given: Mapping[int, int], name: str) -> Mapping[int, int]:
         """Append tensors and operators of a graph; returns its number of a tensor -> ours."""
         place: dict[int, int] = {-1: -1, **given}
         for i, tensor in enumerate(graph.tensors):
@@ -315,7 +319,7 @@ class TfliteBuilder:
         return name if not count else self._unique(f"{name}_{count}")
 
 
-def _buffer(schema: Any, data: Any) -> Any:
+def _buffer(schema: Any, data: np.ndarray) -> Any:
     made = schema.BufferT()
     made.data = data
     return made

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 from vqkit.errors import ModelError
 from vqkit.export.program import Step
+from vqkit.export.tflite.writer import Writer
 
-Writer = Any
 _LACKING = re.compile(r"'tf\.(\w+)' op")
 
 

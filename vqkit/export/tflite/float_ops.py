@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,9 @@ from vqkit.export.program import Constant, Shape, Step
 from vqkit.export.tflite import float_layers, planes
 from vqkit.export.tflite import integer_ops as integer
 from vqkit.export.tflite.functions import FunctionWriter
+from vqkit.export.tflite.writer import Writer
 from vqkit.primitives.kernels import SIGMOID_FACTOR
 
-Writer = Any
 Float = Callable[[Writer, Step], "int | list[int]"]
 """From a step to its tensor, or to those of all its outputs."""
 
@@ -33,15 +34,15 @@ def _floats(*kinds: str) -> Callable[[Float], Float]:
 
 def _out(w: Writer, step: Step, suffix: str = "", shape: Any = None) -> int:
     shape = w.program.shapes[step.output] if shape is None else shape
-    return int(w.b.tensor(f"{step.name}{suffix}", shape, w.program.dtypes[step.output]))
+    return w.b.tensor(f"{step.name}{suffix}", shape, w.program.dtypes[step.output])
 
 
 def _given(w: Writer, step: Step) -> int:
-    return int(w.float(step.values[0]))
+    return w.float(step.values[0])
 
 
 def _number(w: Writer, value: Any) -> int:
-    return int(w.b.constant(f"number_{float(value):g}", np.float32(value)))
+    return w.b.constant(f"number_{float(value):g}", np.float32(value))
 
 
 def _refuse(step: Step, why: str) -> ModelError:
@@ -49,7 +50,7 @@ def _refuse(step: Step, why: str) -> ModelError:
 
 
 def _beside(w: Writer, step: Step) -> Callable[[str, Shape], int]:
-    return lambda word, shape: int(w.b.tensor(f"{step.name}/{word}", shape, "float32"))
+    return lambda word, shape: w.b.tensor(f"{step.name}/{word}", shape, "float32")
 
 
 def _planar(w: Writer, step: Step, write: Callable[[Step, int, int], int]) -> int:
@@ -69,7 +70,7 @@ def _planar(w: Writer, step: Step, write: Callable[[Step, int, int], int]) -> in
 
 @_floats("conv")
 def _conv(w: Writer, step: Step) -> int:
-    outputs = int(w.program.shapes[step.output][-1])
+    outputs = planes.last_axis(w.program.shapes[step.output])
     if planes.axes_of(step) == 3:
         return _conv_3d(w, step, _bias(w, step, outputs))
 
@@ -90,38 +91,34 @@ def _conv_3d(w: Writer, step: Step, bias: int) -> int:
     sizes = {f"stride{axis}": n for axis, n in zip("DHW", a["strides"], strict=True)}
     sizes |= {f"dilation{axis}Factor": n for axis, n in zip("DHW", a["dilations"], strict=True)}
     inputs = [spot[0], w.float_constant(step.constants["kernel"]), bias]
-    return int(
-        w.b.op(
-            "CONV_3D",
-            inputs,
-            [_out(w, step)],
-            "Conv3DOptions",
-            padding=spot[1],
-            fusedActivationFunction=0,
-            **sizes,
-        )
+    return w.b.op(
+        "CONV_3D",
+        inputs,
+        [_out(w, step)],
+        "Conv3DOptions",
+        padding=spot[1],
+        fusedActivationFunction=0,
+        **sizes,
     )
 
 
 def _bias(w: Writer, step: Step, outputs: int) -> int:
     if "bias" in step.constants:
-        return int(w.float_constant(step.constants["bias"]))
-    return int(w.b.constant(f"{step.layer}/no_bias", np.zeros(outputs, np.float32)))
+        return w.float_constant(step.constants["bias"])
+    return w.b.constant(f"{step.layer}/no_bias", np.zeros(outputs, np.float32))
 
 
 @_floats("dense")
 def _dense(w: Writer, step: Step) -> int:
     kernel = w.float_constant(step.constants["kernel"], np.transpose)
-    bias = _bias(w, step, int(w.program.shapes[step.output][-1]))
+    bias = _bias(w, step, planes.last_axis(w.program.shapes[step.output]))
     deep = len(w.program.shapes[step.output]) > 2
-    return int(
-        w.b.op(
-            "FULLY_CONNECTED",
-            [_given(w, step), kernel, bias],
-            [_out(w, step)],
-            "FullyConnectedOptions",
-            keepNumDims=deep,
-        )
+    return w.b.op(
+        "FULLY_CONNECTED",
+        [_given(w, step), kernel, bias],
+        [_out(w, step)],
+        "FullyConnectedOptions",
+        keepNumDims=deep,
     )
 
 
@@ -156,18 +153,16 @@ def _conv_transpose(w: Writer, step: Step) -> int:
     )
     # (h, w, outputs, inputs) as (outputs, h, w, inputs).
     kernel = w.float_constant(step.constants["kernel"], lambda a: np.moveaxis(a, 2, 0))
-    inputs = [sizes, kernel, x, _bias(w, step, int(shape[-1]))]
+    inputs = [sizes, kernel, x, _bias(w, step, planes.last_axis(shape))]
     strides = step.attrs["strides"]
-    return int(
-        b.op(
-            "TRANSPOSE_CONV",
-            inputs,
-            [_out(w, step)],
-            "TransposeConvOptions",
-            strideH=strides[0],
-            strideW=strides[1],
-            padding=b.padding(step.attrs["padding"]),
-        )
+    return b.op(
+        "TRANSPOSE_CONV",
+        inputs,
+        [_out(w, step)],
+        "TransposeConvOptions",
+        strideH=strides[0],
+        strideW=strides[1],
+        padding=b.padding(step.attrs["padding"]),
     )
 
 
@@ -184,7 +179,7 @@ def _relu(w: Writer, step: Step) -> int:
         x = w.b.op("LEAKY_RELU", [x], [_out(w, step, "" if last else "/leaky")], "LeakyReluOptions", alpha=a["slope"])
         return x if last else _pair(w, step, "MINIMUM", x, _number(w, a["max_value"]))
     if a["max_value"] in (None, 6.0):
-        return int(w.b.op("RELU6" if a["max_value"] else "RELU", [x], [_out(w, step)]))
+        return w.b.op("RELU6" if a["max_value"] else "RELU", [x], [_out(w, step)])
     y = w.b.op("RELU", [x], [_out(w, step, "/positive")])
     return _pair(w, step, "MINIMUM", y, _number(w, a["max_value"]))
 
@@ -210,7 +205,7 @@ def _pair(w: Writer, step: Step, kind: str, x: int, y: int, suffix: str = "") ->
         "MUL": "MulOptions",
         "DIV": "DivOptions",
     }[kind]
-    return int(w.b.op(kind, [x, y], [_out(w, step, suffix)], options))
+    return w.b.op(kind, [x, y], [_out(w, step, suffix)], options)
 
 
 @_floats("ceiling")
@@ -220,14 +215,14 @@ def _ceiling(w: Writer, step: Step) -> int:
 
 @_floats("prelu")
 def _prelu(w: Writer, step: Step) -> int:
-    return int(w.b.op("PRELU", [_given(w, step), w.float_constant(step.constants["alpha"])], [_out(w, step)]))
+    return w.b.op("PRELU", [_given(w, step), w.float_constant(step.constants["alpha"])], [_out(w, step)])
 
 
 @_floats("dpu_sigmoid")
 def _dpu_sigmoid(w: Writer, step: Step) -> int:
     x = _pair(w, step, "ADD", _given(w, step), _number(w, 3.0), "/shifted")
     x = w.b.op("RELU6", [x], [_out(w, step, "/clipped")])
-    return _pair(w, step, "MUL", x, int(w.b.constant("dpu_sixth", np.float32(SIGMOID_FACTOR))))
+    return _pair(w, step, "MUL", x, w.b.constant("dpu_sixth", np.float32(SIGMOID_FACTOR)))
 
 
 @_floats("unary")
@@ -246,14 +241,14 @@ def _softmax(w: Writer, step: Step) -> int:
     kind, options = ("SOFTMAX", "SoftmaxOptions") if step.kind == "softmax" else ("LOG_SOFTMAX", "LogSoftmaxOptions")
     more = {"beta": 1.0} if step.kind == "softmax" else {}
     if axis == last:
-        return int(w.b.op(kind, [x], [_out(w, step)], options, **more))
+        return w.b.op(kind, [x], [_out(w, step)], options, **more)
     # TFLite's is over the last axis.
     perm = [last if i == axis else axis if i == last else i for i in range(len(shape))]
     order = w.b.constant(f"order_{'_'.join(map(str, perm))}", np.asarray(perm, np.int32))
     turned = tuple(shape[i] for i in perm)
     x = w.b.op("TRANSPOSE", [x, order], [_out(w, step, "/turned", turned)], "TransposeOptions")
     y = w.b.op(kind, [x], [_out(w, step, "/last", turned)], options, **more)
-    return int(w.b.op("TRANSPOSE", [y, order], [_out(w, step)], "TransposeOptions"))
+    return w.b.op("TRANSPOSE", [y, order], [_out(w, step)], "TransposeOptions")
 
 
 # --- pools ---
@@ -297,16 +292,14 @@ def _pool_3d(w: Writer, step: Step) -> int:
         return integer.pool(w, _POOLS[step.kind], flat, spot, _out(w, step, f"/{word}", to))
 
     x = part(x, (None, height, width, channels), slice(1, 3), (None, made[1], made[2], channels), "plane")
-    across = made[1] * made[2]
-    y = part(x, (None, 1, depth, across * channels), slice(0, 1), (None, 1, made[0], across * channels), "depth")
+    row = math.prod(n for n in (made[1], made[2], channels) if n is not None)
+    y = part(x, (None, 1, depth, row), slice(0, 1), (None, 1, made[0], row), "depth")
     return integer.reshaped(w, y, _out(w, step, out), w.program.shapes[step.output])
 
 
 def _scaled(w: Writer, step: Step, y: int) -> int:
     factor = step.attrs["factor"]
-    return (
-        y if factor is None else _pair(w, step, "MUL", y, int(w.b.constant(f"{step.name}/factor", np.float32(factor))))
-    )
+    return y if factor is None else _pair(w, step, "MUL", y, w.b.constant(f"{step.name}/factor", np.float32(factor)))
 
 
 @_floats("global_max", "global_avg")
@@ -344,15 +337,13 @@ def _affine(w: Writer, step: Step) -> int:
 
 @_floats("concat")
 def _concat(w: Writer, step: Step) -> int:
-    return int(
-        w.b.op(
-            "CONCATENATION",
-            [w.float(v) for v in step.values],
-            [_out(w, step)],
-            "ConcatenationOptions",
-            axis=step.attrs["axis"],
-            fusedActivationFunction=0,
-        )
+    return w.b.op(
+        "CONCATENATION",
+        [w.float(v) for v in step.values],
+        [_out(w, step)],
+        "ConcatenationOptions",
+        axis=step.attrs["axis"],
+        fusedActivationFunction=0,
     )
 
 
@@ -363,14 +354,12 @@ def _crop(w: Writer, step: Step) -> int:
     names = [w.b.constant(f"{step.name}/{k}", v) for k, v in (("begin", begin), ("end", end))]
     ones = w.b.constant(f"ones_{len(crops)}", np.ones(len(crops), np.int32))
     mask = sum(1 << i for i, (_, e) in enumerate(crops) if e == 0)
-    return int(
-        w.b.op(
-            "STRIDED_SLICE",
-            [_given(w, step), *names, ones],
-            [_out(w, step)],
-            "StridedSliceOptions",
-            endMask=mask,
-        )
+    return w.b.op(
+        "STRIDED_SLICE",
+        [_given(w, step), *names, ones],
+        [_out(w, step)],
+        "StridedSliceOptions",
+        endMask=mask,
     )
 
 
@@ -388,7 +377,7 @@ def _resize(w: Writer, step: Step) -> int:
     size = w.b.constant(f"{step.name}/size", np.asarray(shape[1:3], np.int32))
 
     def write(_: Step, x: int, y: int) -> int:
-        return int(w.b.op(kind, [x, size], [y], name, halfPixelCenters=smooth))
+        return w.b.op(kind, [x, size], [y], name, halfPixelCenters=smooth)
 
     return _planar(w, step, write)
 
@@ -398,12 +387,12 @@ def _round_to_type(w: Writer, step: Step) -> int:
     if step.attrs["dtype"] != "float16":
         raise _refuse(step, f"rounding to {step.attrs['dtype']}")
     short = w.b.tensor(f"{step.name}/short", w.program.shapes[step.output], "float16")
-    return int(w.b.cast(w.b.cast(_given(w, step), short), _out(w, step)))
+    return w.b.cast(w.b.cast(_given(w, step), short), _out(w, step))
 
 
 @_floats("cast")
 def _cast(w: Writer, step: Step) -> int:
-    return int(w.b.cast(_given(w, step), _out(w, step)))
+    return w.b.cast(_given(w, step), _out(w, step))
 
 
 @_floats("repeat")
@@ -411,7 +400,7 @@ def _repeat(w: Writer, step: Step) -> int:
     n, width = step.attrs["n"], w.program.shapes[step.output][-1]
     row = integer.reshaped(w, _given(w, step), _out(w, step, "/row", (None, 1, width)), (None, 1, width))
     times = w.b.constant(f"{step.name}/times", np.asarray([1, n, 1], np.int32))
-    return int(w.b.op("TILE", [row, times], [_out(w, step)], "TileOptions"))
+    return w.b.op("TILE", [row, times], [_out(w, step)], "TileOptions")
 
 
 FLOATS[LAYER] = float_layers.float_layer

@@ -10,13 +10,13 @@ import numpy as np
 from vqkit.export.integer.fixed import binary_share
 from vqkit.export.layers import same_pads
 from vqkit.export.program import Constant, Shape, Step, Sums, int32_codes
-from vqkit.export.tflite.planes import axes_of, depthwise_kernel, lowered, output_first, planar, raised, tall
+from vqkit.export.tflite.planes import axes_of, depthwise_kernel, last_axis, lowered, output_first, planar, raised, tall
 from vqkit.export.tflite.rounding import Lift, Nudge, add_is_exact, product
+from vqkit.export.tflite.writer import Writer
 from vqkit.primitives.qparams import QParams
 
 _DEAD_SHARE = 2.0**-8
 
-Writer = Any
 Move = Callable[[Writer, Step, int], int | None]
 Fused = Callable[[Writer, Step, Step, QParams, str], int | None]
 
@@ -55,7 +55,7 @@ def fused(w: Writer, step: Step, params: QParams) -> int | None:
                 return y
         if w.moved(made.values[0]) is not None:
             y = w.grid_tensor(step.name, step.output, params)
-            return int(w.b.op(word, [w.integers[made.values[0]]], [y]))
+            return w.b.op(word, [w.integers[made.values[0]]], [y])
     if made.kind in FUSED:
         return FUSED[made.kind](w, made, step, params, "NONE")
     return None
@@ -120,7 +120,7 @@ def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int
     scale = np.float32(grid.scale) * scales
     codes = int32_codes(value, scale, lift)
     name = f"{step.layer}/bias" if given is None else given.name
-    return int(w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale))
+    return w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale)
 
 
 def placed(w: Writer, step: Step, x: int, shape: Any, like: Callable[[str, Shape], int]) -> tuple[int, int]:
@@ -145,7 +145,7 @@ def placed(w: Writer, step: Step, x: int, shape: Any, like: Callable[[str, Shape
 
 def _beside(w: Writer, step: Step, value: int) -> Callable[[str, Shape], int]:
     """Tensors on the grid of a value."""
-    return lambda word, shape: int(w.grid_tensor(f"{step.name}/{word}", value, w.grids[value], shape))
+    return lambda word, shape: w.grid_tensor(f"{step.name}/{word}", value, w.grids[value], shape)
 
 
 @_fuses("conv")
@@ -170,7 +170,7 @@ def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int |
     if weight is None:
         return None
     x, padding = placed(w, step, x, w.b.shape(x), like)
-    outputs = w.program.shapes[step.output][-1]
+    outputs = last_axis(w.program.shapes[step.output])
     inputs = [x, weight[0], _bias(w, step, grid, weight[1], outputs, lift.offset)]
     y = lift.lower(convolution(w, step, inputs, lift.target(), padding, word))
     return y if flat else lowered(w, y, w.grid_tensor(end.name, end.output, params))
@@ -189,17 +189,15 @@ def convolution(w: Writer, step: Step, inputs: list[int], y: int, padding: int, 
     }
     if a["depthwise"]:
         multiplier = step.constants["kernel"].value.shape[-1]
-        return int(
-            w.b.op(
-                "DEPTHWISE_CONV_2D",
-                inputs,
-                [y],
-                "DepthwiseConv2DOptions",
-                depthMultiplier=multiplier,
-                **common,
-            )
+        return w.b.op(
+            "DEPTHWISE_CONV_2D",
+            inputs,
+            [y],
+            "DepthwiseConv2DOptions",
+            depthMultiplier=multiplier,
+            **common,
         )
-    return int(w.b.op("CONV_2D", inputs, [y], "Conv2DOptions", **common))
+    return w.b.op("CONV_2D", inputs, [y], "Conv2DOptions", **common)
 
 
 @_fuses("dense")
@@ -213,7 +211,7 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
     weight = _weight(w, kernel, np.transpose, 0, lift.nudge, dead, step.sums)
     if weight is None:
         return None
-    bias = _bias(w, step, w.grids[source], weight[1], w.program.shapes[step.output][-1], lift.offset)
+    bias = _bias(w, step, w.grids[source], weight[1], last_axis(w.program.shapes[step.output]), lift.offset)
     y = w.b.op(
         "FULLY_CONNECTED",
         [w.integers[source], weight[0], bias],
@@ -249,7 +247,7 @@ def _pool(w: Writer, step: Step, end: Step, params: QParams, word: str, window: 
     source = step.values[0]
     if w.moved(source) is None:
         return None
-    grid, channels = w.grids[source], int(w.program.shapes[source][-1])
+    grid, channels = w.grids[source], last_axis(w.program.shapes[source])
     area = int(np.prod(window))
     share = None if step.attrs["factor"] is None else binary_share(step.attrs["factor"], area)
     k, scale = (1, 1 / area) if share is None else (share[0], 2.0 ** -share[1])
@@ -301,7 +299,7 @@ def reshaped(w: Writer, x: int, y: int, shape: Any) -> int:
     """A RESHAPE; the batch stays free."""
     to = np.asarray([-1 if n is None else n for n in shape], np.int32)
     name = "shape_" + "_".join(map(str, to))
-    return int(w.b.op("RESHAPE", [x, w.b.constant(name, to)], [y], "ReshapeOptions", newShape=to))
+    return w.b.op("RESHAPE", [x, w.b.constant(name, to)], [y], "ReshapeOptions", newShape=to)
 
 
 # --- arithmetic ---
@@ -320,7 +318,7 @@ def _binary(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
     if w.exact and not add_is_exact(grids, params):
         return None
     y = w.grid_tensor(end.name, end.output, params)
-    return int(w.b.op(kind[0], given, [y], kind[1], fusedActivationFunction=w.b.activation(word)))
+    return w.b.op(kind[0], given, [y], kind[1], fusedActivationFunction=w.b.activation(word))
 
 
 @_fuses("concat")
@@ -334,15 +332,13 @@ def _concat(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
             x = w.on_grid(v, params, f"{end.name}/part_{i}")
         parts.append(x)
     y = w.grid_tensor(end.name, end.output, params)
-    return int(
-        w.b.op(
-            "CONCATENATION",
-            parts,
-            [y],
-            "ConcatenationOptions",
-            axis=step.attrs["axis"],
-            fusedActivationFunction=0,
-        )
+    return w.b.op(
+        "CONCATENATION",
+        parts,
+        [y],
+        "ConcatenationOptions",
+        axis=step.attrs["axis"],
+        fusedActivationFunction=0,
     )
 
 
@@ -350,7 +346,7 @@ def _concat(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int
 
 
 def _same_grid(w: Writer, step: Step) -> int:
-    return int(w.grid_tensor(step.name, step.output, w.grids[step.output]))
+    return w.grid_tensor(step.name, step.output, w.grids[step.output])
 
 
 def _max_pool(w: Writer, step: Step, x: int) -> int | None:
@@ -376,32 +372,30 @@ def _max_pool(w: Writer, step: Step, x: int) -> int | None:
 def pool(w: Writer, kind: str, step: Step, spot: tuple[int, int], y: int) -> int:
     """A pooling operator."""
     a = step.attrs
-    return int(
-        w.b.op(
-            kind,
-            [spot[0]],
-            [y],
-            "Pool2DOptions",
-            padding=spot[1],
-            strideH=a["strides"][0],
-            strideW=a["strides"][1],
-            filterHeight=a["window"][0],
-            filterWidth=a["window"][1],
-            fusedActivationFunction=0,
-        )
+    return w.b.op(
+        kind,
+        [spot[0]],
+        [y],
+        "Pool2DOptions",
+        padding=spot[1],
+        strideH=a["strides"][0],
+        strideW=a["strides"][1],
+        filterHeight=a["window"][0],
+        filterWidth=a["window"][1],
+        fusedActivationFunction=0,
     )
 
 
 def pad(w: Writer, step: Step, x: int, y: int) -> int:
     """Zeros around the spatial axes; of integers TFLite takes the zero point."""
     pads = np.asarray([(0, 0), *step.attrs["pads"], (0, 0)], np.int32)
-    return int(w.b.op("PAD", [x, w.b.constant(f"{step.name}/pads", pads)], [y], "PadOptions"))
+    return w.b.op("PAD", [x, w.b.constant(f"{step.name}/pads", pads)], [y], "PadOptions")
 
 
 def transpose(w: Writer, step: Step, x: int, y: int) -> int:
     """Axes in another order."""
     perm = w.b.constant(f"{step.name}/perm", np.asarray(step.attrs["perm"], np.int32))
-    return int(w.b.op("TRANSPOSE", [x, perm], [y], "TransposeOptions"))
+    return w.b.op("TRANSPOSE", [x, perm], [y], "TransposeOptions")
 
 
 MOVES["max_pool"] = _max_pool

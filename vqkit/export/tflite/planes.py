@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from vqkit.export.program import Constant, Shape, Step
+from vqkit.export.tflite.writer import Writer
 
-Writer = Any
 _WITH_AXES = ("window", "strides", "dilations", "factors")
 
 
@@ -29,6 +28,13 @@ def planar(step: Step) -> Step:
 def axes_of(step: Step) -> int:
     """How many spatial axes a window or a list of factors has."""
     return len(next(step.attrs[k] for k in _WITH_AXES if k in step.attrs))
+
+
+def last_axis(shape: Shape) -> int:
+    """Size of the last axis, which is never free."""
+    (*_, last) = shape
+    assert last is not None
+    return last
 
 
 def tall(shape: Shape) -> Shape:
@@ -51,12 +57,12 @@ def raised(w: Writer, x: int, like: Callable[[str, Shape], int]) -> int:
     if key not in w.memo:
         axis = w.b.constant("int_1", np.int32(1))
         w.memo[key] = w.b.op("EXPAND_DIMS", [x, axis], [like("tall", tall(shape))], "ExpandDimsOptions")
-    return int(w.memo[key])
+    return w.memo[key]
 
 
 def lowered(w: Writer, y: int, target: int) -> int:
     """A tensor of four axes, the second of size 1, as one of three."""
-    return int(w.b.op("SQUEEZE", [y], [target], "SqueezeOptions", squeezeDims=[1]))
+    return w.b.op("SQUEEZE", [y], [target], "SqueezeOptions", squeezeDims=[1])
 
 
 def depthwise_kernel(a: np.ndarray) -> np.ndarray:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from vqkit.export.program import Shape, Step, framework
+from vqkit.export.tflite.writer import Writer
 from vqkit.primitives import affine
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import RoundMode
 
 BITS = 8
-Writer = Any
 Nudge = Callable[[np.ndarray], np.ndarray]
 _MOST_BITS_DROPPED, _MOST_BITS_OF_A_SHARE = 14, 12
 _ADD_REACH = (-10, 7)
@@ -114,10 +114,10 @@ class Lift:
         """The result, as many codes lower."""
         if not self.on:
             return y
-        w, scale = self.w, self.params.scale
-        height = w.b.tensor(f"{self.name}/height", (), "int8", data=np.int8(self.zero), scale=scale, zero_point=-128)
+        w, scale, zero = self.w, self.params.scale, np.asarray(self.zero, np.int8)
+        height = w.b.tensor(f"{self.name}/height", (), "int8", data=zero, scale=scale, zero_point=-128)
         low = w.grid_tensor(self.name, self.value, self.params, self.shape)
-        return int(w.b.op("SUB", [y, height], [low], "SubOptions", fusedActivationFunction=0))
+        return w.b.op("SUB", [y, height], [low], "SubOptions", fusedActivationFunction=0)
 
 
 def _unit(scales: np.ndarray | None, grid: QParams, params: QParams) -> np.ndarray:
@@ -161,7 +161,7 @@ def product(w: Writer, end: Step, grids: Sequence[QParams], given: Sequence[int]
 
     def times(name: str, scale: Any) -> int:
         y = w.b.tensor(name, shape, "int8", scale=scale, zero_point=zero)
-        return int(w.b.op("MUL", given, [y], "MulOptions", fusedActivationFunction=w.b.activation(word)))
+        return w.b.op("MUL", given, [y], "MulOptions", fusedActivationFunction=w.b.activation(word))
 
     if not (w.exact and rounds_up(*grids, params)):
         return times(end.name, scale)
@@ -170,7 +170,7 @@ def product(w: Writer, end: Step, grids: Sequence[QParams], given: Sequence[int]
         for k, to in (("away", 0), ("towards", np.inf))
     )
     y = w.grid_tensor(end.name, end.output, params)
-    return int(w.b.op("MAXIMUM", [away, towards], [y], "MaximumMinimumOptions"))
+    return w.b.op("MAXIMUM", [away, towards], [y], "MaximumMinimumOptions")
 
 
 def add_is_exact(grids: Sequence[QParams], params: QParams) -> bool:
