@@ -11,32 +11,18 @@ from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.reference import fake_quantize
 from vqkit.primitives.spec import Method
-from vqkit.quantization.calibrate import Calibrator
+from vqkit.quantization.calibrate import Calibrator, entering, observe_batches
 from vqkit.quantization.data import batches
-from vqkit.quantization.plan import Row
+from vqkit.quantization.plan import QuantizedRow
+from vqkit.quantization.ptq import Quantized
 from vqkit.quantization.solve import bake, weights_while_calibrating
 
 MARGIN = 1e-6
 """Relative distance from a boundary within which another TensorFlow build's sums may decide otherwise."""
 
 
-class _Watch(Calibrator):
-    """A calibration pass that keeps the values in front of one quantizer."""
-
-    def __init__(self, watched: str, *args: Any) -> None:
-        self.watched, self.seen = watched, []
-        super().__init__(*args, aside=[watched])
-
-    def visit(self, fq: str, x: Any) -> Any:
-        y = super().visit(fq, x)
-        if fq == self.watched:
-            facts = self.observed[self.rows[fq].name]
-            self.seen.append((facts.f_min[-1], facts.f_max[-1], facts.pos[-1], np.asarray(x)))
-        return y
-
-
 def explain(
-    quantized: Any, row: Row, wanted: float, calib: Any, batch_size: int, steps: int | None = None
+    quantized: Quantized, row: QuantizedRow, wanted: float, calib: Any, batch_size: int, steps: int | None = None
 ) -> str | None:
     """Say why a recorded activation position may differ from ours, if it may.
 
@@ -59,11 +45,18 @@ def explain(
     for r in quantized.plan.quantized:
         if r.is_weight:
             assign_weights(live[r.layer], baked.layers[r.layer].weights)
-    watch = _Watch(fq, quantized.graph, quantized.rows, live, True, quantized.vitis_compat)
-    for batch in batches(calib, batch_size=batch_size, steps=steps):
-        watch(batch)
-    assert row.spec is not None
-    margins = [_margin(row.spec, float(wanted), *facts) for facts in watch.seen]
+    graph, seen = quantized.graph, []
+    calibrator = Calibrator(graph, quantized.rows, live, True, quantized.vitis_compat, aside=[fq])
+    plain = calibrator.observers[fq]
+
+    def watch(x: Any, number: int) -> Any:
+        y, facts = plain(x, number), calibrator.observed[row.name]
+        seen.append((facts.f_min[-1], facts.f_max[-1], facts.pos[-1], np.asarray(x)))
+        return y
+
+    source = (entering(graph, batch) for batch in batches(calib, batch_size=batch_size, steps=steps))
+    observe_batches(source, calibrator.run, {**calibrator.observers, fq: watch})
+    margins = [_margin(row.spec, float(wanted), *facts) for facts in seen]
     close = [f"batch {i} by {m:.1e}" for i, m in enumerate(margins) if m <= MARGIN]
     return f"{row.name} misses position {wanted:g} in {', '.join(close)}" if close else None
 

@@ -96,7 +96,7 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
         mode: "float" observes ranges on the float model, "quantized" puts each tensor on its grid as well.
     """
     from vqkit.graph.copies import make_all_live
-    from vqkit.quantization.calibrate import Calibrator
+    from vqkit.quantization.calibrate import Calibrator, entering, observe_batches
     from vqkit.quantization.prepare import instrument, prepare
     from vqkit.strategy import Strategy
 
@@ -111,8 +111,7 @@ def calibration(name: str, method: int, wanted: float, repeats: int, mode: str =
 
     def calibrate() -> None:
         step.restart()
-        for x in cut:
-            step(x)
+        observe_batches((entering(graph, x) for x in cut), step.run, step.observers)
 
     taken = interleaved({"float": lambda: [run(x) for x in cut], "calibrate": calibrate}, repeats)
     return _ratio(taken["calibrate"], taken["float"], wanted)
@@ -147,7 +146,7 @@ def union(name: str, wanted: float, repeats: int) -> Result:
     (requests,) = bench._alike(strategies, settings, False)
 
     def observe() -> None:
-        facts = SharedCalibration(bench._places)
+        facts = SharedCalibration(bench._activations)
         facts.observe(requests, batches(images, **settings))
         assert facts.passes == 1
 

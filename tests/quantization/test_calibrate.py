@@ -14,7 +14,7 @@ from tests.support import zoo
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.keras_io import lower
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-from vqkit.quantization.calibrate import Calibrator, TensorStatistics, observe
+from vqkit.quantization.calibrate import Calibrator, TensorStatistics, entering, observe, observe_batches
 from vqkit.quantization.layer_kinds import Signs
 from vqkit.quantization.prepare import instrument, prepare
 from vqkit.strategy import Strategy
@@ -28,8 +28,7 @@ STRATEGIES = {
 
 
 def facts(step: Calibrator, batches):
-    for batch in batches:
-        step(batch)
+    observe_batches((entering(step.graph, batch) for batch in batches), step.run, step.observers)
     return {
         name: [np.stack(found) for found in (seen.f_min, seen.f_max, seen.pos) if found]
         + ([] if seen.histogram is None else [seen.histogram.counts, seen.histogram.edges])

@@ -174,7 +174,7 @@ def test_the_audit_notices_unrounded_weights_another_type_and_a_stray_layer():
     with pytest.raises(AuditError, match=r"conv1/output: requested bfloat16, applied float16"):
         quantized.audit()
     rounding.data_type = "bfloat16"
-    rows = tuple(dataclasses.replace(r, data_type="") for r in quantized.plan.rows)
+    rows = tuple(dataclasses.replace(r, data_type="") if r.data_type else r for r in quantized.plan.rows)
     stray = dataclasses.replace(quantized, plan=dataclasses.replace(quantized.plan, rows=rows))
     with pytest.raises(AuditError, match=r"conv1_bfloat16: a quantizer that the plan does not have"):
         stray.audit()

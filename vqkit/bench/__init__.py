@@ -26,7 +26,7 @@ from vqkit.graph.keras_layers import has_custom
 from vqkit.quantization.calibrate import Calibration, Mode
 from vqkit.quantization.data import EVAL_BATCH, Data, batches
 from vqkit.quantization.float_model import SAMPLES, check_float, in_size, size_of, whole
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import (
     Graphs,
     PreparedModel,
@@ -331,7 +331,7 @@ class _Remembered:
     def calibrate(
         self,
         graph: Graph,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, QuantizedRow],
         live: Mapping[str, Any],
         data: Iterable[Any],
         mode: str,
@@ -350,11 +350,11 @@ class _Remembered:
         return self._request(graph, rows, live, Mode.FLOAT, compat)
 
     def _request(
-        self, graph: Graph, rows: Mapping[str, Row], live: Mapping[str, Any], mode: str, compat: bool
+        self, graph: Graph, rows: Mapping[str, QuantizedRow], live: Mapping[str, Any], mode: str, compat: bool
     ) -> CalibrationRequest:
         assert self._structure is not None
         passed = [k for k, x in live.items() if x is not self._structure.live[k]]
-        doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items() if r.spec is not None}
+        doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items()}
         tokens = {**doing, **dict.fromkeys(passed, "")}
         digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
         runner = self._structure.runner(rows, passed)

@@ -2,7 +2,7 @@
 
 Calibration for many variants: each tensor is observed once for each way of observing it.
 
-Facts are remembered by what the tensor is made of (`value_fingerprints`) and how it is observed, so a variant pays for
+Facts are remembered by what the tensor is made of (`value_digests`) and how it is observed, so a variant pays for
 those tensors only that no variant before it has observed alike. In "float" mode that is next to nothing after
 the first variant of a prepared graph; in "quantized" mode it is the part behind the first tensor that is
 decided differently, and the run begins there where the values at that place are still kept.
@@ -14,16 +14,16 @@ Each quantizer's facts are the ones that `observe` gives it on the float model, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vqkit.bench.cache import ActivationCache, StatisticsCache
-from vqkit.graph.execute import Partition, PartitionedRunner
+from vqkit.graph.execute import PartitionedRunner, Values, Visit, crossing_values
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import mask_of, tensors
+from vqkit.graph.keras_io import mask_of
 from vqkit.primitives import reference
 from vqkit.primitives.affine import Array
 from vqkit.primitives.counting import Counted, Distances
@@ -31,10 +31,20 @@ from vqkit.primitives.histogram import Batch, Histogram
 from vqkit.primitives.kernels import v4_is_exact
 from vqkit.primitives.mse import FIRST, REST, best_of
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType, for_errors
-from vqkit.quantization.calibrate import Calibration, Mode, Statistic, TensorStatistics, grid_values, how, observe
-from vqkit.quantization.data import leaves
+from vqkit.quantization.calibrate import (
+    Calibration,
+    Mode,
+    Observer,
+    Statistic,
+    TensorStatistics,
+    entering,
+    grid_values,
+    how,
+    observe,
+    observe_batches,
+)
 from vqkit.quantization.layer_kinds import Signs
-from vqkit.quantization.plan import Row
+from vqkit.quantization.plan import QuantizedRow
 
 FINE = 8
 """Parts of a histogram's bin in which searches for positions count."""
@@ -70,7 +80,7 @@ class WantedStatistics:
 
 
 class SharedObserver:
-    """Shared observer: one tensor of the float model and all statistics that are wanted of it.
+    """Observes one tensor of the float model for all quantizers that want statistics of it.
 
     Args:
         wanted: for which quantizers.
@@ -89,20 +99,23 @@ class SharedObserver:
         self._searched = sum(map(_searched, wanted))
         self._counts = bool(counting) or self._searched > 1
 
-    def add(self, x: Any) -> None:
-        """Observe one batch.
+    def __call__(self, x: Any, number: int) -> Any:
+        """Observe one batch, and pass it on.
 
         Args:
             x: float32 tensor, shape (batch, …).
+            number: of the batch; whatever it is, facts are added to those of the batches before.
         """
+        del number
         for w in self._alone:
             observe(x, w.spec, w.seen, False, w.compat)
         if self._counts:
             self._add_counted(np.asarray(x).reshape(-1))
-            return
+            return x
         for alike in self._ranged.values():
             for w in alike:
                 observe(x, w.spec, w.seen, False, False)
+        return x
 
     def _add_counted(self, flat: Array) -> None:
         batch = self._histogram.add(flat, fine=FINE if self._searched else 1)
@@ -142,6 +155,7 @@ def _position(spec: QuantizerSpec, flat: Array, start: Array, counted: Counted |
 
 Stream = tuple[Any, ...]
 Key = tuple[Any, ...]
+Keys = dict[str, Key]
 
 
 def observer(spec: QuantizerSpec, compat: bool) -> tuple[Any, ...]:
@@ -175,7 +189,7 @@ class CalibrationRequest:
     """
 
     graph: Graph
-    rows: Mapping[str, Row]
+    rows: Mapping[str, QuantizedRow]
     digests: Mapping[int, str]
     runner: PartitionedRunner
     stream: Stream
@@ -186,15 +200,17 @@ class CalibrationRequest:
         """What the value in front of a fake-quantize layer is made of."""
         return self.digests[self.graph.node(fq).inputs[0]]
 
-    @property
-    def first(self) -> dict[str, str]:
-        """What an observed value is made of -> the first fake-quantize layer behind such a value."""
-        return {self.digest_before(fq): fq for fq in reversed(list(self.rows))}
-
-    def entering(self, batch: Any) -> tuple[int, dict[int, Any]]:
+    def entering(self, batch: Any) -> tuple[int, Values]:
         """The samples of a batch, and its values by id."""
-        inputs = tensors(self.graph, batch)
-        return len(leaves(inputs)[0]), {self.graph.inputs[name]: x for name, x in inputs.items()}
+        return entering(self.graph, batch)
+
+    def at(self, i: int) -> list[str]:
+        """What the values are made of that partition i and later ones read from before, in order."""
+        return sorted(self.digests[v] for v in self.reads(i))
+
+    def reads(self, i: int) -> list[int]:
+        """Ids of the values that partition i and later ones read from before."""
+        return crossing_values(self.graph, self.runner.parts[i].begin, outputs=False)
 
 
 class SharedCalibration:
@@ -225,17 +241,11 @@ class SharedCalibration:
         Returns:
             What `calibrate` gives.
         """
-        keys = {fq: self._key(request, fq) for fq in request.rows}
-        missing = [fq for fq, key in keys.items() if not self._knows(request, key)]
-        if missing:
-            _CalibrationPass(request, keys, self._known, self._activations, set(missing)).over(batches, self._seen)
-            self.passes += 1
-            self.visits += len(missing)
-            if not request.quantized:
-                self._keep({keys[fq] for fq in missing})
-        count, samples = self._seen[request.stream]
+        keys = self._keys(request)
+        self._observe([(request, keys)], batches)
         found = {row.name: self._known[keys[fq]] for fq, row in request.rows.items()}
-        return Calibration(found, count, samples, Mode.QUANTIZED if request.quantized else Mode.FLOAT)
+        mode = Mode.QUANTIZED if request.quantized else Mode.FLOAT
+        return Calibration(found, *self._seen[request.stream], mode)
 
     def observe(self, requests: Sequence[CalibrationRequest], batches: Iterable[Any]) -> None:
         """Record what several variants need to know of the float model, in as few passes as can be.
@@ -244,52 +254,74 @@ class SharedCalibration:
             requests: on the same batches; none of them quantized.
             batches: inputs of the model; read once for each pass.
         """
-        left = list(requests)
-        while left:
-            missing = {request: self._missing(request) for request in left}
-            left = [request for request in left if missing[request]]
-            if not left:
-                return
-            widest = max(left, key=lambda r: len(r.first))
-            wanted: dict[str, dict[Key, WantedStatistics]] = {}
-            for request in left:
-                for key, wish in missing[request].items():
-                    wanted.setdefault(key[0], {}).setdefault(key, wish)
-            self._pass_over(widest, wanted, batches)
+        self._observe([(request, self._keys(request)) for request in requests], batches)
 
-    def _missing(self, request: CalibrationRequest) -> dict[Key, WantedStatistics]:
-        found = {}
-        for fq, row in request.rows.items():
-            key = self._key(request, fq)
-            if not self._knows(request, key):
-                assert row.spec is not None
-                found[key] = WantedStatistics(row.spec, TensorStatistics(), request.compat)
-        return found
+    def _observe(self, asked: Sequence[tuple[CalibrationRequest, Keys]], batches: Iterable[Any]) -> None:
+        while left := [(r, keys) for r, keys in asked if not all(self._knows(r, key) for key in keys.values())]:
+            wanted: dict[Hashable, dict[Key, WantedStatistics]] = {}
+            for request, keys in left:
+                for fq, key in keys.items():
+                    if key not in self._known:
+                        wish = WantedStatistics(request.rows[fq].spec, TensorStatistics(), request.compat)
+                        wanted.setdefault(_group(request, key), {}).setdefault(key, wish)
+            self._pass(*max(left, key=lambda each: len({key[0] for key in each[1].values()})), wanted, batches)
 
-    def _pass_over(
-        self, request: CalibrationRequest, wanted: Mapping[str, Mapping[Key, WantedStatistics]], batches: Iterable[Any]
+    def _pass(
+        self,
+        request: CalibrationRequest,
+        keys: Keys,
+        wanted: Mapping[Hashable, Mapping[Key, WantedStatistics]],
+        batches: Iterable[Any],
     ) -> None:
-        here = {fq: wanted[digest] for digest, fq in request.first.items() if digest in wanted}
-        tensors_ = {fq: SharedObserver(list(wishes.values())) for fq, wishes in here.items()}
+        """One pass over the batches, from the last place where nothing is missing."""
+        parts, signs = request.runner.parts, Signs(request.graph)
+        observers: dict[str, Observer] = {}
+        fresh: dict[Key, TensorStatistics] = {}
+        left, stops = dict(wanted), list[int]()
+        for i, part in enumerate(parts):
+            if not part.chosen:
+                continue
+            key = keys[part.chosen]
+            wishes = left.pop(_group(request, key), None)
+            if wishes:
+                stops.append(i)
+                fresh.update({k: wish.seen for k, wish in wishes.items()})
+                observers[part.chosen] = _observer(list(wishes.values()), request, signs.before(part.chosen))
+            elif request.quantized:
+                observers.update(_passing(request, part.chosen, fresh.get(key) or self._known[key]))
+        begin, kept = self._resume(request, stops[0])
+        keep = begin < stops[0] and any(not part.chosen for part in parts[: stops[0]])
+        here: list[dict[str, Any] | None] = []
 
-        def visit(fq: str, x: Any) -> Any:
-            import tensorflow as tf
+        def run(values: Values, visit: Visit) -> None:
+            start = begin
+            if keep:
+                values, start = request.runner.run(values, visit, begin=begin, end=stops[0])[0], stops[0]
+                crossing = {request.digests[v]: values[v] for v in request.reads(start)}
+                here.append(None if any(mask_of(x) is not None for x in crossing.values()) else crossing)
+            request.runner.run(values, visit, begin=start, end=stops[-1] + 1)
 
-            if fq in tensors_:
-                tensors_[fq].add(tf.cast(x, tf.float32))
-            return x
-
-        count = samples = 0
-        for batch in batches:
-            n, values = request.entering(batch)
-            request.runner.run(values, visit)
-            count, samples = count + 1, samples + n
-        self._seen[request.stream] = (count, samples)
-        for wishes in here.values():
-            self._known.update({key: wish.seen for key, wish in wishes.items()})
-        self._keep(key for wishes in here.values() for key in wishes)
+        size = observe_batches(map(request.entering, batches) if kept is None else kept, run, observers)
+        if kept is None:
+            self._seen[request.stream] = size
+        if keep and None not in here:
+            self._activations.put(self._place(request, stops[0]), [x for x in here if x is not None])
+        self._known.update(fresh)
         self.passes += 1
-        self.visits += sum(len(wishes) for wishes in here.values())
+        self.visits += len(fresh)
+        if not request.quantized:
+            self._keep(fresh)
+
+    def _resume(self, request: CalibrationRequest, last: int) -> tuple[int, Iterable[tuple[int, Values]] | None]:
+        """The partition to begin at, and what is there batch by batch; None where the batches are to be read."""
+        for i in range(last, 0, -1):
+            kept = self._activations.get(self._place(request, i))
+            if kept is not None:
+                return i, [(0, {v: values[request.digests[v]] for v in request.reads(i)}) for values in kept]
+        return 0, None
+
+    def _place(self, request: CalibrationRequest, i: int) -> tuple[Any, ...]:
+        return ("calibration", request.stream, *request.at(i))
 
     def _knows(self, request: CalibrationRequest, key: Key) -> bool:
         """Whether a tensor's facts are here; those of the float model also from another process."""
@@ -307,103 +339,32 @@ class SharedCalibration:
         for (value, stream), facts in by_tensor.items():
             self._statistics_cache.put(value, stream, facts, self._seen[stream])
 
-    def _key(self, request: CalibrationRequest, fq: str) -> tuple[Any, ...]:
-        row = request.rows[fq]
-        assert row.spec is not None
-        # There a moving average quantizes its first batch with another range than it keeps: it is run again.
-        average = row.spec.quantizer_type is QuantizerType.MAFS
-        again = request.quantized and request.compat and average
-        own = (object(),) if again else ()
-        return (request.digest_before(fq), observer(row.spec, request.compat), request.stream, *own)
+    def _keys(self, request: CalibrationRequest) -> Keys:
+        return {fq: self._key(request, fq) for fq in request.rows}
 
-
-class _CalibrationPass:
-    """One pass over the batches, from the last place where nothing is missing."""
-
-    def __init__(
-        self,
-        request: CalibrationRequest,
-        keys: Mapping[str, Key],
-        known: dict[Key, TensorStatistics],
-        activations: ActivationCache,
-        missing: set[str],
-    ) -> None:
-        self._request, self._keys, self._known, self._activations = request, keys, known, activations
-        self._missing, self._signs = missing, Signs(request.graph)
-        self._fresh = {keys[fq]: TensorStatistics() for fq in missing}
-        parts = request.runner.parts
-        self._first = {keys[part.chosen]: part.chosen for part in reversed(parts) if part.chosen in missing}
-        stops = [i for i, part in enumerate(parts) if part.chosen in missing]
-        self._part, self._end = stops[0], stops[-1] + 1
-
-    def over(self, batches: Iterable[Any], seen: dict[Stream, tuple[int, int]]) -> None:
-        begin, kept = self._resume()
-        here: list[dict[str, Any] | None] | None = None
-        if begin < self._part and self._worth_keeping():
-            here = []
-        count = samples = 0
-        for number, (n, values) in enumerate(self._starts(batches, kept)):
-            if here is not None:
-                values = self._play(values, number, begin, self._part)
-                here.append(self._named(values))
-            self._play(values, number, begin if here is None else self._part, self._end)
-            count, samples = count + 1, samples + n
-        if kept is None:
-            seen[self._request.stream] = (count, samples)
-        if here is not None and all(x is not None for x in here):
-            self._activations.put(self._place(self._part), [x for x in here if x is not None])
-        self._known.update(self._fresh)
-
-    def _starts(self, batches: Iterable[Any], kept: Any) -> Iterable[tuple[int, dict[int, Any]]]:
-        if kept is not None:
-            crossing = self._crossing(kept[0])
-            for values in kept[1]:
-                yield 0, {v: values[self._request.digests[v]] for v in crossing}
-            return
-        yield from map(self._request.entering, batches)
-
-    def _resume(self) -> tuple[int, Any]:
-        for i in range(self._part, 0, -1):
-            kept = self._activations.get(self._place(i))
-            if kept is not None:
-                return i, (i, kept)
-        return 0, None
-
-    def _place(self, i: int) -> tuple[Any, ...]:
-        digests = sorted(self._request.digests[v] for v in self._crossing(i))
-        return ("calibration", self._request.stream, *digests)
-
-    def _crossing(self, i: int) -> list[int]:
-        return crossing(self._request.graph, self._request.runner.parts, i)
-
-    def _worth_keeping(self) -> bool:
-        return any(not part.chosen for part in self._request.runner.parts[: self._part])
-
-    def _named(self, values: dict[int, Any]) -> dict[str, Any] | None:
-        wanted = {self._request.digests[v]: values[v] for v in self._crossing(self._part)}
-        return None if any(mask_of(x) is not None for x in wanted.values()) else wanted
-
-    def _play(self, values: dict[int, Any], number: int, begin: int, end: int) -> dict[int, Any]:
-        return self._request.runner.run(values, lambda fq, x: self._visit(fq, x, number), begin=begin, end=end)[0]
-
-    def _visit(self, fq: str, x: Any, number: int) -> Any:
-        import tensorflow as tf
-
-        request, key = self._request, self._keys[fq]
+    def _key(self, request: CalibrationRequest, fq: str) -> Key:
         spec = request.rows[fq].spec
-        assert spec is not None
-        x = tf.cast(x, tf.float32)
-        if self._first.get(key) == fq:
-            seen, never_negative = self._fresh[key], self._signs.before(fq)
-            return observe(x, spec, seen, request.quantized, request.compat, never_negative)
-        seen = self._fresh.get(key) or self._known[key]
-        if not request.quantized or how(spec, vitis_compat=request.compat) is Statistic.HISTOGRAM:
-            return x
-        return grid_values(x, spec, seen, number)
+        # There a moving average quantizes its first batch with another range than it keeps: it is run again.
+        again = request.quantized and request.compat and spec.quantizer_type is QuantizerType.MAFS
+        own = (object(),) if again else ()
+        return (request.digest_before(fq), observer(spec, request.compat), request.stream, *own)
 
 
-def crossing(graph: Graph, parts: list[Partition], i: int) -> list[int]:
-    """Ids of the values that are made before partition i (or given) and read from it on."""
-    made = {*graph.inputs.values(), *(v for part in parts[:i] for n in part.nodes for v in n.outputs)}
-    read = [v for part in parts[i:] for v in part.reads]
-    return sorted(v for v in dict.fromkeys(read) if v in made)
+def _group(request: CalibrationRequest, key: Key) -> Hashable:
+    """What is observed together: on the float model, all that is wanted of a tensor."""
+    return key if request.quantized else key[0]
+
+
+def _observer(wanted: list[WantedStatistics], request: CalibrationRequest, never_negative: bool) -> Observer:
+    if not request.quantized:
+        return SharedObserver(wanted)
+    (w,) = wanted
+    return lambda x, _: observe(x, w.spec, w.seen, True, w.compat, never_negative)
+
+
+def _passing(request: CalibrationRequest, fq: str, seen: TensorStatistics) -> dict[str, Observer]:
+    """What gives later layers the grid that is known of a tensor; none where its values are passed on."""
+    spec = request.rows[fq].spec
+    if how(spec, vitis_compat=request.compat) is Statistic.HISTOGRAM:
+        return {}
+    return {fq: lambda x, number: grid_values(x, spec, seen, number)}

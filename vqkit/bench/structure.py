@@ -16,7 +16,7 @@ from vqkit.graph.keras_layers import variables
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.calibrate import rounding_only
 from vqkit.quantization.layers import FakeQuantize, computed_together
-from vqkit.quantization.plan import Row, spec_to_json
+from vqkit.quantization.plan import QuantizedRow, spec_to_json
 from vqkit.quantization.prepare import passing_through
 from vqkit.quantization.solve import Encodings
 
@@ -88,7 +88,7 @@ class Structure:
         """Assume nothing about what the variables hold."""
         self._held.clear()
 
-    def apply(self, encodings: Encodings, rows: Mapping[str, Row]) -> None:
+    def apply(self, encodings: Encodings, rows: Mapping[str, QuantizedRow]) -> None:
         """Assign ranges and positions.
 
         Args:

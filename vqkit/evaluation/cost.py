@@ -14,7 +14,7 @@ from typing import Any
 from vqkit.errors import ModelError
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.quantization.layer_kinds import HALF_BITS, KEEPS_GRID
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Row
 
 FLOAT_BITS = 32
 # Kernels of these are used once for each position of their output, those of the second once for each input's.
@@ -96,7 +96,7 @@ def _einsum(graph: Graph, node: Node, layer: Layer) -> int:
     return _product(node, (*spread, *(s for letter, s in sizes.items() if letter != batch)))
 
 
-def bit_operations(graph: Graph, rows: Mapping[str, Row], plan: Plan) -> dict[str, int]:
+def bit_operations(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> dict[str, int]:
     """Bit-operations of each counted layer: multiply-accumulates x weight bits x bits of what it reads.
 
     Args:
@@ -131,7 +131,7 @@ def _bits(row: Row) -> int:
     return HALF_BITS if row.data_type else FLOAT_BITS
 
 
-def _value_bits(graph: Graph, rows: Mapping[str, Row], plan: Plan) -> dict[int, int]:
+def _value_bits(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> dict[int, int]:
     """Bits in which each value of the graph is held."""
     half = {r.layer for r in plan.typed if not r.is_weight}
     bits = dict.fromkeys(graph.inputs.values(), FLOAT_BITS)

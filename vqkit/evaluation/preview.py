@@ -23,7 +23,7 @@ from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
 from vqkit.quantization.data import batches
 from vqkit.quantization.float_model import in_size
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow, Row
 
 KEPT_VALUES = 1 << 14
 
@@ -122,7 +122,7 @@ class Preview:
         Raises:
             ValueError: the tensor cannot be quantized so (not finite, or negative under unsigned codes).
         """
-        if row.spec is None:
+        if isinstance(row, FloatRow):
             return None
         key = (row.name, row.spec)
         if key not in self._costs:
@@ -137,10 +137,9 @@ class Preview:
         found = {row.name: self.cost(row) for row in rows}
         return {name: cost for name, cost in found.items() if cost is not None}
 
-    def _on_kept(self, row: Row) -> QuantizerSpec | None:
+    def _on_kept(self, row: QuantizedRow) -> QuantizerSpec | None:
         """The quantizer for the kept (rows, channels) of a value, whose last axis alone survives."""
         spec = row.spec
-        assert spec is not None
         if row.is_weight or not spec.per_channel:
             return spec
         value = self.value_of(row)

@@ -72,10 +72,10 @@ def numbers_at(graph: Graph, at: int) -> int | None:
     return numbers
 
 
-def crossing_values(graph: Graph, at: int) -> list[int]:
-    """Ids of the values that are made before a node (or given) and read from it on."""
+def crossing_values(graph: Graph, at: int, *, outputs: bool = True) -> list[int]:
+    """Ids of the values that are made before a node (or given) and read from it on; the model's outputs are read."""
     made = {*graph.inputs.values(), *(v for n in graph.nodes[:at] for v in n.outputs)}
-    read = [*(v for n in graph.nodes[at:] for v in n.inputs), *graph.outputs]
+    read = [*(v for n in graph.nodes[at:] for v in n.inputs), *(graph.outputs if outputs else ())]
     return sorted(made & set(read))
 
 
@@ -92,6 +92,7 @@ class Partition:
     Attributes:
         nodes: in graph order.
         chosen: the chosen layer's name; "" for a compiled partition.
+        begin: number of the first node.
         reads: ids of the values that come from before.
         writes: ids of the values that are read later.
         done: ids of the values that nothing reads afterwards.
@@ -99,6 +100,7 @@ class Partition:
 
     nodes: tuple[Node, ...]
     chosen: str
+    begin: int
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     done: tuple[int, ...]
@@ -122,14 +124,15 @@ def partitions(graph: Graph, chosen: Iterable[str]) -> list[Partition]:
         else:
             groups[-1].append(node)
     last = {v: i for i, nodes in enumerate(groups) for n in nodes for v in n.inputs}
-    found = []
+    found: list[Partition] = []
     for i, nodes in enumerate(groups):
         made = [v for n in nodes for v in n.outputs]
         reads = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
         writes = tuple(v for v in made if last.get(v, -1) > i)
         done = tuple(v for v in (*reads, *writes) if last.get(v, -1) <= i)
         name = nodes[0].layer if nodes[0].layer in chosen else ""
-        found.append(Partition(tuple(nodes), name, reads, writes, done))
+        begin = sum(len(part.nodes) for part in found)
+        found.append(Partition(tuple(nodes), name, begin, reads, writes, done))
     return found
 
 

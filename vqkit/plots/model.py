@@ -17,7 +17,7 @@ from matplotlib.path import Path
 from vqkit.errors import not_allowed
 from vqkit.graph.ir import Graph
 from vqkit.plots.style import LIGHT, WIDTH, Theme
-from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow, Role, Row
 
 COLOURS = ("partition", "bits", "sqnr")
 MARKS = {"start": "▶ start", "stop": "■ stop", "ignored": "✕ ignored"}
@@ -364,12 +364,12 @@ def boxes(model: Graph, plan: Plan, strategy: Any = None, ratios: Mapping[str, f
 def _plan_box(
     place: NodePosition, rows: Sequence[Row], said: Mapping[str, Sequence[str]], ratios: Mapping[str, float]
 ) -> LayerBox:
-    quantized = [r for r in rows if r.spec is not None]
+    quantized = [r for r in rows if isinstance(r, QuantizedRow)]
     # A value that is quantized behind the activation that follows is no part that stayed float.
-    left = [r for r in rows if r.spec is None and not r.reason.startswith(("quantized after", "moves values"))]
+    left = [r for r in rows if isinstance(r, FloatRow) and not r.reason.startswith(("quantized after", "moves values"))]
     part = "partly" if quantized and left else "quantized" if quantized else "float" if left else "merged"
-    widths = [r.spec.bit_width for r in quantized if r.role is Role.WEIGHT and r.spec is not None]
-    widths = widths or [r.spec.bit_width for r in quantized if r.spec is not None]
+    widths = [r.spec.bit_width for r in quantized if r.role is Role.WEIGHT]
+    widths = widths or [r.spec.bit_width for r in quantized]
     known = [ratios[r.name] for r in quantized if r.name in ratios]
     marks = tuple(mark for mark, names in said.items() if place.name in names)
     reasons = tuple(dict.fromkeys(r.reason for r in left if r.reason))

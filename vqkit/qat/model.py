@@ -22,7 +22,7 @@ from vqkit.qat.layers import Estimate, LearnedQuantize, QuantizedWeights
 from vqkit.quantization.data import batches
 from vqkit.quantization.float_model import in_size
 from vqkit.quantization.layers import grid_shape
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import as_strategy, instrument, prepare
 from vqkit.quantization.ptq import Quantized, quantize
 from vqkit.quantization.solve import Encodings, solve_weights
@@ -54,7 +54,7 @@ def beginning(strategy: Any, start: Any) -> Any:
     return first
 
 
-def taken_over(found: Quantized, plan: Plan) -> tuple[Mapping[str, Row], Encodings]:
+def taken_over(found: Quantized, plan: Plan) -> tuple[Mapping[str, QuantizedRow], Encodings]:
     """What was decided under one plan, for the quantizers of another one.
 
     Args:
@@ -74,7 +74,6 @@ def taken_over(found: Quantized, plan: Plan) -> tuple[Mapping[str, Row], Encodin
     decided = {}
     for name, row in wanted.items():
         params = found.calibrated[name]
-        assert row.spec is not None
         for of in ("pow2", "bit_width", "per_channel", "channel_axis", "unsigned"):
             first, own = getattr(params.spec, of), getattr(row.spec, of)
             if first != own:
@@ -254,20 +253,20 @@ class _Maker:
     """Makes the live layers of the trainable model."""
 
     graph: Graph
-    rows: Mapping[str, Row]
+    rows: Mapping[str, QuantizedRow]
     plan: Plan
     encodings: Encodings
     norms: Mapping[str, Statistics]
     freeze_delay: int
 
     def live(self) -> dict[str, Any]:
-        weights: dict[str, list[Row]] = {}
+        weights: dict[str, list[QuantizedRow]] = {}
         for row in self.plan.quantized:
             if row.is_weight:
                 weights.setdefault(row.layer, []).append(row)
         return {name: self._layer(layer, weights.get(name, ())) for name, layer in self.graph.layers.items()}
 
-    def _layer(self, layer: Layer, weights: Sequence[Row]) -> Any:
+    def _layer(self, layer: Layer, weights: Sequence[QuantizedRow]) -> Any:
         if layer.name in self.rows:
             return self._of_value(layer, self.rows[layer.name])
         if not weights:
@@ -291,8 +290,7 @@ class _Maker:
         made.assign(seen, layer.weights["bias"])
         return made
 
-    def _of_value(self, layer: Layer, row: Row) -> LearnedQuantize:
-        assert row.spec is not None
+    def _of_value(self, layer: Layer, row: QuantizedRow) -> LearnedQuantize:
         shape, known = layer.config["grid_shape"], row.name in self.encodings
         # A Pof2S position does not learn; without calibration it follows the data, as in the reference.
         follows = row.spec.quantizer_type is QuantizerType.POF2S
@@ -302,8 +300,7 @@ class _Maker:
             learned.assign(self.encodings[row.name])
         return learned
 
-    def _of_weight(self, layer: Layer, row: Row) -> LearnedQuantize:
-        assert row.spec is not None
+    def _of_weight(self, layer: Layer, row: QuantizedRow) -> LearnedQuantize:
         shape = grid_shape(row.spec, layer.weights[row.tensor].shape)
         name = f"{layer.name}_{row.tensor}_quantizer".replace("/", "_")
         learned = LearnedQuantize(row.spec, shape, row.name, name=name)

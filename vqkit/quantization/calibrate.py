@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError, not_allowed
-from vqkit.graph.execute import PartitionedRunner
+from vqkit.graph.execute import PartitionedRunner, Values, Visit
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.histogram import ChannelHistograms, Histogram, histogram_for
@@ -28,10 +28,12 @@ from vqkit.primitives.native import traced_here
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec
 from vqkit.quantization.layer_kinds import Signs
-from vqkit.quantization.plan import Row
+from vqkit.quantization.plan import QuantizedRow
 
 Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
 """Of a tensor, its facts from the batch before, and whether there was one: its successor and its facts."""
+Observer = Callable[[Any, int], Any]
+"""Of the value in front of a quantizer and the number of the batch: what later layers see."""
 
 
 class Statistic(StrEnum):
@@ -283,7 +285,7 @@ class Calibration:
 
 def calibrate(
     graph: Graph,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, QuantizedRow],
     live: Mapping[str, Any],
     batches: Iterable[Any],
     *,
@@ -306,20 +308,62 @@ def calibrate(
     Raises:
         DataError: there was no batch, or the mode is unknown.
     """
+    calibrator = Calibrator(graph, rows, live, checked(mode) is Mode.QUANTIZED, vitis_compat)
+    size = observe_batches((entering(graph, batch) for batch in batches), calibrator.run, calibrator.observers)
+    return Calibration(calibrator.observed, *size, Mode(mode))
+
+
+def checked(mode: str) -> Mode:
+    """The calibration mode of this name.
+
+    Raises:
+        DataError: there is none.
+    """
     if mode not in set(Mode):
         raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
-    step = Calibrator(graph, rows, live, mode == Mode.QUANTIZED, vitis_compat)
+    return Mode(mode)
+
+
+def entering(graph: Graph, batch: Any) -> tuple[int, Values]:
+    """Number of samples of a batch, and its tensors by value id of the graph's inputs."""
+    inputs = tensors(graph, batch)
+    return int(next(iter(inputs.values())).shape[0]), {graph.inputs[name]: x for name, x in inputs.items()}
+
+
+def observe_batches(
+    source: Iterable[tuple[int, Any]],
+    run: Callable[[Any, Callable[[Any, Any], Any]], Any],
+    observers: Mapping[Any, Observer],
+) -> tuple[int, int]:
+    """Observe the values in front of quantizers, batch by batch: one pass over the data.
+
+    Args:
+        source: for each batch the number of its samples, and what `run` takes.
+        run: runs one batch: calls a visit with each place and the value there, and goes on with what that gives.
+        observers: place -> what observes the value, float32; elsewhere it is passed on.
+
+    Returns:
+        Number of batches and of samples.
+
+    Raises:
+        DataError: there was no batch.
+    """
     count = samples = 0
-    for batch in batches:
-        samples += step(batch)
-        count += 1
-    if count == 0:
+
+    def visit(place: Any, x: Any) -> Any:
+        x = as_float(x)
+        return observers[place](x, count) if place in observers else x
+
+    for size, batch in source:
+        run(batch, visit)
+        count, samples = count + 1, samples + size
+    if not count:
         raise DataError("calibration data: no batch was given; pass at least one")
-    return Calibration(step.observed, count, samples, Mode(mode))
+    return count, samples
 
 
 class Calibrator:
-    """Observes batch after batch, each in one compiled function as far as no histogram is wanted.
+    """Runs batch after batch, each in one compiled function that observes all that needs no histogram.
 
     Args:
         graph: with fake-quantize layers inserted.
@@ -327,21 +371,26 @@ class Calibrator:
         live: layer name -> live object.
         quantized: whether later layers see quantized values.
         compat: observe as the reference does.
-        aside: names of fake-quantize layers that are left to `visit`, like those that want a histogram.
+        aside: names of fake-quantize layers that are left to an observer, like those that want a histogram.
+
+    Attributes:
+        observers: fake-quantize layer name -> observer of the value in front of it, where one is left to it.
     """
 
     def __init__(
         self,
         graph: Graph,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, QuantizedRow],
         live: Mapping[str, Any],
         quantized: bool,
         compat: bool,
         aside: Iterable[str] = (),
     ) -> None:
         self.graph, self.rows, self.quantized, self.compat = graph, rows, quantized, compat
-        self._live, self._aside, self._signs = live, set(aside), Signs(graph)
+        self._live, self._signs = live, Signs(graph)
         self._runner: PartitionedRunner | None = None
+        alone = {fq for fq, row in rows.items() if how(row.spec, vitis_compat=compat) is Statistic.HISTOGRAM}
+        self.observers = {fq: self._observer(fq, rows[fq]) for fq in rows if fq in alone | set(aside)}
         self.restart()
 
     def restart(self) -> None:
@@ -350,16 +399,17 @@ class Calibrator:
         self._facts: list[dict[str, Any]] = []
         self._before: dict[str, Any] = {}
 
-    def __call__(self, batch: Any) -> int:
-        inputs = tensors(self.graph, batch)
-        count = int(next(iter(inputs.values())).shape[0])
-        runner = self._runner = self._runner or self._made(count)
+    def run(self, values: Values, visit: Visit) -> None:
+        """Run one batch.
+
+        Args:
+            values: value id -> tensor, of the graph's inputs.
+            visit: called in front of a quantizer that is left to an observer.
+        """
+        runner = self._runner = self._runner or self._made(next(iter(values.values())).shape[0])
         before = self._before or {fq: self._nothing(fq) for fq in runner.watched}
-        values = {self.graph.inputs[name]: x for name, x in inputs.items()}
-        facts = runner.run(values, self.visit, before=before, started=bool(self._before))[1]
-        self._facts.append(facts)
-        self._before = facts
-        return count
+        self._before = runner.run(values, visit, before=before, started=bool(self._before))[1]
+        self._facts.append(self._before)
 
     @property
     def observed(self) -> dict[str, TensorStatistics]:
@@ -370,33 +420,22 @@ class Calibrator:
         self._facts = []
         return self._observed
 
-    def visit(self, fq: str, x: Any) -> Any:
-        """Observe the value in front of a fake-quantize layer; gives what later layers see."""
-        row = self.rows[fq]
-        assert row.spec is not None
-        return observe(
-            as_float(x),
-            row.spec,
-            self._observed[row.name],
-            self.quantized,
-            self.compat,
-            self._signs.before(fq),
-        )
+    def _observer(self, fq: str, row: QuantizedRow) -> Observer:
+        never_negative = self._signs.before(fq)
+        return lambda x, _: observe(x, row.spec, self._observed[row.name], self.quantized, self.compat, never_negative)
 
     def _made(self, count: int) -> PartitionedRunner:
-        chosen = {fq for fq, row in self.rows.items() if self._how(row) is Statistic.HISTOGRAM} | self._aside
         shapes = {fq: self.graph.values[self.graph.node(fq).inputs[0]].shape for fq in self.rows}
         # One function for small and large tensors alike: compiling a second one costs more than it saves.
         large = any(exceeds_cache(shape, count) for shape in shapes.values())
-        inside = {fq: self._watch(fq, row, len(shapes[fq]), large) for fq, row in self.rows.items() if fq not in chosen}
-        return PartitionedRunner(self.graph, self._live, chosen, inside)
+        inside = {
+            fq: self._watch(fq, row, len(shapes[fq]), large)
+            for fq, row in self.rows.items()
+            if fq not in self.observers
+        }
+        return PartitionedRunner(self.graph, self._live, self.observers, inside)
 
-    def _how(self, row: Row) -> Statistic:
-        assert row.spec is not None
-        return how(row.spec, vitis_compat=self.compat)
-
-    def _watch(self, fq: str, row: Row, rank: int, large: bool) -> Watch:
-        assert row.spec is not None
+    def _watch(self, fq: str, row: QuantizedRow, rank: int, large: bool) -> Watch:
         found = watch(
             row.spec,
             rank,
@@ -411,9 +450,8 @@ class Calibrator:
         """The facts before the first batch."""
         import tensorflow as tf
 
-        spec = self.rows[fq].spec
-        assert spec is not None
-        return tf.zeros([3 if spec.pow2 else 2, *self.graph.layers[fq].config["grid_shape"]])
+        size = 3 if self.rows[fq].spec.pow2 else 2
+        return tf.zeros([size, *self.graph.layers[fq].config["grid_shape"]])
 
 
 def as_float(x: Any) -> Any:

@@ -16,7 +16,7 @@ from vqkit.errors import StrategyError
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.passes.match import activation_name
 from vqkit.graph.passes.simplify import WEIGHTED
-from vqkit.quantization.plan import Row
+from vqkit.quantization.plan import FloatRow, QuantizedRow, Row
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
 DEVICE_POOLS = ("MaxPooling2D", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D")
@@ -119,10 +119,10 @@ def with_data_types(rows: Iterable[Row], graph: Graph, named: Named) -> list[Row
         graph: what the plan is about.
         named: from `named_types`.
     """
-    return [_typed(row, graph, *named[row.layer]) if row.spec is None and row.layer in named else row for row in rows]
+    return [_typed(r, graph, *named[r.layer]) if isinstance(r, FloatRow) and r.layer in named else r for r in rows]
 
 
-def _typed(row: Row, graph: Graph, kind: str, origin: Any) -> Row:
+def _typed(row: FloatRow, graph: Graph, kind: str, origin: Any) -> FloatRow:
     if row.is_weight:
         value, dtype = None, str(graph.layers[row.layer].weights[row.tensor].dtype)
     else:
@@ -146,7 +146,7 @@ def _value(row: Row, graph: Graph) -> int:
     return graph.node(row.layer).outputs[int(index) if index.isdigit() else 0]
 
 
-def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
+def refuse_rounded_grids(rows: Iterable[QuantizedRow], graph: Graph) -> None:
     """Refuse weights whose variable cannot hold the values of their quantizer.
 
     A layer whose dtype is float16 or bfloat16 keeps its variables in it (one with a mixed policy does not).
@@ -161,7 +161,7 @@ def refuse_rounded_grids(rows: Iterable[Row], graph: Graph) -> None:
         StrategyError: such a weight; layer, type, quantizer and the way out are named.
     """
     for row in rows:
-        if row.spec is None or not row.is_weight:
+        if not row.is_weight:
             continue
         kind = str(graph.layers[row.layer].weights[row.tensor].dtype)
         bits = _SIGNIFICAND.get(kind)

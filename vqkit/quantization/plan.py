@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 from vqkit.graph.ir import Layer
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
+from vqkit.strategy.cascade import ResolvedQuantizer
 
 _SHOWN = ("bit_width", "method", "round_mode", "per_channel", "symmetry")
 
@@ -35,38 +36,30 @@ class Slot(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One tensor of the plan.
+class _Tensor:
+    """What a row says of its tensor, quantized or not.
 
     Attributes:
         layer: the layer in the prepared graph (`quant_<producer>` for an inserted input quantizer).
         tensor: weight name, "output" or "input".
         role: what the tensor is.
         slot: where its quantizer sits.
-        spec: its quantizer; None when it stays float.
         reason: why it is quantized here or stays float, in words.
         origins: parameter -> (source, JSON pointer) of the rule that decided it.
         kind: class of the layer.
         origin: the user's layers behind it.
-        value: graph value that is quantized; None for weights.
-        readers: nodes that read the quantized value; None means all.
-        quantizer: name of the inserted fake-quantize layer; "" for weights and float tensors.
-        data_type: float16 or bfloat16 where a name rule says so; "" where the tensor is quantized or float32.
+        value: graph value that is quantized or rounded; None for weights and what stays float32.
     """
 
     layer: str
     tensor: str
     role: Role
     slot: Slot
-    spec: QuantizerSpec | None
     reason: str = ""
     origins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     kind: str = ""
     origin: tuple[str, ...] = ()
     value: int | None = None
-    readers: frozenset[str] | None = None
-    quantizer: str = ""
-    data_type: str = ""
 
     @property
     def name(self) -> str:
@@ -78,20 +71,59 @@ class Row:
         """Whether the tensor is a constant of the model."""
         return self.role in (Role.WEIGHT, Role.BIAS)
 
-    def to_json(self) -> dict[str, Any]:
-        """The row as JSON values."""
+    def _json(self, spec: Any, data_type: str | None) -> dict[str, Any]:
         return {
             "layer": self.layer,
             "tensor": self.tensor,
             "role": self.role.value,
             "slot": self.slot.value,
             "kind": self.kind,
-            "spec": None if self.spec is None else spec_to_json(self.spec),
-            "data_type": self.data_type or None,
+            "spec": spec,
+            "data_type": data_type,
             "reason": self.reason,
             "origins": {k: list(v) for k, v in self.origins.items()},
             "model_layers": list(self.origin),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedRow(_Tensor):
+    """A tensor of the plan that has a quantizer.
+
+    Attributes:
+        spec: its quantizer.
+        readers: nodes that read the quantized value; None means all.
+        quantizer: name of the inserted fake-quantize layer; "" for weights.
+    """
+
+    spec: QuantizerSpec
+    readers: frozenset[str] | None = None
+    quantizer: str = ""
+    data_type: ClassVar[str] = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return self._json(spec_to_json(self.spec), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatRow(_Tensor):
+    """A tensor of the plan that stays float.
+
+    Attributes:
+        data_type: float16 or bfloat16 where a name rule says so; "" where it is float32.
+    """
+
+    data_type: str = ""
+    spec: ClassVar[None] = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return self._json(None, self.data_type or None)
+
+
+Row = QuantizedRow | FloatRow
+"""One tensor of the plan."""
 
 
 def spec_to_json(spec: QuantizerSpec) -> dict[str, Any]:
@@ -123,19 +155,19 @@ class Plan:
     model: str
 
     @property
-    def quantized(self) -> tuple[Row, ...]:
+    def quantized(self) -> tuple[QuantizedRow, ...]:
         """The rows that have a quantizer."""
-        return tuple(r for r in self.rows if r.spec is not None)
+        return tuple(r for r in self.rows if isinstance(r, QuantizedRow))
 
     @property
-    def typed(self) -> tuple[Row, ...]:
+    def typed(self) -> tuple[FloatRow, ...]:
         """The rows that are float16 or bfloat16."""
-        return tuple(r for r in self.rows if r.data_type)
+        return tuple(r for r in self.float_rows if r.data_type)
 
     @property
-    def float_rows(self) -> tuple[Row, ...]:
+    def float_rows(self) -> tuple[FloatRow, ...]:
         """The rows that stay float."""
-        return tuple(r for r in self.rows if r.spec is None)
+        return tuple(r for r in self.rows if isinstance(r, FloatRow))
 
     def __getitem__(self, name: str) -> Row:
         """The row named `<layer>/<tensor>`."""
@@ -213,22 +245,22 @@ def _decider(row: Row) -> tuple[str, str]:
     return "; ".join(words), ", ".join(dict.fromkeys(p for _, p in chosen.values()))
 
 
-def float_constant(layer: Layer, name: str, reason: str) -> Row:
+def float_constant(layer: Layer, name: str, reason: str) -> FloatRow:
     """The row of a weight that stays float."""
-    return Row(layer.name, name, Role.WEIGHT, Slot.WEIGHT, None, reason, {}, layer.kind, (layer.name,))
+    return FloatRow(layer.name, name, Role.WEIGHT, Slot.WEIGHT, reason, {}, layer.kind, (layer.name,))
 
 
-def float_input(name: str, reason: str) -> Row:
+def float_input(name: str, reason: str) -> FloatRow:
     """The row of a model input that stays float."""
-    return Row(name, "input", Role.INPUT, Slot.INPUT, None, reason, kind="InputLayer", origin=(name,))
+    return FloatRow(name, "input", Role.INPUT, Slot.INPUT, reason, kind="InputLayer", origin=(name,))
 
 
-def constant(layer: Layer, name: str, role: Role, quantizer: Any) -> Row:
+def constant(layer: Layer, name: str, role: Role, quantizer: ResolvedQuantizer | None) -> Row:
     """The row of a weight or bias that the strategy names."""
-    spec, origins, reason = None, {}, "left float by the strategy"
-    if quantizer is not None:
-        spec, origins, reason = quantizer.spec, origins_of(quantizer), ""
-    return Row(layer.name, name, role, Slot(role.value), spec, reason, origins, layer.kind, (layer.name,))
+    where = (layer.name, name, role, Slot(role.value))
+    if quantizer is None:
+        return FloatRow(*where, "left float by the strategy", {}, layer.kind, (layer.name,))
+    return QuantizedRow(*where, "", origins_of(quantizer), layer.kind, (layer.name,), spec=quantizer.spec)
 
 
 def tensor_name(index: int) -> str:
@@ -236,7 +268,7 @@ def tensor_name(index: int) -> str:
     return "output" if index == 0 else f"output_{index}"
 
 
-def origins_of(resolved: Any) -> dict[str, tuple[str, str]]:
+def origins_of(resolved: ResolvedQuantizer) -> dict[str, tuple[str, str]]:
     """Parameter -> (source, pointer) of the rule that decided it."""
     return {k: (o.source, o.pointer) for k, o in resolved.origins.items()}
 

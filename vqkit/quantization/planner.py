@@ -22,7 +22,9 @@ from vqkit.quantization.layer_kinds import (
     with_data_types,
 )
 from vqkit.quantization.plan import (
+    FloatRow,
     Plan,
+    QuantizedRow,
     Role,
     Row,
     Slot,
@@ -91,7 +93,7 @@ class _Planner:
             for name in self.reference.standalone():
                 self.rules.pop(name, None)
         self.on_grid: dict[int, str] = {}
-        self.inserted: dict[int, Row] = {}
+        self.inserted: dict[int, QuantizedRow] = {}
 
     # --- which layers have a rule ---
 
@@ -154,12 +156,12 @@ class _Planner:
 
     def _final(self, row: Row) -> Row:
         """The inserted quantizer as it stands after all its readers are known."""
-        if row.slot is Slot.INPUT and row.value is not None and row.spec is not None:
+        if isinstance(row, QuantizedRow) and row.slot is Slot.INPUT and row.value is not None:
             return self.inserted[row.value]
         return row
 
     def _model_inputs(self) -> list[Row]:
-        rows = []
+        rows: list[Row] = []
         for name, value in self.graph.inputs.items():
             reason = self._input_stays_float(name, value)
             if reason is None:
@@ -184,7 +186,7 @@ class _Planner:
 
     def _insert(
         self, value: int, producer: str, readers: frozenset[str] | None, reason: str, stated: Any = None
-    ) -> Row:
+    ) -> QuantizedRow:
         node = self.producers.get(value)
         name = producer if node is None else node.name
         rule = stated or self.strategy.input_rule(name, vitis_compat=self.compat)
@@ -198,19 +200,19 @@ class _Planner:
         else:
             origin = (producer,) if node is None else node.origin
             name = self.graph.unique(f"quant_{producer}")
-            row = Row(
+            row = QuantizedRow(
                 name,
                 "input",
                 Role.INPUT,
                 Slot.INPUT,
-                rule.spec,
                 reason,
                 origins_of(rule),
                 "FakeQuantize",
                 origin,
                 value,
-                readers,
-                name,
+                spec=rule.spec,
+                readers=readers,
+                quantizer=name,
             )
         self.inserted[value] = row
         if readers is None:
@@ -226,7 +228,7 @@ class _Planner:
         rule = self.rules.get(node.name)
         if (rule is None and not started) or (rule is not None and rule.quantizes_nothing):
             return []
-        rows = []
+        rows: list[Row] = []
         stated = self._stated_inputs(node)
         for value in dict.fromkeys(node.inputs):
             left_float = value in stated and stated[value] is None
@@ -359,19 +361,18 @@ class _Planner:
         if "float" not in self.graph.values[value].dtype:
             return self._float(node, f"{self.graph.values[value].dtype} output", index)
         self.on_grid[value] = f"{node.name}/{tensor}"
-        return Row(
+        return QuantizedRow(
             node.name,
             tensor,
             Role.ACTIVATION,
             slot,
-            quantizer.spec,
             "",
             origins_of(quantizer),
             self.graph.kind(node),
             node.origin,
             value,
-            None,
-            f"quant_{node.name}",
+            spec=quantizer.spec,
+            quantizer=f"quant_{node.name}",
         )
 
     def _before(self, node: Node, quantizer: Any) -> Row:
@@ -384,26 +385,26 @@ class _Planner:
             return self._float(node, "a name rule leaves its input float")
         if not self.compat and (covered or self._is_on_grid(value)):
             return self._float(node, f"its input is quantized already; {reason}")
-        return Row(
+        return QuantizedRow(
             node.name,
             "input",
             Role.ACTIVATION,
             Slot.PRE_ACTIVATION,
-            quantizer.spec,
             reason,
             origins_of(quantizer),
             self.graph.kind(node),
             node.origin,
             value,
-            frozenset([node.name]),
-            f"quant_{node.name}",
+            spec=quantizer.spec,
+            readers=frozenset([node.name]),
+            quantizer=f"quant_{node.name}",
         )
 
     # --- what stays float ---
 
-    def _float(self, node: Node, reason: str, index: int = 0) -> Row:
+    def _float(self, node: Node, reason: str, index: int = 0) -> FloatRow:
         kind, slot = self.graph.kind(node), Slot.OUTPUT
-        return Row(node.name, tensor_name(index), Role.ACTIVATION, slot, None, reason, {}, kind, node.origin)
+        return FloatRow(node.name, tensor_name(index), Role.ACTIVATION, slot, reason, {}, kind, node.origin)
 
     def _left_float(self, node: Node) -> list[Row]:
         reason = self._why_float(node)

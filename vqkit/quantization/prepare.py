@@ -17,7 +17,7 @@ from vqkit.graph.keras_layers import inner_kinds
 from vqkit.graph.passes import optimize, to_device_form
 from vqkit.graph.passes.select import leave_float, select
 from vqkit.quantization.layer_kinds import refuse_rounded_grids, rounding_layer
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow
 from vqkit.quantization.planner import resolve
 
 QUANTIZERS = ("FakeQuantize", "LearnedQuantize")
@@ -220,7 +220,7 @@ def as_strategy(strategy: Any) -> Any:
     return strategy if isinstance(strategy, Strategy) else resolve_name_or_path(strategy)
 
 
-def instrument(graph: Graph, plan: Plan) -> tuple[Graph, dict[str, Row]]:
+def instrument(graph: Graph, plan: Plan) -> tuple[Graph, dict[str, QuantizedRow]]:
     """Insert a `FakeQuantize` wherever the plan quantizes a value, a `RoundToType` where it has 16 bits.
 
     Args:
@@ -239,7 +239,7 @@ def instrument(graph: Graph, plan: Plan) -> tuple[Graph, dict[str, Row]]:
         for row in plan.typed
         if row.value is not None
     }
-    rows: dict[str, Row] = {}
+    rows: dict[str, QuantizedRow] = {}
     for row in plan.quantized:
         if row.value is not None:
             layer = _layer(graph, row)
@@ -249,10 +249,9 @@ def instrument(graph: Graph, plan: Plan) -> tuple[Graph, dict[str, Row]]:
     return graph, rows
 
 
-def _layer(graph: Graph, row: Row) -> Layer:
+def _layer(graph: Graph, row: QuantizedRow) -> Layer:
     from vqkit.quantization.layers import FakeQuantize, grid_shape
 
-    assert row.spec is not None
     assert row.value is not None
     try:
         shape = grid_shape(row.spec, graph.values[row.value].shape)
@@ -263,7 +262,7 @@ def _layer(graph: Graph, row: Row) -> Layer:
     return Layer(name, FakeQuantize, {"spec": row.spec, "grid_shape": shape})
 
 
-def rounding_rows(graph: Graph, plan: Plan) -> dict[str, Row]:
+def rounding_rows(graph: Graph, plan: Plan) -> dict[str, FloatRow]:
     """Name of each inserted `RoundToType` -> its plan row.
 
     Args:

@@ -17,7 +17,7 @@ from vqkit.quantization.calibrate import Calibration, Mode, calibrate
 from vqkit.quantization.data import batches
 from vqkit.quantization.float_model import check_float, in_size, whole
 from vqkit.quantization.layer_kinds import HALF_BITS
-from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Role, Row
 from vqkit.quantization.prepare import (
     PreparedModel,
     as_strategy,
@@ -70,7 +70,7 @@ class Quantized:
     graph: Graph
     corrected: Graph
     optimized: Graph
-    rows: Mapping[str, Row]
+    rows: Mapping[str, QuantizedRow]
     report: tuple[str, ...]
     timings: Mapping[str, float]
     calibration: str = "quantized"
@@ -244,7 +244,7 @@ class Work(Protocol):
     def calibrate(
         self,
         graph: Graph,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, QuantizedRow],
         live: Mapping[str, Any],
         data: Iterable[Any],
         mode: str,
@@ -418,7 +418,7 @@ class _Fresh:
     def calibrate(
         self,
         graph: Graph,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, QuantizedRow],
         live: Mapping[str, Any],
         data: Iterable[Any],
         mode: str,
@@ -438,7 +438,7 @@ def _apply(
     graph: Graph,
     encodings: Encodings,
     plan: Plan,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, QuantizedRow],
     live: Mapping[str, Any],
 ) -> None:
     work.assign(work.bake(graph, encodings, plan), plan)

@@ -16,7 +16,7 @@ from vqkit.quantization.layer_kinds import (
     QUANTIZED_AFTER,
     QUANTIZED_BEFORE,
 )
-from vqkit.quantization.plan import Row
+from vqkit.quantization.plan import QuantizedRow, Row
 
 
 class ReferenceRules:
@@ -105,5 +105,5 @@ def refuse_what_the_reference_refuses(rows: Iterable[Row]) -> None:
         StrategyError: naming the first tensor and the reference's reason.
     """
     for row in rows:
-        if row.spec is not None and (refusal := compat_refusal(row.spec)):
+        if isinstance(row, QuantizedRow) and (refusal := compat_refusal(row.spec)):
             raise StrategyError(f"{row.name}: vitis_compat: {refusal}. Without vitis_compat it works")

@@ -15,7 +15,7 @@ from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
 from vqkit.quantization.calibrate import Calibration, TensorStatistics
 from vqkit.quantization.layer_kinds import rounded
-from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Role
 
 Encodings = dict[str, QParams]
 
@@ -43,7 +43,7 @@ def solve_weights(
     return {
         row.name: choose(graph.layers[row.layer].weights[row.tensor], row.spec, vitis_compat=vitis_compat)
         for row in plan.quantized
-        if row.role in roles and row.spec is not None
+        if row.role in roles
     }
 
 
@@ -59,7 +59,7 @@ def weights_while_calibrating(plan: Plan, *, vitis_compat: bool) -> Plan:
     """
     if not vitis_compat:
         return plan
-    late = [r for r in plan.quantized if r.is_weight and r.spec is not None and r.spec.method in CLIPPING]
+    late = [r for r in plan.quantized if r.is_weight and r.spec.method in CLIPPING]
     return replace(plan, rows=tuple(r for r in plan.rows if r not in late)) if late else plan
 
 
@@ -81,16 +81,14 @@ def solve_activations(calibration: Calibration, plan: Plan, *, vitis_compat: boo
     return {r.name: _decide(r, calibration.tensors[r.name], vitis_compat) for r in rows}
 
 
-def _decide(row: Row, seen: TensorStatistics, compat: bool) -> QParams:
-    assert row.spec is not None
+def _decide(row: QuantizedRow, seen: TensorStatistics, compat: bool) -> QParams:
     if seen.histogram is not None:
         return choose_from_histogram(seen.histogram, row.spec, vitis_compat=compat)
     pos = _position(row, seen.pos, compat) if row.spec.pow2 else None
     return QParams(row.spec, seen.f_min[-1], seen.f_max[-1], pos)
 
 
-def _position(row: Row, positions: list[np.ndarray], compat: bool) -> np.ndarray:
-    assert row.spec is not None
+def _position(row: QuantizedRow, positions: list[np.ndarray], compat: bool) -> np.ndarray:
     if compat and row.spec.quantizer_type is QuantizerType.TQT:
         return positions[-1]
     if compat and positions[0].ndim:
@@ -137,11 +135,11 @@ def bake(
             layer = graph.layers[row.layer]
             quantized = fake_quantize(layer.weights[row.tensor], encodings[row.name])
             graph.layers[row.layer] = layer.with_(weights={**layer.weights, row.tensor: quantized})
-    for row in plan.typed:
-        if row.is_weight:
-            layer = graph.layers[row.layer]
-            weights = {**layer.weights, row.tensor: rounded(layer.weights[row.tensor], row)}
-            graph.layers[row.layer] = layer.with_(weights=weights)
+    for typed in plan.typed:
+        if typed.is_weight:
+            layer = graph.layers[typed.layer]
+            weights = {**layer.weights, typed.tensor: rounded(layer.weights[typed.tensor], typed)}
+            graph.layers[typed.layer] = layer.with_(weights=weights)
     return graph
 
 

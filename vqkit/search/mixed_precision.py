@@ -280,7 +280,7 @@ class LayerOptions:
 
     def _planned(self, layer: str) -> int:
         rows = [r for r in self._prepared.plan.quantized if r.layer == layer and r.role is Role.WEIGHT]
-        return rows[0].spec.bit_width if rows and rows[0].spec is not None else FLOAT_BITS
+        return rows[0].spec.bit_width if rows else FLOAT_BITS
 
     def _products(self, slots: tuple[ChoiceGroup, ...]) -> list[Product]:
         graph = self._prepared.graph
@@ -303,7 +303,7 @@ class LayerOptions:
         while value not in rows and value in producers and graph.kind(producers[value]) in KEEPS_GRID:
             value = producers[value].inputs[0]
         row = rows.get(value)
-        if row is None or row.spec is None:
+        if row is None:
             return FLOAT_BITS
         named = {u.activation: u.layer for u in self.units if u.activation}
         unit = named.get(row.origin[0] if row.role is Role.INPUT else row.layer, "")

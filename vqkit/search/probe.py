@@ -8,7 +8,7 @@ would decide is found alike: one walk over the calibration data serves all quest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 
 from vqkit.bench.calibration import SharedObserver, WantedStatistics
-from vqkit.errors import DataError
 from vqkit.graph.execute import Pieces, Values, numbers_at
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import tensors
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
-from vqkit.quantization.calibrate import Calibration, Mode, TensorStatistics, as_float, on_grid
+from vqkit.quantization.calibrate import Calibration, Mode, TensorStatistics, as_float, observe_batches, on_grid
 from vqkit.quantization.data import batches, leaves
 from vqkit.quantization.float_model import in_size
-from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Role
 from vqkit.quantization.planner import resolve
 from vqkit.quantization.prepare import instrument
 from vqkit.quantization.refine import refine
@@ -53,7 +52,7 @@ class Probe:
 
     weights: Mapping[str, Mapping[str, np.ndarray]]
     start: int
-    row: Row | None
+    row: QuantizedRow | None
     params: QParams | None
     end: int
 
@@ -61,7 +60,6 @@ class Probe:
     def observing(self) -> Observing:
         """What decides what calibration sees: the value, the weights before it, and its quantizer."""
         assert self.row is not None
-        assert self.row.spec is not None
         before = [(k, v, id(a)) for k, arrays in self.weights.items() for v, a in arrays.items()]
         return (self.row.name, *before), self.row.spec
 
@@ -145,40 +143,38 @@ class Probes:
 
         Behind quantized weights a value is another one, and is observed there.
         """
-        settings = self._engine.settings
+        compat, x = self._engine.settings.vitis_compat, self._engine.data.x_calib
         asked = {d.observing: d for d in drafts if d.row is not None}
         watched = {place: draft for (place, _), draft in asked.items()}
         wanted: dict[Place, dict[QuantizerSpec, WantedStatistics]] = {place: {} for place in watched}
         for place, spec in asked:
-            wanted[place][spec] = WantedStatistics(spec, TensorStatistics(), settings.vitis_compat)
-        seen = {place: SharedObserver(list(wishes.values())) for place, wishes in wanted.items()}
+            wanted[place][spec] = WantedStatistics(spec, TensorStatistics(), compat)
         starts = {d.start for d in watched.values()}
-        x = self._engine.data.x_calib
-        source = batches(x, batch_size=settings.batch_size, steps=settings.steps)
-        count = samples = 0
-        for batch in in_size(source, self._graph):
+
+        def run(batch: Any, visit: Callable[[Place, Any], Any]) -> None:
             for start, (state,) in self._walked([batch], starts):
                 for place, draft in watched.items():
                     if draft.start == start:
-                        seen[place].add(self._watched(draft, state))
-            count, samples = count + 1, samples + len(leaves(batch)[0])
-        if not count:
-            raise DataError("calibration data: no batch was given; pass at least one")
-        found = {(place, spec): w.seen for place, wishes in wanted.items() for spec, w in wishes.items()}
+                        visit(place, self._watched(draft, state))
+
+        source = batches(x, batch_size=self._engine.settings.batch_size, steps=self._engine.settings.steps)
+        sized = ((len(leaves(batch)[0]), batch) for batch in in_size(source, self._graph))
+        observers = {place: SharedObserver(list(wishes.values())) for place, wishes in wanted.items()}
+        size = observe_batches(sized, run, observers)
         return {
-            key: self._decided(d.row, Calibration({d.row.name: found[key]}, count, samples, Mode.FLOAT))
+            key: self._decided(d.row, Calibration({d.row.name: wanted[key[0]][key[1]].seen}, *size, Mode.FLOAT))
             for key, d in asked.items()
             if d.row is not None
         }
 
     def _watched(self, draft: Probe, state: Values) -> Any:
-        """The value that a question quantizes, float32, behind its quantized weights."""
+        """The value that a question quantizes, behind its quantized weights."""
         assert draft.row is not None
         assert draft.row.value is not None
         self._pieces.assign(draft.weights)
-        return as_float(self._pieces.run(draft.start, draft.end, state)[draft.row.value])
+        return self._pieces.run(draft.start, draft.end, state)[draft.row.value]
 
-    def _decided(self, row: Row, facts: Calibration) -> QParams:
+    def _decided(self, row: QuantizedRow, facts: Calibration) -> QParams:
         plan = Plan((row,), "", "", "")
         return solve_activations(facts, plan, vitis_compat=self._engine.settings.vitis_compat)[row.name]
 
@@ -215,14 +211,14 @@ class Probes:
         baked = self._weights.bake(self._graph, encodings, plan)
         return {name: baked.layers[name].weights for name in layers}
 
-    def _read_by_all(self, row: Row) -> bool:
+    def _read_by_all(self, row: QuantizedRow) -> bool:
         """Whether the quantizer stands in front of every reader of its value."""
         if row.readers is None:
             return True
         readers = {n.name for n in self._graph.nodes if row.value in n.inputs}
         return readers <= row.readers and row.value not in self._graph.outputs
 
-    def _behind(self, row: Row) -> int:
+    def _behind(self, row: QuantizedRow) -> int:
         producer = next((i for i, n in enumerate(self._graph.nodes) if row.value in n.outputs), -1)
         return producer + 1
 
@@ -241,7 +237,7 @@ def with_bits(plan: Plan, bits: int) -> Plan:
     """
     kinds = (Role.WEIGHT, Role.ACTIVATION, Role.INPUT)
     rows = tuple(
-        replace(r, spec=r.spec.with_(bit_width=bits)) if r.spec is not None and r.role in kinds else r
+        replace(r, spec=r.spec.with_(bit_width=bits)) if isinstance(r, QuantizedRow) and r.role in kinds else r
         for r in plan.rows
     )
     return replace(plan, rows=rows)

@@ -11,7 +11,7 @@ from vqkit.graph.passes.match import Chains, activation_name
 from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.layer_kinds import ACTIVATIONS, KEEPS_GRID
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow, Row
 from vqkit.quantization.refine import converted_spec
 from vqkit.targets.target import (
     AT_AN_END,
@@ -42,16 +42,15 @@ class Calls:
         self._consumers = graph.consumers()
         self._rows = {row.name: row for row in plan.rows}
         self._weights: dict[str, list[Row]] = {}
-        self._at: dict[int, list[Row]] = {}
+        self._at: dict[int, list[QuantizedRow]] = {}
         for row in plan.rows:
             if row.is_weight:
                 self._weights.setdefault(row.layer, []).append(row)
-            elif row.value is not None:
+            elif isinstance(row, QuantizedRow) and row.value is not None:
                 self._at.setdefault(row.value, []).append(row)
 
-    def spec(self, row: Row) -> QuantizerSpec:
+    def spec(self, row: QuantizedRow) -> QuantizerSpec:
         """The row's quantizer as the finished model has it."""
-        assert row.spec is not None
         return converted_spec(row.spec, self._refine)
 
     def weights(self, node: Node) -> list[Row]:
@@ -66,7 +65,7 @@ class Calls:
         """The node that makes a value; None for an input of the model."""
         return self._producers.get(value)
 
-    def seen_by(self, reader: Node, value: int) -> Row | None:
+    def seen_by(self, reader: Node, value: int) -> QuantizedRow | None:
         """The row that quantized a value for one reader, found upwards through layers that keep the grid."""
         for row in self._at.get(value, ()):
             if row.readers is None or reader.name in row.readers:
@@ -74,18 +73,18 @@ class Calls:
         producer = self._producers.get(value)
         return None if producer is None else self._kept(producer)
 
-    def behind(self, node: Node) -> Iterator[tuple[int, Row | None]]:
+    def behind(self, node: Node) -> Iterator[tuple[int, QuantizedRow | None]]:
         """For each output its index and the row that quantizes it for all who read it."""
         kept = self._kept(node)
         for index, value in enumerate(node.outputs):
             own = next((r for r in self._at.get(value, ()) if r.readers is None), None)
             yield index, own or self._by_readers(value) or kept
 
-    def _by_readers(self, value: int) -> Row | None:
+    def _by_readers(self, value: int) -> QuantizedRow | None:
         rows = [self.seen_by(reader, value) for reader in self._consumers[value]]
         return rows[0] if rows and None not in rows and value not in self.graph.outputs else None
 
-    def _kept(self, node: Node) -> Row | None:
+    def _kept(self, node: Node) -> QuantizedRow | None:
         """The row of the input, where the layer keeps its grid."""
         if self.graph.kind(node) not in KEEPS_GRID:
             return None
@@ -211,7 +210,7 @@ class DpuCheck:
         return next((f for row in self.calls.weights(node) if (f := self._weight(row)) is not None), None)
 
     def _weight(self, row: Row) -> DeviceFinding | None:
-        if row.spec is None:
+        if isinstance(row, FloatRow):
             way = f"{self._instead}give {row.tensor} a quantizer in the entry of {row.kind}"
             return DeviceFinding(f"its {row.tensor} stays float: {row.reason}", way)
         return self._grid(row, f"its {row.tensor}")
@@ -233,15 +232,14 @@ class DpuCheck:
         way = f"{self._instead}give it an output quantizer in the entry of {self.graph.kind(node)}"
         return DeviceFinding(f"its output stays float{reason}", way)
 
-    def _grid(self, row: Row, what: str) -> DeviceFinding | None:
+    def _grid(self, row: QuantizedRow, what: str) -> DeviceFinding | None:
         spec = self.calls.spec(row)
         broken = next((rule for rule in GRID if not rule.holds(spec)), None)
         if broken is None:
             return None
         way = _changed(row, broken.param, broken.wanted)
         if broken.param == "quantizer_type":
-            converted = row.spec is not None and row.spec.pow2
-            way = "set convert_to_fs_quantize_strategy to false" if converted else "plan with pof2s or pof2s_tqt"
+            way = "set convert_to_fs_quantize_strategy to false" if row.spec.pow2 else "plan with pof2s or pof2s_tqt"
         return DeviceFinding(f"{what} {broken.reason.format(spec=spec)}", way)
 
     # --- what its neighbours decide ---

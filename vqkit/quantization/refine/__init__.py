@@ -15,7 +15,7 @@ import numpy as np
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.passes.simplify import KERNEL, WEIGHTED
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
-from vqkit.quantization.plan import Row, Slot
+from vqkit.quantization.plan import QuantizedRow, Slot
 from vqkit.quantization.solve import Encodings
 
 TRANSPARENT = ("Flatten", "Reshape", "ZeroPadding2D")
@@ -43,7 +43,9 @@ class Refiner:
         vitis_compat: stop where the reference stops, and saturate weights where it does.
     """
 
-    def __init__(self, graph: Graph, rows: Mapping[str, Row], encodings: Encodings, vitis_compat: bool) -> None:
+    def __init__(
+        self, graph: Graph, rows: Mapping[str, QuantizedRow], encodings: Encodings, vitis_compat: bool
+    ) -> None:
         self.graph, self.rows, self.compat = graph, rows, vitis_compat
         self.encodings = dict(encodings)
         self.report: list[str] = []
@@ -203,7 +205,7 @@ class Refiner:
 
 
 def refine(
-    graph: Graph, rows: Mapping[str, Row], encodings: Encodings, config: Any, *, vitis_compat: bool = False
+    graph: Graph, rows: Mapping[str, QuantizedRow], encodings: Encodings, config: Any, *, vitis_compat: bool = False
 ) -> tuple[Encodings, list[str]]:
     """Run the position adjustments that the strategy asks for.
 

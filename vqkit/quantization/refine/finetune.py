@@ -45,7 +45,7 @@ from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives.ops import fake_quantize_numpy
 from vqkit.primitives.qparams import QParams
-from vqkit.quantization.plan import Plan, Role, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Role
 from vqkit.quantization.prepare import passing_through, rounding_rows
 from vqkit.quantization.refine.layerwise import (
     Block,
@@ -114,7 +114,7 @@ class Finetuned:
 
 def finetune(
     graph: Graph,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, QuantizedRow],
     plan: Plan,
     encodings: Encodings,
     live: Mapping[str, Any],
@@ -224,7 +224,7 @@ _SCHEDULE = ""
 
 def round_adaptively(
     graph: Graph,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, QuantizedRow],
     plan: Plan,
     encodings: Encodings,
     live: Mapping[str, Any],

@@ -33,7 +33,7 @@ from vqkit.graph.passes.match import activation_name
 from vqkit.graph.passes.simplify import KERNEL
 from vqkit.primitives.qparams import QParams
 from vqkit.quantization.layer_kinds import KEEPS_GRID
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.solve import Encodings
 
 KEY = "integer_arithmetic"
@@ -62,7 +62,7 @@ class InIntegerForm:
 
 
 def in_integers(
-    graph: Graph, corrected: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings
+    graph: Graph, corrected: Graph, rows: Mapping[str, QuantizedRow], plan: Plan, encodings: Encodings
 ) -> InIntegerForm:
     """Let layers compute in integers: their input, weights and output lie on float-scale grids of <= 8 bits.
 
@@ -122,7 +122,7 @@ class _Scales:
 
 
 class _IntegerFinder:
-    def __init__(self, graph: Graph, rows: Mapping[str, Row], plan: Plan, encodings: Encodings) -> None:
+    def __init__(self, graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan, encodings: Encodings) -> None:
         self.graph, self.rows, self.encodings = graph, rows, encodings
         self.calls, self.producers, self.consumers = graph.calls(), graph.producers(), graph.consumers()
         self.outputs = set(graph.outputs)

@@ -18,7 +18,7 @@ from vqkit.primitives.ops import fake_quantize
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.layer_kinds import QUANTIZED_AFTER
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Row
 from vqkit.quantization.solve import Encodings
 
 Tune = Callable[["Block", list[Any], list[Any]], None]
@@ -37,7 +37,7 @@ class Block:
 
     nodes: tuple[Node, ...]
     graph: Graph
-    weights: Mapping[str, Row]
+    weights: Mapping[str, QuantizedRow]
     quantizer: Row | None
 
     @property
@@ -51,7 +51,7 @@ class Block:
         return self.graph if self.quantizer is None else _alone(self.graph, self.nodes[:-1])
 
 
-def find_blocks(graph: Graph, rows: Mapping[str, Row], plan: Plan) -> tuple[list[Block], list[str]]:
+def find_blocks(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> tuple[list[Block], list[str]]:
     """The layers that can be tuned on their own, and why others cannot.
 
     Args:
@@ -74,8 +74,8 @@ def find_blocks(graph: Graph, rows: Mapping[str, Row], plan: Plan) -> tuple[list
     return blocks[::-1], left[::-1]
 
 
-def _quantized_weights(plan: Plan) -> dict[str, dict[str, Row]]:
-    found: dict[str, dict[str, Row]] = {}
+def _quantized_weights(plan: Plan) -> dict[str, dict[str, QuantizedRow]]:
+    found: dict[str, dict[str, QuantizedRow]] = {}
     for row in plan.quantized:
         if row.is_weight:
             found.setdefault(row.layer, {})[row.tensor] = row
@@ -91,7 +91,9 @@ def _obstacle(graph: Graph, node: Node, calls: Mapping[str, int]) -> str:
     return "" if dtypes == {"float32"} else f"computes {', '.join(sorted(dtypes))}"
 
 
-def _block(graph: Graph, rows: Mapping[str, Row], chains: Chains, head: Node, weights: Mapping[str, Row]) -> Block:
+def _block(
+    graph: Graph, rows: Mapping[str, QuantizedRow], chains: Chains, head: Node, weights: Mapping[str, QuantizedRow]
+) -> Block:
     nodes, reader = [head], chains.only_reader(head)
     if reader is not None and _rectifies(graph, reader):
         nodes.append(reader)

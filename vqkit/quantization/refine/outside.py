@@ -23,7 +23,7 @@ from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerType
 from vqkit.quantization.calibrate import TensorStatistics
 from vqkit.quantization.data import map_inputs
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.solve import Encodings
 
 MOST = 0.05
@@ -100,7 +100,7 @@ def weights_outside(graph: Graph, plan: Plan, encodings: Encodings) -> dict[str,
 
 def values_outside(
     graph: Graph,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, QuantizedRow],
     encodings: Encodings,
     seen: Mapping[str, TensorStatistics],
     live: Mapping[str, Any],
@@ -199,7 +199,7 @@ def lines(found: Mapping[str, Outside], plan: Plan) -> Iterator[str]:
     """
     for row in plan.quantized:
         share = found.get(row.name, NOTHING)
-        if share.much and row.spec is not None:
+        if share.much:
             yield (
                 f"{row.name}: {100 * share.values:.3g} % of the values lie outside the range that "
                 f"{row.spec.method.name} chose; clipping them takes {100 * share.energy:.3g} % of the energy"

@@ -24,7 +24,7 @@ from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives import spec
 from vqkit.primitives.qparams import QParams
 from vqkit.quantization.labels import class_numbers, first_output
-from vqkit.quantization.plan import Plan, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Row
 from vqkit.quantization.prepare import passing_through, rounding_rows
 from vqkit.quantization.solve import Encodings, bake
 
@@ -53,7 +53,7 @@ class ThresholdSearch:
     def __init__(
         self,
         graph: Graph,
-        rows: Mapping[str, Row],
+        rows: Mapping[str, QuantizedRow],
         plan: Plan,
         live: Mapping[str, Any],
         batches: Iterable[Any],
@@ -80,7 +80,7 @@ class ThresholdSearch:
             raise DataError(f"calib_labels: {len(numbers)} labels for {sum(sizes)} calibration samples")
         return list(np.split(numbers, np.cumsum(sizes)[:-1]))
 
-    def _float_outputs(self, rows: Mapping[str, Row]) -> list[Any]:
+    def _float_outputs(self, rows: Mapping[str, QuantizedRow]) -> list[Any]:
         floats = passing_through(make_all_live(self.graph), rows, rounding_rows(self.graph, self.plan))
         run = compiled(self.graph, lambda inputs: replay(self.graph, floats, inputs))
         return [run(batch) for batch in self.batches]
