@@ -27,9 +27,9 @@ def data_for(model, n=40):
     return Data("random", zoo.batch(model, 16, seed=1), x, y)
 
 
-def one_by_one(model, data, base, question):
+def one_by_one(model, data, base, question, settings=SETTINGS):
     """The answer as a user would get it."""
-    made = quantize(model, strategy_for(base, question), data.x_calib, **SETTINGS.for_quantize)
+    made = quantize(model, strategy_for(base, question), data.x_calib, **settings.for_quantize)
     result = evaluate(made.model, data.x_eval, data.y_eval)
     reference = evaluate(model, data.x_eval, data.y_eval)
     tally = OutputSums()
@@ -58,6 +58,20 @@ def test_same_numbers_as_asking_one_by_one(tiny, name, base, modes):
         assert {k: found.rows[i][k] for k in ("accuracy", "sqnr_db", "kl")} == one_by_one(
             model, data, strategy, asked[i]
         )
+
+
+@pytest.mark.parametrize("changes", [{"calibration": "float"}, {"vitis_compat": True}])
+def test_values_are_observed_behind_the_weights_that_calibration_has(tiny, changes):
+    """Float calibration has float ones, and so has the reference where a weight is decided by a histogram."""
+    model, strategy = tiny("conv_bn_relu"), Strategy.builtin("fsx").with_kwargs(weight_method="MIN_KL")
+    data, settings = data_for(model), Settings(batch_size=8, **changes)
+    compat = settings.vitis_compat
+    found = sensitivity(model, data, strategy, bits=(3,), kinds=("both",), settings=settings)
+    asked = questions(units(prepare(model, strategy, vitis_compat=compat)), (3,), ("both",), ("only",))
+    assert [q.unit.layer for q in asked] == [row["layer"] for row in found.rows]
+    for row, question in zip(found.rows, asked, strict=True):
+        answer = one_by_one(model, data, strategy, question, settings)
+        assert {k: row[k] for k in answer} == answer
 
 
 def test_a_mask_is_heard_of_behind_every_cut():

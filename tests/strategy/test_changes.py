@@ -282,3 +282,17 @@ def test_dump_writes_what_load_reads(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["mine.json"]
     with pytest.raises(StrategyError, match="dump verbose: value 3 is not allowed"):
         strategy.dump(verbose=3)
+
+
+def test_the_same_said_by_the_same_is_checked_once():
+    def made(source: str = "kwargs") -> Strategy:
+        return Strategy.builtin("pof2s").with_overrides({"weight_bit": 4}, source)
+
+    assert made() is made()
+    other = made("sweep.yaml")
+    assert other is not made()
+    assert other == made()
+    assert {o.source for o in other.layer_rule("Dense").weights[0][1].origins.values()} >= {"sweep.yaml"}
+    for _ in range(2):
+        with pytest.raises(StrategyError, match="weight_bit"):
+            Strategy.builtin("pof2s").with_kwargs(weight_bit=99)

@@ -1,15 +1,12 @@
-"""Partitioned execution of a graph: compiled from cut to cut, with callbacks between.
+"""Partitioned execution of a graph: compiled from cut to cut.
 
-Run a graph partition by partition: compiled code between chosen layers, ordinary Python at them.
+`PartitionedRunner` cuts at chosen layers, where ordinary Python is called: what happens there is free to differ
+from variant to variant without compiling anything again, and a run can begin in the middle, from values that an
+earlier run had there.
 
-What happens at the chosen layers is then free to differ from variant to variant without compiling anything
-again, and a run can begin in the middle, from values that an earlier run had there.
-
-The float graph in compiled pieces, from any cut to any other.
-
-A function of its own from each cut to the end would be the fastest to run, but tracing them all grows with
-the square of the graph. So some cuts are stations: a run goes to the next one, and from station to station in
-functions that all runs share.
+`CutRunner` runs from any of some cuts to any other. A function of its own from each cut to the end would be the
+fastest to run, but tracing them all grows with the square of the graph. So some cuts are stations: a run goes to
+the next one, and from station to station in functions that all runs share.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from math import prod
 from typing import Any
 
 from vqkit.graph.copies import make_all_live
-from vqkit.graph.ir import Graph, Node, Ref, map_refs
+from vqkit.graph.ir import Graph, Node, Ref
 from vqkit.graph.keras_io import mask_of, masked, replay
 from vqkit.graph.keras_layers import assign_weights
 from vqkit.primitives.native import traced_here
@@ -87,7 +84,7 @@ Watch = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """A partition of a graph: nodes that run as one compiled function, or a single chosen node.
+    """Some nodes of a graph in a row: they run as one compiled function, or are a single chosen node.
 
     Attributes:
         nodes: in graph order.
@@ -105,9 +102,33 @@ class Partition:
     writes: tuple[int, ...]
     done: tuple[int, ...]
 
+    @property
+    def graph(self) -> Graph:
+        """The nodes as a graph of their own, from `reads` (named `v<id>`) to `writes`."""
+        inputs, outputs = {f"v{v}": v for v in self.reads}, tuple(Ref(v) for v in self.writes)
+        return Graph("partition", inputs, None, outputs, list(self.nodes), {}, {})
+
+
+def partition(graph: Graph, begin: int, end: int, *, chosen: str = "", outputs: bool = True) -> Partition:
+    """Some nodes of a graph in a row.
+
+    Args:
+        graph: the whole.
+        begin: number of the first node.
+        end: number of the node to stop before.
+        chosen: the layer's name where it is a single chosen node.
+        outputs: whether the model's outputs are read at its end.
+    """
+    nodes = graph.nodes[begin:end]
+    made = [v for n in nodes for v in n.outputs]
+    later = {*(v for n in graph.nodes[end:] for v in n.inputs), *(graph.outputs if outputs else ())}
+    reads = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
+    writes = tuple(v for v in made if v in later)
+    return Partition(tuple(nodes), chosen, begin, reads, writes, tuple(v for v in reads if v not in later))
+
 
 def partitions(graph: Graph, chosen: Iterable[str]) -> list[Partition]:
-    """Cut a graph at the nodes of chosen layers.
+    """Cut a graph at the nodes of chosen layers; what only the model's outputs need is computed, and not kept.
 
     Args:
         graph: any; a chosen layer has one input and one output.
@@ -116,119 +137,55 @@ def partitions(graph: Graph, chosen: Iterable[str]) -> list[Partition]:
     Returns:
         Partitions in graph order.
     """
-    chosen = set(chosen)
-    groups: list[list[Node]] = []
-    for node in graph.nodes:
-        if node.layer in chosen or not groups or groups[-1][-1].layer in chosen:
-            groups.append([node])
-        else:
-            groups[-1].append(node)
-    last = {v: i for i, nodes in enumerate(groups) for n in nodes for v in n.inputs}
-    found: list[Partition] = []
-    for i, nodes in enumerate(groups):
-        made = [v for n in nodes for v in n.outputs]
-        reads = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v not in made))
-        writes = tuple(v for v in made if last.get(v, -1) > i)
-        done = tuple(v for v in (*reads, *writes) if last.get(v, -1) <= i)
-        name = nodes[0].layer if nodes[0].layer in chosen else ""
-        begin = sum(len(part.nodes) for part in found)
-        found.append(Partition(tuple(nodes), name, begin, reads, writes, done))
-    return found
+    alone = [n.layer in set(chosen) for n in graph.nodes]
+    cuts = [i for i in range(1, len(alone)) if alone[i] or alone[i - 1]]
+    return [
+        partition(graph, a, b, chosen=graph.nodes[a].layer if alone[a] else "", outputs=False)
+        for a, b in pairwise([0, *cuts, len(alone)])
+    ]
 
 
-class PartitionedRunner:
-    """Partitioned execution of a graph; each partition is traced when it is first reached.
+class _Runner:
+    """Compiled functions of partitions of a graph; each is traced when it is first reached.
 
     Args:
         graph: what to run.
         live: layer name -> live object; variables may be assigned between runs.
-        chosen: names of the layers that are left to `visit`.
         watched: name of a layer with one input and one output -> what is computed in its place, inside
             compiled code: of its input, its facts from the batch before, and whether there was one, it
             gives its output and facts.
 
     Attributes:
-        parts: the partitions.
-        traces: number of a partition -> how often it was traced.
+        traces: number of a partition's first node -> how often it was traced.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        live: Mapping[str, Any],
-        chosen: Iterable[str],
-        watched: Mapping[str, Watch] | None = None,
-    ) -> None:
-        self.graph, self.parts = graph, partitions(graph, chosen)
-        self.watched = watched or {}
+    def __init__(self, graph: Graph, live: Mapping[str, Any], watched: Mapping[str, Watch] | None = None) -> None:
+        self.graph, self.live, self.watched = graph, live, watched or {}
         self.traces: dict[int, int] = {}
-        self._live = live
-        self._functions: dict[int, Any] = {}
-        self._names: dict[int, str] = {}
+        self._functions: dict[tuple[Any, ...], Any] = {}
 
-    def run(
-        self,
-        values: Values,
-        visit: Visit,
-        *,
-        begin: int = 0,
-        end: int | None = None,
-        before: Facts | None = None,
-        started: bool = False,
-    ) -> tuple[Values, Facts]:
-        """Run some partitions.
+    def compute(self, part: Partition, values: Values, before: Facts, started: Any) -> tuple[Values, Facts]:
+        """What a partition writes, and the facts of watched layers in it.
 
         Args:
-            values: value id -> tensor: the model's inputs, or what an earlier run left at `begin`.
-            visit: called with a chosen layer's name and its input; gives its output.
-            begin: number of the first partition.
-            end: number of the partition to stop before; all by default.
+            part: a compiled partition of the graph.
+            values: value id -> tensor, with its mask if it has one.
             before: name of a watched layer -> its facts from the batch before.
-            started: whether there was one.
-
-        Returns:
-            The values that later partitions read, and the facts of watched layers by name.
+            started: boolean tensor, whether there was one.
         """
-        import tensorflow as tf
-
-        values, facts = dict(values), {}
-        known = (before or {}, tf.constant(started))
-        for i, part in enumerate(self.parts[begin:end], start=begin):
-            if part.chosen:
-                x = values[part.reads[0]]
-                made = {part.nodes[0].output: masked(visit(part.chosen, x), mask_of(x))}
-            else:
-                made, found = self._compute(i, part, values, known)
-                facts.update(found)
-            values.update(made)
-            for v in part.done:
-                values.pop(v, None)
-        return values, facts
-
-    def _compute(self, i: int, part: Partition, values: Values, known: tuple[Facts, Any]) -> tuple[Values, Facts]:
         given = [values[v] for v in part.reads]
         masks = [mask_of(x) for x in given]
-        before = {n.layer: known[0][n.layer] for n in part.nodes if n.layer in self.watched}
-        if i not in self._functions:
-            self._functions[i] = self._compiled(i, given, masks, before)
-        tensors, made_masks, facts = self._functions[i](given, [m for m in masks if m is not None], before, known[1])
+        known = {n.layer: before[n.layer] for n in part.nodes if n.layer in self.watched}
+        key = (part.begin, len(part.nodes), *(m is not None for m in masks))
+        if key not in self._functions:
+            self._functions[key] = self._compiled(part, given, masks, known)
+        tensors, made_masks, facts = self._functions[key](given, [m for m in masks if m is not None], known, started)
         return {v: masked(x, m) for v, x, m in zip(part.writes, tensors, made_masks, strict=True)}, facts
 
-    def _compiled(self, i: int, given: list[Any], masks: list[Any], before: Facts) -> Any:
+    def _compiled(self, part: Partition, given: list[Any], masks: list[Any], before: Facts) -> Any:
         import tensorflow as tf
 
-        part = self.parts[i]
-        has_mask = [m is not None for m in masks]
-        names = [f"v{v}" for v in part.reads]
-        inside = Graph(
-            "partition",
-            dict(zip(names, part.reads, strict=True)),
-            None,
-            tuple(Ref(v) for v in part.writes),
-            list(part.nodes),
-            {},
-            {},
-        )
+        inside, has_mask = part.graph, [m is not None for m in masks]
         made_mask: list[bool] = []
 
         def call(tensors: list[Any], given_masks: list[Any], before: Facts, started: Any) -> tuple[Any, ...]:
@@ -241,13 +198,13 @@ class PartitionedRunner:
 
                 return watch
 
-            self.traces[i] = self.traces.get(i, 0) + 1
+            self.traces[part.begin] = self.traces.get(part.begin, 0) + 1
             waiting = iter(given_masks)
             inputs = {
                 name: masked(x, next(waiting)) if has else x
-                for name, x, has in zip(names, tensors, has_mask, strict=True)
+                for name, x, has in zip(inside.inputs, tensors, has_mask, strict=True)
             }
-            outputs = replay(inside, {**self._live, **{k: watching(k) for k in before}}, inputs)
+            outputs = replay(inside, {**self.live, **{k: watching(k) for k in before}}, inputs)
             found = [mask_of(x) for x in outputs]
             made_mask[:] = [m is not None for m in found]
             return list(outputs), [m for m in found if m is not None], facts
@@ -276,12 +233,74 @@ class PartitionedRunner:
         return tf.TensorSpec(shape, x.dtype)
 
 
+class PartitionedRunner(_Runner):
+    """Runs a graph from one chosen layer to the next.
+
+    Args:
+        graph: what to run.
+        live: as in `_Runner`.
+        chosen: names of the layers that are left to `visit`.
+        watched: as in `_Runner`.
+
+    Attributes:
+        parts: the partitions.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        live: Mapping[str, Any],
+        chosen: Iterable[str],
+        watched: Mapping[str, Watch] | None = None,
+    ) -> None:
+        super().__init__(graph, live, watched)
+        self.parts = partitions(graph, chosen)
+
+    def run(
+        self,
+        values: Values,
+        visit: Visit,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        before: Facts | None = None,
+        started: bool = False,
+    ) -> tuple[Values, Facts]:
+        """Run some partitions.
+
+        Args:
+            values: value id -> tensor: the model's inputs, or what an earlier run left at `begin`.
+            visit: called with a chosen layer's name and its input; gives its output.
+            begin: number of the first partition.
+            end: number of the partition to stop before; all by default.
+            before: name of a watched layer -> its facts from the batch before.
+            started: whether there was one.
+
+        Returns:
+            The values that later partitions read, and the facts of watched layers by name.
+        """
+        import tensorflow as tf
+
+        values, facts, known = dict(values), {}, (before or {}, tf.constant(started))
+        for part in self.parts[begin:end]:
+            if part.chosen:
+                x = values[part.reads[0]]
+                made = {part.nodes[0].output: masked(visit(part.chosen, x), mask_of(x))}
+            else:
+                made, found = self.compute(part, values, *known)
+                facts.update(found)
+            values.update((v, made[v]) for v in part.writes)
+            for v in part.done:
+                values.pop(v, None)
+        return values, facts
+
+
 # Nodes between two stations, at least. Calls cost less than tracing does from here on.
 STATION = 8
 
 
-class Pieces:
-    """Runs parts of a graph.
+class CutRunner(_Runner):
+    """Runs a graph from any of some cuts to any other.
 
     Args:
         graph: what to run; its weights are the ones to go back to.
@@ -289,11 +308,14 @@ class Pieces:
     """
 
     def __init__(self, graph: Graph, cuts: Iterable[int]) -> None:
-        self.graph, self.cuts = graph, sorted(cuts)
-        self._live = make_all_live(graph)
+        super().__init__(graph, make_all_live(graph))
+        self.cuts = sorted(cuts)
         self._changed: set[str] = set()
-        self._stations = _stations(self.cuts)
-        self._functions: dict[tuple[int, int], Callable[[Values], Values]] = {}
+        self._stations: list[int] = []
+        for cut in self.cuts:
+            if cut - (self._stations[-1] if self._stations else 0) >= STATION:
+                self._stations.append(cut)
+        self._parts: dict[tuple[int, int], Partition] = {}
 
     def run(self, start: int, end: int, state: Values) -> Values:
         """The values needed at one cut, from those needed at an earlier one.
@@ -306,12 +328,16 @@ class Pieces:
             end: cut to go to.
             state: value id -> tensor, shape (batch, …).
         """
-        if start == end:
-            return state
-        for a, b in pairwise([start, *(s for s in self._stations if start < s < end), end]):
-            if (a, b) not in self._functions:
-                self._functions[a, b] = self._compiled(a, b)
-            state = self._functions[a, b](state)
+        import tensorflow as tf
+
+        state = dict(state)
+        for a, b in pairwise([start, *(s for s in self._stations if start < s < end), end] if start < end else []):
+            if (a, b) not in self._parts:
+                self._parts[a, b] = partition(self.graph, a, b)
+            part = self._parts[a, b]
+            state.update(self.compute(part, state, {}, tf.constant(False))[0])
+            for v in part.done:
+                state.pop(v, None)
         return state
 
     def assign(self, weights: Mapping[str, Any]) -> None:
@@ -322,37 +348,5 @@ class Pieces:
         """
         own = {name: self.graph.layers[name].weights for name in self._changed - weights.keys()}
         for name, arrays in {**own, **weights}.items():
-            assign_weights(self._live[name], arrays)
+            assign_weights(self.live[name], arrays)
         self._changed = set(weights)
-
-    def _compiled(self, start: int, end: int) -> Callable[[Values], Values]:
-        import tensorflow as tf
-
-        graph = self.graph
-        before, after = crossing_values(graph, start), crossing_values(graph, end)
-
-        def run(*given: Any) -> list[Any]:
-            values = dict(zip(before, given, strict=True))
-            for node in graph.nodes[start:end]:
-                args, kwargs = map_refs(lambda r: values[r.id], (node.args, dict(node.kwargs)))
-                values.update(zip(node.outputs, _called(self._live[node.layer], args, kwargs), strict=True))
-            return [values[v] for v in after]
-
-        signature = [tf.TensorSpec(graph.values[v].shape, graph.values[v].dtype) for v in before]
-        traced = traced_here(run, signature)
-        return lambda state: dict(zip(after, traced(*(state[v] for v in before)), strict=True))
-
-
-def _stations(cuts: list[int]) -> list[int]:
-    found: list[int] = []
-    for cut in cuts:
-        if cut - (found[-1] if found else 0) >= STATION:
-            found.append(cut)
-    return found
-
-
-def _called(operation: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
-    from keras import tree
-
-    at_inference = getattr(operation, "_call_has_training_arg", False)
-    return tuple(tree.flatten(operation(*args, **({**kwargs, "training": False} if at_inference else kwargs))))

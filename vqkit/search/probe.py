@@ -2,7 +2,7 @@
 
 All questions are asked batch by batch while the float model is walked once. At each cut (a place in the
 graph where some question begins) the values that are still needed are at hand, so a question costs the layers
-behind its cut. What lies between two cuts is compiled once, whatever is asked (`pieces`). What calibration
+behind its cut. What lies between two cuts is compiled once, whatever is asked (`CutRunner`). What calibration
 would decide is found alike: one walk over the calibration data serves all questions.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from vqkit.bench.calibration import SharedObserver, WantedStatistics
-from vqkit.graph.execute import Pieces, Values, numbers_at
+from vqkit.graph.execute import CutRunner, Values, numbers_at
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import tensors
+from vqkit.graph.keras_io import mask_of, masked, tensors
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.calibrate import Calibration, Mode, TensorStatistics, as_float, observe_batches, on_grid
@@ -28,7 +28,7 @@ from vqkit.quantization.plan import Plan, QuantizedRow, Role
 from vqkit.quantization.planner import resolve
 from vqkit.quantization.prepare import instrument
 from vqkit.quantization.refine import refine
-from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations
+from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations, weights_while_calibrating
 from vqkit.search.engine import Engine, OutputSums, batch_size
 from vqkit.search.questions import Question
 
@@ -80,7 +80,7 @@ class Probes:
         self._weights = WeightMemory()
         drafts = {q: self._draft(plan) for q, plan in plans.items() if self._fits(plan)}
         cuts = {cut for d in drafts.values() for cut in (d.start, d.end)}
-        self._pieces = Pieces(graph, {0, len(graph.nodes), *cuts})
+        self._runner = CutRunner(graph, {0, len(graph.nodes), *cuts})
         facts = self._observe(drafts.values())
         self.probes = {q: self._probe(plans[q], draft, facts) for q, draft in drafts.items()}
 
@@ -113,18 +113,19 @@ class Probes:
         for start, states in self._walked(some, self._starts):
             for question, probe in self.probes.items():
                 if probe.start == start:
-                    self._pieces.assign(probe.weights)
+                    self._runner.assign(probe.weights)
                     yield question, [self._answer(probe, state) for state in states]
 
     def _answer(self, probe: Probe, state: Values) -> list[Any]:
         """Outputs for one batch, while the question's weights are assigned."""
         if probe.row is not None:
-            state = dict(self._pieces.run(probe.start, probe.end, state))
+            state = dict(self._runner.run(probe.start, probe.end, state))
             value = probe.row.value
             assert value is not None
             assert probe.params is not None
-            state[value] = on_grid(as_float(state[value]), probe.params)
-        state = self._pieces.run(probe.end, self._pieces.cuts[-1], state)
+            x = state[value]
+            state[value] = masked(on_grid(as_float(x), probe.params), mask_of(x))
+        state = self._runner.run(probe.end, self._runner.cuts[-1], state)
         return [np.asarray(state[v]) for v in self._graph.outputs]
 
     def _walked(self, some: Sequence[Any], stops: Iterable[int]) -> Iterator[tuple[int, list[Values]]]:
@@ -132,8 +133,8 @@ class Probes:
         graph, at = self._graph, 0
         states = [{graph.inputs[name]: t for name, t in tensors(graph, batch).items()} for batch in some]
         for stop in sorted(stops):
-            self._pieces.assign({})
-            states, at = [self._pieces.run(at, stop, state) for state in states], stop
+            self._runner.assign({})
+            states, at = [self._runner.run(at, stop, state) for state in states], stop
             yield stop, states
 
     # --- what calibration would decide ---
@@ -171,8 +172,8 @@ class Probes:
         """The value that a question quantizes, behind its quantized weights."""
         assert draft.row is not None
         assert draft.row.value is not None
-        self._pieces.assign(draft.weights)
-        return self._pieces.run(draft.start, draft.end, state)[draft.row.value]
+        self._runner.assign(draft.weights)
+        return self._runner.run(draft.start, draft.end, state)[draft.row.value]
 
     def _decided(self, row: QuantizedRow, facts: Calibration) -> QParams:
         plan = Plan((row,), "", "", "")
@@ -193,8 +194,12 @@ class Probes:
         layer = next((r.layer for r in plan.quantized if r.is_weight), None)
         ends = [] if row is None else [self._behind(row)]
         start = min([*ends, *([] if layer is None else [self._first[layer]])], default=len(self._graph.nodes))
-        encodings = self._weights.solve(self._graph, plan, self._engine.settings.vitis_compat)
-        return Probe(self._baked(plan, encodings), start, row, None, ends[0] if ends else start)
+        settings = self._engine.settings
+        weights: dict[str, Mapping[str, np.ndarray]] = {}
+        if settings.calibration != Mode.FLOAT:
+            seen = weights_while_calibrating(plan, vitis_compat=settings.vitis_compat)
+            weights = self._baked(seen, self._weights.solve(self._graph, seen, settings.vitis_compat))
+        return Probe(weights, start, row, None, ends[0] if ends else start)
 
     def _probe(self, plan: Plan, draft: Probe, facts: Mapping[Observing, QParams]) -> Probe:
         compat, row = self._engine.settings.vitis_compat, draft.row

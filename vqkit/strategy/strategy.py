@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,8 @@ from vqkit.strategy.schema import (
     RefinePipelineConfig,
     StrategyDocument,
 )
+
+_MOST_KNOWN = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -393,7 +396,17 @@ def _read(path: str | Path) -> Any:
     return document.parse(content, str(path))
 
 
+_KNOWN: dict[str, Strategy] = {}
+"""Strategies that were checked in this process, by content: what they say, who says it, and their name."""
+
+
 def _checked(name: str, edited: Edited, source: str) -> Strategy:
-    strategy = Strategy(name, edited, validation.document(edited.doc, source))
-    validation.check(strategy._book, source)
+    key = digest.of_bytes(json.dumps([name, edited.doc, edited.sources]).encode())
+    strategy = _KNOWN.get(key)
+    if strategy is None:
+        strategy = Strategy(name, edited, validation.document(edited.doc, source))
+        validation.check(strategy._book, source)
+        while len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[key] = strategy
     return strategy

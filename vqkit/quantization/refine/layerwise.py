@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vqkit.graph.execute import Partition, partition
 from vqkit.graph.ir import Graph, Node, Ref
 from vqkit.graph.keras_io import replay, tensors
 from vqkit.graph.keras_layers import variables
@@ -149,47 +150,35 @@ def walk(
     """
     wanted = {b.nodes[0].name: b for b in blocks}
     floats, fakes = (_Frontier(graph, live, batches) for live in sides)
-    for node in _up_to_last(graph, wanted):
+    last = max((i for i, n in enumerate(graph.nodes) if n.name in wanted), default=-1)
+    for i, node in enumerate(graph.nodes[: last + 1]):
         block = wanted.get(node.name)
         if block is not None:
             target = [replay(block.computing, sides[0], {"x": x}) for x in floats.inputs_of(node)]
             tune(block, (floats if float_inputs else fakes).inputs_of(node), target)
-        floats.advance(node)
-        fakes.advance(node)
-
-
-def _up_to_last(graph: Graph, names: Iterable[str]) -> list[Node]:
-    places = [i for i, n in enumerate(graph.nodes) if n.name in set(names)]
-    return graph.nodes[: max(places, default=-1) + 1]
+        part = partition(graph, i, i + 1, outputs=False)
+        floats.advance(part)
+        fakes.advance(part)
 
 
 class _Frontier:
     """The values of all batches at the place where a walk stands."""
 
     def __init__(self, graph: Graph, live: Mapping[str, Any], batches: Iterable[Any]) -> None:
-        self._live, self._graph = live, graph
-        self._last_read = {v: n.name for n in graph.nodes for v in n.inputs}
+        self._live = live
         named = [tensors(graph, batch) for batch in batches]
-        self._values = {v: [b[name] for b in named] for name, v in graph.inputs.items()}
+        self._values = [{graph.inputs[name]: x for name, x in one.items()} for one in named]
 
     def inputs_of(self, node: Node) -> list[Any]:
-        return self._values[node.inputs[0]]
+        return [values[node.inputs[0]] for values in self._values]
 
-    def advance(self, node: Node) -> None:
+    def advance(self, part: Partition) -> None:
         """Compute a node for every batch; forget what only it read."""
-        small = self._only(node)
-        given = {v: self._values[v] for v in dict.fromkeys(node.inputs)}
-        count = len(next(iter(self._values.values())))
-        done = [replay(small, self._live, {str(v): values[i] for v, values in given.items()}) for i in range(count)]
-        self._values |= {v: [outputs[k] for outputs in done] for k, v in enumerate(node.outputs)}
-        for v in given:
-            if self._last_read[v] == node.name:
-                del self._values[v]
-
-    def _only(self, node: Node) -> Graph:
-        inputs = {str(v): v for v in node.inputs}
-        outputs = [Ref(v) for v in node.outputs]
-        return Graph(node.name, inputs, None, outputs, [node], {}, {})
+        for values in self._values:
+            made = replay(part.graph, self._live, {f"v{v}": values[v] for v in part.reads})
+            values.update(zip(part.writes, made, strict=True))
+            for v in part.done:
+                del values[v]
 
 
 Pairs = Sequence[tuple[Any, Any]]
