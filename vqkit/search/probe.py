@@ -26,11 +26,12 @@ from vqkit.quantization.data import batches, leaves
 from vqkit.quantization.float_model import in_size
 from vqkit.quantization.plan import Plan, QuantizedRow, Role
 from vqkit.quantization.planner import resolve
-from vqkit.quantization.prepare import instrument
+from vqkit.quantization.prepare import PreparedModel, instrument
 from vqkit.quantization.refine import refine
 from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations, weights_while_calibrating
 from vqkit.search.engine import Engine, OutputSums, batch_size
 from vqkit.search.questions import Question
+from vqkit.strategy import Strategy
 
 Place = tuple[Any, ...]
 Observing = tuple[Place, QuantizerSpec]
@@ -74,7 +75,7 @@ class Probes:
         graph: the prepared graph that all these plans are about.
     """
 
-    def __init__(self, engine: Engine, base: Any, plans: Mapping[Question, Plan], graph: Graph) -> None:
+    def __init__(self, engine: Engine, base: Strategy, plans: Mapping[Question, Plan], graph: Graph) -> None:
         self._engine, self._base, self._graph = engine, base, graph
         self._first = {n.layer: i for i, n in reversed([*enumerate(graph.nodes)])}
         self._weights = WeightMemory()
@@ -228,7 +229,7 @@ class Probes:
         return producer + 1
 
 
-def plan_of(prepared: Any, strategy: Any, compat: bool) -> Plan:
+def plan_of(prepared: PreparedModel, strategy: Strategy, compat: bool) -> Plan:
     """The plan of a strategy that has the same passes as the prepared one."""
     return resolve(strategy, prepared.graph, vitis_compat=compat)
 
@@ -248,6 +249,6 @@ def with_bits(plan: Plan, bits: int) -> Plan:
     return replace(plan, rows=rows)
 
 
-def can_probe(base: Any) -> bool:
+def can_probe(base: Strategy) -> bool:
     """Whether the base strategy's answers follow from one tensor alone: nothing is trained or corrected."""
     return not (base.refine.include_fast_ft or base.refine.include_bias_corr)
