@@ -58,6 +58,14 @@ class Bench:
 
     Raises:
         ModelError: the model cannot be read.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.Flatten()])
+        >>> images, labels = np.ones((8, 8, 8, 3), "float32"), np.zeros(8, int)
+        >>> bench = vqkit.Bench(model, vqkit.Data("ones", images, images, labels))
+        >>> [bench.quantize(name).strategy.name for name in ("pof2s", "fsx")]
+        ['pof2s', 'fsx']
     """
 
     def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None, memory_limit: int = 1 << 30) -> None:

@@ -47,6 +47,15 @@ def calibration_study(
 
     Raises:
         DataError: a number is below 1 or above `data.n_calib`, or the evaluation has no accuracy.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> data = vqkit.Data("normal", x, x, np.arange(16) % 3)
+        >>> study = vqkit.calibration_study(model, data, "pof2s", counts=[4, 8], subsets=2)
+        >>> study["n_images"].unique().tolist()
+        [4, 8]
     """
     import pandas as pd
     from tqdm.auto import tqdm

@@ -110,6 +110,12 @@ def evaluate(
 
     Raises:
         DataError: inputs and labels differ in length, or top-1 accuracy cannot judge by the labels.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
+        >>> vqkit.evaluate(model, np.eye(3, dtype="float32"), np.arange(3)).metrics
+        {'accuracy': 1.0}
     """
     return scored(predict(model, x, batch_size=batch_size), y, metrics)
 
@@ -211,6 +217,13 @@ def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
 
     Returns:
         A pandas table in graph order: layer, tensor, role, order, sqnr_db. Infinite where nothing changed.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> bool((vqkit.sqnr(vqkit.quantize(model, "pof2s", x), x)["sqnr_db"] > 20).all())
+        True
     """
     return noise_table(quantized, _powers(quantized, x, batch_size))
 
@@ -369,6 +382,15 @@ def tensor_values(
 
     Raises:
         KeyError: a name is no quantized tensor of the plan.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> quantized = vqkit.quantize(model, "pof2s", x)
+        >>> name = quantized.plan.quantized[0].name
+        >>> list(vqkit.tensor_values(quantized, x, [name])) == [name]
+        True
     """
     rows = {name: quantized.plan[name] for name in names}
     values: dict[str, Pair] = {}

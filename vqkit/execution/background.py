@@ -204,6 +204,17 @@ def start_sweep(
 
     Raises:
         SweepError: the sweep is not valid, or is running already.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> np.savez("data.npz", x_calib=x, x_eval=x, y_eval=np.arange(16) % 3)
+        >>> sweep = {"name": "bits", "model": "net.keras", "data": {"npz": "data.npz"}, "axes": {"weight_bit": [8]}}
+        >>> running = vqkit.start_sweep(sweep, "runs", track=False)
+        >>> outcome = running.wait()
+        >>> [record.status.value for record in vqkit.Store.at("runs").records()]
+        ['FINISHED']
     """
     chosen, folder = _sweep(sweep), Store.at(runs)
     at = folder.sweep_dir(chosen.name)

@@ -121,6 +121,16 @@ def run_sweep(
 
     Raises:
         SweepError: some variant cannot run, or another process is running this sweep. Nothing was started.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> np.savez("data.npz", x_calib=x, x_eval=x, y_eval=np.arange(16) % 3)
+        >>> sweep = {"name": "bits", "model": "net.keras", "data": {"npz": "data.npz"}, "axes": {"weight_bit": [8]}}
+        >>> outcome = vqkit.run_sweep(vqkit.Sweep.from_dict(sweep), vqkit.Store.at("runs"))
+        >>> [record.status.value for record in vqkit.Store.at("runs").records()]
+        ['FINISHED']
     """
     resolved = sweep if isinstance(sweep, ResolvedSweep) else resolve(sweep, runs.cache, notebook=notebook)
     options = options or RunOptions()

@@ -67,6 +67,14 @@ def cross_check(
         ModelError: unknown runtime, or a layer that a runtime does not have; where none was asked for, if no
             runtime has all layers.
         DataError: no sample, or with a fixed batch size no full batch.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu")])
+        >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+        >>> quantized = vqkit.quantize(model, "pof2s", images)
+        >>> float(vqkit.cross_check(quantized, images, ["integer"]).table["max_codes"].max())
+        0.0
     """
     from vqkit.export.crosscheck_result import DifferenceSums
     from vqkit.export.runtimes import simulation

@@ -196,6 +196,13 @@ def export(quantized: Quantized, path: str | Path, format: str | None = None, **
     Raises:
         ModelError: unknown format, suffix or option, or a layer that the format does not have; the layer is
             named.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu")])
+        >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+        >>> vqkit.export(vqkit.quantize(model, "pof2s", images), "quantized.onnx").name
+        'quantized.onnx'
     """
     path = Path(path)
     name = format_of(format, path)

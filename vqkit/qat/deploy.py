@@ -41,6 +41,16 @@ def deploy_model(model: Any) -> Quantized:
     Raises:
         ModelError: it is no such model, or a tensor has no range yet.
         AuditError: what was planned is not what the model applies.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> x, y = np.random.default_rng(0).normal(size=(16, 4)).astype("float32"), np.arange(16) % 3
+        >>> trained = vqkit.qat_model(model, "pof2s", x)
+        >>> trained.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        >>> history = trained.fit(x, y, verbose=0)
+        >>> vqkit.deploy_model(trained).model.output_shape
+        (None, 3)
     """
     if not isinstance(model, QATModel):
         raise ModelError(f"deploy_model: expected a model from qat_model, got {type(model).__name__}")

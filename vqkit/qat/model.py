@@ -166,6 +166,14 @@ def qat_model(
         DataError: `init_quant` without calibration data.
         ModelError: the model cannot be read.
         StrategyError: the strategy does not fit the model.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> trained = vqkit.qat_model(model, "pof2s_tqt", x)
+        >>> trained.compile("sgd", "mse")
+        >>> history = trained.fit(x, np.zeros((16, 3)), verbose=0)
     """
     strategy = as_strategy(strategy)
     if init_quant and calib_data is None:

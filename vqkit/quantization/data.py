@@ -95,6 +95,13 @@ class Data:
         digest: digest of the arrays; computed when not given.
         y_calib: class numbers of the calibration samples, `(n,)`, where they are known; read only by a
             threshold search with `threshold_search_loss` "labels".
+
+    Example:
+        >>> import numpy as np, vqkit
+        >>> images = np.zeros((10, 8, 8, 3), "float32")
+        >>> data = vqkit.Data("zeros", x_calib=images[:4], x_eval=images[4:], y_eval=np.zeros(6, int))
+        >>> len(data.x_calib), len(data.x_eval)
+        (4, 6)
     """
 
     name: str
@@ -167,6 +174,11 @@ def batches(data: Any, *, batch_size: int = 32, steps: int | None = None, shapes
     Raises:
         DataError: no batch at all, fewer than `steps`, endless without `steps`, unequal lengths, NaN or Inf,
             a type or shape the model cannot take.
+
+    Example:
+        >>> import numpy as np, vqkit
+        >>> [len(batch) for batch in vqkit.batches(np.zeros((5, 2), "float32"), batch_size=2)]
+        [2, 2, 1]
     """
     _check_count("batch_size", batch_size)
     if steps is not None:

@@ -209,6 +209,12 @@ def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:
 
     Returns:
         The plan: a table that prints, with `.to_frame()` and `.to_json()`.
+
+    Example:
+        >>> import keras, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3), name="image"), keras.layers.Conv2D(4, 3, name="conv")])
+        >>> [row.tensor for row in vqkit.make_plan("pof2s", model).quantized]
+        ['input', 'kernel', 'bias', 'output']
     """
     return prepare(model, as_strategy(strategy), vitis_compat=vitis_compat).plan
 

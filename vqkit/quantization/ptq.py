@@ -200,6 +200,14 @@ def quantize(
         StrategyError: the strategy does not fit the model.
         DataError: the calibration data are unusable.
         AuditError: what was requested was not applied.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu")])
+        >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+        >>> quantized = vqkit.quantize(model, "pof2s", images)
+        >>> quantized.model.output_shape
+        (None, 6, 6, 4)
     """
     work = _Fresh(model, calib_data, batch_size, steps, progress)
     judged = None

@@ -112,6 +112,11 @@ class Store:
 
     Attributes:
         root: the folder, absolute; made when first written to.
+
+    Example:
+        >>> import vqkit
+        >>> vqkit.Store.at("runs").sweeps()
+        []
     """
 
     root: Path

@@ -35,6 +35,12 @@ class Strategy:
 
     Attributes:
         name: the built-in's name, or the file's without suffix.
+
+    Example:
+        >>> import vqkit
+        >>> strategy = vqkit.Strategy.builtin("pof2s").with_kwargs(weight_bit=4)
+        >>> strategy.layer_rule("Conv2D").weights[0][1].spec.bit_width
+        4
     """
 
     name: str

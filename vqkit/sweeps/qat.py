@@ -61,6 +61,14 @@ def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str
 
     Returns:
         A `Quantized`.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> bench = vqkit.Bench(model, vqkit.Data("normal", x, x, np.arange(16) % 3))
+        >>> vqkit.make_quantized(bench, "pof2s", vqkit.Settings()).strategy.name
+        'pof2s'
     """
     if settings.qat is None:
         return bench.quantize(strategy, **settings.for_quantize)

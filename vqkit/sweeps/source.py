@@ -68,6 +68,13 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
 
     Raises:
         DataError: unknown form or key, missing file or array, or unusable values.
+
+    Example:
+        >>> import numpy as np, vqkit
+        >>> x = np.zeros((6, 4), "float32")
+        >>> np.savez("data.npz", x_calib=x, x_eval=x, y_eval=np.zeros(6, int))
+        >>> vqkit.load_data({"npz": "data.npz"}).x_eval.shape
+        (6, 4)
     """
     ref = absolute_data(ref, base_dir)
     # The digest of what was loaded is checked against the run's before anything is recorded.
@@ -265,6 +272,13 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
 
     Raises:
         ModelError: no such file, or not a Keras file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import keras, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> vqkit.model_path("net.keras", ".", Path("cache")).name
+        'net.keras'
     """
     if ref == QUICKSTART:
         load_tensorflow()
@@ -294,6 +308,12 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
 
     Raises:
         ModelError: it cannot be read; the message says what is missing, and the way out.
+
+    Example:
+        >>> import keras, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> vqkit.load_model("net.keras").output_shape
+        (None, 3)
     """
     load_tensorflow()
     from vqkit import models

@@ -284,6 +284,12 @@ class Sweep:
         spec: the file's content.
         base_dir: folder of the file.
         source: the file's name, for messages.
+
+    Example:
+        >>> import vqkit
+        >>> axes = {"weight_bit": [8, 4]}
+        >>> vqkit.Sweep.from_dict({"name": "bits", "model": "quickstart", "data": "quickstart", "axes": axes}).points()
+        [{'weight_bit': 8}, {'weight_bit': 4}]
     """
 
     spec: SweepSpec

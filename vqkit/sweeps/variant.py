@@ -28,6 +28,11 @@ class Settings:
         sqnr_images: evaluation samples for the signal-to-noise ratios.
         eval_images: evaluation samples for the accuracy, a fixed random choice; None means all.
         qat: how the variant is trained, the values of a `QatSpec`; None for post-training quantization.
+
+    Example:
+        >>> import vqkit
+        >>> vqkit.Settings(calibration="float", steps=4).batch_size
+        32
     """
 
     seed: int = 0
@@ -166,6 +171,11 @@ def build_strategy(base: str, overrides: Mapping[str, Any]) -> Strategy:
 
     Raises:
         StrategyError: unknown base, keyword or pointer, or a value that is not allowed there.
+
+    Example:
+        >>> import vqkit
+        >>> vqkit.build_strategy("fsx", {"weight_bit": 6}).layer_rule("Dense").weights[0][1].spec.bit_width
+        6
     """
     from vqkit.strategy import resolve_name_or_path
 

@@ -151,6 +151,12 @@ def inspect(model: Any, strategy: Any, target: str = "dpu", *, vitis_compat: boo
     Raises:
         StrategyError: the target is unknown, or the strategy does not fit the model.
         ModelError: the model cannot be read.
+
+    Example:
+        >>> import keras, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+        >>> vqkit.inspect(model, "pof2s").partitions
+        (('conv',),)
     """
     if target not in TARGETS:
         raise StrategyError(not_allowed("target", target, TARGETS))

@@ -35,6 +35,15 @@ def compare(runs: str | Path = "runs", sweep: str = "", *, where: Mapping[str, A
     Raises:
         RecordError: no such folder, sweep or column.
         TrackingError: the store cannot be read.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> np.savez("data.npz", x_calib=x, x_eval=x, y_eval=np.arange(16) % 3)
+        >>> sweep = {"name": "bits", "model": "net.keras", "data": {"npz": "data.npz"}, "axes": {"weight_bit": [8]}}
+        >>> outcome = vqkit.run_sweep(vqkit.Sweep.from_dict(sweep), vqkit.Store.at("runs"))
+        >>> comparison = vqkit.compare("runs")  # the last line of a cell shows it
     """
     found = RunSet(str(runs), sweep, dict(where or {}))
     found.reload()

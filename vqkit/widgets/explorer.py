@@ -57,6 +57,13 @@ def explore(
 
     Raises:
         ModelError, StrategyError, DataError: model, strategy and data do not fit.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+        >>> images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+        >>> vqkit.explore(model, images).strategy.name
+        'pof2s'
     """
     bench = Exploration(model, data, strategy, settings=settings, samples=samples)
     return Explorer(bench, runs=runs, tracking_uri=tracking_uri, file=file)

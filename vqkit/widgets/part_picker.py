@@ -101,6 +101,12 @@ def pick_part(model: Any, strategy: Any = "pof2s", data: Any = None, *, file: st
 
     Raises:
         ModelError, StrategyError: model and strategy do not fit.
+
+    Example:
+        >>> import keras, vqkit
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv")])
+        >>> vqkit.pick_part(model).strategy.name
+        'pof2s'
     """
     return PartPicker(model, as_strategy(strategy), data, file)
 

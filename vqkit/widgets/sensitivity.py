@@ -84,6 +84,14 @@ def sensitivity(
     Raises:
         DataError: an unknown mode, or no bits.
         StrategyError: the strategy does not fit the model.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")])
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> view = vqkit.sensitivity(model, vqkit.Data("normal", x, x, np.arange(16) % 3), bits=(4,), progress=False)
+        >>> type(view).__name__
+        'SensitivityView'
     """
     engine = Engine(model, data, settings=settings, cache=cache, images=images)
     found = ask(model, data, strategy, bits=bits, modes=modes, engine=engine, progress=progress)

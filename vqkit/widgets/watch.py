@@ -36,6 +36,16 @@ def watch(sweep: Running | str, runs: str | Path = "runs", *, interval: float = 
 
     Raises:
         RecordError: no such sweep.
+
+    Example:
+        >>> import keras, numpy as np, vqkit
+        >>> keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save("net.keras")
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+        >>> np.savez("data.npz", x_calib=x, x_eval=x, y_eval=np.arange(16) % 3)
+        >>> sweep = {"name": "bits", "model": "net.keras", "data": {"npz": "data.npz"}, "axes": {"weight_bit": [8]}}
+        >>> running = vqkit.start_sweep(sweep, "runs", track=False)
+        >>> view = vqkit.watch(running)  # the last line of a cell shows it
+        >>> outcome = running.wait()
     """
     if isinstance(sweep, Running):
         return Watch(sweep.name, sweep.runs, sweep, interval)
