@@ -49,10 +49,10 @@ COMPUTES = (
 SHOWS = (
     "plots/style.py",
     "widgets/explorer.py",
-    "widgets/static/page.css",
+    "comparison/static/page.css",
     "cli/runs.py",
     "comparison/leaderboard.py",
-    "comparison/templates/report.html.j2",
+    "comparison/static/document.js",
     "strategy/explain.py",
 )
 

@@ -1,14 +1,18 @@
-"""Small tables for people: the same cells as aligned text and as HTML."""
+"""Small tables for people: the same cells as aligned text and as HTML, and numbers with their units."""
 
 from __future__ import annotations
 
-import html
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 from vqkit.errors import SweepError
 
 Rows = Sequence[Sequence[str]]
+Row = Mapping[str, Any]
 
 
 def elide(text: str, width: int) -> str:
@@ -68,17 +72,151 @@ def _line(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str
     return "  ".join(cells).rstrip()
 
 
+def escaped(value: Any) -> str:
+    """A value as text of an HTML page; nothing for None."""
+    return "" if value is None else escape(str(value))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of an HTML table.
+
+    Attributes:
+        key: of the value in a row, and what sorting by it is called.
+        title: heading.
+        cell: value -> inner HTML of the cell, escaped; plain text by default.
+        numeric: to the right, with digits of equal width.
+        order: value -> what to sort by; the value itself by default.
+    """
+
+    key: str
+    title: str
+    cell: Callable[[Any], str] = escaped
+    numeric: bool = False
+    order: Callable[[Any], Any] | None = None
+
+
 def html_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,)) -> str:
-    """The same cells as an HTML table for notebooks; every cell is escaped."""
-    head = _html_row("th", header, left)
-    body = "".join(_html_row("td", row, left) for row in rows)
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
+    """The same cells as an HTML table for notebooks; every cell is escaped, and aligned without a style sheet."""
+    columns = [Column(str(i), title, numeric=i not in left) for i, title in enumerate(header)]
+    return html_grid([{c.key: cell for c, cell in zip(columns, row, strict=True)} for row in rows], columns)
 
 
-def _html_row(tag: str, cells: Sequence[str], left: Sequence[int]) -> str:
-    side = ("left" if i in left else "right" for i in range(len(cells)))
-    inner = (f'<{tag} style="text-align:{s}">{html.escape(c)}</{tag}>' for s, c in zip(side, cells, strict=True))
-    return f"<tr>{''.join(inner)}</tr>"
+def html_grid(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    *,
+    key: str = "",
+    sorted_by: str | None = None,
+    label: str = "",
+    chosen: str = "",
+    values: bool = False,
+    look: str = "",
+) -> str:
+    """Rows as an HTML table.
+
+    Args:
+        rows: in the order to show; each has the columns' keys and `key`. A value under "class" says how a row looks.
+        columns: what to show.
+        key: name of the value that identifies a row, which can then be chosen in a picker; "" for none.
+        sorted_by: column the rows are sorted by, with "-" in front when descending, "" for their own order; None
+            for headings that do not sort.
+        label: what the table is, for screen readers.
+        chosen: key of a row to mark.
+        values: keep beside each cell what it is sorted by, for a page that sorts without Python.
+        look: class of the table; without one, cells are aligned in place.
+    """
+    plain = not (look or key)
+    head = "".join(_heading(c, sorted_by, plain) for c in columns)
+    body = "".join(_html_row(r, columns, key, chosen, values, plain) for r in rows)
+    opening = _tag("table", {"class": look or None, "role": "grid" if key else None, "aria-label": label or None})
+    return f"{opening}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _tag(name: str, attributes: Mapping[str, str | None]) -> str:
+    return f"<{name}{''.join(f' {k}={_quoted(v)}' for k, v in attributes.items() if v is not None)}>"
+
+
+def _quoted(value: str) -> str:
+    return f"'{escape(value, quote=True)}'"
+
+
+def _side(column: Column, plain: bool) -> dict[str, str | None]:
+    if plain:
+        return {"style": f"text-align:{'right' if column.numeric else 'left'}"}
+    return {"class": "num" if column.numeric else None}
+
+
+def _heading(column: Column, sorted_by: str | None, plain: bool) -> str:
+    side = _side(column, plain)
+    if sorted_by is None:
+        return f"{_tag('th', side)}{escape(column.title)}</th>"
+    here = sorted_by.lstrip("-") == column.key
+    word = ("descending" if sorted_by.startswith("-") else "ascending") if here else "none"
+    arrow = {"ascending": " ▲", "descending": " ▼", "none": ""}[word]
+    button = f"<button data-sort={_quoted(column.key)}>{escape(column.title)}{arrow}</button>"
+    return f"{_tag('th', {'scope': 'col', **side, 'aria-sort': word})}{button}</th>"
+
+
+def _html_row(row: Row, columns: Sequence[Column], key: str, chosen: str, values: bool, plain: bool) -> str:
+    name = str(row[key]) if key else None
+    here = "true" if name and name == chosen else None
+    looks = {"data-key": name, "class": row.get("class") or None, "aria-selected": here}
+    cells = (
+        f"{_tag('td', {**_side(c, plain), **({'data-v': _sortable(c, row[c.key])} if values else {})})}"
+        f"{c.cell(row[c.key])}</td>"
+        for c in columns
+    )
+    return f"{_tag('tr', looks)}{''.join(cells)}</tr>"
+
+
+def _sortable(column: Column, value: Any) -> str:
+    """What a script sorts by: infinity as a number, nothing for what is missing."""
+    value = column.order(value) if column.order else value
+    if isinstance(value, float) and math.isinf(value):
+        return "1e308" if value > 0 else "-1e308"
+    return "" if _missing(value) else str(value)
+
+
+def arranged(rows: Sequence[Row], columns: Sequence[Column], *, sorted_by: str = "", words: str = "") -> list[Row]:
+    """The rows that contain all words, sorted.
+
+    Args:
+        rows: any order; where values are equal it stays.
+        columns: whose values are searched and sorted.
+        sorted_by: key of a column, "-" in front for descending; "" keeps the order.
+        words: separated by spaces; case does not matter.
+
+    Returns:
+        The rows to show. Rows without a value in the sorted column come last.
+    """
+    wanted = words.lower().split()
+    kept = [r for r in rows if _holds(r, columns, wanted)]
+    column = next((c for c in columns if c.key == sorted_by.lstrip("-")), None)
+    if column is None:
+        return kept
+    value = column.order or (lambda v: v)
+    have = [r for r in kept if not _missing(r[column.key])]
+    none = [r for r in kept if _missing(r[column.key])]
+    try:
+        have.sort(key=lambda r: value(r[column.key]), reverse=sorted_by.startswith("-"))
+    except TypeError:  # words among numbers
+        have.sort(key=lambda r: str(value(r[column.key])), reverse=sorted_by.startswith("-"))
+    return [*have, *none]
+
+
+def _holds(row: Row, columns: Sequence[Column], words: Sequence[str]) -> bool:
+    here = " ".join(str(row[c.key]) for c in columns).lower() if words else ""
+    return all(word in here for word in words)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def next_order(sorted_by: str, column: str) -> str:
+    """What a press on a heading sorts by: ascending, then descending, then the original order."""
+    return {column: f"-{column}", f"-{column}": ""}.get(sorted_by, column)
 
 
 def percent(value: float) -> str:

@@ -92,7 +92,7 @@ def test_the_page_says_what_the_text_says(written):
     assert "Use fs weight_bit=4 weight_per_channel=true: accuracy 96.44 %" in text
     assert "StrategyError: bit_width 99 in notebook cell 3" in text
     assert "quickstart on digits, 450 samples, float 98.00 %; calibration quantized" in text
-    assert len([a for a in page.all("tr") if a.get("class") == "chosen"]) == 1
+    assert len([a for a in page.all("tr") if a.get("aria-selected")]) == 1
     assert "2 variant" not in text
     assert "1 variant(s) of the sweep have not run yet" in text
 

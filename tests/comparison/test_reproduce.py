@@ -134,15 +134,16 @@ def test_a_record_that_was_changed_is_noticed(recorded, tmp_path, name):
     else:
         written[where] = value
     changed = RunRecord.from_json(written)
-    found = [t[0] for t in tampered(written, changed, again, target)]
+    found = [t[0] for t in tampered(changed, again, target)]
     assert {"record", told} <= set(found)
-    sealed = [t[0] for t in tampered(changed.to_json(), changed, again, target)]
+    sealed = [t[0] for t in tampered(RunRecord.from_json(changed.to_json()), again, target)]
     assert "record" not in sealed
     assert (told in sealed) == (told != "record")
     whole = again.to_json()
-    assert list(tampered(whole, again, again, target)) == []
+    assert list(tampered(RunRecord.from_json(whole), again, target)) == []
     # A record of an older version has no digest of its own.
-    assert list(tampered({k: v for k, v in whole.items() if k != "digest"}, again, again, target)) == []
+    older = RunRecord.from_json({k: v for k, v in whole.items() if k != "digest"})
+    assert list(tampered(older, again, target)) == []
 
 
 @pytest.mark.parametrize("spelling", ["same", "dots", "link", "relative"])

@@ -12,17 +12,22 @@ import numpy as np
 import pytest
 
 import vqkit as vq
-from tests.support.damage import DAMAGES
 from tests.support import records as make
-from vqkit.errors import RecordError, VqkitError
+from tests.support.damage import DAMAGES
 from vqkit.comparison import leaderboard, report
+from vqkit.errors import RecordError, VqkitError
 from vqkit.execution.attempt import adopted
-from vqkit.runs.records import load_records, of_sweep
-from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.files import read_json, write_json
+from vqkit.runs.records import answers, correct, load_records
+from vqkit.runs.store import RunRecord, Status, Store
 
 FILES = (
-    "record.json", "predictions.npz", "plan.json", "encodings.json", "result.json", "strategy.json",
+    "record.json",
+    "predictions.npz",
+    "plan.json",
+    "encodings.json",
+    "result.json",
+    "strategy.json",
     "sqnr.json",
 )
 # What the two ends of a file do not tell; whoever reads the file itself does.
@@ -112,10 +117,10 @@ def test_a_damaged_sweep_file_is_named(tmp_path: Path, content: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text(content)
     if content == "{}":
-        assert of_sweep(tmp_path, "s") == []
+        assert Store(tmp_path).records("s") == []
     else:
         with pytest.raises(RecordError, match=r"s/sweep\.json"):
-            of_sweep(tmp_path, "s")
+            Store(tmp_path).records("s")
 
 
 @pytest.mark.parametrize("damage", EVERY, ids=lambda d: d.__name__)
@@ -137,8 +142,8 @@ def test_a_damaged_result_is_not_taken_for_one(tmp_path: Path, damage: Callable[
 def test_export_and_reproduce_refuse_in_words(
     whole: Any, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    from vqkit.comparison.reproduce import reproduce
     from vqkit.cli.quantized import of_run
+    from vqkit.comparison.reproduce import reproduce
 
     source, a, _ = whole
     shutil.copytree(source, tmp_path / "runs")
@@ -150,8 +155,6 @@ def test_export_and_reproduce_refuse_in_words(
 
 
 def test_predictions_of_another_shape_are_none(tmp_path: Path) -> None:
-    from vqkit.runs.answers import answers, correct
-
     for predicted, labels in ((np.zeros((3, 2)), np.zeros((3, 2))), (np.zeros(3), np.zeros(4))):
         np.savez(tmp_path / "predictions.npz", predicted=predicted, labels=labels)
         assert correct(tmp_path) is None

@@ -13,11 +13,11 @@ import pytest
 
 from tests.support import records as make
 from tests.support.server import mlflow_server
-from vqkit.errors import TrackingError
 from vqkit.comparison import leaderboard
+from vqkit.errors import TrackingError
 from vqkit.runs import mlflow as track
-from vqkit.runs.mlflow_tags import Tag
 from vqkit.runs.mlflow import Tracker
+from vqkit.runs.mlflow_tags import Tag
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +156,7 @@ def test_a_variant_of_two_sweeps_is_one_run_in_each(runs):
     other = tracker.log_variant(runs / "variants" / made["key"])
     tracker.end_sweep()
     assert other not in ids
-    assert [r["key"] for r in tracker.records("other")] == [made["key"]]
+    assert [r.key for r in tracker.records("other")] == [made["key"]]
     assert len(tracker.records()) == 6
 
 
@@ -193,15 +193,11 @@ def test_a_variant_that_ran_again_replaces_its_run(runs):
     new = tracker.log_variant(runs / "variants" / key)
     assert new != ids[4]
     same = [r for r in all_runs(tracker) if r.data.tags.get(Tag.KEY) == key]
-    assert [(r.info.run_id, r.info.status, r.data.metrics["accuracy"]) for r in same] == [
-        (new, "FINISHED", 0.5)
-    ]
+    assert [(r.info.run_id, r.info.status, r.data.metrics["accuracy"]) for r in same] == [(new, "FINISHED", 0.5)]
 
 
 def test_a_listed_file_that_is_gone_or_outside_is_named_not_copied(runs):
-    made = make.record("fs", {"weight_bit": 2}) | {
-        "artifacts": {"plan": "gone.json", "strategy": "../../secret"}
-    }
+    made = make.record("fs", {"weight_bit": 2}) | {"artifacts": {"plan": "gone.json", "strategy": "../../secret"}}
     (runs / "secret").write_text("x")
     tracker = Tracker.open(runs_dir=runs)
     run_id = tracker.log_variant(make.add(runs, made))
@@ -238,7 +234,7 @@ def test_inputs_too_long_for_a_tag_come_from_the_artifact(runs):
     made = make.record("fs", {"ignore_layers": [f"layer_{i}" for i in range(2000)]})
     tracker = Tracker.open(runs_dir=runs)
     tracker.log_variant(make.add(runs, made))
-    assert [r["inputs"] for r in tracker.records()] == [made["inputs"]]
+    assert [r.inputs for r in tracker.records()] == [made["inputs"]]
 
 
 def test_relative_sqlite_addresses_do_not_depend_on_where_a_kernel_runs(runs, monkeypatch):
@@ -269,16 +265,15 @@ def test_a_broken_database_says_so(runs):
 
 def test_importing_the_module_imports_no_mlflow_and_opening_turns_telemetry_off(tmp_path):
     code = (
-        "import os, sys; from vqkit.runs import mlflow as track; from vqkit.comparison import leaderboard as compare; assert 'mlflow' not in sys.modules\n"
+        "import os, sys; from vqkit.runs import mlflow as track; from vqkit.comparison import leaderboard\n"
+        "assert 'mlflow' not in sys.modules\n"
         "assert 'tensorflow' not in sys.modules\n"
         "os.environ['DO_NOT_TRACK'] = '0'; track._mlflow_client()\n"
         "from mlflow.telemetry.utils import is_telemetry_disabled\n"
         "print(is_telemetry_disabled(), os.environ['DO_NOT_TRACK'])"
     )
     environment = {"PATH": "", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd="."
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=".")
     assert done.stdout.split() == ["True", "true"], done.stderr
 
 
@@ -297,9 +292,7 @@ print(json.dumps([tracker.log_variant(runs / "variants" / v["key"]) for v in swe
 def test_processes_that_open_a_fresh_store_at_once_agree(tmp_path):
     make.example(tmp_path)
     command = [sys.executable, "-W", "error", "-c", RACE, str(tmp_path)]
-    racers = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
-    ]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     told = [racer.communicate() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0], told
     assert len({out for out, _ in told}) == 1

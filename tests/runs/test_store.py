@@ -19,16 +19,12 @@ from vqkit.runs.store import RunRecord, Status, Store
 
 
 def record(key: str = "k1", **changes) -> RunRecord:
-    return RunRecord(key, "pof2s weight_bit=4", Status.RUNNING, {"seed": 0}, started=st.now()).with_(
-        **changes
-    )
+    return RunRecord(key, "pof2s weight_bit=4", Status.RUNNING, {"seed": 0}, started=st.now()).with_(**changes)
 
 
 def test_a_record_survives_the_disk(tmp_path):
     store = Store.at(tmp_path)
-    done = record(
-        status=Status.FINISHED, metrics={"accuracy": 0.5}, sweep="s", artifacts={"plan": "plan.json"}
-    )
+    done = record(status=Status.FINISHED, metrics={"accuracy": 0.5}, sweep="s", artifacts={"plan": "plan.json"})
     path = store.write(done)
     assert store.record("k1") == done
     assert json.loads(path.read_text())["schema"] == 1
@@ -36,15 +32,18 @@ def test_a_record_survives_the_disk(tmp_path):
     assert store.record("unknown") is None
 
 
-def test_records_are_sorted_by_start_and_a_sweep_keeps_its_order(tmp_path):
+def test_records_come_by_key_and_those_of_a_sweep_in_its_order_with_what_has_not_begun(tmp_path):
     store = Store.at(tmp_path)
     for key, started in [("b", "2026-01-02"), ("a", "2026-01-03"), ("c", "2026-01-01")]:
         store.write(record(key, started=started))
-    assert [r.key for r in store.records()] == ["c", "b", "a"]
+    assert [r.key for r in store.records()] == ["a", "b", "c"]
     store.write_sweep({"name": "s", "variants": [{"key": "a"}, {"key": "missing"}, {"key": "b"}]})
-    assert [r.key for r in store.records("s")] == ["a", "b"]
+    listed = store.records("s")
+    assert [(r.key, r.status) for r in listed] == [("a", "RUNNING"), ("missing", "PENDING"), ("b", "RUNNING")]
+    with pytest.raises(RecordError, match="a PENDING record is never written"):
+        store.write(listed[1])
     assert store.sweeps() == ["s"]
-    with pytest.raises(RecordError, match=r"no sweep 't'\. There are: s"):
+    with pytest.raises(RecordError, match=r"sweep 't' is not allowed.*Allowed: s"):
         store.sweep("t")
 
 
@@ -56,12 +55,21 @@ def test_broken_records_are_named(tmp_path):
         ("{", "cannot be read"),
         (json.dumps({**good, "schema": 2}), "schema 2 is not allowed"),
         (json.dumps({**good, "status": "DONE"}), "'DONE' is not a valid Status"),
+        (json.dumps({**good, "status": "PENDING"}), "'PENDING' is not a valid Status"),
+        (json.dumps({**good, "started": "yesterday"}), "Invalid isoformat string"),
+        (json.dumps({**good, "notes": 3}), "'notes' is no list"),
         (json.dumps({**good, "colour": 1}), "colour"),
         (json.dumps({**good, "key": "k2"}), "belongs to k2, not to k1"),
     ]:
         path.write_text(bad)
         with pytest.raises(RecordError, match=message):
             store.record("k1")
+        if "k2" not in bad:
+            (listed,) = store.records()
+            assert (listed.key, listed.status) == ("k1", Status.BROKEN)
+            assert message.replace("\\", "") in listed.error["message"]
+            with pytest.raises(RecordError, match="never written"):
+                store.write(listed)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -78,9 +86,7 @@ def test_a_killed_process_frees_its_lock(tmp_path):
         "import sys, time, pathlib\nfrom vqkit.files import lock\n"
         "with lock(pathlib.Path(sys.argv[1])):\n print('held', flush=True)\n time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as p:
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as p:
         assert p.stdout.readline() == "held\n"
         assert files.process_alive(p.pid)
         with files.lock(tmp_path, wait=False) as held:

@@ -72,7 +72,7 @@ def test_a_failed_run_tells_why(runs: Path) -> None:
     bench = vq.compare(runs)
     bench.view.chosen = key(bench, "fsx weight_bit=99")
     html = bench.view.details()
-    assert "StrategyError: bit_width 99 (in cell 3 of its notebook)" in html
+    assert "failed: StrategyError: bit_width 99\nin notebook cell 3" in html
     assert "Traceback: StrategyError" in html
 
 

@@ -164,7 +164,7 @@ def test_evaluate_save_track(work: Exploration, tmp_path: Path) -> None:
     assert Strategy.load(runs.variant_dir(key) / "strategy.json") == work.strategy
     from vqkit.runs.mlflow import Tracker
 
-    assert [r["key"] for r in Tracker.open(runs_dir=runs.root).records()] == [key]
+    assert [r.key for r in Tracker.open(runs_dir=runs.root).records()] == [key]
 
     work.undo()
     assert work.trial is None  # the result belongs to the strategy it was measured with

@@ -47,7 +47,7 @@ def test_the_standing_counts_and_names_the_best(tmp_path: Path) -> None:
     assert now.counts == {"FINISHED": 2, "FAILED": 1, "RUNNING": 1, "PENDING": 1}
     assert now.ended == 3
     assert now.best is not None
-    assert now.best["name"] == "fs"
+    assert now.best.name == "fs"
     assert now.pid is None
     assert now.running == ()
     assert "3 of 5 variants have ended" in str(now)

@@ -44,9 +44,10 @@ def compare(
 
 
 def _sweep_meant(given: list[str], runs: Path) -> str:
-    from vqkit.runs.records import sweep_names
+    from vqkit.runs.store import Store
 
-    named = [name for name in given if name in sweep_names(runs)]
+    sweeps = Store.at(runs).sweeps()
+    named = [name for name in given if name in sweeps]
     return f". {named[0]!r} is a sweep: vqkit compare --sweep {named[0]}" if named else ""
 
 

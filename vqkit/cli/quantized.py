@@ -9,7 +9,7 @@ from typing import Any
 from vqkit import digest
 from vqkit.errors import RecordError
 from vqkit.files import read_json
-from vqkit.runs import records, store
+from vqkit.runs.store import RECORD, Status, Store
 from vqkit.sweeps.qat import quantized_by
 from vqkit.sweeps.source import load_data, load_model, model_path
 from vqkit.sweeps.variant import Settings, checked_inputs
@@ -49,14 +49,15 @@ def of_run(run: str, runs: Path) -> Any:
     """
     from vqkit.strategy import Strategy
 
-    folder = records.find(runs, run)
-    record = store.Store.at(runs).record(folder.name)
-    if record is None or record.status is not store.Status.FINISHED:
+    store = Store.at(runs)
+    folder = store.find(run)
+    record = store.record(folder.name)
+    if record is None or record.status is not Status.FINISHED:
         raise RecordError(f"run {run}: it is {record and record.status}; a finished run is needed")
-    inputs: Mapping[str, Any] = checked_inputs(record.inputs, folder / store.RECORD)
+    inputs: Mapping[str, Any] = checked_inputs(record.inputs, folder / RECORD)
     settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
     settings.set_seeds()
-    path = model_path(inputs["model"]["ref"], ".", store.Store.at(runs).cache)
+    path = model_path(inputs["model"]["ref"], ".", store.cache)
     data = load_data(inputs["data"]["ref"])
     for what, found in (("model", digest.of_file(path)), ("data", data.digest)):
         if found != inputs[what]["digest"]:

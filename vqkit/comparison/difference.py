@@ -17,8 +17,8 @@ from vqkit import statistics, tables
 from vqkit.errors import RecordError
 from vqkit.files import read_json
 from vqkit.primitives.spec import Method, RoundMode
-from vqkit.runs.answers import Flips, flips, unreadable
-from vqkit.runs.records import Record, find, read_record, row, rows_of, sqnr_rows
+from vqkit.runs.records import Flips, flips, row, rows_of, sqnr_rows, unreadable
+from vqkit.runs.store import RECORD, RunRecord, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -302,11 +302,11 @@ def difference(run_a: str | Path, run_b: str | Path, *, runs_dir: str | Path | N
     Raises:
         RecordError: a run cannot be found or read.
     """
-    records = [read_record(_directory(run, runs_dir)) for run in (run_a, run_b)]
-    a, b = (row(r) for r in records)
+    directories = [_directory(run, runs_dir) for run in (run_a, run_b)]
+    a, b = (row(RunRecord.read(directory)) for directory in directories)
     damaged = [d for side in (a, b) for d in str(side["damaged"]).split("; ") if d]
     folders = (a["directory"], b["directory"])
-    changes: tuple[Change, ...] = _or_told(lambda: _changes(*records), (), damaged)
+    changes: tuple[Change, ...] = _or_told(lambda: _changes(*directories), (), damaged)
     sqnr = _or_told(lambda: sqnr_difference(*folders), None, damaged)
     plans = _or_told(lambda: resolved(*folders), None, damaged)
     answers = None
@@ -338,24 +338,24 @@ def _or_told(read: Callable[[], Found], instead: Found, damaged: list[str]) -> F
 
 
 def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
-    if Path(run, "record.json").is_file():
+    if Path(run, RECORD).is_file():
         return Path(run)
     if runs_dir is None:
         raise RecordError(f"{run}: not a run directory (no record.json); to give a key or a name, give runs_dir too")
-    return find(runs_dir, str(run))
+    return Store(Path(runs_dir)).find(str(run))
 
 
-def _changes(a: Record, b: Record) -> tuple[Change, ...]:
+def _changes(a: Path, b: Path) -> tuple[Change, ...]:
     from vqkit.strategy.vocabulary import diff_documents
 
-    documents = [_json(Path(r["directory"], "strategy.json")) for r in (a, b)]
+    paths = [folder / "strategy.json" for folder in (a, b)]
+    documents = [_json(path) for path in paths]
     if None in documents:
         return ()
-    for one, document in zip((a, b), documents, strict=True):
+    for path, document in zip(paths, documents, strict=True):
         try:
             diff_documents(document, document)
         except (KeyError, TypeError, AttributeError, IndexError) as e:
-            path = Path(one["directory"], "strategy.json")
             raise RecordError(f"{path}: strategy.json is not a whole strategy: {e!r}") from e
     return tuple(diff_documents(*documents))
 

@@ -20,19 +20,19 @@ import numpy as np
 from vqkit import statistics, tables
 from vqkit.comparison.difference import Difference, difference
 from vqkit.errors import RecordError, not_allowed
-from vqkit.runs.answers import Flips, correct, counted, flips
-from vqkit.runs.damage import damage_lines
 from vqkit.runs.records import (
-    BROKEN,
-    PENDING,
-    find,
+    Flips,
+    correct,
+    counted,
+    damage_lines,
+    flips,
     load_records,
-    read_sweep,
     rows_of,
     select,
     sentence,
     to_frame,
 )
+from vqkit.runs.store import Status, Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,6 @@ __all__ = [
     "Flips",
     "Leaderboard",
     "difference",
-    "find",
     "flips",
     "leaderboard",
     "load_records",
@@ -419,7 +418,7 @@ def _told(frame: pd.DataFrame) -> list[str]:
 def _failures(frame: pd.DataFrame) -> list[str]:
     """One line for each run that has no result, with the reason."""
     rest, pending = without_result(frame)
-    lines = [f"  {PENDING:8} {pending} variant(s) of the sweep have not run yet"] if pending else []
+    lines = [f"  {Status.PENDING:8} {pending} variant(s) of the sweep have not run yet"] if pending else []
     lines += [f"  {run['status']:8} {run['name']} [{run['key']}]{_reason(run)}" for run in rows_of(rest)]
     return ["", "Without a result:", *lines] if lines else []
 
@@ -427,7 +426,7 @@ def _failures(frame: pd.DataFrame) -> list[str]:
 def without_result(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """Rows that ended without an accuracy or have not ended, and the number of those that never started."""
     rest = frame[frame["rank"].isna()]
-    waiting = rest["status"] == PENDING
+    waiting = rest["status"] == Status.PENDING
     return rest[~waiting], int(waiting.sum())
 
 
@@ -436,7 +435,7 @@ def _reason(run: Mapping[str, Any]) -> str:
         return ""
     cell = f" (cell {run['error_cell']:.0f})" if isinstance(run["error_cell"], int | float) else ""
     said = " ".join(run["error"].split())
-    return f": {run['error_type']}: {said if run['status'] == BROKEN else tables.elide(said, 160)}{cell}"
+    return f": {run['error_type']}: {said if run['status'] == Status.BROKEN else tables.elide(said, 160)}{cell}"
 
 
 def render(
@@ -461,5 +460,6 @@ def render(
     """
     frame = leaderboard(load_records(runs_dir, sweep, where), sort)
     board = str(Leaderboard(frame, f"Sweep {sweep}" if sweep else f"Runs in {runs_dir}", limit))
-    screened = "" if sweep is None else sentence(read_sweep(runs_dir, sweep) or {})
+    store = Store(Path(runs_dir))
+    screened = sentence(store.sweep(sweep)) if sweep in store.sweeps() else ""
     return f"{board}\n\n{_wrapped(screened)}" if screened else board

@@ -1,47 +1,392 @@
-"""The comparison as one HTML file that needs no network: for a colleague who was not there."""
+"""What a comparison shows, as HTML: the same in the live widget, in its static twin and in a file for a colleague."""
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from vqkit import _version, tables
+from vqkit import _version, plots, tables
 from vqkit.comparison import leaderboard
-from vqkit.errors import RecordError
+from vqkit.comparison.difference import Difference, difference
+from vqkit.comparison.page import (
+    cells,
+    clickable,
+    document,
+    drawn,
+    folded,
+    listed,
+    message_html,
+    section,
+    table,
+)
+from vqkit.comparison.runset import NOTEBOOK, TRACEBACK, Run, RunSet, flipped_html
+from vqkit.errors import RecordError, VqkitError
 from vqkit.files import read_json, write_bytes
-from vqkit.runs.damage import damaged
-from vqkit.runs.records import rows_of, sqnr_rows
+from vqkit.plots.runs import COSTS
+from vqkit.runs.records import OVERRIDE, damaged, rows_of, sqnr_rows
+from vqkit.runs.store import LOST
+from vqkit.tables import Column, arranged, html_grid
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+_FILES = (("notebook", NOTEBOOK), ("strategy", "strategy.json"), ("plan", "plan.json"), ("traceback", TRACEBACK))
+SQNR = "sqnr.json"
+_NUMBERS = (
+    "accuracy",
+    "accuracy_delta",
+    "size_bytes",
+    "bit_operations",
+    "sqnr_min_db",
+    "sqnr_output_db",
+    "seconds_total",
+)
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """Bounds of an accuracy, and those of all runs beside it."""
+
+    low: float
+    high: float
+    span: tuple[float, float]
+
+    def __str__(self) -> str:
+        return f"{tables.percent(self.low)}–{tables.percent(self.high)}"
+
+    def html(self) -> str:
+        """The bounds with a bar between the lowest and the highest of all."""
+        first, last = self.span
+        if not first < last:
+            return str(self)
+        left, width = (self.low - first) / (last - first), (self.high - self.low) / (last - first)
+        drawn_as = f"left:{100 * left:.0f}%;width:{100 * width:.0f}%"
+        return (
+            f"<span class='bounds'><span class='span' aria-hidden='true'><i style='{drawn_as}'></i></span>{self}</span>"
+        )
+
+
+def _number(form: Any) -> Any:
+    return lambda value: escape(form(value)) if value is not None else "–"
+
+
+def _operations(value: float) -> str:
+    return f"{value / 1e6:.3g}" if value == value else "–"
+
+
+def _tags(words: str) -> str:
+    return " ".join(f"<span class='tag {w}'>{w}</span>" for w in words.split())
+
+
+def _anchors(links: Mapping[str, str]) -> str:
+    return " ".join(f"<a href='{escape(href, quote=True)}'>{text}</a>" for text, href in links.items())
+
 
 COLUMNS = (
-    {"title": "#"},
-    {"title": "run", "left": True},
-    {"title": "accuracy %"},
-    {"title": "Δ float"},
-    {"title": "size"},
-    {"title": "min SQNR"},
-    {"title": "out SQNR"},
-    {"title": "time"},
-    {"title": "", "left": True},
-    {"title": "files", "left": True},
+    Column("rank", "#", _number(lambda v: f"{v:.0f}"), numeric=True),
+    Column("name", "run"),
+    Column("accuracy", "accuracy %", _number(tables.percent), numeric=True),
+    Column("interval", "95 %", lambda v: v.html() if v else "", order=lambda v: v.low if v else math.nan),
+    Column("accuracy_delta", "Δ float", _number(tables.signed_points), numeric=True),
+    Column("size_bytes", "size", _number(tables.size), numeric=True),
+    Column("bit_operations", "bit-ops, million", _number(_operations), numeric=True),
+    Column("sqnr_min_db", "min SQNR dB", _number(tables.number), numeric=True),
+    Column("sqnr_output_db", "out SQNR dB", _number(tables.number), numeric=True),
+    Column("seconds_total", "time", _number(tables.duration), numeric=True),
+    Column("marks", "standing", _tags),
 )
-_CELLS = (
-    ("accuracy_delta", tables.signed_points),
-    ("size_bytes", tables.size),
-    ("sqnr_min_db", tables.number),
-    ("sqnr_output_db", tables.number),
-    ("seconds_total", tables.duration),
+_LINKS = Column("files", "files", _anchors, order=lambda _: "")
+_LOST_COLUMNS = (
+    Column("status", "status", _tags),
+    Column("name", "run"),
+    Column("reason", "reason", lambda reason: f"<pre>{escape(reason)}</pre>"),
+    Column("files", "files", _anchors),
 )
-_FILES = (("strategy", "strategy.json"), ("plan", "plan.json"))
+
+
+@dataclass
+class View:
+    """Everything that decides what is shown.
+
+    Attributes:
+        runs: what is compared.
+        words: only runs whose row contains all of these.
+        front_only: only runs that nothing beats.
+        group: number of the group of comparable runs.
+        cost: what accuracy is drawn against.
+        sorted_by: column of the leaderboard, "-" in front for descending.
+        chosen: key of the chosen run.
+        pair: keys of the two runs side by side.
+        theme: of the figures; None for a file, which has them in both.
+        beside: the folder that links to the runs' files start from; None for no links.
+    """
+
+    runs: RunSet
+    words: str = ""
+    front_only: bool = False
+    group: int = 0
+    cost: str = "size_bytes"
+    sorted_by: str = ""
+    chosen: str = ""
+    pair: tuple[str, str] = ("", "")
+    theme: plots.Theme | None = plots.LIGHT
+    beside: Path | None = None
+    _differences: dict[tuple[str, str], Difference] = field(default_factory=dict, repr=False)
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Heading and number of each group of comparable runs."""
+        frame = self.runs.frame
+        finished = frame[frame["rank"].notna()]
+        return [
+            (f"{leaderboard.heading(m)} ({len(m)} runs)", int(m["group"].iloc[0])) for _, m in finished.groupby("group")
+        ]
+
+    def shown(self) -> pd.DataFrame:
+        """The group's runs that the filter leaves, and those without a result."""
+        frame = self.runs.frame
+        frame = frame[((frame["group"] == self.group) & frame["rank"].notna()) | frame["rank"].isna()]
+        if self.front_only:
+            frame = frame[frame["pareto"].astype(bool)]
+        kept = [r["key"] for r in arranged(_rows(frame), COLUMNS, words=self.words)]
+        return frame[frame["key"].isin(kept)]
+
+    def summary(self) -> str:
+        """What is compared, how many of it are shown, and what to take."""
+        counts, shown = leaderboard.counts(self.runs.frame), len(self.shown())
+        advice = leaderboard.recommend(self.runs.frame).sentence
+        told = damaged(self.runs.frame, broken=True)
+        problems = "; ".join(f"{run}: {problem}" for run, problem in told)
+        wrong = message_html(f"Damaged files: {problems}", "error") if problems else ""
+        return (
+            f"<p><b>{escape(self.runs.title)}</b>: {escape(counts)}; {shown} shown.</p><p>{escape(advice)}</p>{wrong}"
+        )
+
+    def board(self, frame: pd.DataFrame | None = None) -> str:
+        """The leaderboard.
+
+        Args:
+            frame: other rows than `shown`.
+        """
+        rows = arranged(_rows(self.shown() if frame is None else frame), COLUMNS, sorted_by=self.sorted_by)
+        if not rows:
+            return message_html("No run fits the filter.")
+        best = leaderboard.recommend(self.runs.frame).row
+        recommended = "" if best is None else best["key"]
+        rows = [{**r, "marks": f"{r['marks']} recommended".strip()} if r["key"] == recommended else r for r in rows]
+        how = {"sorted_by": self.sorted_by, "label": "Leaderboard", "chosen": self.chosen}
+        columns = [c for c in COLUMNS if c.key != "bit_operations" or any(r[c.key] is not None for r in rows)]
+        if self.beside is None:
+            return table(rows, columns, **how)
+        rows = [{**r, "files": self.links(r["directory"])} for r in rows]
+        return table(rows, [*columns, _LINKS], values=True, **how)
+
+    def links(self, directory: str | None) -> dict[str, str]:
+        """Addresses of a run's files, from the folder beside which the page stands."""
+        if self.beside is None or directory is None:
+            return {}
+        folder = Path(directory).resolve()
+        found = {text: folder / name for text, name in _FILES if (folder / name).is_file()}
+        return {text: quote(os.path.relpath(path, self.beside)) for text, path in found.items()}
+
+    def lost(self, limit: int) -> str:
+        """Runs without a result, with the reason; "" where there are none.
+
+        Args:
+            limit: most rows.
+        """
+        rest, pending = leaderboard.without_result(self.runs.frame)
+        rows = [{**r, "reason": _reason(r), "files": self.links(r["directory"])} for r in rows_of(rest.head(limit))]
+        waiting = f"<p>{pending} variant(s) of the sweep have not run yet.</p>" if pending else ""
+        board = f"<div class='vq-scroll'>{html_grid(rows, _LOST_COLUMNS, look='lost')}</div>" if rows else ""
+        return waiting + board
+
+    def pareto(self) -> str:
+        """Accuracy against the cost, with every run choosable."""
+        shown, said = self.shown(), f"{COSTS[self.cost].title}; each mark is a run"
+        if self.theme is None:
+            return drawn(lambda theme: plots.pareto(shown, cost=self.cost, theme=theme), said, None)
+        figure = plots.pareto(shown, cost=self.cost, theme=self.theme)
+        return clickable(figure, _sayings(shown), said, chosen=self.chosen)
+
+    def parallel(self) -> str:
+        """Choices and accuracy, with every run choosable at the end of its line."""
+        shown = self.shown()
+        figure = plots.parallel_coordinates(shown, theme=self.theme or plots.LIGHT, chosen=self.chosen)
+        return clickable(figure, _sayings(shown), "Choices and accuracy; each line is a run", chosen=self.chosen)
+
+    def bars(self) -> str:
+        """Every run against float."""
+        shown = self.shown()
+        return drawn(
+            lambda theme: plots.leaderboard_bars(shown, theme=theme), "Accuracy of every run against float", self.theme
+        )
+
+    def effects(self) -> str:
+        """What each choice did on its own."""
+        shown, said = self.shown(), "Accuracy of the runs by each choice on its own"
+        return drawn(lambda theme: plots.marginal_effects(shown, theme=theme), said, self.theme)
+
+    def details(self) -> str:
+        """The chosen run: numbers, what it changes, its strategy, its notebook, or why it failed."""
+        if not self.chosen:
+            return message_html("Choose a run in the table or in a picture.")
+        try:
+            return "".join(_details(self.runs.run(self.chosen), self.theme))
+        except VqkitError as e:
+            return message_html(str(e), "error")
+
+    def difference(self) -> Difference | None:
+        """The two runs side by side; None before both are chosen.
+
+        Raises:
+            VqkitError: one of them cannot be read.
+        """
+        a, b = self.pair
+        if not a or not b:
+            return None
+        if self.pair not in self._differences:
+            runs = [self.runs.run(key) for key in self.pair]
+            self._differences[self.pair] = difference(*(r.folder or r.key for r in runs))
+        return self._differences[self.pair]
+
+    def two(self) -> str:
+        """Strategy, noise and answers of two runs."""
+        try:
+            found = self.difference()
+            if found is None:
+                return message_html("Choose two runs, A and B.")
+            return "".join(_two(found, self.theme))
+        except VqkitError as e:
+            return message_html(str(e), "error")
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    span = (float(frame["ci_low"].min()), float(frame["ci_high"].max()))
+    return [_row(run, span) for run in rows_of(frame)]
+
+
+def _row(run: Mapping[str, Any], span: tuple[float, float] = (0, 0)) -> dict[str, Any]:
+    row = {name: _known(run.get(name)) for name in ("rank", *_NUMBERS)}
+    bounded = _known(run["ci_low"]) is not None
+    ended = "" if row["rank"] is not None else str(run["status"]).lower()
+    return {
+        **row,
+        "key": run["key"],
+        "name": run["name"],
+        "interval": _Interval(run["ci_low"], run["ci_high"], span) if bounded else "",
+        "marks": " ".join(leaderboard.marks(run)) or ended,
+        "class": "quiet" if row["rank"] is None else "",
+        "directory": run["directory"],
+    }
+
+
+def _known(value: Any) -> float | None:
+    return None if not isinstance(value, int | float) or math.isnan(value) else float(value)
+
+
+def _sayings(frame: pd.DataFrame) -> dict[str, str]:
+    """One line about each run, for the marks of a picture."""
+    return {str(r["key"]): _saying(r) for r in _rows(frame)}
+
+
+def _saying(row: Mapping[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return f"{row['name']}: {row['marks']}"
+    interval = f" ({row['interval']})" if row["interval"] else ""
+    size = f", {tables.size(row['size_bytes'])}" if row["size_bytes"] is not None else ""
+    return f"{row['name']}: {tables.percent(row['accuracy'])} %{interval}{size} {row['marks']}".strip()
+
+
+def _details(run: Run, theme: plots.Theme | None) -> Iterator[str]:
+    row = _row(run.row)
+    yield f"<h4>{escape(run.name)} <code>{escape(run.key)}</code></h4>"
+    if row["accuracy"] is None:
+        yield message_html(
+            f"{str(run.row['status']).lower()}: {_reason(run.row) or 'no result'}",
+            "error" if str(run.row["status"]) in LOST else "",
+        )
+    else:
+        yield f"<p>{escape(_saying(row))}</p>"
+    yield cells(("what", "value"), [*_facts(run, row)])
+    if run.folder is None:
+        yield message_html("Its files were not kept.")
+        return
+    yield from _changes(run)
+    document = run.json("strategy.json")
+    if document is not None:
+        yield folded("Strategy, as JSON", f"<pre>{escape(json.dumps(document, indent=1))}</pre>")
+    yield folded("Noise by layer", _noise(run, theme), unfolded=theme is None) if run.file(SQNR) else ""
+    if run.traceback:
+        yield folded("Traceback", f"<pre>{escape(run.traceback[-20_000:])}</pre>", unfolded=True)
+
+
+def _noise(run: Run, theme: plots.Theme | None) -> str:
+    """Signal-to-noise ratio by layer: where the next improvement is to be found."""
+    import pandas as pd
+
+    path = Path(run.folder or "", SQNR)
+    try:
+        rows = pd.DataFrame(sqnr_rows(read_json(path), path))
+    except RecordError as e:
+        return message_html(str(e), "error")
+    said = f"Signal-to-noise ratio of each tensor of {run.name}"
+    return drawn(lambda t: plots.sqnr_by_layer(rows, theme=t), said, theme)
+
+
+def _reason(run: Mapping[str, Any]) -> str:
+    """Why a run has no result; "" where its record does not say."""
+    if not isinstance(run.get("error"), str):
+        return ""
+    cell = _known(run.get("error_cell"))
+    where = "" if cell is None else f"\nin notebook cell {cell:.0f}"
+    return f"{run['error_type']}: {run['error']}{where}"
+
+
+def _facts(run: Run, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "status", str(run.row["status"])
+    if row["size_bytes"] is not None:
+        yield "size", f"{tables.size(row['size_bytes'])} (float {tables.size(run.row['float_size_bytes'])})"
+    if row["bit_operations"] is not None:
+        yield "bit-operations for one sample", f"{row['bit_operations'] / 1e6:,.2f} million"
+    yield "calibration", str(run.row["calibration"])
+    yield (
+        "data",
+        f"{run.row['data']}, {run.row['n_calib']:.0f} to calibrate, {run.row['n_eval']:.0f} to evaluate",
+    )
+    if run.row.get("damaged"):
+        yield "damaged files", str(run.row["damaged"])
+    if run.folder is not None:
+        yield "folder", str(run.folder)
+    if run.notebook is not None:
+        yield "notebook", str(run.notebook)
+
+
+def _changes(run: Run) -> Iterator[str]:
+    overrides = {
+        k.removeprefix(OVERRIDE): v
+        for k, v in run.row.items()
+        if str(k).startswith(OVERRIDE) and v is not None and v == v
+    }
+    rows = [(k, json.dumps(v, default=str)) for k, v in overrides.items()]
+    base = f"strategy {run.row['strategy']}"
+    yield f"<p>What it changes in {escape(base)}:</p>" + (cells(("key", "value"), rows) if rows else "nothing")
+
+
+def _two(found: Difference, theme: plots.Theme | None) -> Iterator[str]:
+    yield found._repr_html_()
+    names = (str(found.a["name"]), str(found.b["name"]))
+    if len(found.sqnr):
+        said = f"Noise by tensor of {names[1]} against {names[0]}"
+        yield drawn(lambda t: plots.sqnr_difference(found.sqnr, names, theme=t), said, theme)
+    yield "<p><b>Samples that flipped</b></p>"
+    yield flipped_html(found.a["directory"], found.b["directory"], theme)
 
 
 def conclude(runs_dir: str | Path, sweep: str) -> str:
@@ -81,157 +426,64 @@ def write(
     Raises:
         RecordError: no such folder, sweep or column.
     """
-    frame = leaderboard.leaderboard(leaderboard.load_records(runs_dir, sweep, where))
-    title = f"Sweep {sweep}" if sweep else f"Runs in {Path(runs_dir).name}"
-    page = render(frame, title=title, beside=Path(path).resolve().parent, limit=limit, runs_dir=str(runs_dir))
-    write_bytes(path, page.encode())
+    runs = RunSet(str(runs_dir), sweep or "", where or {})
+    runs.reload()
+    view = View(runs, theme=None, beside=Path(path).resolve().parent)
+    title = runs.title if sweep else f"Runs in {Path(runs_dir).name}"
+    write_bytes(path, document(title, *_parts(view, title, limit), sortable=True).encode())
     return Path(path)
 
 
-def render(frame: pd.DataFrame, *, title: str, beside: Path, limit: int = 1000, runs_dir: str = "runs") -> str:
-    """The page for a leaderboard.
-
-    Args:
-        frame: result of `compare.leaderboard`.
-        title: heading of the page.
-        beside: the folder that links start from.
-        limit: most rows of each table.
-        runs_dir: shown as the source of the numbers.
-
-    Returns:
-        HTML; every value from outside is escaped.
-    """
-    import jinja2
-
-    loader = jinja2.PackageLoader("vqkit.comparison", "templates")
-    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+def _parts(view: View, title: str, limit: int) -> Iterator[str]:
+    frame = view.runs.frame
     advice = leaderboard.recommend(frame)
-    chosen = None if advice.row is None else advice.row["key"]
-    rest, pending = leaderboard.without_result(frame)
-    return pages.get_template("report.html.j2").render(
-        title=title,
-        version=_version.__version__,
-        counts=leaderboard.counts(frame),
-        advice=advice,
-        columns=[{"left": False, **column} for column in COLUMNS],
-        groups=list(_groups(frame, beside, limit, chosen)),
-        closer=_closer(advice.row),
-        failures=[_failure(run, beside) for run in rows_of(rest.head(limit))],
-        pending=pending,
-        notes=leaderboard.notes(frame)[: leaderboard.MOST_NOTES],
-        damaged=damaged(frame),
-        legend=leaderboard.LEGEND,
-        provenance=_provenance(frame),
-        runs_dir=runs_dir,
+    view.chosen = "" if advice.row is None else str(advice.row["key"])
+    yield f"<header><h1>{escape(title)}</h1><p class='soft'>{escape(leaderboard.counts(frame))}</p></header>"
+    yield f"<section aria-label='Recommendation'><p class='advice'>{escape(advice.sentence)}</p></section>"
+    for i, (heading, number) in enumerate(view.groups()):
+        view.group = number
+        members = frame[(frame["group"] == number) & frame["rank"].notna()]
+        hidden = max(0, len(members) - limit)
+        yield section(
+            heading,
+            _FILTER if not i else "",
+            view.board(members.head(limit)),
+            _soft(f"… and {hidden} more, further down the ranking, left out of this page.") if hidden else "",
+            _soft(_scale(members.head(limit))),
+            _soft(leaderboard.LEGEND) if not i else "",
+            view.pareto(),
+            view.bars(),
+            view.effects(),
+            level=2,
+        )
+    if not view.groups():
+        yield "<p>No run has finished yet.</p>"
+    if view.chosen:
+        yield section("Inside the recommended run", view.details(), level=2)
+    notes = leaderboard.notes(frame)[: leaderboard.MOST_NOTES]
+    yield section("Noted", listed([f"{name}: {note}" for name, note in notes]), level=2)
+    yield section("Damaged files", listed([f"{run}: {problem}" for run, problem in damaged(frame)]), level=2)
+    yield section("Without a result", view.lost(limit), level=2)
+    yield (
+        f"<footer class='soft'>Written by vqkit {_version.__version__}. {escape(_provenance(frame))} The records under "
+        f"{escape(view.runs.where)} are the source of every number here.</footer>"
     )
 
 
-def _groups(frame: pd.DataFrame, beside: Path, limit: int, chosen: str | None) -> Iterator[dict[str, Any]]:
-    for number, members in frame[frame["rank"].notna()].groupby("group", sort=True):
-        shown = members.head(limit)
-        low, high = shown["ci_low"].min(), shown["ci_high"].max()
-        scale = f"{tables.percent(low)} % to {tables.percent(high)} %" if low < high else ""
-        whole = frame[(frame["group"] == number) | frame["rank"].isna()]
-        yield {
-            "heading": leaderboard.heading(members),
-            "runs": [_run(run, beside, (low, high), chosen) for run in rows_of(shown)],
-            "hidden": len(members) - len(shown),
-            "scale": scale,
-            "figures": list(_figures(whole)),
-        }
+_FILTER = "<input class='filter' type='search' placeholder='Show runs whose name contains …' aria-label='Filter runs'>"
 
 
-def _run(run: Mapping[str, Any], beside: Path, scale: tuple[float, float], chosen: str | None) -> dict[str, Any]:
-    notebook = _links(run, beside, (("", "notebook.ipynb"),))
-    return {
-        "rank": f"{run['rank']:.0f}",
-        "name": run["name"],
-        "chosen": run["key"] == chosen,
-        "accuracy": {"value": _value(run["accuracy"]), "text": tables.percent(run["accuracy"])},
-        "interval": _interval(run, *scale),
-        "cells": [{"value": _value(run[name]), "text": form(run[name])} for name, form in _CELLS],
-        "marks": leaderboard.marks(run),
-        "notebook": notebook[0]["href"] if notebook else "",
-        "links": _links(run, beside, _FILES),
-    }
+def _soft(text: str) -> str:
+    return f"<p class='soft'>{escape(text)}</p>" if text else ""
 
 
-def _value(number: float) -> str:
-    """A number for the sorting script; infinity sorts, nothing stays empty."""
-    if math.isinf(number):
-        return "1e308" if number > 0 else "-1e308"
-    return "" if math.isnan(number) else repr(float(number))
-
-
-def _interval(run: Mapping[str, Any], low: float, high: float) -> dict[str, str] | None:
-    if not low < high or math.isnan(run["ci_low"]):
-        return None
-    left, width = (run["ci_low"] - low) / (high - low), (run["ci_high"] - run["ci_low"]) / (high - low)
-    text = f"{tables.percent(run['ci_low'])} to {tables.percent(run['ci_high'])}"
-    return {"left": f"{100 * left:.1f}", "width": f"{100 * width:.1f}", "text": text}
-
-
-def _links(run: Mapping[str, Any], beside: Path, files: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
-    folder = Path(str(run["directory"])).resolve()
-    found = [(text, folder / name) for text, name in files if (folder / name).is_file()]
-    return [{"text": text, "href": quote(os.path.relpath(path, beside))} for text, path in found]
-
-
-def _failure(run: Mapping[str, Any], beside: Path) -> dict[str, Any]:
-    reason = f"{run['error_type']}: {run['error']}" if isinstance(run["error"], str) else ""
-    cell = run["error_cell"]
-    if isinstance(cell, int | float) and not math.isnan(cell):
-        reason += f"\nin notebook cell {cell:.0f}"
-    files = (("notebook", "notebook.ipynb"), ("traceback", "traceback.txt"), *_FILES)
-    return {
-        "status": run["status"],
-        "name": run["name"],
-        "reason": reason,
-        "links": _links(run, beside, files),
-    }
+def _scale(frame: pd.DataFrame) -> str:
+    low, high = frame["ci_low"].min(), frame["ci_high"].max()
+    if not low < high:
+        return ""
+    return f"The bars show the 95 % interval of the accuracy, from {tables.percent(low)} % to {tables.percent(high)} %."
 
 
 def _provenance(frame: pd.DataFrame) -> str:
     codes = sorted({str(code) for code in frame["code"].dropna()})
     return f"Code: {', '.join(codes[:4])}{' …' if len(codes) > 4 else ''}." if codes else ""
-
-
-def _figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
-    """Pareto, leaderboard and marginal effects, for light and for dark pages."""
-    from vqkit import plots
-
-    drawn = {
-        "Accuracy against size of every run, with the Pareto front": plots.pareto,
-        "Accuracy of every run against float": plots.leaderboard_bars,
-        "Accuracy by each choice on its own": plots.marginal_effects,
-    }
-    for alt, draw in drawn.items():
-        light, dark = (_data_uri(draw(frame, theme=theme)) for theme in (plots.LIGHT, plots.DARK))
-        yield {"alt": alt, "light": light, "dark": dark}
-
-
-def _closer(run: pd.Series | None) -> dict[str, str] | None:
-    """Signal-to-noise ratio by layer of the recommended run: where the next improvement is to be found."""
-    import pandas as pd
-
-    from vqkit import plots
-
-    path = None if run is None or run["directory"] is None else Path(run["directory"], "sqnr.json")
-    if run is None or path is None or not path.is_file():
-        return None
-    try:
-        sqnr = pd.DataFrame(sqnr_rows(read_json(path), path))
-    except RecordError as e:
-        return {"problem": str(e)}
-    light, dark = (_data_uri(plots.sqnr_by_layer(sqnr, theme=theme)) for theme in (plots.LIGHT, plots.DARK))
-    return {"alt": f"Signal-to-noise ratio of each tensor of {run['name']}", "light": light, "dark": dark}
-
-
-def _data_uri(figure: Figure) -> str:
-    """The figure as an image inside the page; in an image no script of a drawing can run."""
-    import matplotlib
-
-    drawing = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "vqkit"}):
-        figure.savefig(drawing, format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.getvalue()).decode()}"

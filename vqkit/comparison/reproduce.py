@@ -12,7 +12,6 @@ from typing import Any
 from vqkit.errors import RecordError, StrategyError
 from vqkit.execution.runner import RunOptions, run_single
 from vqkit.files import lock, read_json, read_npz
-from vqkit.runs.records import find
 from vqkit.runs.store import RECORD, RESULT, RunRecord, Status, Store
 from vqkit.strategy import Strategy, vocabulary
 from vqkit.sweeps.resolve import resolve
@@ -91,12 +90,11 @@ def reproduce(
         ModelError: the model file is gone.
         DataError: the data are gone.
     """
-    first = find(runs_dir, run)
+    first = Store(Path(runs_dir)).find(run)
     runs = Store.at(into if into is not None else Path(runs_dir, "reproduced"))
     if os.path.realpath(runs.root) == os.path.realpath(runs_dir):
         raise RecordError(f"{runs.root}: holds the recorded run itself; the repetition needs another folder")
-    value = read_json(first / RECORD)
-    record = RunRecord.from_json(value, str(first / RECORD))
+    record = RunRecord.read(first)
     if record.status != Status.FINISHED:
         raise RecordError(f"{record.key}: {record.status}, only a finished run has a result to repeat")
     inputs = checked_inputs(record.inputs, first / RECORD)
@@ -113,7 +111,7 @@ def reproduce(
         *_differences(_numbers(record.metrics), _numbers(again.metrics)),
         *(d for name in FILES for d in _files(first / name, second / name)),
     )
-    return Reproduction(first, second, changed, results, tuple(tampered(value, record, again, first)))
+    return Reproduction(first, second, changed, results, tuple(tampered(record, again, first)))
 
 
 def _forget(runs: Store, key: str) -> None:
@@ -125,14 +123,11 @@ def _forget(runs: Store, key: str) -> None:
         shutil.rmtree(runs.cache / part, ignore_errors=True)
 
 
-def tampered(
-    value: Mapping[str, Any], record: RunRecord, again: RunRecord, folder: Path
-) -> Iterator[tuple[str, Any, Any]]:
+def tampered(record: RunRecord, again: RunRecord, folder: Path) -> Iterator[tuple[str, Any, Any]]:
     """What stands in a record, or beside it, and cannot have been written together with the rest.
 
     Args:
-        value: the content of `record.json`.
-        record: the same, read.
+        record: as read from its file.
         again: the record of its repetition.
         folder: of the recorded run.
 
@@ -140,8 +135,8 @@ def tampered(
         Name, what stands there, what would fit.
     """
     inputs = record.inputs
-    if not record.is_as_written(value):
-        yield "record", value.get("digest"), "changed after it was written"
+    if not record.is_as_written:
+        yield "record", record.written.get("digest"), "changed after it was written"
     for name, found in (("key", record.key), ("folder", folder.name)):
         if found != key_of(inputs):
             yield name, found, f"{key_of(inputs)} by its inputs"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vqkit import plots
 from vqkit.comparison import leaderboard
-from vqkit.errors import DataError, RecordError, not_allowed
-from vqkit.runs.answers import answers
-from vqkit.runs.records import load_records, read_record, rows_of, select, to_frame
+from vqkit.comparison.page import cells, drawn, message_html
+from vqkit.errors import DataError, RecordError, VqkitError, not_allowed
+from vqkit.runs.records import answers, load_records, rows_of, select, to_frame
+from vqkit.runs.store import RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from vqkit.strategy import Strategy
 
 NOTEBOOK, TRACEBACK = "notebook.ipynb", "traceback.txt"
+_SHOWN_FLIPS = 24
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class RunSet:
         """Read the records again."""
         if self._remote:
             records = self._reader.records(self.sweep or None)
-            self._cache["ids"] = {r["key"]: r["run_id"] for r in records}
+            self._cache["ids"] = {r.key: r.run_id for r in records}
             frame = select(to_frame(records), self.filters)
         else:
             frame = load_records(self.where, self.sweep or None, self.filters)
@@ -195,8 +198,7 @@ def sample_images(run_dir: str | Path, samples: Any) -> list[np.ndarray]:
     """
     from vqkit.sweeps.source import load_data
 
-    record = read_record(run_dir)
-    said = record.get("inputs", {}).get("data", {})
+    said = RunRecord.read(run_dir).inputs.get("data", {})
     data = load_data(said.get("ref"))
     if data.digest != said.get("digest"):
         raise DataError(
@@ -212,3 +214,31 @@ def sample_images(run_dir: str | Path, samples: Any) -> list[np.ndarray]:
 
 def _is_picture(shape: tuple[int, ...]) -> bool:
     return min(shape[:2], default=0) > 1 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
+
+
+def flipped_html(run_a: str | Path, run_b: str | Path, theme: plots.Theme | None) -> str:
+    """The samples on which two runs answer differently: how many, and the first of them as pictures.
+
+    Args:
+        run_a, run_b: run directories.
+        theme: of the pictures; see `page.drawn`.
+    """
+    try:
+        samples = flipped_samples(run_a, run_b)
+    except VqkitError as e:
+        return message_html(str(e))
+    counts = samples["right"].value_counts()
+    kinds = {"A": "only A is right", "B": "only B is right", "neither": "both are wrong"}
+    said = ", ".join(f"{counts.get(who, 0)} where {what}" for who, what in kinds.items())
+    few = samples.head(_SHOWN_FLIPS)
+    parts = [f"<p>{len(samples)} samples are answered differently: {said}.</p>"]
+    try:
+        images = sample_images(run_a, few["sample"])
+        said = "Samples that two runs answer differently, with both answers"
+        parts.append(drawn(lambda t: plots.flipped_samples(few, images, theme=t), said, theme))
+    except VqkitError as e:
+        parts += [
+            message_html(f"No pictures: {e}"),
+            cells([*few.columns], few.astype(str).to_numpy().tolist()),
+        ]
+    return "".join(parts)

@@ -20,12 +20,11 @@ from typing import Any
 from vqkit import tables
 from vqkit.errors import SweepError, VqkitError
 from vqkit.files import holder, locked, process_alive, write_json
-from vqkit.runs.records import PENDING, Record, of_sweep, read_sweep
-from vqkit.runs.store import Store
+from vqkit.runs.store import LOST, RunRecord, Status, Store
 from vqkit.sweeps.source import absolute_data
 from vqkit.sweeps.spec import Sweep
 
-_ENDED = ("FINISHED", "FAILED", "KILLED", "BROKEN")
+_ENDED = (Status.FINISHED, *LOST)
 
 
 @dataclass(frozen=True)
@@ -39,13 +38,13 @@ class SweepProgress:
     """
 
     name: str
-    records: tuple[Record, ...]
+    records: tuple[RunRecord, ...]
     pid: int | None
 
     @property
     def counts(self) -> Mapping[str, int]:
         """How many variants stand where."""
-        return Counter(str(r["status"]) for r in self.records)
+        return Counter(str(r.status) for r in self.records)
 
     @property
     def ended(self) -> int:
@@ -53,25 +52,25 @@ class SweepProgress:
         return sum(self.counts.get(status, 0) for status in _ENDED)
 
     @property
-    def best(self) -> Record | None:
+    def best(self) -> RunRecord | None:
         """The most accurate finished variant, of equals the smallest; None before one has finished."""
-        done = [r for r in self.records if r["status"] == "FINISHED" and "accuracy" in r["metrics"]]
-        return max(done, default=None, key=lambda r: (r["metrics"]["accuracy"], -r["metrics"].get("size_bytes", 0)))
+        done = [r for r in self.records if r.status is Status.FINISHED and "accuracy" in r.metrics]
+        return max(done, default=None, key=lambda r: (r.metrics["accuracy"], -r.metrics.get("size_bytes", 0)))
 
     @property
-    def running(self) -> tuple[Record, ...]:
+    def running(self) -> tuple[RunRecord, ...]:
         """Variants that are at work; none when no process runs the sweep, whatever a record says."""
-        return tuple(r for r in self.records if r["status"] == "RUNNING") if self.pid is not None else ()
+        return tuple(r for r in self.records if r.status is Status.RUNNING) if self.pid is not None else ()
 
     @property
-    def lost(self) -> tuple[Record, ...]:
+    def lost(self) -> tuple[RunRecord, ...]:
         """Variants that ended without a result."""
-        return tuple(r for r in self.records if r["status"] in _ENDED[1:])
+        return tuple(r for r in self.records if r.status in LOST)
 
     @property
     def seconds_left(self) -> float | None:
         """Guess of the time to the end, from the variants that finished; None before one has."""
-        known = [s for r in self.records if (s := (r.get("metrics") or {}).get("seconds_total"))]
+        known = [s for r in self.records if (s := r.metrics.get("seconds_total"))]
         if not known or self.pid is None:
             return None
         rest = len(self.records) - self.ended
@@ -83,7 +82,7 @@ class SweepProgress:
     def line(self) -> str:
         """The standing in a line."""
         counts = self.counts
-        names = ("FINISHED", "FAILED", "KILLED", "BROKEN", "RUNNING", PENDING)
+        names = (*_ENDED, Status.RUNNING, Status.PENDING)
         said = ", ".join(f"{counts[n]} {n.lower()}" for n in names if counts.get(n))
         left = self.seconds_left
         about = f"; about {tables.duration(left)} left" if left else ""
@@ -101,10 +100,9 @@ def standing(runs_dir: str | Path, name: str) -> SweepProgress:
     Raises:
         RecordError: no such sweep.
     """
-    records = of_sweep(runs_dir, name)
-    if read_sweep(runs_dir, name) is None:
-        return SweepProgress(name, tuple(records), None)
-    return SweepProgress(name, tuple(records), runner(Path(runs_dir, "sweeps", name)))
+    store = Store(Path(runs_dir))
+    pid = runner(store.sweep_dir(name)) if name in store.sweeps() else None
+    return SweepProgress(name, tuple(store.records(name)), pid)
 
 
 def runner(folder: Path) -> int | None:
@@ -125,11 +123,11 @@ def seconds_since(stamp: str) -> float:
     return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds())
 
 
-def error_of(record: Record) -> str:
+def error_of(record: RunRecord) -> str:
     """Why a variant has no result, in a line."""
-    error: Any = record.get("error") or {}
+    error = record.error or {}
     where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
-    return f"{error.get('type', record['status'])}{where}: {error.get('message', '')}"
+    return f"{error.get('type', record.status)}{where}: {error.get('message', '')}"
 
 
 REQUEST, LOG = "request.json", "sweep.log"

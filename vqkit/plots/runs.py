@@ -15,12 +15,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
+from vqkit.runs.store import LOST
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TICKS = (0.0, 0.5, 1, 2, 5, 10, 20, 50, 100)
-LOST = ("FAILED", "KILLED", "BROKEN")
 MAX_LEVELS = 12
 UNSET = "unset"
 _MARKED = "run/"

@@ -18,16 +18,16 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from vqkit.runs import mlflow_tags as words
-from vqkit.runs.mlflow_tags import Tag, threshold_metrics
-from vqkit.runs.records import Record, read_record, read_sweep, scan, short_ref, sweep_names
-
 from vqkit import files
 from vqkit.errors import RecordError, TrackingError
+from vqkit.runs import mlflow_tags as words
+from vqkit.runs.mlflow_tags import Tag, threshold_metrics
+from vqkit.runs.records import short_ref
+from vqkit.runs.store import RECORD, RunRecord, Status, Store
 
 __all__ = [
     "EXPERIMENT",
@@ -103,7 +103,6 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
-
 EXPERIMENT = "vqkit"
 _BATCH = 100
 
@@ -160,9 +159,7 @@ class Tracker:
     _known: dict[str, list[Any]] | None = None
 
     @classmethod
-    def open(
-        cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str = EXPERIMENT
-    ) -> Self:
+    def open(cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str = EXPERIMENT) -> Self:
         """Connect to a store, creating database and experiment where they are missing.
 
         Do it in the parent before workers start. It is safe to do in several processes at once.
@@ -248,13 +245,13 @@ class Tracker:
             RecordError: there is no readable record.
             TrackingError: the store refused.
         """
-        record = read_record(run_dir)
-        name = sweep or self._sweep or record.get("sweep")
-        with self._writing(f"variant {record['key']}"):
+        record = RunRecord.read(run_dir)
+        name = sweep or self._sweep or record.sweep
+        with self._writing(f"variant {record.key}"):
             parent = None if name is None else self._parent_of(name)
             return self._log(record, name, parent)
 
-    def records(self, sweep: str | None = None) -> list[Record]:
+    def records(self, sweep: str | None = None) -> list[RunRecord]:
         """The variants that the store knows, as records without artifacts, oldest first.
 
         Args:
@@ -263,7 +260,7 @@ class Tracker:
         with _store_errors(self.uri, self.runs_dir, "read"):
             runs = list(self._search(f"tags.`{Tag.KIND}` = 'variant'"))
             found = [self._record(run) for run in runs if sweep in (None, run.data.tags.get(Tag.SWEEP))]
-        return sorted(found, key=lambda r: (str(r["started"]), r["key"]))
+        return sorted(found, key=lambda r: (r.started, r.key))
 
     @contextlib.contextmanager
     def bulk(self) -> Iterator[None]:
@@ -288,9 +285,7 @@ class Tracker:
     def _search(self, condition: str) -> Iterator[Any]:
         token = None
         while True:
-            page = self._client.search_runs(
-                [self.experiment_id], condition, max_results=1000, page_token=token
-            )
+            page = self._client.search_runs([self.experiment_id], condition, max_results=1000, page_token=token)
             yield from page
             token = page.token
             if not token:
@@ -298,14 +293,13 @@ class Tracker:
 
     def _same(self, kind: str, key: str, sweep: str | None) -> list[Any]:
         name = words.identity(kind, key, sweep)
-        runs = (
-            self._search(f"tags.`{Tag.ID}` = '{name}'") if self._known is None else self._known.get(name, ())
-        )
+        runs = self._search(f"tags.`{Tag.ID}` = '{name}'") if self._known is None else self._known.get(name, ())
         return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _parent_of(self, sweep: str) -> str:
         if sweep not in self._parents:
-            resolved = read_sweep(self.runs_dir, sweep) or {"name": sweep}
+            store = Store(self.runs_dir)
+            resolved = store.sweep(sweep) if sweep in store.sweeps() else {"name": sweep}
             self._parents[sweep] = self._parent(sweep, resolved)
         return self._parents[sweep]
 
@@ -315,9 +309,7 @@ class Tracker:
             str(Tag.KIND): "sweep",
             str(Tag.SWEEP): name,
             str(Tag.SWEEP_DIGEST): str(sweep.get("digest", "")),
-            str(
-                Tag.NOTE
-            ): f"Sweep of {len(sweep.get('variants', []))} variants from {sweep.get('file', name)}",
+            str(Tag.NOTE): f"Sweep of {len(sweep.get('variants', []))} variants from {sweep.get('file', name)}",
         }
         same = self._same("sweep", name, None)
         run = same[0] if same else self._client.create_run(self.experiment_id, tags=tags, run_name=name)
@@ -341,9 +333,9 @@ class Tracker:
         self._client.log_batch(self._parents[name], metrics=values)
         self._client.set_terminated(self._parents[name], status, end_time=ended)
 
-    def _log(self, record: Record, sweep: str | None, parent: str | None) -> str:
+    def _log(self, record: RunRecord, sweep: str | None, parent: str | None) -> str:
         wanted = words.record_digest(record)
-        same = self._same("variant", record["key"], sweep)
+        same = self._same("variant", record.key, sweep)
         for run in same:
             if run.data.tags.get(Tag.RECORD) != wanted:
                 self._client.delete_run(run.info.run_id)
@@ -355,29 +347,30 @@ class Tracker:
         self._fill(run_id, record)
         return str(run_id)
 
-    def _create(self, record: Record, sweep: str | None, parent: str | None) -> str:
-        started = words.milliseconds(record.get("started"))
+    def _create(self, record: RunRecord, sweep: str | None, parent: str | None) -> str:
+        started = words.milliseconds(record.started)
         tags = words.tags(record, sweep, parent)
-        name = str(record.get("name") or record["key"])
+        name = record.name or record.key
         run = self._client.create_run(self.experiment_id, start_time=started, tags=tags, run_name=name)
         return str(run.info.run_id)
 
-    def _fill(self, run_id: str, record: Record) -> None:
+    def _fill(self, run_id: str, record: RunRecord) -> None:
         """Every part can be written twice without harm; the tag that says "complete" comes last."""
         from mlflow.entities import Metric, Param
 
-        ended = words.milliseconds(record.get("ended"))
-        stamp = ended or words.milliseconds(record.get("started")) or 0
+        ended = words.milliseconds(record.ended)
+        stamp = ended or words.milliseconds(record.started) or 0
+        folder = Path(record.directory or "").resolve()
         pairs = [Param(k, v) for k, v in words.params(record).items()]
         values = [Metric(k, v, stamp, 0) for k, v in words.metrics(record).items()]
-        values += [Metric(k, v, stamp, step) for k, v, step in threshold_metrics(record["directory"])]
+        values += [Metric(k, v, stamp, step) for k, v, step in threshold_metrics(folder)]
         for start in range(0, max(len(pairs), len(values), 1), _BATCH):
             now = slice(start, start + _BATCH)
             self._client.log_batch(run_id, params=pairs[now], metrics=values[now])
         retry_on_conflict(lambda: self._client.log_inputs(run_id, datasets=_datasets(record)))
-        missing = self._artifacts(run_id, record)
-        if record["status"] != "RUNNING":
-            self._client.set_terminated(run_id, record["status"], end_time=ended)
+        missing = self._artifacts(run_id, record, folder)
+        if record.status is not Status.RUNNING:
+            self._client.set_terminated(run_id, str(record.status), end_time=ended)
         self._write_tags(run_id, {**({Tag.MISSING: missing} if missing else {}), Tag.COMPLETE: "true"})
 
     def _write_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -385,11 +378,10 @@ class Tracker:
 
         self._client.log_batch(run_id, tags=[RunTag(str(k), v) for k, v in tags.items()])
 
-    def _artifacts(self, run_id: str, record: Record) -> str:
+    def _artifacts(self, run_id: str, record: RunRecord, folder: Path) -> str:
         """Copy the record's files into the store; returns the names of those that are not there."""
-        folder = Path(record["directory"]).resolve()
-        named = [folder / str(name) for name in (record.get("artifacts") or {}).values() if name]
-        files = dict.fromkeys([folder / "record.json", *named, *sorted(folder.glob("plots/*"))])
+        named = [folder / str(name) for name in record.artifacts.values() if name]
+        files = dict.fromkeys([folder / RECORD, *named, *sorted(folder.glob("plots/*"))])
         missing = []
         for path in files:
             if not path.is_file() or not path.resolve().is_relative_to(folder):
@@ -399,17 +391,19 @@ class Tracker:
             self._client.log_artifact(run_id, str(path), None if sub == "." else sub)
         return ", ".join(missing)
 
-    def _record(self, run: Any) -> Record:
+    def _record(self, run: Any) -> RunRecord:
         if Tag.INPUTS in run.data.tags:
             times = (run.info.start_time, run.info.end_time)
-            return words.record_of(run.data.tags, run.data.metrics, name=run.info.run_name, times=times)
-        return read_record(Path(self._client.download_artifacts(run.info.run_id, "record.json")).parent)
+            found = words.record_of(run.data.tags, run.data.metrics, name=run.info.run_name, times=times)
+        else:
+            found = RunRecord.read(Path(self._client.download_artifacts(run.info.run_id, RECORD)).parent)
+        return replace(found, run_id=str(run.info.run_id))
 
 
-def _datasets(record: Record) -> list[Any]:
+def _datasets(record: RunRecord) -> list[Any]:
     from mlflow.entities import DatasetInput, InputTag
 
-    data = record.get("inputs", {}).get("data", {})
+    data = record.inputs.get("data", {})
     if not data.get("digest"):
         return []
     counts = {"calibration": data.get("n_calib"), "evaluation": data.get("n_eval")}
@@ -443,9 +437,7 @@ class Rebuilt:
     problems: tuple[str, ...]
 
 
-def rebuild(
-    runs_dir: str | Path, tracking_uri: str | None = None, *, experiment: str = EXPERIMENT
-) -> Rebuilt:
+def rebuild(runs_dir: str | Path, tracking_uri: str | None = None, *, experiment: str = EXPERIMENT) -> Rebuilt:
     """Bring a store up to date with every record on disk; what is there already stays as it is.
 
     Args:
@@ -457,22 +449,21 @@ def rebuild(
         TrackingError: the store refused.
     """
     tracker = Tracker.open(tracking_uri, runs_dir=runs_dir, experiment=experiment)
-    records = {r["key"]: r for r in scan(runs_dir)}
-    problems = tuple(str(r["error"]["message"]) for r in records.values() if r["status"] == "BROKEN")
-    sound = {key: r["directory"] for key, r in records.items() if r["status"] != "BROKEN"}
+    store = Store(Path(runs_dir))
+    records = store.records()
+    problems = tuple(str(r.error["message"]) for r in records if r.status is Status.BROKEN and r.error)
+    sound = {r.key: r.directory for r in records if r.status is not Status.BROKEN and r.directory}
     with tracker.bulk():
-        logged = [run for name in sweep_names(runs_dir) for run in _log_sweep(tracker, name, sound)]
+        logged = [run for name in store.sweeps() for run in _log_sweep(tracker, name, sound)]
         listed = {key for key, _ in logged}
         alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
     return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
 
 
-def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     """Key and run id of each variant of a sweep that has a record."""
-    sweep = {**(read_sweep(tracker.runs_dir, name) or {}), "name": name}
+    sweep = {**Store(tracker.runs_dir).sweep(name), "name": name}
     tracker.start_sweep(sweep)
     for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
         yield key, tracker.log_variant(sound[key])
     tracker.end_sweep()
-
-

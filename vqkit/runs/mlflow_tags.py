@@ -13,14 +13,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from vqkit.runs.records import Record, short_ref
+from typing import Any
 
 from vqkit import digest
-
-if TYPE_CHECKING:
-    pass
+from vqkit.runs.records import short_ref
+from vqkit.runs.store import RunRecord, Status
 
 THRESHOLDS = "thresholds.csv"
 
@@ -89,9 +86,9 @@ def identity(kind: str, key: str, sweep: str | None) -> str:
     return digest.of_json([kind, key, sweep])
 
 
-def record_digest(record: Mapping[str, Any]) -> str:
+def record_digest(record: RunRecord) -> str:
     """Digest of a record's content, wherever its folder stands."""
-    return digest.of_bytes(_json({k: v for k, v in record.items() if k != "directory"}).encode())
+    return digest.of_bytes(_json(dict(record.written or record.to_json())).encode())
 
 
 def _json(value: Any) -> str:
@@ -117,14 +114,14 @@ def legal_text(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - len(note)] + note
 
 
-def params(record: Record) -> dict[str, str]:
+def params(record: RunRecord) -> dict[str, str]:
     """The inputs of a run as mlflow params: what was chosen, not what came out.
 
     Returns:
         strategy, model, data, …, and each override under its own name; one that is called like a fixed
         param is written as `override.<name>`.
     """
-    inputs = record.get("inputs", {})
+    inputs = record.inputs
     data = inputs.get("data", {})
     fixed = {
         "strategy": inputs.get("strategy", {}).get("base"),
@@ -136,9 +133,7 @@ def params(record: Record) -> dict[str, str]:
         **({"eval_images": inputs["eval_images"]} if inputs.get("eval_images") else {}),
         **{f"qat.{k}": v for k, v in (inputs.get("qat") or {}).items()},
     }
-    overrides = {
-        legal_key(f"override.{k}" if k in fixed else k): v for k, v in inputs.get("overrides", {}).items()
-    }
+    overrides = {legal_key(f"override.{k}" if k in fixed else k): v for k, v in inputs.get("overrides", {}).items()}
     return {k: legal_text(_plain(v), PARAM_LIMIT) for k, v in {**fixed, **overrides}.items()}
 
 
@@ -146,14 +141,13 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else _json(value)
 
 
-def metrics(record: Record) -> dict[str, float]:
+def metrics(record: RunRecord) -> dict[str, float]:
     """The outcome of a run as mlflow metrics; what was not measured is left out."""
-    found = record.get("metrics") or {}
-    numbers = {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
+    numbers = {k: float(v) for k, v in record.metrics.items() if isinstance(v, int | float)}
     return {k: v for k, v in numbers.items() if not math.isnan(v)}
 
 
-def tags(record: Record, sweep: str | None, parent: str | None) -> dict[str, str]:
+def tags(record: RunRecord, sweep: str | None, parent: str | None) -> dict[str, str]:
     """Everything else that a run is found by; complete enough to rebuild the record's row.
 
     Args:
@@ -164,13 +158,13 @@ def tags(record: Record, sweep: str | None, parent: str | None) -> dict[str, str
     Returns:
         Tag key -> text within mlflow's limits, without `Tag.COMPLETE`.
     """
-    inputs = record.get("inputs", {})
+    inputs = record.inputs
     found = {
-        Tag.ID: identity("variant", record["key"], sweep),
+        Tag.ID: identity("variant", record.key, sweep),
         Tag.KIND: "variant",
-        Tag.KEY: record["key"],
+        Tag.KEY: record.key,
         Tag.SWEEP: sweep,
-        Tag.STATUS: record["status"],
+        Tag.STATUS: record.status,
         # Half a JSON text is worth nothing: inputs that do not fit are read from the record's artifact.
         Tag.INPUTS: text if len(text := _json(inputs)) <= TAG_LIMIT else None,
         Tag.MODEL: inputs.get("model", {}).get("digest"),
@@ -178,7 +172,7 @@ def tags(record: Record, sweep: str | None, parent: str | None) -> dict[str, str
         Tag.STRATEGY: inputs.get("strategy", {}).get("digest"),
         Tag.CODE: inputs.get("code"),
         Tag.RECORD: record_digest(record),
-        Tag.ERROR: _json(record["error"]) if record.get("error") else None,
+        Tag.ERROR: _json(record.error) if record.error else None,
         Tag.PARENT: parent,
         Tag.NOTE: note(record),
         **environment(record),
@@ -186,23 +180,23 @@ def tags(record: Record, sweep: str | None, parent: str | None) -> dict[str, str
     return {str(k): legal_text(str(v), TAG_LIMIT) for k, v in found.items() if v is not None}
 
 
-def environment(record: Record) -> dict[str, str]:
+def environment(record: RunRecord) -> dict[str, str]:
     """Versions and machine as `vqkit.env.<name>`, the commit under mlflow's own key."""
-    found = dict(record.get("environment") or {})
+    found = dict(record.environment)
     git = found.pop("git", None) or {}
     plain = {f"{Tag.ENVIRONMENT}.{legal_key(k)}": _plain(v) for k, v in found.items() if v is not None}
     commit = {str(Tag.COMMIT): str(git["sha"])} if git.get("sha") else {}
     return {str(Tag.SOURCE): f"vqkit {found.get('vqkit', '')}".strip(), **commit, **plain}
 
 
-def note(record: Record) -> str:
+def note(record: RunRecord) -> str:
     """What a person reads first on the run's page."""
-    error = record.get("error")
+    error = record.error
     if error:
         cell = "" if error.get("cell") is None else f" in cell {error['cell']}"
-        return f"{record['status']}: {error.get('type')}{cell}: {error.get('message')}"
-    accuracy = (record.get("metrics") or {}).get("accuracy")
-    return record["status"] if accuracy is None else f"{record['status']}: accuracy {100 * accuracy:.2f} %"
+        return f"{record.status}: {error.get('type')}{cell}: {error.get('message')}"
+    accuracy = record.metrics.get("accuracy")
+    return str(record.status) if accuracy is None else f"{record.status}: accuracy {100 * accuracy:.2f} %"
 
 
 def milliseconds(stamp: str | None) -> int | None:
@@ -216,7 +210,7 @@ def record_of(
     *,
     name: str | None,
     times: tuple[Any, Any],
-) -> Record:
+) -> RunRecord:
     """The record that a logged variant came from, as far as `compare` needs it.
 
     Args:
@@ -229,19 +223,22 @@ def record_of(
         A record without artifacts and directory.
     """
     # The store keeps infinity as the largest float.
-    values = {k: math.inf if v > 1.79e308 else v for k, v in found_metrics.items()
-              if not k.startswith(BY_STEP)}
-    return {
-        "key": found_tags.get(Tag.KEY, ""),
-        "name": name,
-        "status": found_tags.get(Tag.STATUS, ""),
-        "sweep": found_tags.get(Tag.SWEEP),
-        "inputs": json.loads(found_tags.get(Tag.INPUTS, "{}")),
-        "metrics": values,
-        "error": _error(found_tags.get(Tag.ERROR)),
-        "started": iso(times[0]),
-        "ended": iso(times[1]),
-    }
+    values = {k: math.inf if v > 1.79e308 else v for k, v in found_metrics.items() if not k.startswith(BY_STEP)}
+    key = found_tags.get(Tag.KEY, "")
+    status, error = found_tags.get(Tag.STATUS, ""), _error(found_tags.get(Tag.ERROR))
+    if status not in list(Status):
+        error = {"type": "TrackingError", "message": f"the store has status {status!r} of it", "cell": None}
+    return RunRecord(
+        key,
+        name or key,
+        Status(status) if status in list(Status) else Status.BROKEN,
+        json.loads(found_tags.get(Tag.INPUTS, "{}")),
+        found_tags.get(Tag.SWEEP),
+        iso(times[0]) or "",
+        iso(times[1]),
+        metrics=values,
+        error=error,
+    )
 
 
 def _error(text: str | None) -> Any:
@@ -255,5 +252,3 @@ def _error(text: str | None) -> Any:
 def iso(stamp: int | None) -> str | None:
     """The inverse of `milliseconds`."""
     return None if not stamp else datetime.fromtimestamp(stamp / 1000, UTC).isoformat()
-
-

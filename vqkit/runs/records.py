@@ -1,24 +1,26 @@
-"""Run records read back: many small JSON files into one table, whatever state they are in."""
+"""Runs as a table, in whatever state they are: their columns, their damaged files, and what they answered."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
-from vqkit.runs.damage import damaged_files
-from vqkit.files import read_json
+from vqkit.files import read_npz
+from vqkit.runs.store import RESULT, RunRecord, Status, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Record = dict[str, Any]
 OVERRIDE = "override."
-BROKEN, PENDING = "BROKEN", "PENDING"
 # In `sweep.json`: how a sweep was screened; and, in its variants, which runs are of the screening.
 SCREENING = "screening"
 METRICS = (
@@ -38,199 +40,38 @@ METRICS = (
     "seconds_total",
 )
 _PLAIN = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "code")
+PREDICTIONS = "predictions.npz"
 
 
-def read_record(run_dir: str | Path) -> Record:
-    """Read one variant's record and check that it is one.
-
-    Args:
-        run_dir: `runs/variants/<key>`.
-
-    Returns:
-        The record as written, with "directory" added.
-
-    Raises:
-        RecordError: there is no record, or it is not a JSON object with a key and a status.
-    """
-    path = Path(run_dir, "record.json")
-    try:
-        with open(path, "rb") as f:
-            record = json.loads(f.read())
-    except (OSError, ValueError, RecursionError) as e:
-        raise RecordError(f"{path}: cannot be read as a run record: {e}") from e
-    if not isinstance(record, dict) or not all(isinstance(record.get(k), str) for k in ("key", "status")):
-        raise RecordError(f"{path}: not a run record: expected a JSON object with 'key' and 'status'")
-    odd = [k for k in ("inputs", "metrics", "artifacts") if not isinstance(record.get(k, {}), dict)]
-    if odd:
-        raise RecordError(f"{path}: not a run record: {odd[0]!r} is no JSON object")
-    return {**record, "directory": str(run_dir)}
-
-
-def scan(runs_dir: str | Path) -> Iterator[Record]:
-    """Every record under `runs_dir`, in the order of their keys; a broken one comes as status BROKEN.
-
-    Args:
-        runs_dir: the folder that holds `variants/`.
-
-    Returns:
-        An iterator of records; nothing is raised for a record that cannot be read.
-    """
-    folder = os.path.join(runs_dir, "variants")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    for name in names:
-        # A folder without a record has only been claimed by a run that is about to start.
-        if any(os.path.lexists(os.path.join(folder, name, f)) for f in ("record.json", "result.json")):
-            yield _read_or_broken(os.path.join(folder, name), name)
-
-
-def _read_or_broken(directory: str, key: str) -> Record:
-    try:
-        return read_record(directory)
-    except RecordError as e:
-        error = {"type": "RecordError", "message": str(e), "cell": None}
-        return {"key": key, "name": key, "status": BROKEN, "error": error, "directory": directory}
-
-
-def sweep_names(runs_dir: str | Path) -> list[str]:
-    """Names of the sweeps that `runs_dir` knows, sorted."""
-    return sorted(p.parent.name for p in Path(runs_dir, "sweeps").glob("*/sweep.json"))
-
-
-def read_sweep(runs_dir: str | Path, name: str) -> dict[str, Any] | None:
-    """The resolved sweep as written before it ran, or None where there is none.
-
-    Raises:
-        RecordError: the file is there and is no resolved sweep.
-    """
-    path = Path(runs_dir, "sweeps", name, "sweep.json")
-    if not path.is_file():
-        return None
-    found = read_json(path)
-    variants = found.get("variants", []) if isinstance(found, dict) else None
-    if not isinstance(variants, list) or not all(
-        isinstance(v, dict) and isinstance(v.get("key"), str) for v in variants
-    ):
-        raise RecordError(f"{path}: not a resolved sweep: expected a JSON object whose 'variants' have keys")
-    return found
-
-
-def of_sweep(runs_dir: str | Path, name: str) -> list[Record]:
-    """Records of one sweep in its own order; a variant that has not run yet comes as status PENDING.
-
-    A variant's record is shared by all sweeps that contain it, so the sweep's file says who belongs to it,
-    and under which name.
-
-    Args:
-        runs_dir: the folder that holds `variants/` and `sweeps/`.
-        name: the sweep's name.
-
-    Raises:
-        RecordError: no such sweep; the message names those there are.
-    """
-    sweep = read_sweep(runs_dir, name)
-    if sweep is None:
-        mine = [r for r in scan(runs_dir) if r.get("sweep") == name]
-        if mine:
-            return mine
-        raise RecordError(not_allowed(str(runs_dir), name, sweep_names(runs_dir), what="sweep"))
-    entries: dict[str, Record] = {}
-    for entry in sweep.get("variants", []):
-        entries.setdefault(entry["key"], entry)
-    return [_entry_record(runs_dir, entry, name) for entry in entries.values()]
-
-
-def sentence(sweep: Mapping[str, Any]) -> str:
-    """What was screened on how much, for people.
-
-    Args:
-        sweep: content of `sweep.json`.
-
-    Returns:
-        A sentence; "" for a sweep without screening.
-    """
-    told = sweep.get(SCREENING)
-    if not told:
-        return ""
-    how = f"{told['images']} of {told['of']} evaluation images, calibration {told['calibration']}"
-    if told["variants"] is None:
-        return f"Screening on {how}; not yet decided."
-    kept = sum(v["kept"] for v in told["variants"])
-    lost = sum(v["accuracy"] is None for v in told["variants"])
-    without = f", {lost} without a result" if lost else ""
-    return (
-        f"Screened {len(told['variants'])} variants on {how}: {kept} may be the best (confidence "
-        f"{told['confidence']}, margin {told['margin']}) and are measured on all; "
-        f"{len(told['variants']) - kept - lost} ruled out{without}."
-    )
-
-
-def _entry_record(runs_dir: str | Path, entry: Mapping[str, Any], sweep: str) -> Record:
-    directory = os.path.join(runs_dir, "variants", entry["key"])
-    if not any(os.path.lexists(os.path.join(directory, f)) for f in ("record.json", "result.json")):
-        inputs = {"overrides": entry.get("overrides", {}), "strategy": {"base": entry.get("base")}}
-        return {**entry, "status": PENDING, "sweep": sweep, "inputs": inputs, "directory": directory}
-    record = _read_or_broken(directory, entry["key"])
-    return {**record, "name": entry.get("name", record.get("name")), "sweep": sweep}
-
-
-def find(runs_dir: str | Path, given: str) -> Path:
-    """The run directory that a person means by a key, the start of a key, or a variant's name.
-
-    Raises:
-        RecordError: nothing or more than one thing fits.
-    """
-    exact = Path(runs_dir, "variants", given)
-    if re.fullmatch(r"[0-9a-f]{16,}", given) and (exact / "record.json").is_file():
-        return exact
-    records = list(scan(runs_dir))
-    fits = [r for r in records if r["key"] == given or r.get("name") == given]
-    fits = fits or [r for r in records if r["key"].startswith(given)]
-    if len(fits) == 1:
-        return Path(fits[0]["directory"])
-    if fits:
-        raise RecordError(
-            f"{given!r} means {len(fits)} runs: {', '.join(r['key'] for r in fits[:6])}. Give a key"
-        )
-    raise RecordError(not_allowed(str(runs_dir), given, _known_names(records), what="run"))
-
-
-def _known_names(records: Iterable[Record]) -> list[str]:
-    return [name for r in records for name in (str(r.get("name")), r["key"])]
-
-
-def row(record: Record) -> dict[str, Any]:
+def row(record: RunRecord) -> dict[str, Any]:
     """One record as one flat row: names as in the record, overrides under `override.<key>`."""
-    inputs, metrics = _mapping(record, "inputs"), _mapping(record, "metrics")
-    error, strategy = _mapping(record, "error"), _mapping(inputs, "strategy")
+    inputs, metrics, error = record.inputs, record.metrics, record.error or {}
+    strategy, data = _mapping(inputs, "strategy"), _mapping(inputs, "data")
+    directory = None if record.directory is None else str(record.directory)
     return {
-        "key": record["key"],
-        "name": record.get("name") or record["key"],
-        "status": record["status"],
-        "sweep": record.get("sweep"),
+        "key": record.key,
+        "name": record.name or record.key,
+        "status": str(record.status),
+        "sweep": record.sweep,
         "strategy": strategy.get("base"),
         "strategy_digest": strategy.get("digest"),
         **{name: inputs.get(name) for name in _PLAIN},
         **_source(inputs, "model"),
         **_source(inputs, "data"),
-        "n_calib": _mapping(inputs, "data").get("n_calib"),
-        "n_eval": inputs.get("eval_images") or _mapping(inputs, "data").get("n_eval"),
+        "n_calib": data.get("n_calib"),
+        "n_eval": inputs.get("eval_images") or data.get("n_eval"),
         "eval_images": inputs.get("eval_images"),
         **{name: _number(metrics.get(name)) for name in METRICS},
         "error_type": error.get("type"),
         "error": error.get("message"),
         "error_cell": error.get("cell"),
-        "notes": _notes(record),
-        "started": record.get("started"),
-        "ended": record.get("ended"),
-        "damaged": "; ".join(damaged_files(record.get("directory"), _mapping(record, "artifacts"))),
-        "directory": record.get("directory"),
+        "notes": tuple(map(str, record.notes)),
+        "started": record.started or None,
+        "ended": record.ended,
+        "damaged": "; ".join(damaged_files(directory, record.artifacts)),
+        "directory": directory,
         **{OVERRIDE + name: value for name, value in _mapping(inputs, "overrides").items()},
     }
-
-
-def _notes(record: Record) -> tuple[str, ...]:
-    found = record.get("notes")
-    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _mapping(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -257,7 +98,7 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Records as a table, one row each, in the given order; see `row` for the columns.
 
     Args:
@@ -269,7 +110,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     import pandas as pd
 
     rows = [row(r) for r in records]
-    columns = list(row({"key": "", "status": ""}))
+    columns = list(row(RunRecord("", "", Status.PENDING, {})))
     extra = dict.fromkeys(name for r in rows for name in r if name.startswith(OVERRIDE))
     data = {name: [r.get(name) for r in rows] for name in [*columns, *extra]}
     frame = pd.DataFrame(data, dtype=object)
@@ -302,7 +143,7 @@ def load_records(
     """
     if not Path(runs_dir).is_dir():
         raise RecordError(f"{runs_dir}: there is no such folder of runs")
-    return select(to_frame(scan(runs_dir) if sweep is None else of_sweep(runs_dir, sweep)), where)
+    return select(to_frame(Store(Path(runs_dir)).records(sweep)), where)
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any] | None) -> pd.DataFrame:
@@ -346,3 +187,202 @@ def sqnr_rows(found: Any, where: str | Path) -> list[dict[str, Any]]:
     if isinstance(found, list) and all(isinstance(row, dict) and needed <= row.keys() for row in found):
         return found
     raise RecordError(f"{where}: expected a list of rows, each with {', '.join(sorted(needed))}")
+
+
+def sentence(sweep: Mapping[str, Any]) -> str:
+    """What was screened on how much, for people.
+
+    Args:
+        sweep: content of `sweep.json`.
+
+    Returns:
+        A sentence; "" for a sweep without screening.
+    """
+    told = sweep.get(SCREENING)
+    if not told:
+        return ""
+    how = f"{told['images']} of {told['of']} evaluation images, calibration {told['calibration']}"
+    if told["variants"] is None:
+        return f"Screening on {how}; not yet decided."
+    kept = sum(v["kept"] for v in told["variants"])
+    lost = sum(v["accuracy"] is None for v in told["variants"])
+    without = f", {lost} without a result" if lost else ""
+    return (
+        f"Screened {len(told['variants'])} variants on {how}: {kept} may be the best (confidence "
+        f"{told['confidence']}, margin {told['margin']}) and are measured on all; "
+        f"{len(told['variants']) - kept - lost} ruled out{without}."
+    )
+
+
+MOST_TOLD = 20
+# First and last bytes of a whole file: enough to see what was cut short, and cheap for 10,000 runs.
+_ENDS = {".json": ((b"{", b"["), (b"}", b"]")), ".ipynb": ((b"{",), (b"}",))}
+_ZIP_BEGIN, _ZIP_END, _ZIP_TAIL = b"PK\x03\x04", b"PK\x05\x06", 22
+
+
+def damaged_files(directory: str | Path | None, artifacts: Mapping[str, Any]) -> list[str]:
+    """Files of a run that are missing, empty, cut short or something else, as far as their ends tell.
+
+    Args:
+        directory: the run's folder; None where it is not at hand.
+        artifacts: name -> path relative to the folder, as the record lists what the run kept.
+
+    Returns:
+        One sentence for each, with the file's path.
+    """
+    if directory is None:
+        return []
+    listed = [str(name) for name in artifacts.values()]
+    found = {name: _problem(Path(directory, name)) for name in listed}
+    found |= {name: _problem(Path(directory, name)) for name in (RESULT,) if Path(directory, name).exists()}
+    return [f"{Path(directory, name)}: {problem}" for name, problem in found.items() if problem]
+
+
+def _problem(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(16)
+            file.seek(0, 2)
+            size = file.tell()
+            file.seek(max(0, size - _ZIP_TAIL))
+            end = file.read()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as e:
+        return f"cannot be read: {e.strerror or e}"
+    if not size:
+        return "is empty"
+    if path.suffix == ".npz":
+        return "" if begin.startswith(_ZIP_BEGIN) and end.startswith(_ZIP_END) else "is no whole .npz file"
+    if path.suffix in _ENDS:
+        begins, ends = _ENDS[path.suffix]
+        whole = begin.lstrip().startswith(begins) and end.rstrip().endswith(ends)
+        return "" if whole else "is no whole JSON file"
+    return ""
+
+
+def damaged(frame: pd.DataFrame, *, broken: bool = False) -> list[tuple[str, str]]:
+    """Runs with damaged files: name and key of each, and what is wrong with which file.
+
+    Args:
+        frame: a leaderboard, or runs as from `load_records`.
+        broken: also those of which the record itself cannot be read.
+    """
+    rows = [{str(k): v for k, v in r.items()} for r in frame.to_dict("records")]
+    told = [(r, r["error"] if broken and r["status"] == "BROKEN" else r.get("damaged")) for r in rows]
+    return [(f"{run['name']} [{run['key']}]", str(problem)) for run, problem in told if problem]
+
+
+def damage_lines(frame: pd.DataFrame) -> list[str]:
+    """One line for each run of which a file is damaged; its numbers stand in its record and are shown.
+
+    Args:
+        frame: a leaderboard.
+    """
+    told = damaged(frame)
+    lines = [f"  {run} {problem}" for run, problem in told[:MOST_TOLD]]
+    lines += [f"  … and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return ["", "Damaged files:", *lines] if lines else []
+
+
+def answers(run_dir: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """What a run answered and what was right, class numbers of shape (n,) each.
+
+    Args:
+        run_dir: `runs/variants/<key>`.
+
+    Raises:
+        RecordError: the run kept no predictions, or no labels to them.
+    """
+    path = Path(run_dir, PREDICTIONS)
+    try:
+        kept = read_npz(path)
+        predicted, labels = kept["predicted"], kept["labels"]
+    except (RecordError, KeyError) as e:
+        raise RecordError(f"{path}: no predictions with labels were kept: {e}") from e
+    if predicted.shape != labels.shape or predicted.ndim != 1:
+        shapes = f"{predicted.shape} and {labels.shape}"
+        raise RecordError(f"{path}: predictions and labels of shapes {shapes} do not fit")
+    return predicted, labels
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How two runs' answers differ on the same samples.
+
+    Attributes:
+        n: samples.
+        both_right, only_a, only_b, both_wrong: counts that add up to n.
+    """
+
+    n: int
+    both_right: int
+    only_a: int
+    only_b: int
+    both_wrong: int
+
+    @property
+    def p_value(self) -> float:
+        """Exact McNemar p-value of the two runs being equally good."""
+        return statistics.mcnemar(self.only_a, self.only_b)
+
+
+def correct(run_dir: str | Path | None) -> NDArray[np.bool_] | None:
+    """Which evaluation samples a run got right, from its `predictions.npz`.
+
+    Args:
+        run_dir: `runs/variants/<key>`; None for a run that is only known from mlflow.
+
+    Returns:
+        Shape (n,), or None where the run kept no predictions with labels that can be read.
+    """
+    if run_dir is None or not Path(run_dir, PREDICTIONS).is_file():
+        return None
+    try:
+        predicted, labels = answers(run_dir)
+    except RecordError:
+        return None
+    return np.asarray(predicted == labels, bool)
+
+
+def unreadable(run_dir: str | Path) -> list[str]:
+    """Why what a run answered cannot be read, in one sentence; nothing where it can be, or was not kept.
+
+    Args:
+        run_dir: `runs/variants/<key>`.
+    """
+    try:
+        if os.path.lexists(Path(run_dir, PREDICTIONS)):
+            answers(run_dir)
+    except RecordError as e:
+        return [str(e)]
+    return []
+
+
+def flips(run_a: str | Path | None, run_b: str | Path | None) -> Flips | None:
+    """Count the samples on which two runs disagree.
+
+    Args:
+        run_a: run directory.
+        run_b: run directory; both must have been evaluated on the same samples in the same order.
+
+    Returns:
+        The counts, or None where one of them kept no predictions or the numbers of samples differ.
+    """
+    return counted(correct(run_a), correct(run_b))
+
+
+def counted(a: NDArray[np.bool_] | None, b: NDArray[np.bool_] | None) -> Flips | None:
+    """Count the samples on which two runs disagree.
+
+    Args:
+        a: from `correct`.
+        b: from `correct`.
+
+    Returns:
+        As `flips`.
+    """
+    if a is None or b is None or a.shape != b.shape:
+        return None
+    counts = (a & b, a & ~b, b & ~a, ~a & ~b)
+    return Flips(len(a), *(int(c.sum()) for c in counts))

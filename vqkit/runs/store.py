@@ -1,17 +1,22 @@
-"""The run folder: where records, sweeps and the cache lie."""
+"""The runs folder: `RunRecord`, one variant's run, and `Store`, where records, sweeps and the cache lie.
+
+This is the only reader of `record.json` and `sweep.json`. Whoever lists runs gets a record for each of them: one that
+cannot be read comes as BROKEN with what is wrong, one that a sweep lists and that has not begun as PENDING.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from vqkit import digest
-from vqkit.errors import RecordError
+from vqkit.errors import RecordError, not_allowed
 from vqkit.files import read_json, write_json
 
 SCHEMA = 1
@@ -28,6 +33,16 @@ class Status(StrEnum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"
+    # These two stand in no file.
+    BROKEN = "BROKEN"
+    """The record cannot be read; its `error` says why."""
+    PENDING = "PENDING"
+    """A sweep lists the variant, and it has not begun."""
+
+
+LOST = (Status.FAILED, Status.KILLED, Status.BROKEN)
+"""How a run ends that has no result."""
+_NEVER_WRITTEN = (Status.BROKEN, Status.PENDING)
 
 
 @dataclass(frozen=True)
@@ -44,10 +59,13 @@ class RunRecord:
         pid: the process that drives the notebook.
         attempt: random token of this attempt; a result of another attempt is not taken.
         metrics: numbers by name; empty until finished.
-        error: type, message and cell of the failure.
+        error: type, message and cell of the failure; of a BROKEN record what is wrong with the file.
         artifacts: name -> path relative to the run folder.
         environment: versions, threads and git state.
         notes: what a person should know of the result, such as tensors outside the range chosen for them.
+        directory: the run's folder, None where it is not at hand. This and what follows stand in no file.
+        run_id: what an mlflow store calls the run; "" where it was not read from one.
+        written: the content of the file that it was read from; empty where it was made otherwise.
     """
 
     key: str
@@ -64,46 +82,98 @@ class RunRecord:
     artifacts: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    directory: Path | None = field(default=None, compare=False, repr=False)
+    run_id: str = field(default="", compare=False, repr=False)
+    written: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def with_(self, **changes: Any) -> RunRecord:
         """A copy with some attributes changed."""
-        return replace(self, **changes)
+        return replace(self, written={}, **changes)
 
     def to_json(self) -> dict[str, Any]:
         """The record as `record.json` holds it, with a digest of its content."""
-        content = {"schema": SCHEMA, **asdict(self), "status": str(self.status)}
+        kept = {name: getattr(self, name) for name in _KEPT}
+        content = {"schema": SCHEMA, **kept, "status": str(self.status)}
         return {**content, "digest": digest.of_json(content)}
 
-    @staticmethod
-    def is_as_written(value: Mapping[str, Any]) -> bool:
-        """Whether nobody has changed a record since `to_json` made it, as far as its digest tells.
+    @property
+    def is_as_written(self) -> bool:
+        """Whether nobody has changed the file since `to_json` made it, as far as its digest tells.
 
-        Args:
-            value: the content of `record.json`; one of an older version has no digest, and counts as written.
+        One of an older version has no digest, and counts as written.
         """
-        content = {k: v for k, v in value.items() if k != "digest"}
-        return value.get("digest", digest.of_json(content)) == digest.of_json(content)
+        content = {k: v for k, v in self.written.items() if k != "digest"}
+        return bool(self.written.get("digest", digest.of_json(content)) == digest.of_json(content))
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], source: str = "record") -> RunRecord:
+    def read(cls, directory: str | Path) -> RunRecord:
+        """The record in a run's folder.
+
+        Raises:
+            RecordError: there is none, or it cannot be read; see `from_json`.
+        """
+        path = Path(directory, RECORD)
+        return replace(cls.from_json(read_json(path), str(path)), directory=Path(directory))
+
+    @classmethod
+    def from_json(cls, value: Any, source: str = "record") -> RunRecord:
         """Read what `to_json` wrote.
 
         Raises:
-            RecordError: another schema, or a field is missing or unknown.
+            RecordError: another schema, or a field is missing, unknown or of another type.
         """
         if not isinstance(value, dict):
             raise RecordError(f"{source}: not a run record: expected a JSON object")
         if value.get("schema") != SCHEMA:
             raise RecordError(f"{source}: schema {value.get('schema')!r} is not allowed. Allowed: {SCHEMA}")
         try:
-            fields = {k: v for k, v in value.items() if k not in ("schema", "digest")}
-            made = cls(**{**fields, "status": Status(fields["status"])})
-            for name in ("inputs", "metrics", "artifacts", "environment"):
-                if not isinstance(getattr(made, name), dict):
-                    raise TypeError(f"{name!r} is no JSON object")
-            return made
+            given = {k: v for k, v in value.items() if k not in ("schema", "digest")}
+            _check_types(given)
+            return cls(**{**given, "status": _status(given["status"])}, written=value)
         except (KeyError, TypeError, ValueError) as e:
             raise RecordError(f"{source}: not a run record: {e}") from e
+
+    @classmethod
+    def broken(cls, directory: Path, why: str, key: str = "") -> RunRecord:
+        """What stands in a list for a record that cannot be read.
+
+        Args:
+            directory: the run's folder.
+            why: what is wrong, in a sentence.
+            key: of the run; the folder's name where it is not given.
+        """
+        error = {"type": "RecordError", "message": why, "cell": None}
+        key = key or directory.name
+        return cls(key, key, Status.BROKEN, {}, error=error, directory=directory)
+
+
+_KEPT = tuple(f.name for f in fields(RunRecord) if f.compare)
+_TYPES = {
+    **dict.fromkeys(("key", "name", "started", "attempt"), (str,)),
+    **dict.fromkeys(("inputs", "metrics", "artifacts", "environment"), (dict,)),
+    **dict.fromkeys(("sweep", "ended"), (str, type(None))),
+    "error": (dict, type(None)),
+    "notes": (list,),
+}
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    for name in given.keys() - {*_KEPT}:
+        raise TypeError(f"unknown field {name!r}")
+    for name, kinds in _TYPES.items():
+        if name in given and not isinstance(given[name], kinds):
+            allowed = "JSON object" if dict in kinds else "list" if list in kinds else "text"
+            raise TypeError(f"{name!r} is no {allowed}")
+    for stamp in (given.get("started"), given.get("ended")):
+        if stamp:
+            datetime.fromisoformat(stamp)
+
+
+def _status(text: str) -> Status:
+    status = Status(text)
+    if status in _NEVER_WRITTEN:
+        raise ValueError(f"{text!r} is not a valid Status of a file")
+    return status
 
 
 @dataclass(frozen=True)
@@ -153,7 +223,12 @@ class Store:
 
         Returns:
             Path of `record.json`.
+
+        Raises:
+            RecordError: the record stands for one that cannot be read, or has not begun.
         """
+        if record.status in _NEVER_WRITTEN:
+            raise RecordError(f"{record.key}: a {record.status} record is never written")
         path = self.variant_dir(record.key) / RECORD
         write_json(path, record.to_json())
         return path
@@ -164,29 +239,75 @@ class Store:
         Raises:
             RecordError: broken, or it belongs to another key.
         """
-        path = self.variant_dir(key) / RECORD
-        if not path.exists():
+        folder = self.variant_dir(key)
+        if not (folder / RECORD).exists():
             return None
-        record = RunRecord.from_json(read_json(path), str(path))
+        record = RunRecord.read(folder)
         if record.key != key:
-            raise RecordError(f"{path}: the record belongs to {record.key}, not to {key}")
+            raise RecordError(f"{folder / RECORD}: the record belongs to {record.key}, not to {key}")
         return record
 
     def records(self, sweep: str | None = None) -> list[RunRecord]:
-        """All records, oldest first.
+        """A record for every run, in the order of their keys; nothing is raised for one that cannot be read.
 
         Args:
-            sweep: only the variants that this sweep lists, in its order.
+            sweep: only the variants that this sweep lists, in its order and under its names. Variants are shared
+                by all sweeps that contain them; one that has not begun comes as PENDING.
 
         Raises:
-            RecordError: a broken record, or no such sweep.
+            RecordError: no such sweep, or its file is damaged.
         """
-        if sweep is not None:
-            listed = (self.record(v["key"]) for v in self.sweep(sweep)["variants"])
-            return [r for r in listed if r is not None]
-        keys = sorted(p.parent.name for p in self.root.glob(f"variants/*/{RECORD}"))
-        found = [r for r in map(self.record, keys) if r is not None]
-        return sorted(found, key=lambda r: (r.started, r.key))
+        if sweep is None:
+            folder = self.root / "variants"
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+            # A folder without a record has only been claimed by a run that is about to start.
+            return [self._found(name) for name in names if self._begun(name)]
+        if sweep not in self.sweeps():
+            mine = [r for r in self.records() if r.sweep == sweep]
+            if mine:
+                return mine
+        entries: dict[str, Mapping[str, Any]] = {}
+        for entry in self.sweep(sweep).get("variants", []):
+            entries.setdefault(entry["key"], entry)
+        return [self._listed(entry, sweep) for entry in entries.values()]
+
+    def _begun(self, key: str) -> bool:
+        return any(os.path.lexists(self.variant_dir(key) / name) for name in (RECORD, RESULT))
+
+    def _found(self, key: str) -> RunRecord:
+        folder = self.variant_dir(key)
+        try:
+            return RunRecord.read(folder)
+        except RecordError as e:
+            return RunRecord.broken(folder, str(e))
+
+    def _listed(self, entry: Mapping[str, Any], sweep: str) -> RunRecord:
+        key, name = entry["key"], entry.get("name")
+        if self._begun(key):
+            found = self._found(key)
+            return replace(found, name=name or found.name, sweep=sweep)
+        inputs = {"overrides": entry.get("overrides", {}), "strategy": {"base": entry.get("base")}}
+        return RunRecord(key, name or key, Status.PENDING, inputs, sweep, directory=self.variant_dir(key))
+
+    def find(self, given: str) -> Path:
+        """The folder of the run that a person means by a key, the start of a key, or a variant's name.
+
+        Raises:
+            RecordError: nothing or more than one thing fits.
+        """
+        exact = self.variant_dir(given)
+        if re.fullmatch(r"[0-9a-f]{16,}", given) and (exact / RECORD).is_file():
+            return exact
+        records = self.records()
+        fits = [r for r in records if given in (r.key, r.name)]
+        fits = fits or [r for r in records if r.key.startswith(given)]
+        if len(fits) == 1 and fits[0].directory is not None:
+            return fits[0].directory
+        if fits:
+            keys = ", ".join(r.key for r in fits[:6])
+            raise RecordError(f"{given!r} means {len(fits)} runs: {keys}. Give a key")
+        known = [name for r in records for name in (r.name, r.key)]
+        raise RecordError(not_allowed(str(self.root), given, known, what="run"))
 
     def write_sweep(self, sweep: dict[str, Any]) -> Path:
         """Write a resolved sweep."""
@@ -198,18 +319,22 @@ class Store:
         """A resolved sweep as it was last run.
 
         Raises:
-            RecordError: there is none of that name.
+            RecordError: there is none of that name, or the file is no resolved sweep.
         """
         path = self.sweep_dir(name) / "sweep.json"
-        if not path.exists():
-            raise RecordError(
-                f"{self.root}: no sweep {name!r}. There are: {', '.join(self.sweeps()) or 'none'}"
-            )
-        value: dict[str, Any] = read_json(path)
+        if not path.is_file():
+            raise RecordError(not_allowed(str(self.root), name, self.sweeps(), what="sweep"))
+        found = read_json(path)
+        variants = found.get("variants", []) if isinstance(found, dict) else None
+        if not isinstance(variants, list) or not all(
+            isinstance(v, dict) and isinstance(v.get("key"), str) for v in variants
+        ):
+            raise RecordError(f"{path}: not a resolved sweep: expected a JSON object whose 'variants' have keys")
+        value: dict[str, Any] = found
         return value
 
     def sweeps(self) -> list[str]:
-        """Names of the sweeps that were run here."""
+        """Names of the sweeps that were run here, sorted."""
         return sorted(p.parent.name for p in self.root.glob("sweeps/*/sweep.json"))
 
 

@@ -10,12 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from vqkit.errors import RecordError, TrackingError
 from vqkit.runs import mlflow
 from vqkit.runs.mlflow import EXPERIMENT, Tracker
-from vqkit.runs.records import Record
-from vqkit.runs.store import RunRecord, Store
-
-from vqkit.errors import RecordError, TrackingError
+from vqkit.runs.store import RECORD, RunRecord, Store
 
 PAUSE = 30.0
 """Seconds after a refusal in which the store is left alone."""
@@ -48,7 +46,7 @@ class Session:
     def log(self, record: RunRecord) -> None:
         """Log one record, and those that the store refused before."""
         folder = self._runs.variant_dir(record.key)
-        if (folder / "record.json").exists():
+        if (folder / RECORD).exists():
             self._owed[folder] = None
             if self.problem is None or time.monotonic() >= self._not_before:
                 self._try(self._catch_up)
@@ -100,9 +98,6 @@ class Session:
             self.problem = None
 
 
-_ID = "run_id"
-
-
 class Reader(Tracker):
     """A tracking store that is only read."""
 
@@ -133,7 +128,7 @@ class Reader(Tracker):
         """A run's files as they lie in a run folder.
 
         Args:
-            run_id: the store's own, `run_id` of the records.
+            run_id: the store's own, `RunRecord.run_id`.
 
         Returns:
             A folder with `record.json`, `strategy.json` and whatever else was logged.
@@ -161,9 +156,4 @@ class Reader(Tracker):
     def _search(self, condition: str) -> Iterator[Any]:
         return super()._search(condition) if self.experiment_id else iter(())
 
-    def _record(self, run: Any) -> Record:
-        return {**super()._record(run), _ID: str(run.info.run_id)}
-
     _scratch: str = ""
-
-

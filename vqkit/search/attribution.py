@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,7 @@ from vqkit import tables
 from vqkit.comparison.difference import said
 from vqkit.errors import RecordError, StrategyError, VqkitError
 from vqkit.files import read_json
-from vqkit.runs.records import find, read_record
-from vqkit.runs.store import Store
+from vqkit.runs.store import RECORD, RunRecord, Status, Store
 from vqkit.strategy.document import Operation, apply_patch, json_patch
 from vqkit.strategy.vocabulary import Change, diff_documents
 from vqkit.sweeps.variant import Settings
@@ -94,12 +93,12 @@ def explain(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "runs") 
         RecordError: a run cannot be found, has no result, or the two differ in more than the strategy.
     """
     folders = _folders(run_a, run_b, runs)
-    records = [read_record(f) for f in folders]
+    records = [RunRecord.read(f) for f in folders]
     _check_comparable(records)
     documents = [read_json(f / "strategy.json") for f in folders]
     value = _values(records[0], Store.at(runs).cache)
-    names = [str(r.get("name", r["key"])) for r in records]
-    accuracies = [float(r["metrics"]["accuracy"]) for r in records]
+    names = [r.name for r in records]
+    accuracies = [float(r.metrics["accuracy"]) for r in records]
     return attribute(documents[0], documents[1], value, names=names, accuracies=accuracies)
 
 
@@ -114,14 +113,14 @@ def patch_between(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "r
 
 
 def _folders(run_a: str | Path, run_b: str | Path, runs: str | Path) -> list[Path]:
-    return [Path(r) if Path(r, "record.json").is_file() else find(runs, str(r)) for r in (run_a, run_b)]
+    return [Path(r) if Path(r, RECORD).is_file() else Store(Path(runs)).find(str(r)) for r in (run_a, run_b)]
 
 
-def _check_comparable(records: Sequence[Mapping[str, Any]]) -> None:
+def _check_comparable(records: Sequence[RunRecord]) -> None:
     for record in records:
-        if record["status"] != "FINISHED" or "accuracy" not in record["metrics"]:
-            raise RecordError(f"run {record['key']}: it has no accuracy, so there is nothing to explain")
-    a, b = (r["inputs"] for r in records)
+        if record.status is not Status.FINISHED or "accuracy" not in record.metrics:
+            raise RecordError(f"run {record.key}: it has no accuracy, so there is nothing to explain")
+    a, b = (r.inputs for r in records)
     plain = [k for k in Settings.__dataclass_fields__ if a[k] != b[k]]
     differ = [n for n in ("model", "data") if a[n]["digest"] != b[n]["digest"]] + plain
     if differ:
@@ -131,12 +130,12 @@ def _check_comparable(records: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _values(record: Mapping[str, Any], cache: Path) -> Callable[[dict[str, Any]], float]:
+def _values(record: RunRecord, cache: Path) -> Callable[[dict[str, Any]], float]:
     from vqkit.search.engine import Engine
     from vqkit.strategy import Strategy
     from vqkit.sweeps.source import load_data, load_model, model_path
 
-    inputs = record["inputs"]
+    inputs = record.inputs
     net = load_model(model_path(inputs["model"]["ref"], ".", cache))
     settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__})
     engine = Engine(net, load_data(inputs["data"]["ref"]), settings=settings, cache=cache)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -408,13 +407,6 @@ def record(
     return resolved.planned[0].variant.key
 
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd}"
-    "img{max-width:100%}"
-)
-
-
 def write(advice: Advice, path: str | Path, title: str) -> Path:
     """Write the report of an advice.
 
@@ -426,33 +418,20 @@ def write(advice: Advice, path: str | Path, title: str) -> Path:
     Returns:
         The path.
     """
-    from vqkit.plots.style import png
+    from vqkit.comparison.page import document, figure_html, section
 
-    picture = base64.b64encode(png(figure(advice))).decode()
     chosen = advice.chosen
-    bits = (
-        ""
-        if chosen is None or not chosen.bits
-        else (
-            "<h2>Bits of the weights</h2>"
-            + tables.html_table(("layer", "bits"), [[k, v] for k, v in chosen.bits.items()])
-        )
-    )
-    body = "".join(
-        (
-            f"<h1>Recommended strategy for {html.escape(title)}</h1><p>{html.escape(advice.sentence)}</p>",
-            f'<img alt="accuracy against size" src="data:image/png;base64,{picture}">',
-            "<h2>Everything measured</h2>",
-            tables.html_table(HEADER, advice.rows(), left=(0, 5)),
-            "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
-            "from the most accurate one within the bounds.</p>",
-            bits,
-            f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
-        )
-    )
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><body>{body}</body></html>\n"
+    bits = chosen.bits if chosen is not None else {}
+    table = tables.html_table(("layer", "bits"), [[k, str(v)] for k, v in bits.items()]) if bits else ""
+    page = document(
+        title,
+        f"<h1>Recommended strategy for {html.escape(title)}</h1><p class='advice'>{html.escape(advice.sentence)}</p>",
+        figure_html(figure(advice), "accuracy against size"),
+        section("Everything measured", tables.html_table(HEADER, advice.rows(), left=(0, 5)), level=2),
+        "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
+        "from the most accurate one within the bounds.</p>",
+        section("Bits of the weights", table, level=2),
+        f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
     )
     write_bytes(path, page.encode())
     return Path(path)

@@ -17,8 +17,7 @@ import numpy as np
 
 from vqkit import statistics
 from vqkit.errors import SweepError
-from vqkit.runs.answers import correct
-from vqkit.runs.records import SCREENING
+from vqkit.runs.records import SCREENING, correct
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps.resolve import Planned, ResolvedSweep
 from vqkit.sweeps.spec import ScreenSpec

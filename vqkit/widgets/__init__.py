@@ -1,7 +1,6 @@
 """What a person touches in a notebook: tables and pictures with controls, thin over the packages below.
 
     compare         `vq.compare`
-    compare_view    a comparison as HTML, and figures whose runs can be chosen
     elements        buttons, long actions, pickers
     explorer        `vq.explore`
     explorer_state  the state of the explorer, without widgets
@@ -9,9 +8,9 @@
     messages        ordered messages between page and kernel, handled one at a time
     part_picker     `vq.pick_part`: the part of a model that is quantized, chosen by clicking
     sensitivity     `vq.sensitivity`
-    table           sortable HTML tables, and the look that all widgets share
     watch           `vq.watch`: a sweep while it runs; and the dashboard
 
+What a comparison shows is made in `comparison.report`, the look of all pages in `comparison.page`.
 A widget holds no rule about quantization: its state is a `Strategy`, and each change makes a new one.
 Everything live has a static twin: the same HTML is what an executed or exported notebook shows.
 """

@@ -10,13 +10,14 @@ from typing import Any
 
 from vqkit import plots
 from vqkit.comparison import leaderboard as comparison
+from vqkit.comparison.page import message_html, page, section
+from vqkit.comparison.report import View
 from vqkit.comparison.runset import Run, RunSet
 from vqkit.errors import RecordError, VqkitError
 from vqkit.plots.runs import COSTS
-from vqkit.widgets.compare_view import View
+from vqkit.tables import next_order
 from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import SerialHandler, queue
-from vqkit.widgets.table import css, message_html, mimebundle, next_order, page
+from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 _TABS = ("Accuracy", "Choices", "Effects", "Two runs")
 
@@ -81,9 +82,9 @@ class Compare:
         """Everything as one static page."""
         view = self.view
         parts = [view.summary(), view.board()]
-        parts += [_section(_TABS[0], view.pareto()), _section(_TABS[1], view.parallel())]
-        parts += [_section(_TABS[2], view.effects()), _section("The chosen run", view.details())]
-        return page(*parts, _section(_TABS[3], view.two()))
+        parts += [section(_TABS[0], view.pareto()), section(_TABS[1], view.parallel())]
+        parts += [section(_TABS[2], view.effects()), section("The chosen run", view.details())]
+        return page(*parts, section(_TABS[3], view.two()))
 
     def __str__(self) -> str:
         return str(comparison.Leaderboard(self.view.runs.frame, self.view.runs.title))
@@ -129,9 +130,9 @@ class Compare:
     def show(self) -> None:
         """Draw again what is visible."""
         view = self.view
-        self._summary.value = _styled(view.summary())
+        self._summary.value = page(view.summary())
         self._board.html = view.board()
-        self._details.value = _styled(view.details())
+        self._details.value = page(view.details())
         self._show_tab()
         self._links()
         for shown in (self._board, self._pareto, self._parallel):
@@ -202,7 +203,7 @@ class Compare:
 
     def _fill_options(self) -> None:
         groups = self.view.groups()
-        self._group.options = list(groups.items())
+        self._group.options = groups
         self._group.layout.display = None if len(groups) > 1 else "none"
         frame = self.view.runs.frame
         ranked = frame[frame["rank"].notna()]
@@ -228,15 +229,15 @@ class Compare:
         self._parallel.html = self.view.parallel()
 
     def _draw_effects(self) -> None:
-        self._effects.value = _styled(self.view.effects())
+        self._effects.value = page(self.view.effects())
 
     def _draw_two(self) -> None:
-        self._two.value = _styled(self.view.two())
+        self._two.value = page(self.view.two())
 
     def _chosen(self, key: str) -> None:
         if key and key != self.view.chosen:
             self.view.chosen = key
-            self._details.value = _styled(self.view.details())
+            self._details.value = page(self.view.details())
             self._links()
             for shown in (self._board, self._pareto, self._parallel):
                 shown.chosen = key
@@ -282,12 +283,4 @@ class Compare:
         self.show()
 
     def _fail(self, text: str) -> None:
-        self._summary.value = _styled(message_html(text, "error"))
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h3>{title}</h3>{body}"
-
-
-def _styled(html: str) -> str:
-    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"
+        self._summary.value = page(message_html(text, "error"))

@@ -9,10 +9,12 @@ from typing import Any
 
 import ipywidgets as w
 
+from vqkit.comparison.page import cells, message_html, page, scrolled, table
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.quantization.plan import Row
 from vqkit.strategy.scope import Scope
 from vqkit.sweeps.variant import Settings
+from vqkit.tables import arranged, next_order
 from vqkit.widgets.elements import Action, EvaluationJob, actions, picker
 from vqkit.widgets.explorer_state import Exploration, narrower
 from vqkit.widgets.explorer_view import (
@@ -25,8 +27,7 @@ from vqkit.widgets.explorer_view import (
     tensor_picture,
     told,
 )
-from vqkit.widgets.messages import SerialHandler, queue
-from vqkit.widgets.table import arranged, message_html, mimebundle, next_order, page, scrolled, table
+from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 
 def explore(
@@ -325,13 +326,9 @@ def _why_html(row: Row | None) -> str:
     if row is None:
         return message_html("choose a row")
     _, words, _ = provenance(row)
-    lines = [
-        "".join(f"<td>{escape(str(cell))}</td>" for cell in (p, _value(row, p), source, pointer))
-        for p, (source, pointer) in row.origins.items()
-    ]
-    lines = [f"<tr>{cells}</tr>" for cells in lines]
-    head = "<tr><th>parameter</th><th>value</th><th>said by</th><th>at</th></tr>"
-    rules = f"<div class='vq-scroll'><table>{head}{''.join(lines)}</table></div>" if lines else ""
+    said = [[p, str(_value(row, p)), source, pointer] for p, (source, pointer) in row.origins.items()]
+    header = ("parameter", "value", "said by", "at")
+    rules = f"<div class='vq-scroll'>{cells(header, said)}</div>" if said else ""
     behind = f"The user's layers behind it: {', '.join(row.origin)}." if row.origin else ""
     reason = f"{row.reason}. " if row.reason else ""
     return f"<div class='vq'><p>{escape(f'{row.name}: {words}. {reason}{behind}')}</p>{rules}</div>"

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from vqkit.comparison.page import bar, figure_html, mark, message_html
 from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 from vqkit.quantization.plan import Plan, Row
 from vqkit.strategy.scope import Scope, scope_of
+from vqkit.tables import Column
 from vqkit.widgets.messages import base, script
-from vqkit.widgets.table import Column, bar, figure_html, mark, message_html
 
 FULL_BAR = 60.0  # dB: about ten bits
 LOW = 20.0  # dB: a tenth of the amplitude is noise
@@ -65,14 +66,14 @@ def _row(row: Row, cost: Any, measured: float | None) -> dict[str, Any]:
     }
     if spec is None:
         word = row.data_type or "float"
-        return {**shown, "bits": None, "scale": word, "method": "", "channels": "", "quiet": True}
+        return {**shown, "bits": None, "scale": word, "method": "", "channels": "", "class": "quiet"}
     return {
         **shown,
         "bits": spec.bit_width,
         "scale": "pow-2" if spec.pow2 else "float scale",
         "method": spec.method.name.lower().replace("_", " "),
         "channels": "per channel" if spec.per_channel else "per tensor",
-        "quiet": False,
+        "class": "",
     }
 
 

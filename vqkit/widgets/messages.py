@@ -22,8 +22,8 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
+from vqkit.comparison.page import css
 from vqkit.errors import VqkitError
-from vqkit.widgets.table import css
 
 
 class SerialHandler:
@@ -151,3 +151,15 @@ def _classes() -> tuple[type, type]:
             raise NotImplementedError
 
     return Queue, Front
+
+
+def mimebundle(live: Any, static: str, text: str) -> dict[str, Any]:
+    """What a notebook stores of a widget: the live view, and the same as plain HTML and text.
+
+    Args:
+        live: the outermost ipywidget.
+        static: HTML for where no kernel is.
+        text: for terminals.
+    """
+    view = {"version_major": 2, "version_minor": 0, "model_id": live.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view, "text/html": static, "text/plain": text}

@@ -9,16 +9,17 @@ from typing import Any
 
 import ipywidgets as w
 
+from vqkit.comparison.page import message_html, page, scrolled, table
 from vqkit.errors import StrategyError, VqkitError
 from vqkit.evaluation.preview import Preview
 from vqkit.graph.keras_io import lower
 from vqkit.plots import DARK, LIGHT
 from vqkit.plots.model import COLOURS, LayerBox, boxes, ink_on, paint, second_line, short, words_of
 from vqkit.quantization.prepare import PreparedModel, as_strategy, graphs, planned
+from vqkit.tables import arranged, next_order
 from vqkit.widgets.elements import Action, actions, picker
 from vqkit.widgets.explorer_view import plan_columns, plan_rows
-from vqkit.widgets.messages import SerialHandler, queue
-from vqkit.widgets.table import arranged, message_html, mimebundle, next_order, page, scrolled, table
+from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 158, 34, 26, 16
 
@@ -262,7 +263,7 @@ class PartPicker:
 
     def _table_html(self) -> str:
         columns = plan_columns(False)
-        rows = [r for r in plan_rows(self.plan, {}, {}) if not r["quiet"]]
+        rows = [r for r in plan_rows(self.plan, {}, {}) if not r["class"]]
         shown = arranged(rows, columns, sorted_by=self._order)
         kept = [c for c in columns if c.key != "sqnr"]
         return table(shown, kept, sorted_by=self._order, label="what becomes quantized")

@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import plots, tables
+from vqkit.comparison.page import figure_html, message_html, page, table
 from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
 from vqkit.search.layer_sensitivity import sensitivity as ask
+from vqkit.tables import Column, arranged, escaped, next_order
 from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import SerialHandler, queue
-from vqkit.widgets.table import (
-    Column,
-    arranged,
-    css,
-    figure_html,
-    message_html,
-    mimebundle,
-    next_order,
-    page,
-    table,
-    text,
-)
+from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +26,7 @@ _MODES = {"only this layer quantized": "only", "all quantized but this layer": "
 
 
 def _number(form: Any) -> Any:
-    return lambda value: text(form(value))
+    return lambda value: escaped(form(value))
 
 
 COLUMNS = (
@@ -188,8 +178,8 @@ class SensitivityView:
         modes = [(words, mode) for words, mode in _MODES.items() if mode in asked]
         widths = sorted({int(r["bits"]) for r in self.found.rows})
         self._head, self._figure, self._sums, self._curve = (w.HTML() for _ in range(4))
-        self._head.value = _styled(self.summary())
-        handlers = SerialHandler(lambda text: setattr(self._head, "value", _styled(message_html(text, "error"))))
+        self._head.value = page(self.summary())
+        handlers = SerialHandler(lambda text: setattr(self._head, "value", page(message_html(text, "error"))))
         self._board = picker(queue(handlers), label="Sensitivity of each layer")
         wide = {"style": {"description_width": "initial"}}
         self._by = w.Dropdown(description="Rank by", options=[*_MEASURES.items()], value=self.by, **wide)
@@ -211,14 +201,10 @@ class SensitivityView:
     def show(self) -> None:
         """Draw again."""
         self._board.html = self.board()
-        self._figure.value = _styled(self.picture())
-        self._sums.value, self._curve.value = _styled(self.sums()), _styled(self.curve())
+        self._figure.value = page(self.picture())
+        self._sums.value, self._curve.value = page(self.sums()), page(self.curve())
 
     def _set(self, name: str, value: Any) -> None:
         if value is not None and value != getattr(self, name):
             setattr(self, name, value)
             self.show()
-
-
-def _styled(html: str) -> str:
-    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"

@@ -10,13 +10,14 @@ from typing import Any
 
 from vqkit import plots, tables
 from vqkit.comparison.leaderboard import leaderboard
+from vqkit.comparison.page import figure_html, message_html, page
 from vqkit.errors import RecordError, VqkitError
 from vqkit.execution.background import Running, SweepProgress, cancel, error_of, seconds_since, standing
-from vqkit.runs.records import sweep_names, to_frame
+from vqkit.runs.records import to_frame
+from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.widgets.compare import compare
 from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import SerialHandler, queue
-from vqkit.widgets.table import css, figure_html, message_html, mimebundle, page
+from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 INTERVAL = 1.0
 _SHOWN = 8
@@ -118,8 +119,8 @@ class Watch:
         if now is not None:
             self._bar.max, self._bar.value = max(1, len(now.records)), now.ended
             self._bar.description = f"{now.ended} of {len(now.records)}"
-        self._top.value = _styled(self._head(now))
-        self._bottom.value = _styled(self._failures(now))
+        self._top.value = page(self._head(now))
+        self._bottom.value = page(self._failures(now))
         drawn = (now.ended if now is not None else -1, self._theme is plots.DARK)
         if drawn != self._drawn:
             self._figure.html, self._drawn = self._picture(now), drawn
@@ -191,7 +192,7 @@ class Watch:
     def _picture(self, now: SweepProgress | None) -> str:
         if now is None or now.best is None:
             return ""
-        frame = leaderboard(to_frame(r for r in now.records if r["status"] != "RUNNING"))
+        frame = leaderboard(to_frame(r for r in now.records if r.status is not Status.RUNNING))
         figure = plots.pareto(frame[frame["group"] == frame["group"].min()], theme=self._theme)
         return figure_html(figure, f"Accuracy against size of the variants of {self.name} so far")
 
@@ -200,35 +201,27 @@ def _best(now: SweepProgress) -> str:
     best = now.best
     if best is None:
         return "<p>Best so far: none has finished.</p>"
-    found = best["metrics"]
+    found = best.metrics
     size = f", {tables.size(found['size_bytes'])}" if "size_bytes" in found else ""
     delta = f" ({tables.signed_points(found['accuracy_delta'])} points)" if "accuracy_delta" in found else ""
     return (
-        f"<p>Best so far: <b>{escape(str(best['name']))}</b>, "
-        f"accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>"
+        f"<p>Best so far: <b>{escape(best.name)}</b>, accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>"
     )
 
 
 def _at_work(now: SweepProgress) -> str:
-    said = [
-        f"{escape(str(r['name']))} (since {tables.duration(max(0.0, seconds_since(r['started'])))})"
-        for r in now.running
-    ]
+    said = [f"{escape(r.name)} (since {tables.duration(max(0.0, seconds_since(r.started)))})" for r in now.running]
     return f"<p>At work: {', '.join(said)}.</p>" if said else ""
 
 
-def _failure(runs: Path, record: Any) -> str:
-    line = f"{record['status']}  {record['name']}: {error_of(record)}"
-    path = Path(runs, "variants", record["key"], _TRACEBACK)
+def _failure(runs: Path, record: RunRecord) -> str:
+    line = f"{record.status}  {record.name}: {error_of(record)}"
+    path = Path(runs, "variants", record.key, _TRACEBACK)
     try:
         told = path.read_text("utf-8", errors="replace")[-20_000:]
     except OSError:
         return f"<p>{escape(line)}</p>"
     return f"<details><summary>{escape(line)}</summary><pre>{escape(told)}</pre></details>"
-
-
-def _styled(html: str) -> str:
-    return f"<style>{css()}</style><div class='vq' style='line-height:1.45'>{html}</div>"
 
 
 _ALL = "all runs"
@@ -245,7 +238,8 @@ def dashboard(runs: str | Path = "runs") -> Any:
     """
     import ipywidgets as w
 
-    choice = w.Dropdown(description="Sweep", options=[(_ALL, ""), *((n, n) for n in sweep_names(runs))])
+    store = Store(Path(runs))
+    choice = w.Dropdown(description="Sweep", options=[(_ALL, ""), *((n, n) for n in store.sweeps())])
     again = w.Button(description="Look again", tooltip="Look for new sweeps and runs")
     place = w.VBox()
     shown: list[Watch] = []
@@ -263,7 +257,7 @@ def dashboard(runs: str | Path = "runs") -> Any:
 
     def look(_: Any) -> None:
         now = choice.value
-        choice.options = [(_ALL, ""), *((n, n) for n in sweep_names(runs))]
+        choice.options = [(_ALL, ""), *((n, n) for n in store.sweeps())]
         choice.value = now
         show()
 

@@ -14,7 +14,8 @@ CODE = """
 from vqkit.widgets.messages import queue
 from vqkit.widgets.elements import picker
 from vqkit.widgets.messages import SerialHandler
-from vqkit.widgets.table import Column, arranged, next_order, table
+from vqkit.comparison.page import table
+from vqkit.tables import Column, arranged, next_order
 import ipywidgets
 columns = (Column("name", "name"), Column("bits", "bits", numeric=True))
 rows = [dict(key=n, name=n, bits=b) for n, b in (("conv", 8), ("head", 4), ("stem", 6))]

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import load
 from vqkit.comparison import leaderboard as ranking
 from vqkit.comparison.leaderboard import leaderboard, load_records
-from vqkit.runs import answers
+from vqkit.runs import records
 
 
 def test_many_variants_are_planned_resumed_and_listed(tmp_path):
@@ -21,7 +21,7 @@ def test_predictions_are_read_only_where_they_can_decide(tmp_path, monkeypatch):
     load.recorded(tmp_path, 300)
     frame = load_records(tmp_path)
     read = []
-    monkeypatch.setattr(ranking, "correct", lambda d: read.append(d) or answers.correct(d))
+    monkeypatch.setattr(ranking, "correct", lambda d: read.append(d) or records.correct(d))
     board = leaderboard(frame)
     assert 0 < len(read) < 150
     # The same verdicts as from reading all of them.

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vqkit.widgets import table as style
-from vqkit.widgets.table import Column, arranged, bar, mark, next_order, table
+from vqkit.comparison import page as style
+from vqkit.comparison.page import bar, mark, table
+from vqkit.tables import Column, arranged, html_table, next_order
 
 COLUMNS = (
     Column("layer", "layer"),
@@ -27,6 +28,20 @@ def test_everything_from_outside_is_escaped() -> None:
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "a&#x27;b&lt;c" in html
+
+
+def test_a_table_of_text_is_escaped_and_aligned_without_a_style_sheet() -> None:
+    html = html_table(("name", "n"), [["<b>", "1"]])
+    assert html == (
+        "<table><thead><tr><th style='text-align:left'>name</th><th style='text-align:right'>n</th></tr></thead>"
+        "<tbody><tr><td style='text-align:left'>&lt;b&gt;</td><td style='text-align:right'>1</td></tr></tbody></table>"
+    )
+
+
+def test_a_page_that_sorts_by_itself_has_the_numbers_beside_the_cells() -> None:
+    html = table([row("a", sqnr=math.inf), row("b", bits=None, sqnr=math.nan)], COLUMNS, values=True)
+    assert "data-v='1e308'" in html
+    assert html.count("data-v=''") == 2
 
 
 def test_sorting_is_announced_and_cycles() -> None:
