@@ -56,6 +56,18 @@ def planted(graph: Graph, name: str, fault: Callable[[Layer], Layer]) -> Graph:
     return found
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_a_convolution_of_integers_is_one_sentence(dtype: str) -> None:
+    x = keras.Input((8, 8, 3), dtype=dtype)
+    model, given = keras.Model(x, L.Conv2D(4, 3, name="first")(x)), (np.abs(X) > 1).astype(dtype)
+    for call in (
+        lambda: vqkit.quantize(model, "pof2s", given),
+        lambda: vqkit.Bench(model, vqkit.Data("d", given, given, np.zeros(12, int))).quantize("pof2s"),
+    ):
+        with pytest.raises(ModelError, match=rf"Conv2D 'first' is given {dtype}, and its kernel is a float.*Rescaling"):
+            call()
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found_and_the_first_layer_named(fault: str) -> None:
     model = net()

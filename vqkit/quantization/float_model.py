@@ -13,8 +13,9 @@ import numpy as np
 
 from vqkit.errors import DataError, ModelError
 from vqkit.graph.copies import make_all_live, not_saved
-from vqkit.graph.ir import Graph, Node, map_refs
+from vqkit.graph.ir import Graph, Node, map_refs, refs
 from vqkit.graph.keras_io import replay, tensors
+from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.graph.state import recurrent_states
 from vqkit.quantization.data import leaves, map_inputs
 
@@ -36,12 +37,13 @@ def check_float(model: Any, graph: Graph, batch: Any) -> list[str]:
         Lines for the report: what a saved model will lack, and a model that is random at inference.
 
     Raises:
-        ModelError: they differ; it names the first layer where they part.
+        ModelError: they differ; it names the first layer where they part. Or the model cannot be called,
+            because a layer multiplies integers by its weights.
     """
     given = tensors(graph, _few(graph, batch))
     copies = make_all_live(graph)
     users = {name: layer.source for name, layer in graph.layers.items()}
-    own = _outputs(lambda: model(_nested(graph, given), training=False), users)
+    own = _called(lambda: model(_nested(graph, given), training=False), graph, users)
     ours = _outputs(lambda: replay(graph, copies, given), copies)
     notes = not_saved(graph)
     if all(map(_alike, own, ours)):
@@ -52,6 +54,21 @@ def check_float(model: Any, graph: Graph, batch: Any) -> list[str]:
             f"model {graph.name!r} gives other values each time it is called with the same inputs",
         ]
     raise ModelError(_parting(graph, copies, given, own, ours))
+
+
+def _called(run: Callable[[], Any], graph: Graph, live: Mapping[str, Any]) -> list[np.ndarray]:
+    """Outputs of the user's model. Keras builds convolutions of integers, and TensorFlow does not compute them."""
+    try:
+        return _outputs(run, live)
+    except (TypeError, ValueError) as error:
+        for node in graph.nodes:
+            kind, given = graph.kind(node), next((graph.values[r.id].dtype for r in refs(node.args)), "float32")
+            if kind in WEIGHTED and "float" not in given:
+                raise ModelError(
+                    f"model {graph.name!r} cannot be called: {kind} {node.layer!r} is given {given}, and its kernel is "
+                    "a float. Make its input a float: keras.Input(..., dtype='float32'), or a Rescaling layer in front"
+                ) from error
+        raise
 
 
 def _few(graph: Graph, batch: Any) -> Any:

@@ -89,7 +89,10 @@ class Floats:
     def need(self, opset: int, what: str) -> None:
         """Refuse operator sets before this one."""
         if self.b.opset < opset:
-            raise self.refuse(f"{what} needs operator set {opset}, {self.b.opset} was asked for")
+            raise ModelError(
+                f"layer {self.step.layer!r} cannot be exported to ONNX: {what} needs operator set {opset}, "
+                f"{self.b.opset} was asked for. Set opset, or onnx_opset_version in the strategy, to {opset} or more"
+            )
 
     def _check(self, slot: Slot, op: Op) -> None:
         dtype = self.dtype(slot)
