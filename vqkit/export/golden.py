@@ -35,7 +35,7 @@ from vqkit.quantization.layers import FakeQuantize
 if TYPE_CHECKING:
     import keras
 
-    from vqkit.quantization.plan import Row
+    from vqkit.quantization.plan import QuantizedRow
     from vqkit.quantization.ptq import Quantized
 
 WEIGHTS = "dump_results_weights"
@@ -214,7 +214,7 @@ def encodings_of(quantized: Quantized) -> dict[str, Any]:
     }
 
 
-def _entry(row: Row, params: QParams) -> dict[str, Any]:
+def _entry(row: QuantizedRow, params: QParams) -> dict[str, Any]:
     spec = params.spec
     entry = {
         "layer": row.layer,

@@ -171,7 +171,7 @@ def sums_are_exact(quantized: Quantized, program: Program) -> bool:
     if any(s.sums is not None for s in program.steps):
         adding = [s for s in program.steps if s.kind in _ADDING and s.output in later]
         return all(s.sums is not None for s in adding)
-    if not all(r.spec.pow2 for r in quantized.plan.quantized if r.spec is not None):
+    if not all(r.spec.pow2 for r in quantized.plan.quantized):
         return False
     table = IntegerModel(quantized, program=program).exactness()
     sums = sum(s.kind in ("conv", "dense", "conv_transpose") for s in program.steps)

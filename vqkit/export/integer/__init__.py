@@ -75,7 +75,7 @@ class IntegerModel:
         self.program = lower(quantized) if program is None else program
         self._makers = {v: n for n in quantized.graph.nodes for v in n.outputs}
         for row in quantized.plan.quantized:
-            if row.spec is not None and not row.spec.pow2:
+            if not row.spec.pow2:
                 raise ModelError(
                     f"integers: {row.name} has a float scale ({row.spec.quantizer_type}); the integer "
                     "interpreter needs power-of-two scales. Quantize with pof2s or pof2s_tqt"
