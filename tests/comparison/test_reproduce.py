@@ -43,7 +43,7 @@ def recorded(tmp_path_factory) -> tuple[Path, str]:
     }
     runs = Store.at(folder / "runs")
     resolved = resolve(Sweep.from_dict(value, base_dir=folder), runs.cache)
-    outcome = run_single(resolved, runs, RunOptions(warm=None))
+    outcome = run_single(resolved, runs, RunOptions(warm=False))
     assert outcome.failed == [], outcome.failed[0].error
     return folder, outcome.ran[0].key
 

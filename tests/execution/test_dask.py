@@ -31,7 +31,7 @@ def test_what_a_cluster_lacks_is_said_before_anything_runs(tmp_path, monkeypatch
         monkeypatch.chdir(tmp_path)
         private = replace(sweep, model_file=Path("m.keras"))
         with pytest.raises(SweepError, match=r"the model is None, here it is '\w+'\. runs/, model, data"):
-            run_sweep(private, runs, RunOptions(warm=None, cluster=str(file)))
+            run_sweep(private, runs, RunOptions(warm=False, cluster=str(file)))
         assert runs.records() == []
-        outcome = run_sweep(sweep, runs, RunOptions(warm=None, fail_fast=True, cluster=str(file)))
+        outcome = run_sweep(sweep, runs, RunOptions(warm=False, fail_fast=True, cluster=str(file)))
         assert (outcome.ran[0].name, outcome.ran[0].error["type"]) == ("a", "ValueError")

@@ -25,7 +25,7 @@ from vqkit.runs.store import Status, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 # What pretends needs no TensorFlow, which every warm kernel loads; test_warm.py has those.
-RunOptions = partial(runner.RunOptions, warm=None)
+RunOptions = partial(runner.RunOptions, warm=False)
 
 
 def run_sweep(sweep, runs, options=None, **more):
@@ -148,7 +148,7 @@ def start(runs: Store, *variants: dict, jobs: int = 1) -> subprocess.Popen:
         from tests.support.pretend import resolved
         from vqkit.execution.runner import RunOptions, run_sweep
         from vqkit.runs.store import Store
-        options = RunOptions(jobs={jobs}, warm=None)
+        options = RunOptions(jobs={jobs}, warm=False)
         outcome = run_sweep(resolved(*{variants!r}), Store.at({str(runs.root)!r}), options)
         sys.exit(130 if outcome.interrupted else 0)
     """

@@ -97,7 +97,7 @@ def test_two_rounds_and_a_failure_in_the_first(tmp_path):
     runs = Store.at(tmp_path / "runs")
     sweep = screened(resolved({"name": "a"}, {"name": "b", "do": "fail"}, {"name": "c"}), 2)
     rounds = []
-    outcome = run_sweep(sweep, runs, RunOptions(warm=None), announce=lambda told, n: rounds.append((told, n)))
+    outcome = run_sweep(sweep, runs, RunOptions(warm=False), announce=lambda told, n: rounds.append((told, n)))
     assert [(r.name, str(r.status)) for r in outcome.ran] == [
         ("a [2 images]", "FINISHED"),
         ("b [2 images]", "FAILED"),
@@ -114,7 +114,7 @@ def test_two_rounds_and_a_failure_in_the_first(tmp_path):
             2,
         ),
     ]
-    assert not run_sweep(sweep, runs, RunOptions(warm=None)).ran
+    assert not run_sweep(sweep, runs, RunOptions(warm=False)).ran
 
 
 @pytest.mark.slow

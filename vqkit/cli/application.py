@@ -104,6 +104,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Validate and list the v
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Start nothing after the first failure.")]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed variants again.")]
 Cold = Annotated[bool, typer.Option("--cold", help="A fresh kernel for each variant.")]
+Warm = Annotated[bool, typer.Option("--warm", help="Warm kernels for a notebook of your own, too.")]
 Dask = Annotated[str | None, typer.Option(help="Run on the Dask cluster at tcp://… or of a scheduler file.")]
 Screen = Annotated[int | None, typer.Option(min=1, help="Try all on N images, finish what may be the best.")]
 DataOption = Annotated[

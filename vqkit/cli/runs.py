@@ -26,6 +26,7 @@ from vqkit.cli.application import (
     Screen,
     Timeout,
     TrackingUri,
+    Warm,
     app,
     data_of,
     pairs,
@@ -48,6 +49,7 @@ def sweep(
     retry_failed: RetryFailed = False,
     timeout: Timeout = None,
     cold: Cold = False,
+    warm: Warm = False,
     screen: Screen = None,
     dask: Dask = None,
     runs: Runs = Path("runs"),
@@ -59,25 +61,27 @@ def sweep(
     from vqkit.cli.console import forecast, step_table
     from vqkit.comparison.report import conclude
     from vqkit.execution.runner import RunOptions, default_jobs, run_sweep, steps
-    from vqkit.execution.warm import Limits
     from vqkit.runs.store import Store
+    from vqkit.sweeps.notebook import is_shipped
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.screen import first_round
 
+    if cold and warm:
+        raise SweepError("--cold and --warm: one of the two")
     if dask is not None and jobs is not None:
         raise SweepError("-j and --dask: the cluster decides how many variants run at once")
     store, wanted = Store.at(runs), load_sweep(file)
     if screen is not None:
         wanted = wanted.with_screen(screen)
     resolved = resolve(wanted, store.cache, notebook=notebook)
-    warm = None if cold else Limits()
+    warm = warm or (not cold and is_shipped(resolved.notebook))
     options = RunOptions(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm, dask)
     first = resolved if wanted.spec.screen is None else first_round(resolved)
     todo = steps(first, store, retry_failed=retry_failed)
     if dry_run:
         typer.echo(step_table(todo))
     typer.echo(forecast(todo, options.jobs))
-    typer.echo(f"{_crew_told(options)}; {'a fresh kernel for each variant' if cold else 'warm kernels'}")
+    typer.echo(f"{_crew_told(options)}; {'warm kernels' if warm else 'a fresh kernel for each variant'}")
     if dry_run:
         return
     code = run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
@@ -162,6 +166,7 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Calibration batches; default: all.")] = None,
     seed: int = 0,
     timeout: Timeout = None,
+    warm: Warm = False,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_track: NoTrack = False,
@@ -190,7 +195,7 @@ def run(
         "seed": seed,
     }
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
-    options = RunOptions(retry_failed=True, timeout=timeout, warm=None)
+    options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")

@@ -100,7 +100,7 @@ def reproduce(
     inputs = checked_inputs(record.inputs, first / RECORD)
     resolved = resolve(_as_sweep(record, inputs, first), runs.cache)
     _forget(runs, resolved.planned[0].variant.key)
-    outcome = run_single(resolved, runs, RunOptions(retry_failed=True, timeout=timeout, warm=None), notify=notify)
+    outcome = run_single(resolved, runs, RunOptions(retry_failed=True, timeout=timeout, warm=False), notify=notify)
     again = (*outcome.ran, *outcome.skipped)[0]
     if again.status is not Status.FINISHED:
         message = (again.error or {}).get("message", again.status)

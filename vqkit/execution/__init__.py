@@ -3,12 +3,10 @@
     attempt     one variant: RUNNING -> outcome
     background  a sweep in a process of its own, and where it stands
     dask        the same on Dask
-    guard       What a variant replaced in the modules of its process: monkeypatches are found, not undone
     in_memory   one variant beside the user, kept as a run
     papermill   executes a notebook; the only importer of papermill
     run_api     what the run notebook calls
     runner      `run_sweep`, `run_single`: every variant to a worker
-    switches    What a variant may have switched in its process and what can be put back
     warm        a kernel kept between runs of the shipped notebook
     workers     the worker pool: processes that execute notebooks one after another
 

@@ -49,6 +49,7 @@ class Job:
         notebook: path of the notebook to execute.
         parameters: for the notebook, without the run folder's.
         strategy: the whole strategy, kept beside the result.
+        warm: whether the notebook runs in the worker's own kernel, which the next one finds warm.
     """
 
     runs: str
@@ -59,6 +60,7 @@ class Job:
     notebook: str
     parameters: Mapping[str, Any]
     strategy: Mapping[str, Any]
+    warm: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The job as JSON values."""

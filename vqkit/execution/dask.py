@@ -19,7 +19,6 @@ from vqkit.errors import SweepError, missing_package
 from vqkit.execution import attempt
 from vqkit.execution.attempt import Job
 from vqkit.execution.papermill import Failure
-from vqkit.execution.warm import Limits
 from vqkit.execution.workers import RunOptions, WorkerSlot, unrecorded
 from vqkit.files import write_bytes
 from vqkit.runs.store import RunRecord, Status, Store
@@ -36,7 +35,7 @@ class WorkerTerms:
         sweep: token of this run of the sweep.
         root: the store's folder.
         logs: folder for the workers' logs.
-        timeout, warm: of `Options`.
+        timeout: of `RunOptions`.
         crowd: host -> threads of Dask workers on it, which share its cores.
     """
 
@@ -44,7 +43,6 @@ class WorkerTerms:
     root: str
     logs: str
     timeout: float | None
-    warm: Mapping[str, Any] | None
     crowd: Mapping[str, int]
 
 
@@ -68,7 +66,6 @@ class DaskPool:
             str(runs.root),
             str(logs),
             options.timeout,
-            asdict(options.warm) if options.warm else None,
             _crowd(self._client),
         )
 
@@ -208,7 +205,7 @@ def _hand(terms: WorkerTerms) -> WorkerSlot:
         name = worker.address.rpartition("/")[2].replace(":", "-")
         log = Path(terms.logs, f"worker-{name}-{threading.get_ident() % 10_000}.log")
         jobs = terms.crowd.get(worker.ip, worker.state.nthreads)
-        options = RunOptions(timeout=terms.timeout, warm=Limits(**terms.warm) if terms.warm else None)
+        options = RunOptions(timeout=terms.timeout)
         _mine.sweep = terms.sweep
         _mine.slot = WorkerSlot(Store(Path(terms.root)), log, jobs, options)
         _slots.setdefault(terms.sweep, []).append(_mine.slot)

@@ -64,7 +64,7 @@ def execute(
         target: where the executed copy goes; its folder is the kernel's working directory.
         parameters: name -> JSON value.
         env: added to this process's environment in the kernel.
-        kernel: a warm one, which stays alive if it is found clean; None starts a fresh one and ends it.
+        kernel: a warm one, which stays alive unless the notebook fails; None starts a fresh one and ends it.
 
     Returns:
         None, or why it did not reach its end.
@@ -98,8 +98,8 @@ def execute(
     except BaseException as e:
         failure = _failure(e, target)
     finally:
-        if kernel is not None:
-            kernel.take_back(failed=failure is not None)
+        if kernel is not None and failure is not None:
+            kernel.end("the variant failed")
     return failure
 
 

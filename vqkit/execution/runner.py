@@ -16,6 +16,7 @@ from vqkit.files import lock
 from vqkit.runs.records import sentence
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps import screen
+from vqkit.sweeps.notebook import is_shipped
 from vqkit.sweeps.resolve import Planned, ResolvedSweep, resolve
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def run_single(
     Returns:
         The record, run or found.
     """
-    return _run(resolved, None, runs, options or RunOptions(warm=None), notify, announce)
+    return _run(resolved, None, runs, options or RunOptions(warm=False), notify, announce)
 
 
 def _run(
@@ -198,7 +199,8 @@ def _run(
 ) -> Outcome:
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
-    jobs = [_job(s.planned, resolved, runs, sweep) for s in todo if s.runs]
+    warm = is_shipped(resolved.notebook) if options.warm is None else options.warm
+    jobs = [_job(s.planned, resolved, runs, sweep, warm=warm) for s in todo if s.runs]
     if announce is not None:
         announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
     with contextlib.nullcontext(slots) if slots else worker_pool(runs, sweep, options) as workers:
@@ -228,10 +230,11 @@ def worker_pool(runs: Store, sweep: str | None, options: RunOptions) -> WorkerPo
     return DaskPool(runs, logs, options)
 
 
-def _job(planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None) -> Job:
+def _job(planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None, *, warm: bool) -> Job:
     v = planned.variant
     parameters = {**v.parameters(), "model": str(resolved.model_file)}
-    return Job(str(runs.root), v.key, v.name, v.inputs(), sweep, str(resolved.notebook), parameters, planned.strategy)
+    notebook = str(resolved.notebook)
+    return Job(str(runs.root), v.key, v.name, v.inputs(), sweep, notebook, parameters, planned.strategy, warm)
 
 
 def default_jobs() -> int:

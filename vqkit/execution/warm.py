@@ -1,29 +1,21 @@
-"""A kernel kept between runs of the shipped notebook.
+"""A kernel kept between runs of the shipped notebook: TensorFlow, model and data stay loaded.
 
-The worker's side of a warm kernel: start it, lend it to notebook after notebook, end it when in doubt.
+The shipped notebook leaves nothing behind but its names and figures, so each variant finds a warm kernel as it
+would find a fresh one; a test compares the two to the bit. Any other notebook gets a fresh kernel unless its
+user asks for warm ones. A kernel is ended after a failure, after a number of variants, or when its memory grows.
 
-The kernel's side of a warm kernel: a clean slate before each variant, a look for traces after it.
-
-Everything here runs inside the kernel, on requests that leave no trace in the executed notebook.
-
-Warm kernels: TensorFlow, model and data stay loaded between variants, and nothing else does.
-
-A kernel is ended, and the next variant gets a fresh one, after a failure, after a number of variants, when
-its memory grows, and whenever a variant left something behind that cannot be put back.
+`Kernel` is the worker's side. `prepare` and `begin` run inside the kernel, on requests that leave no trace in
+the executed notebook.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import json
 import os
-import pkgutil
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +24,6 @@ from typing import Any
 from vqkit import process_cache
 from vqkit.environment import import_path
 from vqkit.errors import NotebookError
-from vqkit.execution.guard import Guard
-from vqkit.execution.switches import Switches, reseed
 
 _SESSION = "vqkit.execution.warm"
 # A unix socket's path may hold about 107 bytes, and the kernel adds to ours.
@@ -72,7 +62,7 @@ class Kernel:
         self.ended: list[str] = []
 
     def lend(self, environment: Mapping[str, str], folder: str) -> tuple[Any, Any]:
-        """A manager and a connected client, with the kernel as clean as a fresh one.
+        """A manager and a connected client of a kernel without names of the notebook before.
 
         Args:
             environment: variables of this notebook, added to the worker's.
@@ -81,34 +71,20 @@ class Kernel:
         Raises:
             NotebookError: the kernel cannot be started.
         """
+        call = f"begin({json.dumps(dict(environment))}, {folder!r})"
+        if self._manager is not None:
+            self._end_if_worn(int(self._ask(call, "the kernel cannot be reused")))
         if self._manager is None:
             self._start()
             self._ask("prepare()", "the kernel did not start")
-        self._ask(f"begin({json.dumps(dict(environment))}, {folder!r})", "the kernel cannot be reused")
+            self._ask(call, "the kernel did not start")
         self.served += 1
         return self._manager, self._client
 
-    def take_back(self, *, failed: bool) -> None:
-        """Look at the kernel after a notebook, and end it unless the next one would find it as new.
-
-        Args:
-            failed: whether the notebook did; then nothing is asked.
-        """
-        if self._manager is None:
-            return
-        if failed:
-            self.end("the variant failed")
-            return
-        try:
-            found = self._ask("end()", "no answer after the notebook")
-        except Exception as e:
-            self.end(str(e))
-            return
-        self._first_bytes = self._first_bytes or found["bytes"]
-        if found["traces"]:
-            self.end("; ".join(found["traces"]))
-        elif found["bytes"] > self._limits.growth * self._first_bytes:
-            self.end(f"memory grew from {self._first_bytes >> 20} to {found['bytes'] >> 20} MiB")
+    def _end_if_worn(self, size: int) -> None:
+        self._first_bytes = self._first_bytes or size
+        if size > self._limits.growth * self._first_bytes:
+            self.end(f"memory grew from {self._first_bytes >> 20} to {size >> 20} MiB")
         elif self.served >= self._limits.variants:
             self.end(f"{self.served} variants")
 
@@ -199,168 +175,34 @@ def manager(folder: str) -> tuple[Any, dict[str, str]]:
     return made, {"IPYTHONDIR": folder, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-# What `run_variant.ipynb` and the package reach in any variant; loaded once, before the first look.
-_PRELOAD = (
-    "vqkit", "keras", "numpy", "pandas", "matplotlib.pyplot", "matplotlib_inline.backend_inline",
-    "matplotlib.backends.backend_agg", "sklearn.datasets", "psutil",
-)  # fmt: skip
-_FILES = 64
-# Packages that start threads of their own once there is something to do.
-_MACHINERY = ("zmq", "ipykernel", "IPython", "tqdm")
-
-
-@dataclass
-class _State:
-    guard: Guard
-    switches: Switches
-    threads: frozenset[int]
-    files: int
-    shell: dict[str, list[Any]]
-
-
-_state: _State | None = None
-
-
 def prepare() -> None:
-    """Load everything, then remember what this process is like."""
-    global _state
+    """Load what every variant needs; from now on the process keeps model, data and bench."""
     from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    for name in _PRELOAD:
-        importlib.import_module(name)
-    package = importlib.import_module("vqkit")
-    for part in (
-        "primitives.",
-        "strategy.",
-        "graph.",
-        "models.",
-        "quantization.",
-        "evaluation.",
-        "bench.",
-        "targets.",
-        "runs.",
-        "sweeps.",
-        "execution.",
-        "comparison.",
-        "plots.",
-    ):
-        for module in pkgutil.walk_packages(package.__path__, "vqkit."):
-            if module.name.startswith(f"vqkit.{part}"):
-                # A module whose extra is not installed is not there for a variant either.
-                with contextlib.suppress(ImportError):
-                    importlib.import_module(module.name)
-    _start_machinery()
     process_cache.enable()
-    _state = _State(Guard(), Switches(), _threads(), _open_files(), _hooks())
-    gc.collect()
-    # Several hundred thousand objects of TensorFlow need not be looked at in each collection.
-    gc.freeze()
 
 
-def _start_machinery() -> None:
-    """What starts once per process and stays: TensorFlow's threads, the way figures reach the notebook."""
-    import tensorflow as tf
-    from IPython import get_ipython
-
-    tf.config.list_logical_devices()
-    shell = get_ipython()
-    if shell is not None:
-        shell.run_line_magic("matplotlib", "inline")
-    from matplotlib import pyplot
-
-    pyplot.figure()
-    pyplot.close("all")
-
-
-def begin(environment: Mapping[str, str], folder: str) -> None:
-    """Make this process for the next variant what a fresh one would be.
+def begin(environment: Mapping[str, str], folder: str) -> int:
+    """Forget the names and figures of the notebook before; returns the bytes of memory that are left in use.
 
     Args:
         environment: added to the process's own.
         folder: the working directory.
     """
     import keras
+    import psutil
     from IPython import get_ipython
     from matplotlib import pyplot
 
-    assert _state is not None
-    _state.switches.restore()
     pyplot.close("all")
     shell = get_ipython()
     if shell is not None:
         shell.reset(new_session=True)
-        for name, hooks in _state.shell.items():
-            _hook_lists()[name][:] = hooks
     keras.utils.clear_session(free_memory=False)
-    reseed()
     os.environ.update(environment)
     os.chdir(folder)
-
-
-def end() -> dict[str, Any]:
-    """What the variant left behind.
-
-    Returns:
-        "traces": what cannot be put back, for people, empty when the kernel can go on; "bytes": memory.
-    """
-    from IPython import get_ipython
-    from matplotlib import pyplot
-
-    assert _state is not None
-    pyplot.close("all")
-    shell = get_ipython()
-    if shell is not None:
-        # Releases what the notebook's names held, so that memory is measured without it.
-        shell.reset(new_session=True)
-    traces = [f"changed: {name}" for name in _state.guard.changes()[:5]]
-    traces += [f"cannot be put back: {name}" for name in _state.switches.restore()]
-    traces += [f"not what it was: the kept {kind}" for kind in process_cache.changed()]
-    traces += [f"still running: thread {t.name}" for t in threading.enumerate() if _left_behind(t)]
-    traces += [f"still running: process {child.pid}" for child in _process().children()]
-    if (files := _open_files()) > _state.files + _FILES:
-        traces.append(f"still open: {files - _state.files} files")
-    if not traces:
-        _state.guard.settle()
     gc.collect()
-    # What is alive now is kept for later variants; each collection would look at all of it again.
+    # Several hundred thousand objects are kept for later variants; no collection need look at them again.
     gc.freeze()
-    return {"traces": traces, "bytes": _process().memory_info().rss}
-
-
-def _left_behind(thread: threading.Thread) -> bool:
-    assert _state is not None
-    return thread.ident not in _state.threads and type(thread).__module__.split(".")[0] not in _MACHINERY
-
-
-def _process() -> Any:
-    import psutil
-
-    return psutil.Process()
-
-
-def _threads() -> frozenset[int]:
-    return frozenset(t.ident for t in threading.enumerate() if t.ident is not None)
-
-
-def _open_files() -> int:
-    return int(_process().num_fds()) if sys.platform != "win32" else 0
-
-
-def _hook_lists() -> dict[str, list[Any]]:
-    """The lists through which a notebook can change how cells run."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    if shell is None:
-        return {}
-    return {
-        "ast_transformers": shell.ast_transformers,
-        "input_transformers_post": shell.input_transformers_post,
-        "input_transformers_cleanup": shell.input_transformers_cleanup,
-        **{f"event {name}": calls for name, calls in shell.events.callbacks.items()},
-    }
-
-
-def _hooks() -> dict[str, list[Any]]:
-    return {name: list(found) for name, found in _hook_lists().items()}
+    return int(psutil.Process().memory_info().rss)

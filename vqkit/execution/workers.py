@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vqkit import environment
 from vqkit.execution import attempt
 from vqkit.execution.attempt import Job
 from vqkit.execution.papermill import Failure
-from vqkit.execution.warm import Kernel, Limits
+from vqkit.execution.warm import Kernel
 from vqkit.files import writing
 from vqkit.runs.store import RunRecord, Status, Store
 
@@ -38,23 +38,19 @@ class Worker:
     Args:
         log: file that takes what the worker and its kernels print.
         env: the whole environment.
-        warm: keep a kernel from one variant to the next, within these limits; None starts a fresh one each.
 
     Raises:
         UnwritableError: the log cannot be written.
     """
 
-    def __init__(self, log: Path, env: Mapping[str, str], warm: Limits | None = None) -> None:
-        command = [sys.executable, "-m", "vqkit.execution.workers"]
-        if warm is not None:
-            command.append(json.dumps(asdict(warm)))
+    def __init__(self, log: Path, env: Mapping[str, str]) -> None:
         with writing(log):
             log.parent.mkdir(parents=True, exist_ok=True)
             f = open(log, "ab")  # noqa: SIM115
         with f:
             # A session of its own: Ctrl-C reaches the parent alone, which then ends its workers.
             self._process = subprocess.Popen(
-                command,
+                [sys.executable, "-m", "vqkit.execution.workers"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=f,
@@ -101,7 +97,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     jobs: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
-    kernel = Kernel(Limits(**json.loads(sys.argv[1]))) if len(sys.argv) > 1 else None
+    kernel = Kernel()
     while True:
         answers.write(json.dumps(_answer(jobs.get(), kernel)) + "\n")
         answers.flush()
@@ -122,11 +118,12 @@ def _kill_children() -> None:
             child.kill()
 
 
-def _answer(line: str, kernel: Kernel | None) -> dict[str, Any]:
+def _answer(line: str, kernel: Kernel) -> dict[str, Any]:
     from vqkit.execution import attempt
 
     try:
-        return attempt.run(Job(**json.loads(line)), kernel).to_json()
+        job = Job(**json.loads(line))
+        return attempt.run(job, kernel if job.warm else None).to_json()
     except Exception as e:
         return {"error": {"type": type(e).__name__, "message": str(e), "cell": None}}
 
@@ -140,7 +137,7 @@ class RunOptions:
         fail_fast: start nothing more after the first failure.
         retry_failed: run failed variants again.
         timeout: seconds for one variant; None means no limit.
-        warm: when a worker's kernel is ended between variants; None starts a fresh kernel for each.
+        warm: keep a worker's kernel from one variant to the next; None does so for the shipped notebook alone.
         cluster: address of a Dask scheduler, or its file; None runs on this machine.
     """
 
@@ -148,7 +145,7 @@ class RunOptions:
     fail_fast: bool = False
     retry_failed: bool = False
     timeout: float | None = None
-    warm: Limits | None = field(default_factory=Limits)
+    warm: bool | None = None
     cluster: str | None = None
 
 
@@ -159,7 +156,7 @@ class WorkerSlot:
         runs: the store.
         log: file that takes what the workers print.
         jobs: workers that share this machine's cores.
-        options: time limit and warmth.
+        options: gives the time limit.
 
     Attributes:
         stopping: set before `end` where that is the user's wish.
@@ -173,7 +170,7 @@ class WorkerSlot:
     def attempt(self, job: Job) -> RunRecord:
         """Run a variant; its record, however it ends."""
         if self._worker is None:
-            self._worker = Worker(self._log, environment.for_workers(self._jobs), self._options.warm)
+            self._worker = Worker(self._log, environment.for_workers(self._jobs))
         worker = self._worker
         late = threading.Event()
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vqkit import digest
 from vqkit.errors import NotebookError, not_allowed
 from vqkit.files import resource_dir
 
-if TYPE_CHECKING:
-    pass
-
 TAG = "parameters"
-
+RUN_NOTEBOOK = "20_run_variant.ipynb"
 
 # Names that scripts from before the notebooks were numbered still ask for.
-_FORMER = {"run_variant.ipynb": "20_run_variant.ipynb", "compare_runs.ipynb": "40_compare_runs.ipynb"}
+_FORMER = {"run_variant.ipynb": RUN_NOTEBOOK, "compare_runs.ipynb": "40_compare_runs.ipynb"}
 
 
 def find(name: str) -> Path:
@@ -40,6 +37,11 @@ def source_digest(path: str | Path) -> str:
     """Digest of what a notebook does: its cells' types, sources and tags, without outputs."""
     cells = [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in read_notebook(path).cells]
     return digest.of_json(cells)
+
+
+def is_shipped(path: str | Path) -> bool:
+    """Whether a notebook does what the shipped run notebook does, which leaves nothing behind in its kernel."""
+    return source_digest(path) == source_digest(find(RUN_NOTEBOOK))
 
 
 def declared_parameters(path: str | Path) -> dict[str, str]:

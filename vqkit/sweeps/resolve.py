@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import SweepError, VqkitError
-from vqkit.sweeps.notebook import check_parameters, find, source_digest
+from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, find, source_digest
 from vqkit.sweeps.source import absolute_data, load_data, load_model, model_path
 from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, SettingsSpec, Sweep, SweepSpec, parse, title
 from vqkit.sweeps.variant import (
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from vqkit.quantization.data import Data
     from vqkit.strategy import Strategy
 
-RUN_NOTEBOOK = "20_run_variant.ipynb"
 SHOWN = 5
 
 

@@ -22,7 +22,7 @@ def main(folder: Path, told: dict) -> int:
     if told["cluster"]:
         (folder / "m.keras").write_bytes(b"a model")
         sweep = replace(sweep, model_file=folder / "m.keras")
-    options = RunOptions(jobs=told["jobs"], retry_failed=told["retry_failed"], warm=None, cluster=told["cluster"])
+    options = RunOptions(jobs=told["jobs"], retry_failed=told["retry_failed"], warm=False, cluster=told["cluster"])
     tracking = (told["uri"],) if told["track"] else None
     codes: list[int] = []
     refused = _guarded(
