@@ -17,7 +17,7 @@ from vqkit.cli import application
 from vqkit.cli import application as options
 from vqkit.cli.runs import run_told
 from vqkit.errors import SweepError, TrackingError
-from vqkit.execution.runner import run_sweep
+from vqkit.execution.runner import RunOptions
 from vqkit.runs.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,9 +129,7 @@ def test_compare_and_track_read_what_a_sweep_wrote(tmp_path):
     """With a failed variant the exit code is 1; compare shows it; tracking is rebuilt from the records."""
     runs = Store.at(tmp_path)
     sweep = resolved({"name": "good"}, {"name": "bad", "do": "fail"})
-    from vqkit.execution.runner import RunOptions
-
-    assert run_told(run_sweep, sweep, runs, RunOptions(), None) == cli.Exit.SOME_FAILED
+    assert run_told(sweep, runs, RunOptions(), track=False) == cli.Exit.SOME_FAILED
     shown = vqkit("compare", "--runs", str(tmp_path), "--html", str(tmp_path / "report.html"))
     assert shown.returncode == 0, shown.stderr
     assert "good" in shown.stdout

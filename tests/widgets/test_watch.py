@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +125,19 @@ def test_a_sweep_that_cannot_run_says_so(tmp_path: Path) -> None:
     panel = vq.watch(running)
     assert "could not start" in panel.html()
     assert "missing.keras" in str(panel)
+
+
+def test_a_request_of_an_earlier_version_becomes_the_command(tmp_path: Path) -> None:
+    """Its relative paths start where the sweep file lay, and its name is that of the sweep file."""
+    spec = {**sweep_of([4]), "strategy": "own.json"}
+    told = {"spec": spec, "base_dir": str(tmp_path), "source": "mine.yaml", "runs": str(tmp_path / "runs")}
+    request = tmp_path / "request.json"
+    request.write_text(json.dumps({**told, "options": {"jobs": 1}, "track": False, "tracking_uri": None}))
+    command = [sys.executable, "-m", "vqkit.execution.background", str(request)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "mine.json: 1 of 1 variants cannot run" in done.stderr
+    assert "'own.json' is not allowed" in done.stderr
 
 
 @pytest.mark.slow

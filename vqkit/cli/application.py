@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -72,6 +73,17 @@ def _guarded(command: Callable[[], object], debug: bool) -> int:
         typer.echo("This is a bug in vqkit.", err=True)
         return Exit.BUG
     return Exit.OK
+
+
+def interruptible() -> None:
+    """Let SIGINT end this process where only somebody who means it can send one.
+
+    Started from a shell's background a process inherits that Ctrl-C means nothing; in a session of its own no
+    terminal sends it, only `background.cancel`.
+    """
+    own = hasattr(os, "getsid") and os.getsid(0) == os.getpid()
+    if own and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _print_version(wanted: bool) -> None:

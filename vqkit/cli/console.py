@@ -7,13 +7,13 @@ from statistics import median
 from typing import Any
 
 from vqkit import tables
-from vqkit.execution.runner import PlannedRun
 from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.sweeps.resolve import Planned
 
 MARKS = {Status.FINISHED: "done  ", Status.FAILED: "FAILED", Status.KILLED: "KILLED"}
 
 
-def step_table(steps: Sequence[PlannedRun]) -> str:
+def step_table(steps: Sequence[Planned]) -> str:
     """Every variant with its key, what it changes, and whether it will run.
 
     Args:
@@ -23,13 +23,13 @@ def step_table(steps: Sequence[PlannedRun]) -> str:
         Lines of text.
     """
     rows = [
-        [str(i), s.planned.variant.name, s.planned.variant.key, "run" if s.runs else "skip", s.reason]
+        [str(i), s.variant.name, s.variant.key, "run" if s.runs else "skip", s.reason]
         for i, s in enumerate(steps, start=1)
     ]
     return tables.text_table(["#", "variant", "key", "", "why"], rows, left=(1, 2, 3, 4), widest=60)
 
 
-def forecast(steps: Sequence[PlannedRun], jobs: int) -> str:
+def forecast(steps: Sequence[Planned], jobs: int) -> str:
     """How many variants run and how long it may take, going by those that have finished.
 
     Args:

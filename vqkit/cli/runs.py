@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,15 +28,15 @@ from vqkit.cli.application import (
     Warm,
     app,
     data_of,
+    interruptible,
     pairs,
 )
 from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
-    from vqkit.execution.runner import Outcome, RunOptions
+    from vqkit.execution.runner import RunOptions
     from vqkit.runs.store import Store
     from vqkit.sweeps.resolve import ResolvedSweep
-    from vqkit.sweeps.spec import Sweep
 
 
 @app.command()
@@ -52,6 +51,9 @@ def sweep(
     warm: Warm = False,
     screen: Screen = None,
     dask: Dask = None,
+    relative_to: Annotated[
+        Path | None, typer.Option(help="Where the file's relative paths start; default: its folder.")
+    ] = None,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
     no_track: NoTrack = False,
@@ -60,17 +62,21 @@ def sweep(
     """Run all variants of a sweep that are not finished."""
     from vqkit.cli.console import forecast, step_table
     from vqkit.comparison.report import conclude
-    from vqkit.execution.runner import RunOptions, default_jobs, run_sweep, steps
+    from vqkit.execution.runner import RunOptions, default_jobs, steps
     from vqkit.runs.store import Store
     from vqkit.sweeps.notebook import is_shipped
+    from vqkit.sweeps.quickstart import as_sweep
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.screen import first_round
+    from vqkit.sweeps.spec import Sweep
 
     if cold and warm:
         raise SweepError("--cold and --warm: one of the two")
     if dask is not None and jobs is not None:
         raise SweepError("-j and --dask: the cluster decides how many variants run at once")
-    store, wanted = Store.at(runs), load_sweep(file)
+    interruptible()
+    store = Store.at(runs)
+    wanted = Sweep.load(file, base_dir=relative_to) if relative_to else as_sweep(file)
     if screen is not None:
         wanted = wanted.with_screen(screen)
     resolved = resolve(wanted, store.cache, notebook=notebook)
@@ -84,7 +90,7 @@ def sweep(
     typer.echo(f"{_crew_told(options)}; {'warm kernels' if warm else 'a fresh kernel for each variant'}")
     if dry_run:
         return
-    code = run_told(run_sweep, resolved, store, options, None if no_track else (tracking_uri,))
+    code = run_told(resolved, store, options, track=not no_track, tracking_uri=tracking_uri)
     typer.echo(f"\n{conclude(store.root, resolved.sweep.name)}")
     raise typer.Exit(code)
 
@@ -100,58 +106,18 @@ def _crew_told(options: RunOptions) -> str:
     return size(options.cluster)
 
 
-def run_told(
-    runner: Callable[..., Outcome],
-    resolved: ResolvedSweep,
-    store: Store,
-    options: RunOptions,
-    tracking: tuple[str | None] | None,
-) -> int:
+def run_told(resolved: ResolvedSweep, store: Store, options: RunOptions, **how: Any) -> int:
     """Run, show and track; returns the exit code."""
     from vqkit.cli.console import Progress
-    from vqkit.execution.runner import run_sweep
-    from vqkit.runs.tracking import Session
+    from vqkit.execution.runner import run_tracked
 
-    sweeping = runner is run_sweep
-    name = resolved.sweep.name
-    with Progress(name, store) as progress:
-        session: Session | None = None
-
-        def announce(told: str, variants: int) -> None:
-            nonlocal session
-            progress.begin(told, variants)
-            listed = store.sweep(name) if sweeping else None
-            if tracking and session is None:
-                session = Session(store, tracking[0], listed, progress.say)
-            elif session and listed:
-                session.relist(listed)
-
-        def notify(record: Any) -> None:
-            progress.show(record)
-            if session:
-                session.log(record)
-
-        outcome = runner(resolved, store, options, notify=notify, announce=announce)
-        if session:
-            for record in outcome.skipped:
-                session.log(record)
-            session.close(interrupted=outcome.interrupted)
+    with Progress(resolved.sweep.name, store) as told:
+        outcome = run_tracked(resolved, store, options, say=told.say, notify=told.show, announce=told.begin, **how)
     if outcome.interrupted:
         return Exit.INTERRUPTED
     if outcome.failed:
         return Exit.SOME_FAILED
-    return Exit.TRACKING if session and session.problem else Exit.OK
-
-
-def load_sweep(file: str) -> Sweep:
-    """The sweep of a file, or the embedded quickstart."""
-    from vqkit.sweeps.spec import Sweep
-
-    if file != "quickstart":
-        return Sweep.load(file)
-    from vqkit.sweeps.quickstart import quickstart_sweep
-
-    return Sweep.from_dict(quickstart_sweep(), source="quickstart")
+    return Exit.TRACKING if outcome.untracked else Exit.OK
 
 
 @app.command()
@@ -174,7 +140,7 @@ def run(
 ) -> None:
     """Run one variant as an executed notebook."""
     from vqkit.cli.console import outcome_line
-    from vqkit.execution.runner import RunOptions, run_single
+    from vqkit.execution.runner import RunOptions
     from vqkit.execution.runner import steps as plan_steps
     from vqkit.runs.store import Store
     from vqkit.sweeps.resolve import resolve
@@ -199,7 +165,7 @@ def run(
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")
-    code = run_told(run_single, resolved, store, options, None if no_track else (tracking_uri,))
+    code = run_told(resolved, store, options, single=True, track=not no_track, tracking_uri=tracking_uri)
     typer.echo(str(store.variant_dir(resolved.planned[0].variant.key)))
     raise typer.Exit(code)
 
@@ -219,9 +185,10 @@ def validate(
         typer.echo(f"{file}: a valid strategy, nearest built-in {loaded.base}, digest {loaded.digest}")
         return
     from vqkit.runs.store import Store
+    from vqkit.sweeps.quickstart import as_sweep
     from vqkit.sweeps.resolve import resolve
 
-    resolved = resolve(load_sweep(file), Store.at(runs).cache)
+    resolved = resolve(as_sweep(file), Store.at(runs).cache)
     typer.echo(f"{file}: a valid sweep of {len(resolved.planned)} variants, {len(resolved.to_run)} different")
     for planned in resolved.planned:
         if planned.same_as:

@@ -153,7 +153,6 @@ def search(
     """Search the axes of a file under a budget; go on where an earlier call stopped."""
     from vqkit.execution.runner import RunOptions
     from vqkit.runs.store import Store
-    from vqkit.runs.tracking import Session
     from vqkit.search import Search
     from vqkit.search import search as look
     from vqkit.sweeps.spec import read_mapping
@@ -162,8 +161,6 @@ def search(
     value = {"name": file.stem, **read_mapping(file), **given}
     what = Search.from_dict(value, base_dir=file.parent, source=file.name)
     store = Store.at(runs)
-    listed = {"name": what.name, "variants": []}
-    session = None if no_track else Session(store, tracking_uri, listed, typer.echo)
     options = RunOptions(jobs=min(jobs or 1, what.spec.batch), timeout=timeout)
     found = look(
         what,
@@ -171,10 +168,10 @@ def search(
         options=options,
         notebook=notebook,
         tell=lambda t: typer.echo(_line(t, what)),
-        notify=session.log if session else None,
+        track=not no_track,
+        tracking_uri=tracking_uri,
+        say=typer.echo,
     )
-    if session:
-        session.close(interrupted=found.interrupted)
     typer.echo(_search_summary(found))
     if found.interrupted:
         raise typer.Exit(Exit.INTERRUPTED)
@@ -264,8 +261,8 @@ def recommend(
     if found.chosen is None:
         raise typer.Exit(Exit.SOME_FAILED)
     done = advice.deliver(found, engine, folder, title=Path(model).name, formats=formats)
-    tracking = None if no_track else (tracking_uri,)
-    key = advice.record(done, model, data_of(model, data), store, engine.settings, tracking=tracking)
+    tracking: dict[str, Any] = {"track": not no_track, "tracking_uri": tracking_uri}
+    key = advice.record(done, model, data_of(model, data), store, engine.settings, **tracking)
     typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
     for path in done.exports:
         typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")

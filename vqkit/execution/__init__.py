@@ -6,10 +6,9 @@
     in_memory   one variant beside the user, kept as a run
     papermill   executes a notebook; the only importer of papermill
     run_api     what the run notebook calls
-    runner      `run_sweep`, `run_single`: every variant to a worker
+    runner      `run_sweep`, `run_single`, `run_tracked`: every variant to a worker, records to mlflow
     warm        a kernel kept between runs of the shipped notebook
     workers     the worker pool: processes that execute notebooks one after another
 
-`python -m vqkit.execution.workers` and `python -m vqkit.execution.background` are processes that others
-start.
+`python -m vqkit.execution.workers` is a process that others start.
 """

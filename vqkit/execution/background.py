@@ -18,9 +18,10 @@ from statistics import median
 from typing import Any
 
 from vqkit import tables
-from vqkit.errors import SweepError, VqkitError
+from vqkit.errors import SweepError
 from vqkit.files import holder, locked, process_alive, write_json
 from vqkit.runs.store import LOST, RunRecord, Status, Store
+from vqkit.sweeps.quickstart import as_sweep
 from vqkit.sweeps.source import absolute_data
 from vqkit.sweeps.spec import Sweep
 
@@ -130,7 +131,11 @@ def error_of(record: RunRecord) -> str:
     return f"{error.get('type', record.status)}{where}: {error.get('message', '')}"
 
 
-REQUEST, LOG = "request.json", "sweep.log"
+REQUEST, LOG = "request", "sweep.log"
+
+
+ENDED = (0, 1, 3, 130)
+"""Exit codes of a sweep that ran; with any other it could not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +159,8 @@ class Running:
             timeout: seconds; None waits as long as it takes.
 
         Returns:
-            0 when every variant has a result, 1 when one failed, 130 when it was cancelled.
+            0 when every variant has a result, 1 when one failed, 3 when the tracking store refused, 130 when it
+            was cancelled: the exit codes of `vqkit sweep`.
 
         Raises:
             SweepError: it could not run; the message is the sweep's own.
@@ -164,7 +170,7 @@ class Running:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired as e:
             raise TimeoutError(f"{self.name}: still running after {timeout} s") from e
-        if code not in (0, 1, 130):
+        if code not in ENDED:
             raise SweepError(f"{self.name}: the sweep ended with code {code}: {self.log()[-2000:].strip()}")
         return code
 
@@ -184,6 +190,7 @@ def start_sweep(
     *,
     jobs: int = 1,
     retry_failed: bool = False,
+    warm: bool | None = None,
     tracking_uri: str | None = None,
     track: bool = True,
 ) -> Running:
@@ -194,6 +201,7 @@ def start_sweep(
         runs: the folder of runs.
         jobs: variants at once.
         retry_failed: run variants again that failed before.
+        warm: keep kernels warm between variants; None does so for the shipped notebook alone.
         tracking_uri: mlflow store; the one in the folder of runs by default.
         track: log to mlflow.
 
@@ -214,24 +222,16 @@ def start_sweep(
         >>> [record.status.value for record in vqkit.Store.at("runs").records()]
         ['FINISHED']
     """
-    chosen, folder = _sweep(sweep), Store.at(runs)
+    chosen, folder = as_sweep(sweep), Store.at(runs)
     at = folder.sweep_dir(chosen.name)
     if runner(at) is not None:
         raise SweepError(f"{chosen.name}: process {runner(at)} is running this sweep in {folder.root}")
-    data = absolute_data(chosen.spec.data, chosen.base_dir)
-    request = {
-        "spec": chosen.spec.model_dump(mode="json") | {"data": data},
-        "base_dir": str(chosen.base_dir),
-        "source": chosen.source,
-        "runs": str(folder.root),
-        "options": {"jobs": jobs, "retry_failed": retry_failed},
-        "track": track,
-        "tracking_uri": tracking_uri,
-    }
-    write_json(at / REQUEST, request)
+    command = _command(
+        chosen, folder, jobs=jobs, retry_failed=retry_failed, warm=warm, track=track, tracking_uri=tracking_uri
+    )
     with open(at / LOG, "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(at / REQUEST)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -240,16 +240,26 @@ def start_sweep(
     return Running(chosen.name, folder.root, process)
 
 
-def _sweep(sweep: Any) -> Sweep:
-    if isinstance(sweep, Sweep):
-        return sweep
-    if isinstance(sweep, Mapping):
-        return Sweep.from_dict(sweep)
-    if str(sweep) == "quickstart":
-        from vqkit.sweeps.quickstart import quickstart_sweep
-
-        return Sweep.from_dict(quickstart_sweep(), source="quickstart")
-    return Sweep.load(sweep)
+def _command(
+    sweep: Sweep,
+    runs: Store,
+    *,
+    jobs: int = 1,
+    retry_failed: bool = False,
+    warm: bool | None = None,
+    track: bool = True,
+    tracking_uri: str | None = None,
+) -> list[str]:
+    """The command line that runs a sweep; its content is written where the command finds it."""
+    data = absolute_data(sweep.spec.data, sweep.base_dir)
+    file = runs.sweep_dir(sweep.name) / REQUEST / f"{Path(sweep.source).stem}.json"
+    write_json(file, {**sweep.spec.model_dump(mode="json"), "data": data})
+    told = ["--runs", str(runs.root), "--relative-to", str(sweep.base_dir), "--jobs", str(jobs)]
+    told += ["--retry-failed"] if retry_failed else []
+    told += [] if warm is None else ["--warm" if warm else "--cold"]
+    told += ["--tracking-uri", tracking_uri] if tracking_uri else []
+    told += [] if track else ["--no-track"]
+    return [sys.executable, "-m", "vqkit.cli", "sweep", str(file), *told]
 
 
 def cancel(runs_dir: str | Path, name: str, *, patience: float = 30.0) -> SweepProgress:
@@ -281,34 +291,14 @@ def cancel(runs_dir: str | Path, name: str, *, patience: float = 30.0) -> SweepP
     return standing(runs_dir, name)
 
 
-def main(request: str) -> int:
-    """The process: what `vqkit sweep` does, told by a file."""
-    from vqkit.comparison import report
-    from vqkit.execution.runner import RunOptions, run_sweep
-    from vqkit.runs.tracking import Session
-    from vqkit.sweeps.resolve import resolve
-
-    # Started from a shell's background a process inherits that Ctrl-C means nothing.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    told = json.loads(Path(request).read_text("utf-8"))
-    runs = Store.at(told["runs"])
+def main(path: str) -> None:
+    """Become `vqkit sweep` for a request that an earlier version wrote."""
+    told = json.loads(Path(path).read_text("utf-8"))
     sweep = Sweep.from_dict(told["spec"], base_dir=told["base_dir"], source=told["source"])
-    resolved = resolve(sweep, runs.cache)
-    session = Session(runs, told["tracking_uri"], resolved.to_json(), print) if told["track"] else None
-    outcome = run_sweep(resolved, runs, RunOptions(**told["options"]), notify=session.log if session else None)
-    if session:
-        for record in outcome.skipped:
-            session.log(record)
-        session.close(interrupted=outcome.interrupted)
-    report.write(runs.root, runs.sweep_dir(sweep.name) / "report.html", sweep.name)
-    return 130 if outcome.interrupted else int(bool(outcome.failed))
+    options = {"track": told["track"], "tracking_uri": told["tracking_uri"], **told["options"]}
+    command = _command(sweep, Store.at(told["runs"]), **options)
+    os.execv(command[0], command)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1]))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except VqkitError as e:
-        print(f"{type(e).__name__}: {e}", flush=True)
-        sys.exit(2)
+    main(sys.argv[1])

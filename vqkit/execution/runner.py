@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vqkit import environment
 from vqkit.errors import RecordError, SweepError
@@ -15,35 +15,20 @@ from vqkit.execution.workers import RunOptions, WorkerPool
 from vqkit.files import lock
 from vqkit.runs.records import sentence
 from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.runs.tracking import Session
 from vqkit.sweeps import screen
 from vqkit.sweeps.notebook import is_shipped
 from vqkit.sweeps.resolve import Planned, ResolvedSweep, resolve
+from vqkit.sweeps.spec import Sweep
 
 if TYPE_CHECKING:
     from vqkit.execution.dask import DaskPool
 
-__all__ = ["Outcome", "PlannedRun", "RunOptions", "default_jobs", "run_single", "run_sweep", "steps"]
+__all__ = ["Outcome", "RunOptions", "default_jobs", "run_single", "run_sweep", "run_tracked", "steps"]
 
 Notify = Callable[[RunRecord], None]
 # What a round is, and how many variants run in it.
 Announce = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """What will be done about one variant, and why.
-
-    Attributes:
-        planned: the variant.
-        runs: whether it will run.
-        reason: for people.
-        record: what is on disk.
-    """
-
-    planned: Planned
-    runs: bool
-    reason: str
-    record: RunRecord | None = None
 
 
 @dataclass
@@ -54,11 +39,13 @@ class Outcome:
         ran: records of this call, in order of completion.
         skipped: records of earlier calls.
         interrupted: whether Ctrl-C ended it.
+        untracked: why records are missing in the tracking store; None while there are none.
     """
 
     ran: list[RunRecord] = field(default_factory=list)
     skipped: list[RunRecord] = field(default_factory=list)
     interrupted: bool = False
+    untracked: str | None = None
 
     @property
     def failed(self) -> list[RunRecord]:
@@ -66,7 +53,7 @@ class Outcome:
         return [r for r in (*self.skipped, *self.ran) if r.status is not Status.FINISHED]
 
 
-def steps(resolved: ResolvedSweep, runs: Store, *, retry_failed: bool = False) -> list[PlannedRun]:
+def steps(resolved: ResolvedSweep, runs: Store, *, retry_failed: bool = False) -> list[Planned]:
     """Decide for each variant whether it runs.
 
     Args:
@@ -75,29 +62,29 @@ def steps(resolved: ResolvedSweep, runs: Store, *, retry_failed: bool = False) -
         retry_failed: run failed variants again.
 
     Returns:
-        One step per variant, in the sweep's order.
+        The variants in the sweep's order, each with what will be done about it, why, and its record.
     """
     return [_step(p, runs, retry_failed) for p in resolved.planned]
 
 
-def _step(planned: Planned, runs: Store, retry_failed: bool) -> PlannedRun:
+def _step(planned: Planned, runs: Store, retry_failed: bool) -> Planned:
     if planned.same_as:
-        return PlannedRun(planned, False, f"does the same as {planned.same_as!r}")
+        return replace(planned, reason=f"does the same as {planned.same_as!r}")
     try:
         record = runs.record(planned.variant.key)
     except RecordError:
-        return PlannedRun(planned, True, "its record is broken")
+        return replace(planned, runs=True, reason="its record is broken")
     if record is None:
-        return PlannedRun(planned, True, "new")
+        return replace(planned, runs=True, reason="new")
     if record.status is Status.FINISHED:
-        return PlannedRun(planned, False, "finished", record)
+        return replace(planned, reason="finished", record=record)
     if record.status is Status.FAILED and not retry_failed:
-        return PlannedRun(planned, False, "failed before; --retry-failed runs it again", record)
-    return PlannedRun(planned, True, f"was {record.status}", record)
+        return replace(planned, reason="failed before; --retry-failed runs it again", record=record)
+    return replace(planned, runs=True, reason=f"was {record.status}", record=record)
 
 
 def run_sweep(
-    sweep: Any,
+    sweep: Sweep | ResolvedSweep,
     runs: Store,
     options: RunOptions | None = None,
     *,
@@ -109,7 +96,7 @@ def run_sweep(
     """Validate a sweep, then run what is not finished; with `screen`, in two rounds.
 
     Args:
-        sweep: a `Sweep`, or a `Resolved` one.
+        sweep: validated first where it is no `ResolvedSweep`.
         runs: where records go.
         options: how to run.
         notebook: runs instead of `20_run_variant.ipynb`.
@@ -188,6 +175,73 @@ def run_single(
     return _run(resolved, None, runs, options or RunOptions(warm=False), notify, announce)
 
 
+def run_tracked(
+    sweep: Sweep | ResolvedSweep,
+    runs: Store,
+    options: RunOptions | None = None,
+    *,
+    single: bool = False,
+    notebook: str | Path | None = None,
+    track: bool = True,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] = print,
+    session: Session | None = None,
+    notify: Notify | None = None,
+    announce: Announce | None = None,
+    slots: WorkerPool | DaskPool | None = None,
+) -> Outcome:
+    """Run a sweep, or a variant that belongs to none, and log its records beside it.
+
+    Args:
+        sweep: validated first where it is no `ResolvedSweep`.
+        runs: where records go.
+        options: how to run.
+        single: it is a variant that belongs to no sweep, see `run_single`.
+        notebook: runs instead of `20_run_variant.ipynb`.
+        track: log to mlflow.
+        tracking_uri: mlflow store; None for the one in the folder of runs.
+        say: takes one line for people when the store refuses.
+        session: of a caller that runs several sweeps as one; it closes it. Replaces the three above.
+        notify, announce, slots: as for `run_sweep`.
+
+    Returns:
+        The records; `untracked` says why some are missing in the tracking store.
+
+    Raises:
+        SweepError: as `run_sweep`.
+    """
+    resolved = sweep if isinstance(sweep, ResolvedSweep) else resolve(sweep, runs.cache, notebook=notebook)
+    log = session
+
+    def begun(told: str, variants: int) -> None:
+        nonlocal log
+        if announce is not None:
+            announce(told, variants)
+        listed = None if single else runs.sweep(resolved.sweep.name)
+        if log is None and track:
+            log = Session(runs, tracking_uri, listed, say)
+        elif log is not None and session is None and listed is not None:
+            log.relist(listed)
+
+    def ended(record: RunRecord) -> None:
+        if notify is not None:
+            notify(record)
+        if log is not None:
+            log.log(record)
+
+    if single:
+        outcome = run_single(resolved, runs, options, notify=ended, announce=begun)
+    else:
+        outcome = run_sweep(resolved, runs, options, notify=ended, announce=begun, slots=slots)
+    if log is not None:
+        for record in outcome.skipped:
+            log.log(record)
+        if session is None:
+            log.close(interrupted=outcome.interrupted)
+        outcome.untracked = log.problem
+    return outcome
+
+
 def _run(
     resolved: ResolvedSweep,
     sweep: str | None,
@@ -200,7 +254,7 @@ def _run(
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
     warm = is_shipped(resolved.notebook) if options.warm is None else options.warm
-    jobs = [_job(s.planned, resolved, runs, sweep, warm=warm) for s in todo if s.runs]
+    jobs = [_job(s, resolved, runs, sweep, warm=warm) for s in todo if s.runs]
     if announce is not None:
         announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
     with contextlib.nullcontext(slots) if slots else worker_pool(runs, sweep, options) as workers:

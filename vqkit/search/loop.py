@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vqkit import statistics
 from vqkit.errors import SweepError, VqkitError
 from vqkit.files import lock, read_json, write_json
 from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.runs.tracking import Session
 from vqkit.search.study import MORE_IS_BETTER, Search, Study, Trial
 from vqkit.sweeps.spec import Point, title
+
+if TYPE_CHECKING:
+    from vqkit.execution.runner import RunOptions
 
 STUDY, BEST, STRATEGY = "study.db", "best.json", "best-strategy.json"
 # A search that only finds what it has run before ends after so many trials for each that its budget allows.
@@ -195,21 +199,24 @@ class Runs:
         runs: where records go.
         options: how to run, a `runner.RunOptions`.
         notebook: runs instead of the built-in one.
-        notify: called with each record, also with those that were there already.
+        notify: called with each record.
+        session: logs each record, also those that were there already.
     """
 
     def __init__(
         self,
         search: Search,
         runs: Store,
-        options: Any = None,
+        options: RunOptions | None = None,
         *,
         notebook: str | Path | None = None,
         notify: Callable[[RunRecord], None] | None = None,
+        session: Session | None = None,
     ) -> None:
         from vqkit.sweeps.resolve import opened
 
         self._search, self._runs, self._options, self._notify = search, runs, options, notify
+        self._session = session
         self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
         self._slots: Any = None
         self._variants: dict[str, dict[str, Any]] = {}
@@ -248,7 +255,7 @@ class Runs:
     def _run(self, resolved: Mapping[int, Any]) -> dict[int, RunRecord]:
         from dataclasses import replace
 
-        from vqkit.execution.runner import RunOptions, run_sweep, worker_pool
+        from vqkit.execution.runner import RunOptions, run_tracked, worker_pool
 
         if not resolved:
             return {}
@@ -260,10 +267,12 @@ class Runs:
         options = self._options or RunOptions()
         if self._slots is None:
             self._slots = worker_pool(self._runs, self._search.name, options).__enter__()
-        outcome = run_sweep(
+        outcome = run_tracked(
             replace(first, planned=tuple(planned.values())),
             self._runs,
             options,
+            track=False,
+            session=self._session,
             notify=self._notify,
             slots=self._slots,
         )
@@ -368,7 +377,7 @@ class Screen:
         return max(asked)
 
 
-def search_file(path: str | Path, runs: str | Path = "runs", *, options: Any = None) -> Found:
+def search_file(path: str | Path, runs: str | Path = "runs", *, options: RunOptions | None = None) -> Found:
     """Search as a file says.
 
     Args:
@@ -386,10 +395,13 @@ def search(
     what: Search,
     runs: Store,
     *,
-    options: Any = None,
+    options: RunOptions | None = None,
     notebook: str | Path | None = None,
     notify: Callable[[RunRecord], None] | None = None,
     tell: Callable[[Trial], None] | None = None,
+    track: bool = False,
+    tracking_uri: str | None = None,
+    say: Callable[[str], None] = print,
 ) -> Found:
     """Search with runs as trials.
 
@@ -400,6 +412,9 @@ def search(
         notebook: runs instead of the built-in one.
         notify: called with each record.
         tell: called with each trial.
+        track: log to mlflow.
+        tracking_uri: mlflow store; None for the one in the folder of runs.
+        say: takes one line for people when the store refuses.
 
     Returns:
         The study; it lies in `runs/searches/<name>/` beside the best so far.
@@ -407,11 +422,15 @@ def search(
     Raises:
         SweepError: the search does not fit its model or data, or it is running already.
     """
-    evaluator = Runs(what, runs, options, notebook=notebook, notify=notify)
+    session = Session(runs, tracking_uri, {"name": what.name, "variants": []}, say) if track else None
+    evaluator = Runs(what, runs, options, notebook=notebook, notify=notify, session=session)
     try:
-        return run(what, runs.root / "searches" / what.name, evaluator, notify=tell)
+        found = run(what, runs.root / "searches" / what.name, evaluator, notify=tell)
     finally:
         evaluator.close()
+    if session is not None:
+        session.close(interrupted=found.interrupted)
+    return found
 
 
 def trial_title(trial: Trial, base: str) -> str:

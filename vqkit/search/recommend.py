@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,10 @@ from vqkit.runs.store import Store
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.mixed_precision import Point, SizeFront, mixed
 from vqkit.strategy import Strategy
+
+if TYPE_CHECKING:
+    from vqkit.execution.runner import RunOptions
+    from vqkit.sweeps.variant import Settings
 
 ALPHA = 1 - statistics.CONFIDENCE
 SENSITIVITY_IMAGES = 1000
@@ -362,10 +366,11 @@ def record(
     model: str,
     data: Any,
     runs: Store,
-    settings: Any,
+    settings: Settings,
     *,
-    options: Any = None,
-    tracking: tuple[str | None] | None = None,
+    options: RunOptions | None = None,
+    track: bool = False,
+    tracking_uri: str | None = None,
 ) -> str:
     """Run the delivered strategy as a variant, so that it stands among the other runs.
 
@@ -375,15 +380,15 @@ def record(
         runs: where the record goes.
         settings: the engine's.
         options: how to run.
-        tracking: mlflow store in a tuple; None tracks nothing.
+        track: log to mlflow.
+        tracking_uri: mlflow store; None for the one in the folder of runs.
 
     Returns:
         Key of the run.
     """
     from dataclasses import asdict
 
-    from vqkit.execution.runner import run_single
-    from vqkit.runs.tracking import Session
+    from vqkit.execution.runner import run_tracked
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.spec import Sweep
 
@@ -397,13 +402,7 @@ def record(
         **asdict(settings),
     }
     resolved = resolve(Sweep.from_dict(value, source="recommend"), runs.cache)
-    session = Session(runs, tracking[0], None, lambda _: None) if tracking else None
-    outcome = run_single(resolved, runs, options)
-    for done in (*outcome.skipped, *outcome.ran):
-        if session:
-            session.log(done)
-    if session:
-        session.close()
+    run_tracked(resolved, runs, options, single=True, track=track, tracking_uri=tracking_uri, say=lambda _: None)
     return resolved.planned[0].variant.key
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,12 @@ import numpy as np
 from vqkit import digest
 from vqkit.files import whole, writing
 from vqkit.quantization.data import Data
+from vqkit.sweeps.spec import Sweep
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["quickstart_data", "quickstart_model", "quickstart_sweep"]
+__all__ = ["as_sweep", "quickstart_data", "quickstart_model", "quickstart_sweep"]
 
 _log = logging.getLogger(__name__)
 N_TRAIN = 1200
@@ -67,6 +68,21 @@ def quickstart_sweep() -> dict[str, Any]:
         "mode": "list",
         "variants": [_named(*point) for point in _points()],
     }
+
+
+def as_sweep(sweep: Sweep | Mapping[str, Any] | str | Path) -> Sweep:
+    """A sweep from a `Sweep`, its content, the path of a sweep file, or "quickstart".
+
+    Raises:
+        SweepError: it is not valid.
+    """
+    if isinstance(sweep, Sweep):
+        return sweep
+    if isinstance(sweep, Mapping):
+        return Sweep.from_dict(sweep)
+    if str(sweep) == "quickstart":
+        return Sweep.from_dict(quickstart_sweep(), source="quickstart")
+    return Sweep.load(sweep)
 
 
 def _points() -> Iterator[tuple[str, int, bool, str | None]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import SweepError, VqkitError
+from vqkit.runs.store import RunRecord
 from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, find, source_digest
 from vqkit.sweeps.source import absolute_data, load_data, load_model, model_path
 from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, SettingsSpec, Sweep, SweepSpec, parse, title
@@ -37,12 +38,16 @@ class Planned:
         strategy: its whole strategy as JSON.
         effect: digest of what it does to this model; two strategies may say the same thing differently.
         same_as: name of an earlier variant with the same effect, which runs instead; "" for none.
+        runs, reason, record: set by `runner.steps`: whether it will run, why, and what is on disk.
     """
 
     variant: Variant
     strategy: Mapping[str, Any]
     effect: str
     same_as: str = ""
+    runs: bool = False
+    reason: str = ""
+    record: RunRecord | None = None
 
 
 @dataclass(frozen=True)

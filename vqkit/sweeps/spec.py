@@ -297,15 +297,19 @@ class Sweep:
     source: str
 
     @classmethod
-    def load(cls, path: str | Path) -> Sweep:
+    def load(cls, path: str | Path, *, base_dir: str | Path | None = None) -> Sweep:
         """Read a sweep file; its form is checked, not yet its meaning on the model.
+
+        Args:
+            path: of the file.
+            base_dir: where its relative paths start; its folder by default.
 
         Raises:
             SweepError: with file, JSON pointer, what was given, what is allowed.
         """
         path = Path(path)
         value = {LABEL: path.stem, **read_mapping(path)}
-        return cls.from_dict(value, base_dir=path.parent, source=path.name)
+        return cls.from_dict(value, base_dir=base_dir or path.parent, source=path.name)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "sweep") -> Sweep:

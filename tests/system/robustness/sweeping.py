@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.pretend import resolved
 from vqkit.cli.application import _guarded
 from vqkit.cli.runs import run_told
-from vqkit.execution.runner import RunOptions, run_sweep
+from vqkit.execution.runner import RunOptions
 from vqkit.runs import tracking as session
 from vqkit.runs.store import Store
 
@@ -23,11 +23,10 @@ def main(folder: Path, told: dict) -> int:
         (folder / "m.keras").write_bytes(b"a model")
         sweep = replace(sweep, model_file=folder / "m.keras")
     options = RunOptions(jobs=told["jobs"], retry_failed=told["retry_failed"], warm=False, cluster=told["cluster"])
-    tracking = (told["uri"],) if told["track"] else None
+    tracking = {"track": told["track"], "tracking_uri": told["uri"]}
     codes: list[int] = []
-    refused = _guarded(
-        lambda: codes.append(run_told(run_sweep, sweep, Store.at(folder / "runs"), options, tracking)), False
-    )
+    runs = Store.at(folder / "runs")
+    refused = _guarded(lambda: codes.append(run_told(sweep, runs, options, **tracking)), False)
     return refused or codes[0]
 
 
