@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from vqkit._lazy import LAST
+
 # Old module below vqkit -> the modules in which its names are now.
 MOVED: dict[str, tuple[str, ...]] = {
     "flow": ("bench", "quantization", "evaluation", "targets", "models", "quantization.prepare"),
@@ -42,7 +44,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "resources": ("files",),
     "widgets.dashboard": ("widgets.watch",),
 }
-LAST = "0.3"
+# Names that were public in vqkit itself -> the module in which they are.
+NAMES = dict.fromkeys(
+    ("title", "changes", "record", "score", "workbench", "keep_figure", "first_samples", "worst_tensors", "run_inputs"),
+    "execution.run_api",
+)
 
 
 class _Old(ModuleType):

@@ -8,7 +8,11 @@ import nbformat
 import pytest
 
 from vqkit.execution import papermill
+from vqkit.execution.runner import run_sweep
+from vqkit.runs.store import Status, Store
 from vqkit.sweeps import notebook as notebook_module
+from vqkit.sweeps.resolve import resolve
+from vqkit.sweeps.spec import Sweep
 from vqkit.sweeps.variant import Settings, Source, Variant
 
 SHIPPED = (
@@ -22,6 +26,8 @@ SHIPPED = (
     "dashboard.ipynb",
 )
 LINES = 5
+# As version 0.1.0 shipped it; users have copies.
+FORMER = Path(__file__).parents[1] / "support" / "notebooks" / "run_variant_0_1.ipynb"
 
 
 @pytest.fixture(params=SHIPPED)
@@ -47,8 +53,25 @@ def test_notebooks_are_stored_without_outputs_and_in_short_cells(path):
 def test_the_run_notebook_declares_what_a_variant_hands_over():
     source = Source("m", "d")
     variant = Variant("n", "pof2s", {}, "s", source, source, Settings(eval_images=1), "c")
-    given = {*variant.parameters(), "model", "run_dir", "cache"}
-    assert set(notebook_module.declared_parameters(notebook_module.find("20_run_variant.ipynb"))) == given
+    for path in (notebook_module.find("20_run_variant.ipynb"), FORMER):
+        declared = notebook_module.declared_parameters(path)
+        assert set(declared) == {*variant.parameters(declared), "model", "run_dir", "cache"}
+
+
+@pytest.mark.slow
+def test_a_copy_of_an_earlier_run_notebook_finds_the_same(tmp_path, quickstart_model_path):
+    """Settings were a parameter each then, and the notebook's helpers names of vqkit itself."""
+    value = {"name": "s", "model": str(quickstart_model_path), "data": "digits", "batch_size": 50, "eval_images": 300}
+    sweep = Sweep.from_dict({**value, "variants": [{"weight_bit": 4, "name": "v"}], "mode": "list"})
+    found = []
+    for path in (notebook_module.find("20_run_variant.ipynb"), FORMER):
+        runs = Store.at(tmp_path / path.stem)
+        resolved = resolve(sweep, runs.cache, notebook=path)
+        (record,) = run_sweep(resolved, runs).ran
+        assert record.status is Status.FINISHED, record.error
+        found.append({k: v for k, v in record.metrics.items() if not k.startswith("seconds")})
+    assert found[0] == found[1]
+    assert resolve(sweep, runs.cache).planned[0].variant.settings == resolved.planned[0].variant.settings
 
 
 @pytest.mark.slow

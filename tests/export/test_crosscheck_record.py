@@ -19,7 +19,7 @@ from vqkit.sweeps.variant import Settings, build_strategy, key_of
 def test_metrics_and_table_are_kept(model: Path) -> None:
     data = vqkit.load_data({"npz": str(model.with_name("data.npz"))})
     strategy, settings, net = build_strategy("pof2s", {}), Settings(), vqkit.load_model(model)
-    used = vqkit.run_inputs(model, data, strategy, settings)
+    used = vqkit.run_api.run_inputs(model, data, strategy, settings)
     inputs = {
         "model": {"ref": str(model), "digest": digest.of_file(model)},
         "data": {"ref": data.ref, "digest": data.digest},

@@ -25,6 +25,8 @@ LINES = (
     "from vqkit.primitives.grid import EMA_DECAY",
     "from vqkit.widgets.dashboard import dashboard",
     "import vqkit.flow.layers; vqkit.flow.layers.FakeQuantize",
+    "import vqkit as vq; vq.workbench, vq.record",
+    "from vqkit import title, changes, score, keep_figure, first_samples, worst_tensors, run_inputs",
 )
 UNCHANGED = (
     "from vqkit.vitis import vitis_quantize, vitis_inspect",

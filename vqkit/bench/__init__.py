@@ -133,6 +133,18 @@ class Bench:
         finally:
             work.leave()
 
+    def plan(self, strategy: Any, *, vitis_compat: bool = False) -> Plan:
+        """What a strategy does to each tensor, as `vqkit.make_plan` says it; `quantize` goes by the same plan.
+
+        Args:
+            strategy: a `Strategy`, or the name or path of one.
+            vitis_compat: as the reference would do.
+
+        Raises:
+            StrategyError: the strategy does not fit the model.
+        """
+        return _Remembered(self, {}, False).prepare(as_strategy(strategy), vitis_compat).plan
+
     def observe(
         self,
         strategies: Iterable[Any],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import json
 import os
 import signal
@@ -10,12 +13,13 @@ import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
 from vqkit import __version__
 from vqkit.errors import DataError, SweepError, TrackingError, VqkitError
+from vqkit.sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
@@ -126,6 +130,31 @@ DataOption = Annotated[
 Pair = Annotated[list[str] | None, typer.Argument(metavar="[RUN_A RUN_B]", help="Keys or names of two runs.")]
 Where = Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs with this value.")]
 Timeout = Annotated[float | None, typer.Option(min=1, help="Seconds for one variant.")]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each setting of a variant; it gets them together, as `settings`.
+
+    Args:
+        command: takes `settings`, a mapping of `Settings`' names to values.
+    """
+    kinds = get_type_hints(Settings)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = []
+    for f in dataclasses.fields(Settings):
+        kind = str if get_origin(kinds[f.name]) is Literal else kinds[f.name]
+        option = typer.Option(f"--{f.name.replace('_', '-')}", help=f.metadata["told"])
+        if f.metadata["option"]:
+            options += [inspect.Parameter(f.name, keyword, default=f.default, annotation=Annotated[kind, option])]
+
+    @functools.wraps(command)
+    def taking(**given: Any) -> None:
+        command(settings={p.name: given.pop(p.name) for p in options}, **given)
+
+    own = inspect.signature(command, eval_str=True).parameters
+    kept = [p.replace(kind=keyword) for name, p in own.items() if name != "settings"]
+    taking.__signature__ = inspect.Signature([*kept, *options])  # type: ignore[attr-defined]
+    return taking
 
 
 def pairs(texts: list[str] | None) -> dict[str, Any]:

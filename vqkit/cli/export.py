@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from vqkit.cli.application import (
     chosen_strategy,
     data_of,
 )
+
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
 
 
 @app.command("export")
@@ -75,7 +78,7 @@ _RUNTIMES = {
 """Format -> what runs its files, or computes in the integers that it holds."""
 
 
-def _cross_check(quantized: Any, check: str, samples: int, format: str, options: dict[str, Any]) -> None:
+def _cross_check(quantized: Quantized, check: str, samples: int, format: str, options: dict[str, Any]) -> None:
     """The file's runtime beside the simulation; beside an integer file's also the integer interpreter."""
     from vqkit.execution.run_api import first_samples
     from vqkit.export.crosscheck import cross_check
@@ -89,7 +92,7 @@ def _cross_check(quantized: Any, check: str, samples: int, format: str, options:
 
 def _quantized(
     source: str, strategy: str, overrides: list[str] | None, data: str | None, vitis_compat: bool, runs: Path
-) -> Any:
+) -> Quantized:
     from vqkit.cli.quantized import of_model, of_run
     from vqkit.errors import StrategyError
     from vqkit.runs.store import Store

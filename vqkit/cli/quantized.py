@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import RecordError
@@ -14,8 +14,14 @@ from vqkit.sweeps.qat import quantized_by
 from vqkit.sweeps.source import load_data, load_model, model_path
 from vqkit.sweeps.variant import Settings, checked_inputs
 
+if TYPE_CHECKING:
+    from vqkit.quantization.ptq import Quantized
+    from vqkit.strategy import Strategy
 
-def of_model(model: str, strategy: Any, data: Any, *, cache: Path, settings: Settings | None = None) -> Any:
+
+def of_model(
+    model: str, strategy: Strategy, data: str | Mapping[str, Any], *, cache: Path, settings: Settings | None = None
+) -> Quantized:
     """Quantize a model file.
 
     Args:
@@ -34,7 +40,7 @@ def of_model(model: str, strategy: Any, data: Any, *, cache: Path, settings: Set
     return quantized_by(settings, net, strategy, load_data(data))
 
 
-def of_run(run: str, runs: Path) -> Any:
+def of_run(run: str, runs: Path) -> Quantized:
     """Quantize again what a run quantized, and check that the same came out.
 
     Args:
@@ -70,7 +76,7 @@ def of_run(run: str, runs: Path) -> Any:
     return quantized
 
 
-def _check_encodings(run: str, quantized: Any, path: Path) -> None:
+def _check_encodings(run: str, quantized: Quantized, path: Path) -> None:
     recorded = read_json(path)
     if not isinstance(recorded, dict):
         raise RecordError(f"{path}: expected a JSON object of tensors")

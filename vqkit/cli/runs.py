@@ -10,7 +10,6 @@ import typer
 from vqkit.cli.application import (
     Base,
     Cold,
-    Compat,
     Dask,
     DataOption,
     DryRun,
@@ -30,6 +29,7 @@ from vqkit.cli.application import (
     data_of,
     interruptible,
     pairs,
+    with_settings,
 )
 from vqkit.errors import SweepError
 
@@ -121,16 +121,13 @@ def run_told(resolved: ResolvedSweep, store: Store, options: RunOptions, **how: 
 
 
 @app.command()
+@with_settings
 def run(
+    settings: dict[str, Any],
     model: Annotated[str, typer.Argument(help="Keras model file, or 'quickstart'.")],
     overrides: Overrides = None,
     data: DataOption = None,
     strategy: Base = "pof2s",
-    calibration: Annotated[str, typer.Option(help="quantized or float.")] = "quantized",
-    vitis_compat: Compat = False,
-    batch_size: Annotated[int, typer.Option(help="Calibration images per batch.")] = 32,
-    steps: Annotated[int | None, typer.Option(help="Calibration batches; default: all.")] = None,
-    seed: int = 0,
     timeout: Timeout = None,
     warm: Warm = False,
     runs: Runs = Path("runs"),
@@ -154,11 +151,7 @@ def run(
         "strategy": strategy,
         "mode": "list",
         "variants": [pairs(overrides)],
-        "calibration": calibration,
-        "vitis_compat": vitis_compat,
-        "batch_size": batch_size,
-        "steps": steps,
-        "seed": seed,
+        **settings,
     }
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
     options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)

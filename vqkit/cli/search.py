@@ -272,14 +272,12 @@ def _engine(model: str, data: str | None, runs: Path, images: int | None, *, cal
     from vqkit.runs.store import Store
     from vqkit.search.engine import Engine
     from vqkit.sweeps.source import load_data, load_model, model_path
-    from vqkit.sweeps.spec import SettingsSpec
-    from vqkit.sweeps.variant import Settings
+    from vqkit.sweeps.spec import SettingsSpec, settings_of
 
     cache, described = Store.at(runs).cache, data_of(model, data)
     parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration})
-    settings = Settings(**parsed.model_dump())
     net, loaded = load_model(model_path(model, ".", cache)), load_data(described)
-    return Engine(net, loaded, settings=settings, cache=cache, images=images)
+    return Engine(net, loaded, settings=settings_of(parsed), cache=cache, images=images)
 
 
 def _words(text: str) -> tuple[str, ...]:

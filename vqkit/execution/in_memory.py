@@ -11,18 +11,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit import digest, environment
 from vqkit.errors import DataError, RecordError, VqkitError
 from vqkit.execution import attempt, run_api
-from vqkit.execution.run_api import Scores
+from vqkit.execution.run_api import Inputs, Scores
 from vqkit.files import lock, write_json
 from vqkit.quantization.data import EVAL_BATCH, Data, leaves
 from vqkit.runs import store
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps.qat import calib_labels
 from vqkit.sweeps.variant import Settings, Source, Variant, code_digest
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from vqkit.quantization.ptq import Quantized
+    from vqkit.strategy import Strategy
 
 Tell = Callable[[float, str], None]
 
@@ -43,17 +50,17 @@ class InMemoryRun:
         settings: how it was made.
     """
 
-    strategy: Any
-    quantized: Any
-    sqnr: Any
+    strategy: Strategy
+    quantized: Quantized
+    sqnr: pd.DataFrame
     scores: Scores | None
     settings: Settings
 
 
 def run_trial(
-    model: Any,
-    strategy: Any,
-    data: Any,
+    model: keras.Model,
+    strategy: Strategy,
+    data: Data | Inputs,
     settings: Settings,
     *,
     tell: Tell | None = None,
@@ -109,7 +116,7 @@ def _for_quantize(settings: Settings) -> dict[str, Any]:
     return {k: v for k, v in settings.for_quantize.items() if k != "batch_size"}
 
 
-def _cuttable(data: Any) -> bool:
+def _cuttable(data: Inputs) -> bool:
     return all(hasattr(leaf, "__getitem__") and hasattr(leaf, "shape") for leaf in leaves(data))
 
 
@@ -125,7 +132,7 @@ class _Watch:
             raise CancelledError(f"stopped while {words}")
         self._tell(share, words)
 
-    def batches(self, data: Any, size: int, words: str, start: float, end: float) -> _Watched:
+    def batches(self, data: Inputs, size: int, words: str, start: float, end: float) -> _Watched:
         return _Watched(self, data, size, words, start, end)
 
 
@@ -134,7 +141,7 @@ class _Watched:
     """Batches that can be read again (corrections do) and report each one."""
 
     watch: _Watch
-    data: Any
+    data: Inputs
     size: int
     words: str
     start: float
@@ -150,7 +157,7 @@ class _Watched:
             yield batch
 
 
-def keep_trial(runs: Store, trial: InMemoryRun, model: Source, data: Any, *, name: str) -> RunRecord:
+def keep_trial(runs: Store, trial: InMemoryRun, model: Source, data: Data | Inputs, *, name: str) -> RunRecord:
     """Write a trial as a finished run.
 
     Args:
@@ -211,7 +218,7 @@ def keep_trial(runs: Store, trial: InMemoryRun, model: Source, data: Any, *, nam
     return finished
 
 
-def model_source(model: Any, ref: Any = None) -> Source:
+def model_source(model: keras.Model, ref: Any = None) -> Source:
     """A Keras model as the source of a run.
 
     Args:

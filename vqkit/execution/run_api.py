@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,12 +20,17 @@ from vqkit.runs import store
 from vqkit.sweeps.variant import Settings, deciding, key_of
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
 
     from vqkit.bench import Bench
     from vqkit.evaluation import Evaluation
     from vqkit.quantization.data import Data
+    from vqkit.quantization.ptq import Quantized
+    from vqkit.strategy import Strategy
 
+# One array, or one for each input, by name or in order.
+Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 ATTEMPT = "VQKIT_ATTEMPT"
 
 
@@ -47,7 +52,7 @@ def title(name: str, model: str, strategy: str, overrides: Mapping[str, Any]) ->
     return Markdown(f"## {name}\n\nModel `{Path(model).name}`, strategy `{Path(strategy).stem}`: {changed}.")
 
 
-def changes(base: Any, chosen: Any) -> pd.DataFrame:
+def changes(base: Strategy, chosen: Strategy) -> pd.DataFrame:
     """Every value in which a strategy differs from its base.
 
     Args:
@@ -65,7 +70,7 @@ def changes(base: Any, chosen: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "base", "here", "pointer"], dtype=object)
 
 
-def run_inputs(model: str | Path, data: Data, strategy: Any, settings: Settings) -> dict[str, Any]:
+def run_inputs(model: str | Path, data: Data, strategy: Strategy, settings: Settings) -> dict[str, Any]:
     """Digests of what a notebook really uses, to be compared with what its run expects.
 
     Args:
@@ -113,7 +118,7 @@ class Scores:
         return str(self.to_frame().to_html(float_format="{:.4f}".format))
 
 
-def workbench(model: Any, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Bench:
+def workbench(model: keras.Model, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Bench:
     """The bench on which a variant is quantized and evaluated; a warm kernel keeps it for the next one.
 
     Args:
@@ -156,7 +161,7 @@ def some_of(data: Data, n: int | None) -> Data:
     return replace(data, x_eval=x, y_eval=y, digest=digest.of_json([data.digest, "eval_images", n]))
 
 
-def score(bench: Bench, quantized: Any) -> Scores:
+def score(bench: Bench, quantized: Quantized) -> Scores:
     """Evaluate the quantized model, and the float one unless another run has done it.
 
     Args:
@@ -215,7 +220,7 @@ def keep_figure(figure: Any, run_dir: str | Path, name: str) -> Picture:
     return Picture(figure, drawn)
 
 
-def first_samples(data: Any, n: int) -> Any:
+def first_samples(data: Inputs, n: int) -> Any:
     """The first `n` samples of single or multi-input data."""
     return map_inputs(lambda a, _: a[:n], data)
 
@@ -225,7 +230,7 @@ def record(
     key: str,
     inputs: Mapping[str, Any],
     *,
-    quantized: Any,
+    quantized: Quantized,
     scores: Scores,
     sqnr: pd.DataFrame,
     cross_check: Any = None,
@@ -284,7 +289,7 @@ def _check_is_expected(expected: Mapping[str, Any], key: str, inputs: Mapping[st
         raise RecordError(f"run {key}: another process took the run over")
 
 
-def summarize(quantized: Any, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
+def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
     """The numbers of a record: accuracy beside float, bytes, signal-to-noise ratios, counts, seconds.
 
     Args:

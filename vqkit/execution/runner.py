@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from vqkit.runs.records import sentence
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.runs.tracking import Session
 from vqkit.sweeps import screen
-from vqkit.sweeps.notebook import is_shipped
+from vqkit.sweeps.notebook import declared_parameters, is_shipped
 from vqkit.sweeps.resolve import Planned, ResolvedSweep, resolve
 from vqkit.sweeps.spec import Sweep
 
@@ -254,7 +254,8 @@ def _run(
     todo = steps(resolved, runs, retry_failed=options.retry_failed)
     outcome = Outcome(skipped=[s.record for s in todo if not s.runs and s.record is not None])
     warm = is_shipped(resolved.notebook) if options.warm is None else options.warm
-    jobs = [_job(s, resolved, runs, sweep, warm=warm) for s in todo if s.runs]
+    declared = declared_parameters(resolved.notebook)
+    jobs = [_job(s, resolved, runs, sweep, declared, warm=warm) for s in todo if s.runs]
     if announce is not None:
         announce("" if sweep is None else sentence(runs.sweep(sweep)), len(jobs))
     with contextlib.nullcontext(slots) if slots else worker_pool(runs, sweep, options) as workers:
@@ -284,10 +285,11 @@ def worker_pool(runs: Store, sweep: str | None, options: RunOptions) -> WorkerPo
     return DaskPool(runs, logs, options)
 
 
-def _job(planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None, *, warm: bool) -> Job:
-    v = planned.variant
-    parameters = {**v.parameters(), "model": str(resolved.model_file)}
-    notebook = str(resolved.notebook)
+def _job(
+    planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None, declared: Container[str], *, warm: bool
+) -> Job:
+    v, notebook = planned.variant, str(resolved.notebook)
+    parameters = {**v.parameters(declared), "model": str(resolved.model_file)}
     return Job(str(runs.root), v.key, v.name, v.inputs(), sweep, notebook, parameters, planned.strategy, warm)
 
 

@@ -114,6 +114,12 @@ def legal_text(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - len(note)] + note
 
 
+# Inputs that `params` names itself or leaves out; whatever else a run was set to is a param where it is set.
+_ELSEWHERE = {"model", "data", "strategy", "overrides", "code", "qat", "sqnr_images"} | {
+    "calibration", "seed", "vitis_compat", "batch_size", "steps",
+}
+
+
 def params(record: RunRecord) -> dict[str, str]:
     """The inputs of a run as mlflow params: what was chosen, not what came out.
 
@@ -130,7 +136,7 @@ def params(record: RunRecord) -> dict[str, str]:
         "n_calib": data.get("n_calib"),
         "n_eval": data.get("n_eval"),
         **{k: inputs.get(k) for k in ("calibration", "seed", "vitis_compat", "batch_size", "steps")},
-        **({"eval_images": inputs["eval_images"]} if inputs.get("eval_images") else {}),
+        **{k: v for k, v in inputs.items() if k not in _ELSEWHERE and v is not None},
         **{f"qat.{k}": v for k, v in (inputs.get("qat") or {}).items()},
     }
     overrides = {legal_key(f"override.{k}" if k in fixed else k): v for k, v in inputs.get("overrides", {}).items()}

@@ -364,7 +364,7 @@ def deliver(
 def record(
     delivery: Delivery,
     model: str,
-    data: Any,
+    data: str | Mapping[str, Any],
     runs: Store,
     settings: Settings,
     *,

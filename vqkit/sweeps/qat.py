@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from vqkit.runs.mlflow_tags import THRESHOLDS
 
 if TYPE_CHECKING:
+    import keras
+
     from vqkit.bench import Bench
     from vqkit.quantization.data import Data
+    from vqkit.quantization.ptq import Quantized
+    from vqkit.strategy import Strategy
     from vqkit.sweeps.variant import Settings
 
 
@@ -50,7 +54,7 @@ class QatSpec(BaseModel):
     warmup: int = Field(default=0, ge=0)
 
 
-def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str | Path = ".") -> Any:
+def make_quantized(bench: Bench, strategy: Strategy, settings: Settings, run_dir: str | Path = ".") -> Quantized:
     """The quantized model of a variant: calibrated on the bench, and trained where its settings say so.
 
     Args:
@@ -75,7 +79,9 @@ def make_quantized(bench: Bench, strategy: Any, settings: Settings, run_dir: str
     return quantized_by(settings, bench.model, strategy, bench.data, Path(run_dir, THRESHOLDS))
 
 
-def quantized_by(settings: Settings, model: Any, strategy: Any, data: Data, log_file: Path | None = None) -> Any:
+def quantized_by(
+    settings: Settings, model: keras.Model, strategy: Strategy, data: Data, log_file: Path | None = None
+) -> Quantized:
     """The same without a bench.
 
     Args:
@@ -106,11 +112,11 @@ def calib_labels(data: Data, settings: Settings) -> Any:
 def _trained(
     settings: Settings,
     options: Mapping[str, Any],
-    model: Any,
-    strategy: Any,
+    model: keras.Model,
+    strategy: Strategy,
     x_calib: Any,
     log_file: Path | None,
-) -> Any:
+) -> Quantized:
 
     from vqkit import qat
 

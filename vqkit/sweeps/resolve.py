@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from vqkit import digest
 from vqkit.errors import SweepError, VqkitError
 from vqkit.runs.store import RunRecord
-from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, find, source_digest
+from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, declared_parameters, find, source_digest
+from vqkit.sweeps.settings import Settings
 from vqkit.sweeps.source import absolute_data, load_data, load_model, model_path
-from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, SettingsSpec, Sweep, SweepSpec, parse, title
+from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, Sweep, settings_of, title
 from vqkit.sweeps.variant import (
-    Settings,
     Source,
     Variant,
     base_strategy,
@@ -23,7 +23,10 @@ from vqkit.sweeps.variant import (
 )
 
 if TYPE_CHECKING:
+    import keras
+
     from vqkit.quantization.data import Data
+    from vqkit.quantization.plan import Plan
     from vqkit.strategy import Strategy
 
 SHOWN = 5
@@ -142,7 +145,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
 class Shared:
     """What all variants of a sweep have in common."""
 
-    net: Any
+    net: keras.Model
     model: Source
     data: Source
     n_calib: int
@@ -172,12 +175,12 @@ class LoadedSources:
             SweepError: one or more variants cannot run; the message lists them.
         """
         planned = _without_repeats(_plan_all(sweep, self.shared))
-        parameters = planned[0].variant.parameters()
+        parameters = planned[0].variant.parameters(declared_parameters(self.notebook))
         check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
         return ResolvedSweep(sweep, planned, self.model_file, self.notebook)
 
 
-def _data(sweep: Sweep, net: Any) -> Data:
+def _data(sweep: Sweep, net: keras.Model) -> Data:
     from vqkit.quantization.data import check_shapes
 
     data = load_data(absolute_data(sweep.spec.data, sweep.base_dir))
@@ -230,17 +233,7 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, same))
 
 
-def settings_of(spec: SweepSpec, point: Point) -> Settings:
-    """The settings of one variant: the sweep's, then the point's.
-
-    Raises:
-        SweepError: a value that a setting cannot have.
-    """
-    values = {name: point.get(name, getattr(spec, name)) for name in SETTINGS}
-    return Settings(**parse(SettingsSpec, values, "settings", SweepError).model_dump())
-
-
-def _effect(strategy: Strategy, plan: Any, settings: Settings) -> str:
+def _effect(strategy: Strategy, plan: Plan, settings: Settings) -> str:
     rows = [{k: r[k] for k in ("layer", "tensor", "role", "slot", "spec")} for r in plan.to_json()["rows"]]
     stages = (strategy.optimize, strategy.quantize, strategy.refine)
     bounds = (strategy.input_layers, strategy.output_layers, strategy.ignore_layers)

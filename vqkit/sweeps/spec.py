@@ -39,16 +39,17 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model, model_validator
 
 from vqkit import digest
 from vqkit.errors import SweepError, VqkitError, no_such_file, not_allowed
 from vqkit.strategy.document import MAX_BYTES, plain
 from vqkit.sweeps.qat import QatSpec
+from vqkit.sweeps.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 SHOWN = 3
@@ -206,22 +207,27 @@ BASE = "strategy"
 LABEL = "name"
 
 
-class SettingsSpec(BaseModel):
+SETTINGS = tuple(Settings.__dataclass_fields__)
+# What a setting is in a file, where that is more than its type in `Settings`.
+_FORMS: dict[str, Any] = {"qat": QatSpec | None}
+
+
+def _form_of_settings() -> type[BaseModel]:
+    kinds = get_type_hints(Settings) | _FORMS
+    keys = {f.name: (kinds[f.name], Field(default=f.default, **f.metadata["bounds"])) for f in fields(Settings)}
+    config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    return create_model("SettingsSpec", __config__=config, __doc__="The form of settings.", **cast("Any", keys))
+
+
+if TYPE_CHECKING:
+
+    class SettingsSpec(BaseModel):
+        """What is used by name; `_form_of_settings` makes the form."""
+
+        seed: int
+else:
+    SettingsSpec = _form_of_settings()
     """The form of a sweep's settings, which may also be axes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    calibration: Literal["quantized", "float"] = "quantized"
-    vitis_compat: bool = False
-    batch_size: int = Field(default=32, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    sqnr_images: int = Field(default=100, ge=1)
-    eval_images: int | None = Field(default=None, ge=1)
-    qat: QatSpec | None = None
-
-
-SETTINGS = tuple(SettingsSpec.model_fields)
 
 
 class ScreenSpec(BaseModel):
@@ -378,6 +384,20 @@ def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
         if same != i:
             raise SweepError(f"{source}: variants {same} and {i} are the same: {title(point, spec.strategy)}")
     return points
+
+
+def settings_of(spec: BaseModel, point: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of one variant: the file's, then the point's.
+
+    Args:
+        spec: of a sweep or a search.
+        point: what the variant overrides.
+
+    Raises:
+        SweepError: a value that a setting cannot have.
+    """
+    values = {name: (point or {}).get(name, getattr(spec, name)) for name in SETTINGS}
+    return Settings(**parse(SettingsSpec, values, "settings", SweepError).model_dump())
 
 
 def _raw_points(spec: SweepSpec) -> list[Point]:

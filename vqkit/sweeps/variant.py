@@ -2,62 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit._version import __version__
 from vqkit.errors import RecordError, SweepError, not_allowed
+from vqkit.sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a variant is measured, apart from its strategy.
-
-    Attributes:
-        seed: for Python, numpy and TensorFlow, set before the model is loaded.
-        calibration: "quantized" observes tensors behind quantized layers, as the reference; "float" does not.
-        vitis_compat: reproduce the reference's defects.
-        batch_size: calibration samples per batch; positions depend on it.
-        steps: calibration batches; None means all.
-        sqnr_images: evaluation samples for the signal-to-noise ratios.
-        eval_images: evaluation samples for the accuracy, a fixed random choice; None means all.
-        qat: how the variant is trained, the values of a `QatSpec`; None for post-training quantization.
-
-    Example:
-        >>> import vqkit
-        >>> vqkit.Settings(calibration="float", steps=4).batch_size
-        32
-    """
-
-    seed: int = 0
-    calibration: Literal["quantized", "float"] = "quantized"
-    vitis_compat: bool = False
-    batch_size: int = 32
-    steps: int | None = None
-    sqnr_images: int = 100
-    eval_images: int | None = None
-    qat: Mapping[str, Any] | None = None
-
-    def set_seeds(self) -> None:
-        """Seed Python, numpy and TensorFlow."""
-        from vqkit.environment import load_tensorflow
-
-        load_tensorflow()
-        import keras
-
-        keras.utils.set_random_seed(self.seed)
-
-    @property
-    def for_quantize(self) -> dict[str, Any]:
-        """The keyword arguments of `vqkit.quantize` among them."""
-        names = ("batch_size", "steps", "calibration", "vitis_compat")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -118,18 +74,22 @@ class Variant:
             "code": self.code,
         }
 
-    def parameters(self) -> dict[str, Any]:
-        """The notebook's parameters, but for the run folder's.
+    def parameters(self, declared: Container[str]) -> dict[str, Any]:
+        """The notebook's parameters, but for model, run folder and cache.
 
-        A notebook that knows nothing of `eval_images` serves all sweeps that do not use it.
+        Args:
+            declared: names that the notebook declares. Where `settings` is not among them, as before version 0.2,
+                each setting is a parameter of its own, and `eval_images` only where a sweep uses it.
         """
+        settings = asdict(self.settings)
+        each = {k: v for k, v in settings.items() if k != "eval_images" or v is not None}
         return {
             "name": self.name,
             "key": self.key,
             "data": self.data.ref,
             "strategy": self.base,
             "overrides": dict(self.overrides),
-            **{k: v for k, v in asdict(self.settings).items() if k != "eval_images" or v is not None},
+            **({"settings": settings} if "settings" in declared else each),
         }
 
 
@@ -162,11 +122,11 @@ def checked_inputs(inputs: Mapping[str, Any], where: str | Path) -> dict[str, An
     return dict(inputs)
 
 
-def build_strategy(base: str, overrides: Mapping[str, Any]) -> Strategy:
+def build_strategy(base: str | Strategy, overrides: Mapping[str, Any]) -> Strategy:
     """A strategy with overrides on top of a built-in one or a file.
 
     Args:
-        base: built-in name or path.
+        base: built-in name or path, or the strategy itself.
         overrides: keyword (`weight_bit`) or JSON pointer (`/quantize_registry_config/…`) -> value.
 
     Raises:
@@ -179,7 +139,7 @@ def build_strategy(base: str, overrides: Mapping[str, Any]) -> Strategy:
     """
     from vqkit.strategy import resolve_name_or_path
 
-    strategy = resolve_name_or_path(base)
+    strategy = resolve_name_or_path(base) if isinstance(base, str) else base
     return strategy.with_overrides(overrides) if overrides else strategy
 
 
