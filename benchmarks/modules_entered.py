@@ -53,12 +53,13 @@ def _watch(frame, event, _):
         if event == "return" and code.co_name == "<module>" and "ipykernel_" in code.co_filename:
             _write()
         return
-    if not function:
+    back = frame.f_back
+    if not function or (back and _of_import(back.f_code)):
         _importing[0] += 1 if event == "call" else -1
-    elif event == "call" and not _importing[0] and frame.f_back and not _of_import(frame.f_back.f_code):
+    elif event == "call" and not _importing[0]:
         name = (module, code.co_qualname)
         _functions[name] = _functions.get(name, 0) + 1
-        caller = _place(frame.f_back.f_code)[0]
+        caller = _place(back.f_code)[0] if back else None
         if caller is not None and caller != module:
             _arrows[caller, module] = _arrows.get((caller, module), 0) + 1
 
@@ -127,7 +128,7 @@ def main() -> None:
     tree = Path(os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] or ROOT)
     parser.add_argument("--tree", type=Path, default=tree, help="folder in which the package vqkit lies")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--names", action="store_true", help="list the modules of the kernel, most called first")
+    parser.add_argument("--names", action="store_true", help="list modules of the kernel, and who calls whom")
     args = parser.parse_args()
     found = watched(args.tree.resolve(), args.overrides)
     figures = {kind: counted(processes) for kind, processes in found.items()}
@@ -137,6 +138,8 @@ def main() -> None:
     if args.names:
         for module in sorted({m for p in found["kernel"] for m, _, _ in p["functions"]}):
             print(module, sum(n for p in found["kernel"] for m, _, n in p["functions"] if m == module))
+        arrows = sorted((n, a, b) for p in found["kernel"] for a, b, n in p["arrows"])
+        print(*(f"{n:8} {a} -> {b}" for n, a, b in reversed(arrows)), sep="\n")
     if args.json:
         print(json.dumps({"tree": str(args.tree), "overrides": args.overrides, **figures}))
 
