@@ -116,7 +116,11 @@ def legal_text(text: str, limit: int) -> str:
 
 # Inputs that `params` names itself or leaves out; whatever else a run was set to is a param where it is set.
 _ELSEWHERE = {"model", "data", "strategy", "overrides", "code", "qat", "sqnr_images"} | {
-    "calibration", "seed", "vitis_compat", "batch_size", "steps",
+    "calibration",
+    "seed",
+    "vitis_compat",
+    "batch_size",
+    "steps",
 }
 
 
