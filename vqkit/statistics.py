@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,17 +92,24 @@ def pareto(cost: ArrayLike, value: ArrayLike) -> NDArray[np.bool_]:
     Returns:
         Shape (n,), True on the front. Equal points are on it together; NaN never is.
     """
-    c, v = np.asarray(cost, np.float64), np.asarray(value, np.float64)
-    known = ~(np.isnan(c) | np.isnan(v))
-    front = np.zeros(c.shape, bool)
-    if known.any():
-        front[known] = _front(c[known], v[known])
+    losses = np.stack([np.asarray(cost, np.float64), -np.asarray(value, np.float64)], axis=1)
+    known = ~np.isnan(losses).any(axis=1)
+    front = np.zeros(known.shape, bool)
+    front[known] = undominated(losses[known])
     return front
 
 
-def _front(cost: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[Any]:
-    costs, where = np.unique(cost, return_inverse=True)
-    best = np.full(costs.shape, -np.inf)
-    np.maximum.at(best, where, value)
-    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(best)[:-1]])
-    return (value == best[where]) & (best[where] > cheaper[where])
+def undominated(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Points that no other point beats: none is at most as large in every column, and smaller in one.
+
+    Args:
+        losses: what to have little of, shape (n, k), without NaN.
+
+    Returns:
+        Shape (n,). Equal points are on the front together.
+    """
+    points, where = np.unique(losses + 0.0, axis=0, return_inverse=True)
+    on = np.ones(len(points), bool)
+    for i, point in enumerate(points):  # who beats a point comes before it in this order, and is on the front
+        on[i] = not (points[:i][on[:i]] <= point).all(axis=1).any()
+    return on[where.reshape(-1)]

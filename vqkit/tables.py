@@ -7,9 +7,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import SweepError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Rows = Sequence[Sequence[str]]
 Row = Mapping[str, Any]
@@ -100,6 +103,25 @@ def html_table(header: Sequence[str], rows: Rows, *, left: Sequence[int] = (0,))
     """The same cells as an HTML table for notebooks; every cell is escaped, and aligned without a style sheet."""
     columns = [Column(str(i), title, numeric=i not in left) for i, title in enumerate(header)]
     return html_grid([{c.key: cell for c, cell in zip(columns, row, strict=True)} for row in rows], columns)
+
+
+def frame_table(
+    frame: pd.DataFrame, table: Callable[..., str] = text_table, *, form: str = "{:.6g}", **how: Any
+) -> str:
+    """A pandas table as text or HTML, columns of numbers to the right, what is missing left empty.
+
+    Args:
+        frame: the table; its index is not shown.
+        table: `text_table` or `html_table`.
+        form: of a float.
+        how: further arguments of `table`.
+    """
+    rows = [
+        ["" if _missing(v) else form.format(v) if isinstance(v, float) else str(v) for v in row]
+        for row in frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
+    ]
+    left = [i for i, kind in enumerate(frame.dtypes) if kind.kind not in "iufb"]
+    return table([str(c) for c in frame.columns], rows, left=left, **how)
 
 
 def html_grid(

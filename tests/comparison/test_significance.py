@@ -56,6 +56,13 @@ def test_pareto_is_the_definition(found):
     np.testing.assert_array_equal(statistics.pareto(cost, value), expected)
 
 
+@given(st.lists(st.tuples(*[st.integers(-3, 3)] * 3), max_size=30))
+def test_the_front_of_three_objectives_is_the_definition(found):
+    losses = np.array(found, float).reshape(-1, 3)
+    expected = [not any(o != p and all(a <= b for a, b in zip(o, p, strict=True)) for o in found) for p in found]
+    np.testing.assert_array_equal(statistics.undominated(losses), expected)
+
+
 def test_pareto_leaves_out_what_is_unknown():
     front = statistics.pareto([1, np.nan, 2], [0.5, 0.9, np.nan])
     np.testing.assert_array_equal(front, [True, False, False])

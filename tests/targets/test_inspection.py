@@ -298,7 +298,7 @@ def test_table_text_json_and_html():
         "way_out": found["x"].way_out,
         "model_layers": ["x"],
     }
-    assert "<td>Softmax</td>" in found._repr_html_()
+    assert ">Softmax</td>" in found._repr_html_()
     with pytest.raises(KeyError, match="nope"):
         found["nope"]
 

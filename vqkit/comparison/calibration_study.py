@@ -11,15 +11,17 @@ from vqkit.errors import DataError
 from vqkit.quantization.data import Data, map_inputs
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
 
     from vqkit.quantization.ptq import Quantized
+    from vqkit.strategy import Strategy
 
 
 def calibration_study(
-    model: Any,
+    model: keras.Model,
     data: Data,
-    strategy: Any,
+    strategy: Strategy | str,
     *,
     counts: Sequence[int] | None = None,
     subsets: int = 4,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from vqkit import digest, process_cache
+from vqkit import digest, process_cache, tables
 from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.files import read_json, write_bytes, write_json, write_npz
 from vqkit.quantization.data import map_inputs
@@ -115,7 +115,8 @@ class Scores:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["float", "quantized", "delta"])
 
     def _repr_html_(self) -> str:
-        return str(self.to_frame().to_html(float_format="{:.4f}".format))
+        table = self.to_frame().rename_axis("metric").reset_index()
+        return tables.frame_table(table, tables.html_table, form="{:.4f}")
 
 
 def workbench(model: keras.Model, data: Data, inputs: Mapping[str, Any], cache: str | Path) -> Bench:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from vqkit import tables
 from vqkit.errors import ModelError
 from vqkit.export.program import Program
 from vqkit.primitives.qparams import QParams
@@ -59,7 +61,7 @@ class CrossCheck:
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "\n".join([*self.summary(), self.table.to_string(index=False)])
+        return "\n".join([*self.summary(), tables.frame_table(self.table)])
 
     def summary(self) -> list[str]:
         """One line for each runtime, those that were not compared last."""
@@ -91,8 +93,8 @@ class CrossCheck:
         }
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<div>{line}</div>" for line in self.summary())
-        return lines + str(self.table.to_html(index=False, float_format="{:.6g}".format))
+        lines = "".join(f"<div>{escape(line)}</div>" for line in self.summary())
+        return lines + tables.frame_table(self.table, tables.html_table)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -18,6 +18,11 @@ from vqkit.errors import not_allowed
 from vqkit.graph.ir import Graph
 from vqkit.plots.style import LIGHT, WIDTH, Theme
 from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow, Role, Row
+
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
+    from vqkit.targets import InspectedLayer
+
 
 COLOURS = ("partition", "bits", "sqnr")
 MARKS = {"start": "▶ start", "stop": "■ stop", "ignored": "✕ ignored"}
@@ -182,7 +187,7 @@ def partition_graph(
     return fig
 
 
-def _places(rows: Sequence[Any], reads: Mapping[str, Iterable[str]]) -> dict[str, tuple[int, int]]:
+def _places(rows: Sequence[InspectedLayer], reads: Mapping[str, Iterable[str]]) -> dict[str, tuple[int, int]]:
     """Column and line of each layer: below what it reads, on the line of the longest way from an input."""
     places: dict[str, tuple[int, int]] = {}
     for row in rows:
@@ -194,7 +199,7 @@ def _places(rows: Sequence[Any], reads: Mapping[str, Iterable[str]]) -> dict[str
     return places
 
 
-def _box(ax: Axes, place: tuple[int, int], row: Any, width: int, theme: Theme) -> None:
+def _box(ax: Axes, place: tuple[int, int], row: InspectedLayer, width: int, theme: Theme) -> None:
     on_device = row.device != "CPU"
     x, y = place
     colour = theme.colours[0] if on_device else theme.colours[1]
@@ -332,7 +337,9 @@ class LayerBox:
         return self.place.name
 
 
-def boxes(model: Graph, plan: Plan, strategy: Any = None, ratios: Mapping[str, float] | None = None) -> list[LayerBox]:
+def boxes(
+    model: Graph, plan: Plan, strategy: Strategy | None = None, ratios: Mapping[str, float] | None = None
+) -> list[LayerBox]:
     """What a plan does to each layer of a model.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
+from vqkit.runs.records import rows_of
 from vqkit.runs.store import LOST
 
 if TYPE_CHECKING:
@@ -420,20 +421,18 @@ def flipped_samples(
         note(ax, "the two runs answer alike on every sample", theme)
         return fig
     grid = fig.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for ax, row, image in zip(grid, table.itertuples(), images, strict=False):
+    for ax, row, image in zip(grid, rows_of(table), images, strict=False):
         _draw_sample(ax, row, image, classes, theme)
     for ax in grid[count:]:
         ax.set_visible(False)
     return fig
 
 
-def _draw_sample(ax: Axes, row: Any, image: np.ndarray, classes: Sequence[str], theme: Theme) -> None:
+def _draw_sample(ax: Axes, row: Mapping[str, Any], image: np.ndarray, classes: Sequence[str], theme: Theme) -> None:
     shown = np.squeeze(np.asarray(image, np.float64))
     low, high = float(shown.min()), float(shown.max())
     ax.imshow((shown - low) / ((high - low) or 1.0), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
     ax.set_axis_off()
     name = (lambda i: short(classes[i], 10)) if classes else str
-    answers = [
-        f"{side} {name(answer)}{' ✓' if answer == row.label else ' ✗'}" for side, answer in (("A", row.a), ("B", row.b))
-    ]
-    ax.set_title(f"#{row.sample}: {name(row.label)}\n{answers[0]}\n{answers[1]}", fontsize=8, color=theme.ink)
+    answers = [f"{side} {name(row[key])} {'✓' if row[key] == row['label'] else '✗'}" for side, key in ("Aa", "Bb")]
+    ax.set_title(f"#{row['sample']}: {name(row['label'])}\n{answers[0]}\n{answers[1]}", fontsize=8, color=theme.ink)

@@ -8,9 +8,11 @@ from enum import StrEnum
 from html import escape
 from typing import Any, ClassVar
 
+from vqkit import tables
 from vqkit.graph.ir import Layer
 from vqkit.primitives.spec import QuantizerSpec, QuantizerType
 from vqkit.strategy.cascade import ResolvedQuantizer
+from vqkit.tables import Column
 
 _SHOWN = ("bit_width", "method", "round_mode", "per_channel", "symmetry")
 
@@ -196,7 +198,7 @@ class Plan:
         return f"<{self.summary()}>"
 
     def __str__(self) -> str:
-        table = self.to_frame().drop(columns=["pointer"]).to_string(index=False, max_colwidth=48)
+        table = tables.frame_table(self.to_frame().drop(columns=["pointer"]), widest=48)
         return f"{self.summary()}\n{table}"
 
     def summary(self) -> str:
@@ -279,7 +281,20 @@ _STYLE = """<style>
 .vq-plan .over td:first-child{border-left:3px solid #d55e00}
 .vq-plan .base td:first-child{border-left:3px solid #0072b2}
 .vq-plan .num{text-align:right}</style>"""
-_HEAD = ("layer", "kind", "tensor", "quantizer", "bits", "method", "rounding", "scale", "decided by", "why")
+_COLUMNS = tuple(
+    Column(key, title)
+    for key, title in (
+        ("layer", "layer"),
+        ("kind", "kind"),
+        ("tensor", "tensor"),
+        ("quantizer", "quantizer"),
+        ("bit_width", "bits"),
+        ("method", "method"),
+        ("round_mode", "rounding"),
+        ("scale", "scale"),
+    )
+)
+_DECIDED = Column("decided", "decided by", lambda d: f"<span title='{escape(d[1], quote=True)}'>{escape(d[0])}</span>")
 
 
 def plan_html(summary: str, rows: list[dict[str, Any]]) -> str:
@@ -292,23 +307,16 @@ def plan_html(summary: str, rows: list[dict[str, Any]]) -> str:
     Returns:
         HTML with everything escaped; the JSON pointer of the deciding rule is the tooltip of `decided by`.
     """
-    head = "".join(f"<th>{h}</th>" for h in _HEAD)
-    body = "".join(_row(r) for r in rows)
-    return f"{_STYLE}<p>{escape(summary)}</p><table class='vq-plan'><tr>{head}</tr>{body}</table>"
+    table = tables.html_grid([_shown(r) for r in rows], (*_COLUMNS, _DECIDED, Column("reason", "why")), look="vq-plan")
+    return f"{_STYLE}<p>{escape(summary)}</p>{table}"
 
 
-def _row(r: dict[str, Any]) -> str:
-    if r["quantizer"] == "float":
-        cells = [r["layer"], r["kind"], r["tensor"], "float", *[""] * 5, r["reason"]]
-        return f"<tr class='float'>{''.join(_cell(c) for c in cells)}</tr>"
+def _shown(r: dict[str, Any]) -> dict[str, Any]:
+    decided = (r["decided_by"], r["pointer"])
+    if r["bit_width"] == "":  # float, or a 16-bit type that somebody chose
+        plain = r["quantizer"] == "float"
+        return {**r, "scale": "", "decided": ("", "") if plain else decided, "class": "float" if plain else "over"}
     scale = ("per channel" if r["per_channel"] else "per tensor") + ("" if r["symmetry"] else ", asymmetric")
-    words = [r["method"], r["round_mode"]]
-    method, rounding = (str(w).replace("_", " ").lower() for w in words)
-    cells = [r["layer"], r["kind"], r["tensor"], r["quantizer"], r["bit_width"], method, rounding, scale]
-    decided = f"<td title='{escape(r['pointer'], quote=True)}'>{escape(r['decided_by'])}</td>"
-    kind = "base" if r["decided_by"].startswith("builtin") else "over"
-    return f"<tr class='{kind}'>{''.join(_cell(c) for c in cells)}{decided}{_cell(r['reason'])}</tr>"
-
-
-def _cell(value: Any) -> str:
-    return f"<td>{escape(str(value))}</td>"
+    words = {k: str(r[k]).replace("_", " ").lower() for k in ("method", "round_mode")}
+    look = "base" if r["decided_by"].startswith("builtin") else "over"
+    return {**r, **words, "scale": scale, "decided": decided, "class": look}

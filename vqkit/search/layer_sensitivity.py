@@ -35,9 +35,11 @@ from vqkit.search.questions import (
 from vqkit.sweeps.variant import Settings
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
 
     from vqkit.quantization.data import Data
+    from vqkit.quantization.prepare import PreparedModel
     from vqkit.strategy import Strategy
 
 # Measure -> what makes a layer the more sensitive.
@@ -144,7 +146,7 @@ def _plain(value: Any) -> Any:
 
 
 def sensitivity(
-    model: Any,
+    model: keras.Model,
     data: Data,
     strategy: Strategy | str = "pof2s",
     *,
@@ -191,7 +193,9 @@ def sensitivity(
     return Sensitivity(kept.rows(asked), accuracy, engine.data.n_eval, base.name, kept.context)
 
 
-def answered(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question], *, progress: bool = False) -> Answers:
+def answered(
+    engine: Engine, base: Strategy, prepared: PreparedModel, asked: Sequence[Question], *, progress: bool = False
+) -> Answers:
     """The answers to questions, sought where they are not known.
 
     Args:
@@ -222,7 +226,7 @@ def _check(bits: Sequence[int], kinds: Sequence[str], modes: Sequence[str]) -> N
             raise DataError(not_allowed("bits", width, ["1 to 32"]))
 
 
-def _probed(engine: Engine, base: Any, prepared: Any, asked: Sequence[Question]) -> dict[Question, Any]:
+def _probed(engine: Engine, base: Strategy, prepared: PreparedModel, asked: Sequence[Question]) -> dict[Question, Any]:
     from vqkit.search.probe import Probes, can_probe, plan_of, with_bits
 
     if not can_probe(base):
@@ -288,7 +292,7 @@ def _key(question: Question) -> str:
 
 
 def recovery(
-    found: Sensitivity, engine: Engine, strategy: Any, *, by: str = "kl", bits: int | None = None
+    found: Sensitivity, engine: Engine, strategy: Strategy, *, by: str = "kl", bits: int | None = None
 ) -> pd.DataFrame:
     """Quantize everything to few bits, then leave the most sensitive layers float: 1, 2, 4, … of them.
 
@@ -348,7 +352,7 @@ POINTS = 12
 
 
 def accumulated(
-    found: Sensitivity, engine: Engine, strategy: Any, *, bits: int | None = None, points: int = POINTS
+    found: Sensitivity, engine: Engine, strategy: Strategy, *, bits: int | None = None, points: int = POINTS
 ) -> pd.DataFrame:
     """Quantize layers in graph order, one after another, and leave the rest float.
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from vqkit import statistics
 from vqkit.errors import SweepError, VqkitError
 from vqkit.files import lock, read_json, write_json
@@ -122,15 +124,11 @@ def _interval(trial: Trial) -> tuple[float, float]:
 def front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
     """The trials that none beats: at least as good in every objective, and better in one."""
     signs = [-1.0 if MORE_IS_BETTER[m] else 1.0 for m in objectives]
-    losses = [tuple(s * v for s, v in zip(signs, t.values or (), strict=True)) for t in trials]
-
-    def beaten(mine: tuple[float, ...]) -> bool:
-        return any(o != mine and all(a <= b for a, b in zip(o, mine, strict=True)) for o in losses)
-
+    losses = np.array([t.values for t in trials], float).reshape(len(trials), len(signs)) * signs
     seen: dict[tuple[float, ...], Trial] = {}
-    for trial, loss in zip(trials, losses, strict=True):
-        if not beaten(loss):
-            seen.setdefault(loss, trial)
+    for trial, loss, on in zip(trials, losses.tolist(), statistics.undominated(losses), strict=True):
+        if on:
+            seen.setdefault(tuple(loss), trial)
     return list(seen.values())
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
+from vqkit import tables
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.graph.ir import Graph, Node
 from vqkit.quantization.prepare import as_strategy, prepare
@@ -108,8 +110,7 @@ class Inspection:
 
     def __str__(self) -> str:
         frame = self.to_frame()[["layer", "kind", "device", "partition"]]
-        frame["partition"] = ["" if row.partition is None else row.partition for row in self.rows]
-        table = frame.to_string(index=False)
+        table = tables.frame_table(frame, width=tables.terminal_width())
         notes = [row for row in self.rows if row.device != CPU and row.reason]
         parts = [self.summary(), table]
         parts += ["On the CPU:\n" + _reasons(self.on_cpu)] if self.on_cpu else []
@@ -117,10 +118,7 @@ class Inspection:
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = self.to_frame().to_html(index=False, escape=True, na_rep="")
-        return f"<p>{escape(self.summary())}</p>{table}"
+        return f"<p>{escape(self.summary())}</p>{tables.frame_table(self.to_frame(), tables.html_table)}"
 
 
 def _reasons(rows: Iterable[InspectedLayer]) -> str:

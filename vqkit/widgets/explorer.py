@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
@@ -29,11 +29,21 @@ from vqkit.widgets.explorer_view import (
 )
 from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import keras
+    from numpy.typing import ArrayLike
+
+    from vqkit.quantization.data import Data
+    from vqkit.strategy import Strategy
+
 
 def explore(
-    model: Any,
-    data: Any,
-    strategy: Any = "pof2s",
+    model: keras.Model | str | Path,
+    data: Data | ArrayLike | str | Mapping[str, Any],
+    strategy: Strategy | str | Path = "pof2s",
     *,
     settings: Settings | None = None,
     samples: int = 32,
@@ -89,12 +99,12 @@ class Explorer:
     # --- for code beside the mouse ---
 
     @property
-    def strategy(self) -> Any:
+    def strategy(self) -> Strategy:
         """The strategy in use; set it to put another one on the bench."""
         return self.work.strategy
 
     @strategy.setter
-    def strategy(self, strategy: Any) -> None:
+    def strategy(self, strategy: Strategy | str | Path) -> None:
         from vqkit.quantization.prepare import as_strategy
 
         with self._turns:

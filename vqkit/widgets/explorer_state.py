@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,13 @@ from vqkit.quantization.prepare import Graphs, PreparedModel, as_strategy, graph
 from vqkit.strategy.fit import UnusedError
 from vqkit.strategy.scope import Scope, Target, change, leave_float, scope_of
 from vqkit.sweeps.variant import Settings, Source
+
+if TYPE_CHECKING:
+    import keras
+    from numpy.typing import ArrayLike
+
+    from vqkit.strategy import Strategy
+
 
 _ORDER = (Scope.MODEL, Scope.TYPE, Scope.TENSOR)
 
@@ -140,9 +147,9 @@ class Exploration:
 
     def __init__(
         self,
-        model: Any,
-        data: Any,
-        strategy: Any = "pof2s",
+        model: keras.Model | str | Path,
+        data: Data | ArrayLike | str | Mapping[str, Any],
+        strategy: Strategy | str | Path = "pof2s",
         *,
         settings: Settings | None = None,
         samples: int = 32,
@@ -218,7 +225,7 @@ class Exploration:
             )
         return self._used(strategy)
 
-    def _used(self, strategy: Any) -> list[Row]:
+    def _used(self, strategy: Strategy) -> list[Row]:
         """`use`, without wider rules that this change leaves nothing to decide."""
         try:
             return self.use(strategy)
@@ -231,7 +238,7 @@ class Exploration:
             self.dropped = tuple(sorted(said))
             return changed
 
-    def use(self, strategy: Any) -> list[Row]:
+    def use(self, strategy: Strategy) -> list[Row]:
         """Put another strategy on the bench; what was undone before is forgotten.
 
         Returns:
@@ -314,7 +321,7 @@ class Exploration:
     # --- the whole model ---
 
     def evaluate(
-        self, tell: Tell | None = None, cancelled: threading.Event | None = None, *, strategy: Any = None
+        self, tell: Tell | None = None, cancelled: threading.Event | None = None, *, strategy: Strategy | None = None
     ) -> InMemoryRun:
         """Quantize and evaluate; see `experiment.trial.run_trial`.
 
@@ -375,7 +382,7 @@ class Exploration:
 
     # --- beginnings ---
 
-    def _state(self, strategy: Any) -> State:
+    def _state(self, strategy: Strategy) -> State:
         """Graphs and kept values are made once for all strategies that rewrite and select alike."""
         key = graphs_key(strategy, False)
         made = self._made.get(key)
@@ -389,7 +396,7 @@ class Exploration:
         return State(strategy, prepared, made[1], _costs(made[1], prepared.plan))
 
 
-def write_strategy(strategy: Any, path: str | Path) -> Path:
+def write_strategy(strategy: Strategy, path: str | Path) -> Path:
     """Write a strategy where a person said.
 
     Args:
@@ -419,7 +426,7 @@ def _costs(preview: Preview, plan: Plan) -> dict[str, QuantizerCost]:
         raise StrategyError(str(e)) from e
 
 
-def _calibration(data: Any) -> Any:
+def _calibration(data: Data | ArrayLike) -> Any:
     return data.x_calib if isinstance(data, Data) else data
 
 
@@ -430,7 +437,7 @@ def _channel_axis(row: Row) -> int:
     return -2 if row.kind == "DepthwiseConv2D" and row.role is Role.WEIGHT else -1
 
 
-def _opened_model(model: Any) -> tuple[Path | None, Any]:
+def _opened_model(model: keras.Model | str | Path) -> tuple[Path | None, Any]:
     if not isinstance(model, str | Path):
         return None, model
     from vqkit.sweeps.source import load_model
@@ -438,7 +445,7 @@ def _opened_model(model: Any) -> tuple[Path | None, Any]:
     return Path(model), load_model(Path(model))
 
 
-def _opened_data(data: Any) -> Any:
+def _opened_data(data: Data | ArrayLike | str | Mapping[str, Any]) -> Any:
     if isinstance(data, str) or (isinstance(data, dict) and {"npz", "loader"} & data.keys()):
         from vqkit.sweeps.source import load_data
 
@@ -446,7 +453,7 @@ def _opened_data(data: Any) -> Any:
     return data
 
 
-def _run_name(strategy: Any) -> str:
+def _run_name(strategy: Strategy) -> str:
     """The built-in's name and what was changed, as a leaderboard shows it."""
     changes = [f"{k.rpartition('/')[2]}={v}" for k, v in strategy.overrides().items()]
     more = f" and {len(changes) - 4} more" if len(changes) > 4 else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
@@ -20,6 +20,16 @@ from vqkit.tables import arranged, next_order
 from vqkit.widgets.elements import Action, actions, picker
 from vqkit.widgets.explorer_view import plan_columns, plan_rows
 from vqkit.widgets.messages import SerialHandler, mimebundle, queue
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import keras
+    from numpy.typing import ArrayLike
+
+    from vqkit.quantization.data import Data
+    from vqkit.strategy import Strategy
+
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 158, 34, 26, 16
 
@@ -88,7 +98,13 @@ def _box(box: LayerBox, colour: str, dark: bool) -> str:
 MODES = {"start here": "input_layers", "stop here": "output_layers", "leave float": "ignore_layers"}
 
 
-def pick_part(model: Any, strategy: Any = "pof2s", data: Any = None, *, file: str = "partial.json") -> PartPicker:
+def pick_part(
+    model: keras.Model,
+    strategy: Strategy | str | Path = "pof2s",
+    data: Data | ArrayLike | None = None,
+    *,
+    file: str = "partial.json",
+) -> PartPicker:
     """Choose where quantization starts, where it stops and what is left out, on a picture of the model.
 
     Args:
@@ -115,7 +131,7 @@ def pick_part(model: Any, strategy: Any = "pof2s", data: Any = None, *, file: st
 class PartPicker:
     """The view made by `pick_part`."""
 
-    def __init__(self, model: Any, strategy: Any, data: Any, file: str) -> None:
+    def __init__(self, model: keras.Model, strategy: Strategy, data: Data | ArrayLike | None, file: str) -> None:
         self._graph, self._data = lower(model), data
         self._strategy, self._prepared = strategy, self._planned(strategy)
         self._ratios: dict[str, dict[str, float]] = {}
@@ -164,14 +180,14 @@ class PartPicker:
         """Quantize the whole model again."""
         self._use(self._strategy.with_kwargs(**{key: [] for key in MODES.values()}))
 
-    def _use(self, strategy: Any) -> None:
+    def _use(self, strategy: Strategy) -> None:
         with self._turns:
             prepared = self._planned(strategy)
             self._strategy, self._prepared = strategy, prepared
             self._say("")
             self._refresh()
 
-    def _planned(self, strategy: Any) -> PreparedModel:
+    def _planned(self, strategy: Strategy) -> PreparedModel:
         return planned(graphs(self._graph, strategy), strategy, False)
 
     def _noise(self) -> dict[str, float]:

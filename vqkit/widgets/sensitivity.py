@@ -19,7 +19,11 @@ from vqkit.widgets.elements import picker
 from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 if TYPE_CHECKING:
+    import keras
     import pandas as pd
+
+    from vqkit.quantization.data import Data
+    from vqkit.strategy import Strategy
 
 _MEASURES = {"KL divergence (no labels)": "kl", "output SQNR (no labels)": "sqnr_db", "accuracy": "accuracy"}
 _MODES = {"only this layer quantized": "only", "all quantized but this layer": "all_but"}
@@ -42,9 +46,9 @@ COLUMNS = (
 
 
 def sensitivity(
-    model: Any,
-    data: Any,
-    strategy: Any = "pof2s",
+    model: keras.Model,
+    data: Data,
+    strategy: Strategy | str = "pof2s",
     *,
     bits: Sequence[int] = (8, 6, 4),
     modes: Sequence[str] = ("only",),
