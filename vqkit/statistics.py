@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,3 +115,189 @@ def undominated(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
     for i, point in enumerate(points):  # who beats a point comes before it in this order, and is on the front
         on[i] = not (points[:i][on[:i]] <= point).all(axis=1).any()
     return on[where.reshape(-1)]
+
+
+# --- any metric ---
+
+RESAMPLES = 2000
+Statistic = Callable[[NDArray[np.intp]], float]
+"""A metric of the samples with these numbers, which may repeat; shape (n,)."""
+
+
+def bootstrap(
+    sums: Callable[[NDArray[np.float64], int], NDArray[np.float64]],
+    samples: NDArray[Any],
+    *,
+    confidence: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """BCa bootstrap interval of a metric that follows from sums over samples.
+
+    Args:
+        sums: from sums of shape (…, k) over n samples to the metric, shape (…).
+        samples: what each sample adds, shape (n, k).
+        confidence: coverage of the interval, 0..1.
+        resamples: how often the samples are drawn anew.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper bound; both the metric itself where no draw differs from it, NaN where it is not a number.
+
+    Source: B. Efron, Better Bootstrap Confidence Intervals, 1987.
+    """
+    values, n = np.asarray(samples, np.float64), len(samples)
+    total = values.sum(axis=0)
+    metric = float(sums(total, n))
+    drawn = _drawn(sums, values, resamples, seed)
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(metric) or not drawn.size or n < 2:
+        return float("nan"), float("nan")
+    left_out = np.asarray(sums(total - values, n - 1), np.float64)
+    return _bca(metric, drawn, left_out[np.isfinite(left_out)], confidence)
+
+
+def _drawn(
+    sums: Callable[[NDArray[np.float64], int], NDArray[np.float64]],
+    values: NDArray[np.float64],
+    resamples: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    """The metric of samples drawn with replacement."""
+    random, (n, k) = np.random.default_rng(seed), values.shape
+    at_once = max(1, min(resamples, _NUMBERS // max(n * k, 1)))
+    found = []
+    for start in range(0, resamples, at_once):
+        drawn = random.integers(0, n, (min(at_once, resamples - start), n), np.int32)
+        found.append(np.asarray(sums(values[drawn].sum(axis=1), n), np.float64))
+    return np.concatenate(found)
+
+
+_NUMBERS = 1 << 22
+"""Numbers held at once while samples are drawn."""
+
+
+def bootstrap_of(
+    statistic: Statistic, n: int, *, confidence: float = CONFIDENCE, resamples: int = 500, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval of a metric that must be computed anew from each draw of samples: BCa, or percentiles.
+
+    Args:
+        statistic: the metric of the samples with these numbers.
+        n: how many samples there are; up to 1,000 the interval is BCa, which asks once for each of them.
+        confidence: coverage of the interval, 0..1.
+        resamples: how often the samples are drawn anew.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper bound.
+    """
+    random, everyone = np.random.default_rng(seed), np.arange(n)
+    metric = float(statistic(everyone))
+    drawn = np.array([statistic(random.integers(0, n, n)) for _ in range(resamples)], np.float64)
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(metric) or not drawn.size or n < 2:
+        return float("nan"), float("nan")
+    left_out = [statistic(np.delete(everyone, i)) for i in range(n)] if n <= _JACKKNIFE else []
+    return _bca(metric, drawn, np.array(left_out, np.float64), confidence)
+
+
+_JACKKNIFE = 1000
+
+
+def _bca(
+    metric: float, drawn: NDArray[np.float64], left_out: NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """Quantiles of the draws, corrected for bias and skew; plain percentiles without the values left out."""
+    normal = NormalDist()
+    below = (np.sum(drawn < metric) + np.sum(drawn == metric) / 2) / len(drawn)
+    if not 0 < below < 1:
+        return float(min(metric, drawn.min())), float(max(metric, drawn.max()))
+    bias = normal.inv_cdf(float(below))
+    apart = left_out.mean() - left_out if left_out.size else np.zeros(1)
+    spread = float(np.sum(apart**2) ** 1.5)
+    skew = float(np.sum(apart**3)) / (6 * spread) if spread > 0 else 0.0
+    ends = []
+    for share in (0.5 - confidence / 2, 0.5 + confidence / 2):
+        z = bias + normal.inv_cdf(share)
+        ends.append(float(np.quantile(drawn, normal.cdf(bias + z / (1 - skew * z)))))
+    return ends[0], ends[1]
+
+
+def paired(
+    sums: Callable[[NDArray[np.float64], int], NDArray[np.float64]],
+    a: NDArray[Any],
+    b: NDArray[Any],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
+    """Paired permutation test of two models on the same samples, for a metric that follows from sums.
+
+    If the two were equally good, which of them gave which answer to a sample would not matter. Where the metric is the
+    share of right answers this is McNemar's test, which `mcnemar` computes exactly.
+
+    Args:
+        sums: from sums of shape (…, k) over n samples to the metric, shape (…).
+        a: what each sample adds under the first model, shape (n, k).
+        b: the same under the second one.
+        resamples: random exchanges; all of them where there are fewer.
+        seed: of the exchanges.
+
+    Returns:
+        Two-sided p-value, 0..1; 1.0 where the two answer alike.
+    """
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    moving = np.any(x != y, axis=1)
+    if not moving.any():
+        return 1.0
+    fixed, n = x[~moving].sum(axis=0), len(x)
+    p, q = x[moving], y[moving]
+    observed = abs(float(sums(fixed + p.sum(0), n) - sums(fixed + q.sum(0), n)))
+    count = len(p)
+    if count <= _ALL_EXCHANGES:
+        swap = (np.arange(1 << count)[:, None] >> np.arange(count)) & 1
+        counted, extra = swap, 0
+    else:
+        counted, extra = np.random.default_rng(seed).integers(0, 2, (resamples, count), np.int8), 1
+    difference = np.abs(_swapped(sums, p, q, fixed, n, counted) - _swapped(sums, q, p, fixed, n, counted))
+    reached = int(np.sum(difference >= observed * (1 - 1e-9)))
+    return min(1.0, (reached + extra) / (len(counted) + extra))
+
+
+_ALL_EXCHANGES = 11
+
+
+def _swapped(
+    sums: Callable[[NDArray[np.float64], int], NDArray[np.float64]],
+    p: NDArray[np.float64],
+    q: NDArray[np.float64],
+    fixed: NDArray[np.float64],
+    n: int,
+    swap: NDArray[Any],
+) -> NDArray[np.float64]:
+    return np.asarray(sums(fixed + p.sum(0) + swap.astype(np.float64) @ (q - p), n), np.float64)
+
+
+def paired_of(
+    statistic: Callable[[NDArray[np.bool_]], tuple[float, float]], n: int, *, resamples: int = 500, seed: int = 0
+) -> float:
+    """The same test for a metric that must be computed anew.
+
+    Args:
+        statistic: from which samples are exchanged, shape (n,), to the metric of both models.
+        n: number of samples.
+        resamples: random exchanges.
+        seed: of the exchanges.
+
+    Returns:
+        Two-sided p-value, 0..1.
+    """
+    random = np.random.default_rng(seed)
+    a, b = statistic(np.zeros(n, bool))
+    observed = abs(a - b)
+    if observed == 0:
+        return 1.0
+    found = [statistic(random.integers(0, 2, n).astype(bool)) for _ in range(resamples)]
+    reached = sum(abs(x - y) >= observed * (1 - 1e-9) for x, y in found)
+    return (reached + 1) / (resamples + 1)

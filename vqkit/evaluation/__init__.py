@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from vqkit.errors import DataError
+from vqkit.evaluation.metrics import Metric
+from vqkit.evaluation.stated_metrics import metrics_of
+from vqkit.evaluation.tasks import paired_with, tasks_of
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.execute import leading_to
 from vqkit.graph.ir import Graph, Node
@@ -36,11 +39,13 @@ class Evaluation:
         metrics: name -> value.
         n: number of samples.
         predictions: model outputs, shape (n, …); a list for several outputs.
+        task: what the metrics were chosen for, and why; "" where they were stated.
     """
 
     metrics: Mapping[str, float]
     n: int
     predictions: Any
+    task: str = ""
 
 
 def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
@@ -101,15 +106,17 @@ def evaluate(
     Args:
         model: any Keras model, or a `Quantized`.
         x: inputs, shape (n, …).
-        y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
-        metrics: Keras metrics or their names; top-1 accuracy by default.
+        y: labels of the same samples; for several outputs a list or dict like the outputs, or those of the first.
+        metrics: what `metric_of` takes: names of vqkit, Keras or scikit-learn, objects, functions, `file.py:function`;
+            by default those of the task that outputs and labels tell (`Evaluation.task` says which).
         batch_size: samples at once.
 
     Returns:
         The metrics with the predictions they come from.
 
     Raises:
-        DataError: inputs and labels differ in length, or top-1 accuracy cannot judge by the labels.
+        DataError: inputs and labels differ in length, the metric cannot judge by the labels, or they fit several
+            tasks.
 
     Example:
         >>> import keras, numpy as np, vqkit
@@ -117,7 +124,25 @@ def evaluate(
         >>> vqkit.evaluate(model, np.eye(3, dtype="float32"), np.arange(3)).metrics
         {'accuracy': 1.0}
     """
-    return scored(predict(model, x, batch_size=batch_size), y, metrics)
+    predictions = predict(model, x, batch_size=batch_size)
+    if metrics is not None:
+        return scored(predictions, y, metrics)
+    outputs, labels = _judged(predictions, y)
+    tasks = tasks_of(model if hasattr(model, "layers") else model.model, outputs, labels, inputs=x)
+    pairs = paired_with(outputs, labels)
+    found: dict[str, float] = {}
+    for (name, own, wanted), task in zip(pairs, tasks, strict=True):
+        found |= _values(task.metrics, own, np.asarray(wanted), "" if len(pairs) == 1 else f"{name}/")
+    return Evaluation(found, len(first_output(predictions)), predictions, "; ".join(map(str, tasks)))
+
+
+def _judged(predictions: Any, y: Any) -> tuple[Any, Any]:
+    """Outputs and their labels; of several outputs with one array of labels the first output is judged."""
+    if isinstance(predictions, np.ndarray):
+        single = isinstance(y, Mapping | list | tuple) and len(leaves(y)) == 1
+        return predictions, leaves(y)[0] if single else y
+    several = isinstance(y, Mapping | list | tuple) and len(leaves(y)) > 1
+    return (predictions, y) if several else (first_output(predictions), y)
 
 
 def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where: str = "labels") -> Evaluation:
@@ -126,22 +151,32 @@ def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where
     Args:
         predictions: model outputs, shape (n, …), nested as the model's.
         y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
-        metrics: Keras metrics or their names; top-1 accuracy by default.
+        metrics: what `metric_of` takes; top-1 accuracy by default.
         where: names the labels in messages.
 
     Returns:
         The metrics with the predictions.
 
     Raises:
-        DataError: predictions and labels differ in length, or top-1 accuracy cannot judge by the labels.
+        DataError: predictions and labels differ in length, or a metric cannot judge by the labels.
     """
     first = first_output(predictions)
     if metrics is None:
         return Evaluation({"accuracy": accuracy(first, y, where)}, len(first), predictions)
-    y = np.asarray(y)
-    if y.ndim == 0 or len(first) != len(y):
-        raise DataError(f"evaluation data: {len(first)} inputs, {len(y) if y.ndim else 'no'} labels")
-    return Evaluation(_keras_metrics(metrics, first, y), len(y), predictions)
+    if not metrics:
+        return Evaluation({}, len(first), predictions)
+    outputs, labels = _judged(predictions, y)
+    pairs = paired_with(outputs, labels, where)
+    found: dict[str, float] = {}
+    for name, own, wanted in pairs:
+        found |= _values(metrics_of(list(metrics)), own, np.asarray(wanted), "" if len(pairs) == 1 else f"{name}/")
+    return Evaluation(found, len(first), predictions)
+
+
+def _values(metrics: Sequence[Metric], outputs: np.ndarray, labels: np.ndarray, prefix: str) -> dict[str, float]:
+    if labels.ndim == 0 or len(outputs) != len(labels):
+        raise DataError(f"evaluation data: {len(outputs)} inputs, {len(labels) if labels.ndim else 'no'} labels")
+    return {f"{prefix}{m.name}": m.of(outputs, labels) for m in metrics}
 
 
 def _leaves(structure: Any) -> list[Any]:
@@ -182,24 +217,6 @@ def check_labels(model: Any, data: Data) -> None:
     if None in shape or all(s == 1 for s in shape):
         x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
         right_answers(predict(model, x), y, where)
-
-
-def _keras_metrics(metrics: Sequence[Any], predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    import keras
-
-    found = {}
-    for item in metrics:
-        metric = keras.metrics.get(item) if isinstance(item, str) else item
-        if isinstance(metric, keras.metrics.Metric):
-            metric.reset_state()
-            metric.update_state(y, predictions)
-            found[metric.name] = float(metric.result())
-        else:
-            # Labels (n,) beside outputs (n, 1) would be broadcast to n times n differences.
-            column = y.ndim + 1 == predictions.ndim and predictions.shape[-1] == 1
-            values = metric(y[..., None] if column else y, predictions)
-            found[getattr(metric, "__name__", str(item))] = float(np.mean(values))
-    return found
 
 
 # --- float against quantized, tensor by tensor ---

@@ -1,0 +1,291 @@
+"""What a model is judged by: a name, which direction is better, how it is printed, and the function.
+
+Most metrics follow from sums over samples: the share of right answers, a mean error, the counts of a confusion
+matrix. Such a metric says what each sample adds (`parts`) and how the sums become the number (`combine`), so it can
+be computed batch by batch, and resampled without asking the model again. The others need all predictions at once
+(`whole`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqkit.errors import DataError
+from vqkit.quantization.labels import right_answers
+
+Better = Literal["higher", "lower"]
+Unit = Literal["percent", "plain"]
+Numbers = NDArray[np.float64]
+Parts = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+"""From outputs (n, …) and labels (n, …) to what each sample adds, shape (n, k)."""
+Combine = Callable[[Numbers, Any], Any]
+"""From sums of shape (…, k) over n samples to numbers of shape (…)."""
+Whole = Callable[[NDArray[Any], NDArray[Any]], Any]
+"""From outputs and labels to the number, or to one for each sample."""
+
+VOID = 255
+"""Label of pixels that are not judged, beside negative ones."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a model is judged by.
+
+    Attributes:
+        name: what records, tables and pictures call it.
+        better: whether high or low values are wanted; None where nobody said: such a metric can be computed, but
+            nothing can be ranked by it.
+        unit: "percent" is printed times 100, differences in points; "plain" as it is.
+        parts: what each sample adds; None where the metric needs all predictions at once.
+        combine: how sums of these become the number.
+        whole: the function of all predictions, where there are no parts.
+        source: what it was stated as, for records: JSON.
+    """
+
+    name: str
+    better: Better | None
+    unit: Unit = "plain"
+    parts: Parts | None = None
+    combine: Combine | None = None
+    whole: Whole | None = None
+    source: Any = None
+
+    def of(self, outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+        """The metric's value.
+
+        Args:
+            outputs: of the model, shape (n, …).
+            labels: shape (n, …).
+
+        Raises:
+            DataError: it cannot judge these outputs by these labels.
+        """
+        return self.finished(self.samples(outputs, labels), outputs, labels)
+
+    def samples(self, outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any] | None:
+        """What each sample adds, shape (n, k); None where the metric has no value for a sample.
+
+        Args:
+            outputs: of the model, shape (n, …).
+            labels: shape (n, …).
+
+        Raises:
+            DataError: outputs and labels do not fit.
+        """
+        if len(outputs) != len(labels):
+            raise DataError(f"metric {self.name}: {len(outputs)} outputs, {len(labels)} labels")
+        return None if self.parts is None else np.asarray(self.parts(outputs, labels))
+
+    def finished(self, samples: NDArray[Any] | None, outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+        """The value, from what `samples` gave."""
+        if samples is None:
+            assert self.whole is not None
+            return float(self.whole(outputs, labels))
+        return float(self.combined(samples.sum(axis=0, dtype=np.float64), len(samples)))
+
+    def combined(self, sums: Numbers, n: Any) -> Any:
+        """The value that follows from sums over samples.
+
+        Args:
+            sums: shape (…, k).
+            n: number of samples, shape (…).
+        """
+        return sums[..., 0] / n if self.combine is None else self.combine(sums, n)
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1.
+
+        Raises:
+            DataError: nobody said which.
+        """
+        if self.better is None:
+            raise DataError(
+                f"metric {self.name!r}: which direction is better? State it as {{name: {self.name}, function: …, "
+                "better: higher}, or better: lower"
+            )
+        return 1 if self.better == "higher" else -1
+
+    def text(self, value: float) -> str:
+        """A value for people."""
+        return f"{100 * value:.2f} %" if self.unit == "percent" else f"{value:.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference of two values for people, with its sign."""
+        return f"{100 * value:+.2f} points" if self.unit == "percent" else f"{value:+.4g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What a record keeps: enough to rank and print."""
+        return {"name": self.name, "better": self.better, "unit": self.unit, "source": self.source}
+
+
+# --- the metrics that have a name here ---
+
+
+def _as_one(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[Numbers, Numbers]:
+    """Both as float64 of one shape: labels (n,) beside outputs (n, 1) would be broadcast to n times n."""
+    x, y = np.asarray(outputs, np.float64), np.asarray(labels)
+    if y.dtype.kind not in "fiub":
+        raise DataError(f"metric {name}: labels of type {y.dtype} are no numbers")
+    if y.size == x.size and y.shape[:1] == x.shape[:1] and _squeezed(x.shape) == _squeezed(y.shape):
+        return x, y.astype(np.float64).reshape(x.shape)
+    raise DataError(f"metric {name}: outputs of shape {x.shape}, labels of shape {y.shape}: they need the same shape")
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:1] + tuple(s for s in shape[1:] if s != 1)
+
+
+def _mean_over_values(error: Callable[[Numbers, Numbers], Numbers], name: str) -> Parts:
+    def parts(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+        x, y = _as_one(outputs, labels, name)
+        return error(x, y).reshape(len(x), -1).mean(axis=1)[:, None]
+
+    return parts
+
+
+def _squares(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+    """Of each sample: squared error, sum of labels, of their squares, and how many values."""
+    x, y = (v.reshape(len(v), -1) for v in _as_one(outputs, labels, "r2"))
+    return np.stack([((x - y) ** 2).sum(1), y.sum(1), (y**2).sum(1), np.full(len(y), y.shape[1], float)], axis=1)
+
+
+def _r2(sums: Numbers, n: Any) -> Any:  # noqa: ARG001
+    error, total, squares, count = (sums[..., i] for i in range(4))
+    spread = squares - total**2 / count
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, 1 - error / spread, np.nan)
+
+
+def _right(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    return right_answers(outputs, labels)[:, None]
+
+
+def _right_logit(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    x, y = _as_one(outputs, labels, "accuracy_from_logit")
+    _binary(y, "accuracy_from_logit")
+    return ((x >= 0) == (y > 0.5)).reshape(len(x), -1)[:, :1]
+
+
+def _top(k: int) -> Parts:
+    def parts(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        scores = outputs.reshape(len(outputs), -1)
+        if scores.shape[1] <= k:
+            raise DataError(f"metric top{k}: the model knows {scores.shape[1]} classes, more than {k} are needed")
+        y = np.asarray(labels).reshape(len(labels), -1)
+        y = y.argmax(1) if y.shape[1] > 1 else y[:, 0].astype(np.int64)
+        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        return np.any(best == y[:, None], axis=1)[:, None]
+
+    return parts
+
+
+def _binary(y: Numbers, name: str) -> None:
+    if not np.all((y == 0) | (y == 1)):
+        raise DataError(f"metric {name}: labels other than 0 and 1")
+
+
+def _exact(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    x, y = _as_one(outputs, labels, "exact_match")
+    _binary(y, "exact_match")
+    return np.all((x >= 0.5) == (y > 0.5), axis=tuple(range(1, x.ndim)))[:, None]
+
+
+def _auc(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Area under the ROC curve; of several columns the mean over those that have both labels."""
+    from scipy.stats import rankdata
+
+    x, y = (v.reshape(len(v), -1) for v in _as_one(outputs, labels, "auc"))
+    _binary(y, "auc")
+    ones, n = y.sum(0), len(y)
+    known = (ones > 0) & (ones < n)
+    if not known.any():
+        raise DataError("metric auc: each label needs samples with and without it")
+    ranks = rankdata(x[:, known], axis=0)
+    ones = ones[known]
+    areas = ((ranks * y[:, known]).sum(0) - ones * (ones + 1) / 2) / (ones * (n - ones))
+    return float(areas.mean())
+
+
+def _classes(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any], int]:
+    """Class of each place as the model answers and as it is, shape (n, places); -1 where it is not judged."""
+    y = np.asarray(labels)
+    if outputs.shape[-1] == 1:
+        found, count = (outputs[..., 0] >= 0.5).astype(np.int64), 2
+    else:
+        found, count = outputs.argmax(-1), outputs.shape[-1]
+    if y.ndim == outputs.ndim and y.shape[-1] == outputs.shape[-1] > 1:
+        y = y.argmax(-1)
+    y = y[..., 0] if y.ndim == found.ndim + 1 and y.shape[-1] == 1 else y
+    if y.shape != found.shape:
+        raise DataError(f"metric {name}: outputs of shape {outputs.shape}, labels of shape {np.shape(labels)}")
+    y = np.where((y < 0) | (y == VOID), -1, y).astype(np.int64)
+    if y.size and y.max() >= count:
+        raise DataError(f"metric {name}: labels up to {y.max()}, the model knows {count} classes")
+    return found.reshape(len(found), -1), y.reshape(len(y), -1), count
+
+
+def _right_places(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+    found, y, _ = _classes(outputs, labels, "pixel_accuracy")
+    judged = y >= 0
+    return np.stack([((found == y) & judged).sum(1), judged.sum(1)], axis=1).astype(np.float64)
+
+
+def _confusion(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+    found, y, count = _classes(outputs, labels, "miou")
+    rows = []
+    for f, t in zip(found, y, strict=True):
+        judged = t >= 0
+        rows.append(np.bincount(t[judged] * count + f[judged], minlength=count * count))
+    return np.array(rows, np.float64)
+
+
+def _miou(sums: Numbers, n: Any) -> Any:  # noqa: ARG001
+    """Mean over the classes that occur in labels or answers."""
+    count = round(sums.shape[-1] ** 0.5)
+    table = sums.reshape(*sums.shape[:-1], count, count)
+    both = np.diagonal(table, axis1=-2, axis2=-1)
+    either = table.sum(-1) + table.sum(-2) - both
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nanmean(np.where(either > 0, both / either, np.nan), axis=-1)
+
+
+def _ratio(sums: Numbers, n: Any) -> Any:  # noqa: ARG001
+    return sums[..., 0] / sums[..., 1]
+
+
+def _divergence(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+    """Of each sample: KL divergence of the model's probabilities from the wanted ones, in nats."""
+    x, y = _as_one(outputs, labels, "kl")
+    p, q = (np.clip(v.reshape(len(v), -1), 1e-7, None) for v in (y, x))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return (p * np.log(p / q)).sum(1)[:, None]
+
+
+_NAMED = (
+    Metric("accuracy", "higher", "percent", _right),
+    Metric("accuracy_from_logit", "higher", "percent", _right_logit),
+    Metric("top5", "higher", "percent", _top(5)),
+    Metric("exact_match", "higher", "percent", _exact),
+    Metric("auc", "higher", "plain", whole=_auc),
+    Metric("pixel_accuracy", "higher", "percent", _right_places, _ratio),
+    Metric("miou", "higher", "percent", _confusion, _miou),
+    Metric("mae", "lower", "plain", _mean_over_values(lambda x, y: np.abs(x - y), "mae")),
+    Metric("mse", "lower", "plain", _mean_over_values(lambda x, y: (x - y) ** 2, "mse")),
+    Metric(
+        "rmse",
+        "lower",
+        "plain",
+        _mean_over_values(lambda x, y: (x - y) ** 2, "rmse"),
+        lambda sums, n: np.sqrt(sums[..., 0] / n),
+    ),
+    Metric("r2", "higher", "plain", _squares, _r2),
+    Metric("kl", "lower", "plain", _divergence),
+)
+NAMED: Mapping[str, Metric] = {m.name: replace(m, source=m.name) for m in _NAMED}
+"""Metrics of vqkit's own, by name."""

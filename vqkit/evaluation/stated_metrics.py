@@ -1,0 +1,272 @@
+"""Metrics as people state them: by name, as objects of Keras, scorers of scikit-learn, functions of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqkit import digest
+from vqkit.errors import DataError, nearest, no_such_file, not_allowed
+from vqkit.evaluation.metrics import NAMED, Better, Metric, Numbers, Parts, Unit, Whole
+
+_UP = ("accuracy", "auc", "precision", "recall", "iou", "f1", "fbeta", "cosine", "r2", "dice", "score", "specificity")
+_DOWN = ("error", "loss", "crossentropy", "divergence", "hinge", "poisson", "cosh", "mae", "mse", "mape", "msle")
+
+
+def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
+    """The metric that somebody states.
+
+    Args:
+        given: a `Metric`; a name of `NAMED`; a Keras metric or loss, or the name of one; the name of a scikit-learn
+            scorer; `file.py:function`; a function of (predictions, labels); or a mapping with `name`, `function`
+            (any of these), `better` ("higher" or "lower") and `unit` ("percent" or "plain"). A function is given
+            predictions and labels in this order, or the other way round where its first parameter is called
+            `y_true`, `true`, `labels` or `targets`; it gives one number, or one for each sample, shape (n,), whose
+            mean is the metric.
+        base_dir: what the path of a file starts from.
+
+    Raises:
+        DataError: no such metric.
+    """
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, Mapping):
+        return _from_mapping(given, base_dir)
+    if isinstance(given, str):
+        found = NAMED.get(given) or _from_file(given, base_dir) or _from_keras(given) or _from_scorer(given)
+        if found is None:
+            known = [*NAMED, *_keras_names()]
+            raise DataError(
+                f"metric {given!r} is not known{nearest(given, known)}. Known: {', '.join(NAMED)}, metrics and losses "
+                "of Keras, scorers of scikit-learn, or file.py:function"
+            )
+        return found
+    found = _from_keras(given)
+    if found is not None:
+        return found
+    if callable(given):
+        name = getattr(given, "__name__", type(given).__name__)
+        return Metric(name, _direction(name), whole=_checked(given, name), source=name)
+    raise DataError(f"metric {given!r}: a name, a function or a mapping is needed")
+
+
+def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
+    allowed = ("name", "function", "better", "unit")
+    for key in given:
+        if key not in allowed:
+            raise DataError(not_allowed("metric", key, allowed, what="key"))
+    if "function" not in given and "name" not in given:
+        raise DataError(f"metric {dict(given)!r}: it needs a name or a function")
+    for key, values in (("better", ("higher", "lower")), ("unit", ("percent", "plain"))):
+        if key in given and given[key] not in values:
+            raise DataError(not_allowed(f"metric: {key}", given[key], values))
+    what = given.get("function", given.get("name"))
+    if "better" in given and (callable(what) or (isinstance(what, str) and ":" in what)):
+        inner = _from_function(what, base_dir, str(given.get("name", what)), given["better"])
+    else:
+        inner = metric_of(what, base_dir)
+    changes = {k: given[k] for k in ("name", "better", "unit") if k in given}
+    return replace(inner, **changes, source={**{k: v for k, v in given.items() if k != "function"}, **_said(inner)})
+
+
+def _said(inner: Metric) -> dict[str, Any]:
+    return {"function": inner.source}
+
+
+def _from_function(what: Any, base_dir: str | Path, name: str, better: Better | None) -> Metric:
+    if callable(what):
+        return Metric(name, better, whole=_checked(what, name), source=getattr(what, "__name__", name))
+    function, source = _loaded(what, base_dir)
+    return Metric(name, better, whole=_checked(function, name), source=source)
+
+
+def _from_file(given: str, base_dir: str | Path) -> Metric | None:
+    if ":" not in given:
+        return None
+    name = given.rpartition(":")[2]
+    return _from_function(given, base_dir, name, _direction(name))
+
+
+def _loaded(given: str, base_dir: str | Path) -> tuple[Callable[..., Any], dict[str, str]]:
+    """A function of a user's file, and what identifies it."""
+    file, _, name = given.rpartition(":")
+    path = Path(base_dir, file)
+    if not path.is_file():
+        raise DataError(f"metric {given!r}: {no_such_file(path)}")
+    spec = importlib.util.spec_from_file_location(f"vqkit_metric_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise DataError(f"metric {given!r}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [k for k, v in vars(module).items() if inspect.isfunction(v)]
+        raise DataError(not_allowed(f"metric {given!r}", name, functions, what="function"))
+    return function, {"file": given, "digest": digest.of_file(path)}
+
+
+def _checked(function: Callable[..., Any], name: str) -> Whole:
+    """A user's function, whose result is one number or one for each sample."""
+    labels_first = _labels_first(function)
+
+    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+        y = _beside(labels, outputs)
+        found = np.asarray(function(y, outputs) if labels_first else function(outputs, y))
+        if found.ndim == outputs.ndim and found.shape == (len(outputs), 1):
+            found = found[:, 0]
+        if found.dtype.kind not in "fiub" or (found.ndim and found.shape != (len(outputs),)):
+            raise DataError(
+                f"metric {name}: its function gave {type(found.tolist()).__name__} of shape {found.shape}; one number "
+                f"is needed, or one for each of the {len(outputs)} samples"
+            )
+        return float(found.mean())
+
+    return value
+
+
+def _labels_first(function: Callable[..., Any]) -> bool:
+    """Whether a function takes the labels first, as those of Keras and scikit-learn do."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return False
+    return bool(names) and names[0] in ("y_true", "true", "labels", "targets")
+
+
+def _direction(name: str) -> Better | None:
+    """Which direction is better, as far as the name tells."""
+    words = name.lower()
+    up, down = any(w in words for w in _UP), any(w in words for w in _DOWN)
+    return None if up == down else "higher" if up else "lower"
+
+
+# --- metrics of other libraries ---
+
+
+def _keras_names() -> list[str]:
+    import keras
+
+    return [n for n in dir(keras.metrics) if not n.startswith("_")]
+
+
+def _from_keras(given: Any) -> Metric | None:
+    import keras
+
+    made = given
+    if isinstance(given, str):
+        try:
+            made = keras.metrics.get(given)
+        except ValueError:
+            try:
+                made = keras.losses.get(given)
+            except ValueError:
+                return None
+    if isinstance(made, keras.metrics.Metric):
+        return _keras_metric(made)
+    if isinstance(made, keras.losses.Loss):
+        name, function = made.name, made.call
+    elif isinstance(given, str) or (getattr(made, "__module__", "") or "").startswith("keras."):
+        name, function = made.__name__, made
+    else:
+        return None
+    return Metric(name, _direction(name), _unit(name), parts=_keras_values(function, name), source=name)
+
+
+def _unit(name: str) -> Unit:
+    return "percent" if "accuracy" in name else "plain"
+
+
+def _keras_metric(metric: Any) -> Metric:
+    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+        metric.reset_state()
+        metric.update_state(_beside(labels, outputs), _single(outputs))
+        return float(metric.result())
+
+    return Metric(metric.name, _direction(metric.name), _unit(metric.name), whole=value, source=metric.name)
+
+
+def _keras_values(function: Callable[..., Any], name: str) -> Parts:
+    def values(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+        found = np.asarray(function(_beside(labels, outputs), _single(outputs)), np.float64)
+        if found.shape[:1] != (len(outputs),):
+            raise DataError(f"metric {name}: it gave values of shape {found.shape} for {len(outputs)} samples")
+        return found.reshape(len(found), -1).mean(axis=1)[:, None]
+
+    return values
+
+
+def _beside(labels: NDArray[Any], outputs: NDArray[Any]) -> NDArray[Any]:
+    y = np.asarray(labels)
+    return y[..., None] if y.ndim + 1 == outputs.ndim and outputs.shape[-1] == 1 else y
+
+
+def _single(outputs: NDArray[Any]) -> NDArray[Any]:
+    """Keras judges what models give: float32."""
+    return outputs.astype(np.float32) if outputs.dtype == np.float64 else outputs
+
+
+def _from_scorer(given: str) -> Metric | None:
+    from sklearn.metrics import get_scorer, get_scorer_names
+
+    if given not in get_scorer_names():
+        return None
+    scorer = get_scorer(given)
+
+    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+        y = np.asarray(labels)
+        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        try:
+            return float(scorer(_given(outputs, y), outputs, y))
+        except (ValueError, TypeError) as e:
+            raise DataError(f"metric {given}: scikit-learn cannot judge by it here: {e}") from e
+
+    return Metric(given, "higher", _unit(given), whole=value, source=given)
+
+
+def _given(outputs: NDArray[Any], labels: NDArray[Any]) -> Any:
+    """An estimator of scikit-learn that answers with what a model gave."""
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+    flat = outputs.reshape(len(outputs), -1)
+    single = flat[:, 0] if flat.shape[1] == 1 else flat
+
+    class Regressor(RegressorMixin, BaseEstimator):
+        def predict(self, x: Any) -> Any:  # noqa: ARG002
+            return single
+
+    class Classifier(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(max(flat.shape[1], 2))
+
+        def predict(self, x: Any) -> Any:  # noqa: ARG002
+            return (single >= 0.5).astype(int) if flat.shape[1] == 1 else flat.argmax(1)
+
+        def predict_proba(self, x: Any) -> Any:  # noqa: ARG002
+            return np.stack([1 - single, single], axis=1) if flat.shape[1] == 1 else flat
+
+    return Regressor() if labels.dtype.kind == "f" else Classifier()
+
+
+def metrics_of(given: Sequence[Any] | Any, base_dir: str | Path = ".") -> tuple[Metric, ...]:
+    """Several metrics; the first one decides.
+
+    Args:
+        given: one of what `metric_of` takes, or a sequence of them.
+        base_dir: what paths start from.
+
+    Raises:
+        DataError: one is not known, or two have one name.
+    """
+    many = given if isinstance(given, list | tuple) else [given]
+    found = tuple(metric_of(m, base_dir) for m in many)
+    names = [m.name for m in found]
+    double = next((n for n in names if names.count(n) > 1), None)
+    if double or not found:
+        raise DataError(f"metrics: two are called {double!r}" if double else "metrics: none is given")
+    return found
