@@ -220,7 +220,10 @@ def gated(side: int) -> keras.Model:
     y = layers.Multiply()([y, layers.Conv2D(8, 1)(x)])
     y = layers.Add()([layers.AveragePooling2D(3, 1)(y), layers.Cropping2D(1)(x)])
     y = layers.Concatenate()([layers.UpSampling2D(2)(y), layers.UpSampling2D(2, interpolation="bilinear")(y)])
-    return keras.Model(i, layers.Dense(3)(layers.GlobalAveragePooling2D()(y)))
+    y = layers.Conv2D(6, 1)(layers.AveragePooling2D(3, 2, padding="same")(y))
+    z = layers.Reshape((-1, 6))(layers.AveragePooling2D((5, 2), (1, 2), padding="same")(y))
+    z = layers.AveragePooling1D(3, 2, padding="same")(z)
+    return keras.Model(i, [layers.Dense(3)(layers.GlobalAveragePooling2D()(y)), layers.Dense(3)(layers.Flatten()(z))])
 
 
 @pytest.mark.parametrize("side", [6, 7])

@@ -11,6 +11,7 @@ import numpy as np
 
 from vqkit.errors import ModelError
 from vqkit.export.float_layers import KIND as LAYER
+from vqkit.export.integer.fixed import padded, windows
 from vqkit.export.program import Constant, Shape, Step
 from vqkit.export.tflite import float_layers, planes
 from vqkit.export.tflite import integer_ops as integer
@@ -260,9 +261,13 @@ def _pool(w: Writer, step: Step) -> int:
         return _scaled(w, step, _pool_3d(w, step))
     kind = _POOLS[step.kind]
 
+    bordered = step.kind == "avg_pool" and any(p for pair in step.attrs["pads"] or () for p in pair)
+    exact = w.exact and bordered and w.moved(step.values[0]) is not None
+
     def write(step: Step, x: int, y: int) -> int:
         spot = integer.placed(w, step, x, w.b.shape(x), _beside(w, step))
-        return integer.pool(w, kind, step, spot, y)
+        whole = exact and None not in w.b.shape(x)[1:]
+        return _mean(w, step, x, spot, y) if whole else integer.pool(w, kind, step, spot, y)
 
     if step.attrs["factor"] is None:
         return _planar(w, step, write)
@@ -271,6 +276,21 @@ def _pool(w: Writer, step: Step) -> int:
 
 
 _POOLS = {"max_pool": "MAX_POOL_2D", "avg_pool": "AVERAGE_POOL_2D"}
+
+
+def _mean(w: Writer, step: Step, x: int, spot: tuple[int, int], y: int) -> int:
+    """Sums by the number of elements, as TensorFlow has it; AVERAGE_POOL_2D multiplies by a rounded 1 / n."""
+    *size, channels = (n or 1 for n in w.b.shape(x)[1:])
+    window = step.attrs["window"]
+    ones = Constant(f"{step.name}/ones", np.ones((*window, channels, 1), np.float32))
+    weight = w.float_constant(ones, planes.depthwise_kernel)
+    zeros = w.b.constant(f"{step.name}/no_bias", np.zeros(channels, np.float32))
+    total = w.b.tensor(f"{step.name}/sum", w.b.shape(y), "float32")
+    conv = replace(step, attrs={**step.attrs, "depthwise": True}, constants={"kernel": ones})
+    integer.convolution(w, conv, [spot[0], weight, zeros], total, spot[1], "NONE")
+    inside = padded(np.ones((1, *size, 1), np.int64), step.attrs["pads"])
+    counts = sum(part for _, part in windows(inside, window, step.attrs["strides"], step.attrs["dilations"]))
+    return w.b.op("DIV", [total, w.b.constant(f"{step.name}/counts", counts, "float32")], [y], "DivOptions")
 
 
 def _pool_3d(w: Writer, step: Step) -> int:
