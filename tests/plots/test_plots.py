@@ -125,14 +125,14 @@ def test_histogram_states_step_and_clipped_share() -> None:
 
 
 def test_histogram_cells_are_centred_on_the_codes() -> None:
-    _, cells = tensors._edges(np.array([-2.0, 1.5]), np.array([0.5]))
+    _, cells = tensors.histogram_edges(np.array([-2.0, 1.5]), np.array([0.5]))
     np.testing.assert_allclose((cells[:-1] + cells[1:]) / 2, np.arange(-4, 4) * 0.5, atol=1e-12)
 
 
 def test_histogram_density_of_both_curves_is_one() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=2000)
-    bins, cells = tensors._edges(x, np.array([0.25]))
+    bins, cells = tensors.histogram_edges(x, np.array([0.25]))
     for edges in (bins, cells):
         assert np.histogram(x, edges)[0].sum() == x.size
 

@@ -151,7 +151,7 @@ def test_of_many_tensors_the_largest_differences_are_drawn_in_graph_order() -> N
     n = 200
     frame = pd.DataFrame({"layer": "l", "tensor": [f"t{i}" for i in range(n)], "role": "weight", "order": range(n)})
     frame["delta_db"] = np.arange(n, 0, -1.0)
-    kept = pairs._largest(frame)
+    kept = pairs.largest_differences(frame)
     assert kept["tensor"].tolist() == [f"t{i}" for i in range(60)]
 
 

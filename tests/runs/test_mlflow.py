@@ -44,9 +44,16 @@ def log_all(runs, uri=None):
     return tracker, parent, ids
 
 
+def client_of(tracker):
+    """mlflow's own view of the store."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=tracker.uri)
+
+
 def all_runs(tracker):
     """Every active run in every experiment, so that a misfiled one is seen."""
-    client = tracker._client
+    client = client_of(tracker)
     experiments = [e.experiment_id for e in client.search_experiments()]
     return client.search_runs(experiments, max_results=1000)
 
@@ -71,7 +78,7 @@ def content(tracker):
 
 
 def files(tracker, run_id, folder=None):
-    listed = tracker._client.list_artifacts(run_id, folder)
+    listed = client_of(tracker).list_artifacts(run_id, folder)
     return sorted(p for a in listed for p in (files(tracker, run_id, a.path) if a.is_dir else [a.path]))
 
 
@@ -87,7 +94,7 @@ def test_mlflow_itself_finds_every_variant_with_its_strategy(runs):
     ):
         run = children.loc[made["key"]]
         assert (run["params.strategy"], run["status"]) == (made["inputs"]["strategy"]["base"], made["status"])
-        path = tracker._client.download_artifacts(run["run_id"], "strategy.json")
+        path = client_of(tracker).download_artifacts(run["run_id"], "strategy.json")
         with open(path) as f:
             assert json.load(f) == make.strategy(made)
     best = children.loc[make.record("pof2s")["key"]]
@@ -111,7 +118,7 @@ def _search(uri):
 
 def test_a_run_holds_status_times_dataset_files_and_environment(runs):
     tracker, _, ids = log_all(runs)
-    good, failed = (tracker._client.get_run(ids[i]) for i in (0, 4))
+    good, failed = (client_of(tracker).get_run(ids[i]) for i in (0, 4))
     assert (good.info.status, failed.info.status) == ("FINISHED", "FAILED")
     assert (good.info.end_time - good.info.start_time) == 12_500
     assert files(tracker, ids[0]) == [
@@ -135,7 +142,7 @@ def test_a_run_holds_status_times_dataset_files_and_environment(runs):
 
 def test_the_parent_tells_what_became_of_the_sweep(runs):
     tracker, parent, _ = log_all(runs)
-    run = tracker._client.get_run(parent)
+    run = client_of(tracker).get_run(parent)
     assert (run.info.run_name, run.info.status) == ("quick", "FINISHED")
     assert run.data.metrics == {"variants": 5, "finished": 4, "failed": 1, "killed": 0}
     assert files(tracker, parent) == ["sweep.json"]
@@ -163,7 +170,7 @@ def test_a_variant_of_two_sweeps_is_one_run_in_each(runs):
 def test_a_run_without_a_sweep_has_no_parent(runs):
     tracker = Tracker.open(runs_dir=runs)
     run_id = tracker.log_variant(make.add(runs, make.record("fs", {"weight_bit": 7})))
-    assert Tag.PARENT not in tracker._client.get_run(run_id).data.tags
+    assert Tag.PARENT not in client_of(tracker).get_run(run_id).data.tags
 
 
 def test_a_half_logged_run_is_completed(runs):
@@ -177,10 +184,10 @@ def test_a_half_logged_run_is_completed(runs):
     assert [(r.info.status, Tag.COMPLETE in r.data.tags) for r in half] == [("RUNNING", False)]
     (runs / "mlartifacts").unlink()
     assert tracker.log_variant(run_dir) == half[0].info.run_id
-    done = tracker._client.get_run(half[0].info.run_id)
+    done = client_of(tracker).get_run(half[0].info.run_id)
     assert (done.info.status, done.data.tags[Tag.COMPLETE]) == ("FINISHED", "true")
     assert "strategy.json" in files(tracker, done.info.run_id)
-    history = tracker._client.get_metric_history(done.info.run_id, "accuracy")
+    history = client_of(tracker).get_metric_history(done.info.run_id, "accuracy")
     assert [m.value for m in history] == [0.9733]
 
 
@@ -201,7 +208,7 @@ def test_a_listed_file_that_is_gone_or_outside_is_named_not_copied(runs):
     (runs / "secret").write_text("x")
     tracker = Tracker.open(runs_dir=runs)
     run_id = tracker.log_variant(make.add(runs, made))
-    assert tracker._client.get_run(run_id).data.tags[Tag.MISSING] == "gone.json, ../../secret"
+    assert client_of(tracker).get_run(run_id).data.tags[Tag.MISSING] == "gone.json, ../../secret"
     assert files(tracker, run_id) == ["plots/sqnr.png", "record.json"]
 
 
@@ -245,7 +252,7 @@ def test_relative_sqlite_addresses_do_not_depend_on_where_a_kernel_runs(runs, mo
 
 def test_a_deleted_experiment_is_not_written_to(runs):
     tracker = Tracker.open(runs_dir=runs)
-    tracker._client.delete_experiment(tracker.experiment_id)
+    client_of(tracker).delete_experiment(tracker.experiment_id)
     with pytest.raises(TrackingError, match="experiment 'vqkit' was deleted"):
         Tracker.open(runs_dir=runs)
 
@@ -268,7 +275,7 @@ def test_importing_the_module_imports_no_mlflow_and_opening_turns_telemetry_off(
         "import os, sys; from vqkit.runs import mlflow as track; from vqkit.comparison import leaderboard\n"
         "assert 'mlflow' not in sys.modules\n"
         "assert 'tensorflow' not in sys.modules\n"
-        "os.environ['DO_NOT_TRACK'] = '0'; track._mlflow_client()\n"
+        "os.environ['DO_NOT_TRACK'] = '0'; track.client_class()\n"
         "from mlflow.telemetry.utils import is_telemetry_disabled\n"
         "print(is_telemetry_disabled(), os.environ['DO_NOT_TRACK'])"
     )

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tests.search.test_sensitivity import data_for
-from vqkit.cli import Exit, app
-from vqkit.cli.application import _guarded
+from vqkit.cli import Exit, main
 from vqkit.strategy import Strategy
 
 
@@ -29,8 +28,9 @@ def files(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
     monkeypatch.setattr("sys.argv", ["vqkit", *args])
-    codes: list[int | None] = []
-    return _guarded(lambda: codes.append(app(standalone_mode=False)), debug=False) or codes[0] or Exit.OK
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or Exit.OK)
 
 
 @pytest.mark.slow

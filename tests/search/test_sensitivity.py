@@ -142,7 +142,7 @@ def test_kept_answers_are_not_sought_again(tiny, tmp_path, monkeypatch):
     def never(*_args, **_kwargs):
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("vqkit.search.layer_sensitivity._probed", never)
+    monkeypatch.setattr("vqkit.search.probe.can_probe", never)
     again = sensitivity(model, data_for(model), "fsx", bits=(4,), kinds=("weights",), cache=tmp_path)
     assert again.rows == first.rows
 

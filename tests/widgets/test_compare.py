@@ -11,7 +11,7 @@ import pytest
 
 import vqkit as vq
 from tests.support import records as make
-from tests.support.hand import press
+from tests.support.hand import having, part, press, told
 from vqkit import plots
 from vqkit.errors import RecordError, TrackingError
 from vqkit.runs import mlflow
@@ -154,7 +154,7 @@ def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
     from vqkit.runs.tracking import Reader
 
     uri = mlflow.default_uri(tmp_path)
-    client = mlflow.Tracker.open(runs_dir=tmp_path, experiment="another")._client
+    client = store(mlflow.Tracker.open(runs_dir=tmp_path, experiment="another").uri)
     before = [e.name for e in client.search_experiments()]
     assert "vqkit" not in before
     assert Reader.at(uri).records() == []
@@ -172,6 +172,12 @@ def test_an_mlflow_store_shows_the_same_runs_and_their_files(runs: Path) -> None
     assert "Strategy: 1 difference(s)" in bench.view.two()
 
 
+def store(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
 def live(bench: Compare) -> Any:
     pytest.importorskip("anywidget")
     return bench.widget
@@ -181,35 +187,35 @@ def test_the_widget_follows_what_is_chosen_anywhere(runs: Path) -> None:
     bench = vq.compare(runs, "quick")
     live(bench)
     failed = key(bench, "fsx weight_bit=99")
-    bench._pareto.chosen = failed
-    assert bench._board.chosen == failed
-    assert "bit_width 99" in bench._details.value
-    assert "notebook.ipynb" in bench._link.outputs[0]["data"]["text/html"]
-    bench._words.value = "fs 4"
-    assert names(bench._board.html) == ["fs weight_bit=4 weight_per_channel=true"]
-    before = bench._pareto.html
-    bench._words.value, bench._front.value = "", True
-    assert bench._pareto.html != before
-    bench._tab.selected_index = 1
-    assert "Choices and accuracy" in bench._parallel.html
-    bench._board.dark = True
+    part(bench.widget, "Accuracy against cost").chosen = failed
+    assert part(bench.widget, "Leaderboard").chosen == failed
+    assert "bit_width 99" in told(bench.widget)
+    assert "notebook.ipynb" in having(bench.widget, "outputs").outputs[0]["data"]["text/html"]
+    part(bench.widget, "Filter").value = "fs 4"
+    assert names(part(bench.widget, "Leaderboard").html) == ["fs weight_bit=4 weight_per_channel=true"]
+    before = part(bench.widget, "Accuracy against cost").html
+    part(bench.widget, "Filter").value, part(bench.widget, "Pareto front only").value = "", True
+    assert part(bench.widget, "Accuracy against cost").html != before
+    having(bench.widget, "selected_index").selected_index = 1
+    assert "Choices and accuracy" in part(bench.widget, "Choices and accuracy").html
+    part(bench.widget, "Leaderboard").dark = True
     assert bench.view.theme is plots.DARK
-    bench._front.value = False
-    bench._tab.selected_index = 3
-    bench._pareto.chosen = key(bench, "pof2s weight_bit=3")
-    press(bench._as_b, "chosen-run-as-b")
-    assert "B: pof2s weight_bit=3" in bench._two.value
+    part(bench.widget, "Pareto front only").value = False
+    having(bench.widget, "selected_index").selected_index = 3
+    part(bench.widget, "Accuracy against cost").chosen = key(bench, "pof2s weight_bit=3")
+    press(part(bench.widget, "Chosen run as B"), "chosen-run-as-b")
+    assert "B: pof2s weight_bit=3" in told(part(bench.widget, "Two runs"))
 
 
 def test_reading_again_finds_new_runs_and_a_lost_folder_is_said(runs: Path) -> None:
     bench = vq.compare(runs)
     live(bench)
     make.add(runs, make.record("fs", {"weight_bit": 5}, accuracy=0.99))
-    press(bench._reload, "read-again")
-    assert "fs weight_bit=5" in bench._board.html
+    press(part(bench.widget, "Read again"), "read-again")
+    assert "fs weight_bit=5" in part(bench.widget, "Leaderboard").html
     runs.rename(runs.with_name("gone"))
-    press(bench._reload, "read-again")
-    assert "no such folder of runs" in bench._summary.value
+    press(part(bench.widget, "Read again"), "read-again")
+    assert "no such folder of runs" in told(bench.widget)
 
 
 def test_every_control_has_words(runs: Path) -> None:
@@ -217,8 +223,10 @@ def test_every_control_has_words(runs: Path) -> None:
 
     bench = vq.compare(runs)
     live(bench)
-    controls = [bench._words, bench._front, bench._cost, bench._group, bench._a, bench._b]
-    assert all(c.description for c in controls)
-    assert [c.layout.display for c in (bench._group, bench._a, bench._b)] == ["none", None, None]
-    assert all(isinstance(c, w.DOMWidget) for c in controls)
-    assert all(p.label for p in (bench._board, bench._pareto, bench._parallel))
+    group, a, b = (part(bench.widget, words) for words in ("Comparable runs", "Run A", "Run B"))
+    controls = [part(bench.widget, words) for words in ("Filter", "Pareto front only", "Cost")]
+    assert [c.layout.display for c in (group, a, b)] == ["none", None, None]
+    controls += [
+        part(bench.widget, words) for words in ("Leaderboard", "Accuracy against cost", "Choices and accuracy")
+    ]
+    assert all(isinstance(c, w.DOMWidget) for c in (*controls, group, a, b))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.support.hand import say
+from tests.support.hand import hear, say
 from vqkit.widgets.elements import picker
 from vqkit.widgets.messages import SerialHandler, queue
 
@@ -42,5 +42,5 @@ def test_a_message_that_overtook_another_waits_for_it() -> None:
         (1, one, "a", "x"),
     ):
         content = {"to": part.name, "kind": "sort", "key": key, "seq": seq, "view": view}
-        line._handle_custom_msg(content, [])
+        hear(line, content)
     assert heard == ["other page", "a", "b", "c"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import zoo
-from tests.support.hand import press, say
+from tests.support.hand import part, press, say, told
 from vqkit.errors import StrategyError
 from vqkit.graph.keras_io import lower
 from vqkit.plots import DARK, LIGHT, model_graph
@@ -17,6 +17,8 @@ from vqkit.plots.model import COLOURS, boxes, ink_on, layout, paint
 from vqkit.quantization import make_plan
 from vqkit.strategy import Strategy
 from vqkit.widgets.part_picker import PartPicker, graph_svg, pick_part
+
+PICTURE = "layers of the model; press Enter to apply the choice above"
 
 
 @pytest.fixture
@@ -55,14 +57,14 @@ def test_boxes_agree_with_the_plan(name: str) -> None:
 def test_clicking_puts_a_layer_into_the_list_and_out_again(picker: PartPicker) -> None:
     whole = picker.plan.to_json()
     names = [b.name for b in picker.boxes if b.place.kind == "Conv2D"]
-    say(picker._picture, kind="activate", key=names[1], mode=0)
+    say(part(picker.box, PICTURE), kind="activate", key=names[1], mode=0)
     assert picker.strategy.input_layers == (names[1],)
     assert names[0] not in layers(picker, "quantized")
-    assert "▶ start" in picker._picture.html
+    assert "▶ start" in part(picker.box, PICTURE).html
     # The message names what a click meant when it was made, whatever the buttons say by now.
-    say(picker._picture, kind="activate", key=names[1], mode=2)
+    say(part(picker.box, PICTURE), kind="activate", key=names[1], mode=2)
     assert picker.strategy.ignore_layers == (names[1],)
-    say(picker._picture, kind="activate", key=names[1], mode=2)
+    say(part(picker.box, PICTURE), kind="activate", key=names[1], mode=2)
     assert picker.strategy.ignore_layers == ()
     picker.clear()
     assert picker.plan.to_json()["rows"] == whole["rows"]
@@ -72,22 +74,22 @@ def test_what_cannot_be_is_one_message(picker: PartPicker) -> None:
     before = picker.strategy
     with pytest.raises(StrategyError, match="nope"):
         picker.toggle("input_layers", "nope")
-    say(picker._picture, kind="activate", key="nope", mode=0)
-    assert "Not possible" in picker._message.value
-    picker._colour.value = "sqnr"
-    assert "calibration inputs" in picker._message.value
-    assert picker._colour.value == "partition"
+    say(part(picker.box, PICTURE), kind="activate", key="nope", mode=0)
+    assert "Not possible" in told(picker.box)
+    part(picker.box, "Colour").value = "sqnr"
+    assert "calibration inputs" in told(picker.box)
+    assert part(picker.box, "Colour").value == "partition"
     assert picker.strategy is before
 
 
 def test_noise_colours_the_layers_when_there_are_data() -> None:
     model = zoo.build("residual")
     picker = pick_part(model, Strategy.builtin("pof2s").with_kwargs(weight_bit=5), zoo.batch(model, 8))
-    picker._colour.value = "sqnr"
+    part(picker.box, "Colour").value = "sqnr"
     known = [b for b in picker.boxes if b.sqnr_db is not None]
     assert known
     assert all(paint(b, "sqnr")[1].endswith(("dB", "no error")) for b in known)
-    assert picker._message.value == ""
+    assert "vq-message" not in told(picker.box)
 
 
 def test_every_box_says_what_its_colour_says(picker: PartPicker) -> None:
@@ -122,7 +124,7 @@ def test_ink_is_readable_on_every_fill() -> None:
 
 def test_save_and_static_twin(picker: PartPicker, tmp_path: Path) -> None:
     picker.toggle("ignore_layers", picker.boxes[1].name)
-    press(picker._keep, "save-strategy", str(tmp_path / "part.json"))
+    press(part(picker.box, "Save strategy"), "save-strategy", str(tmp_path / "part.json"))
     assert Strategy.load(tmp_path / "part.json") == picker.strategy
     html = picker._repr_mimebundle_()["text/html"]
     assert html.count("role='option'") == len(picker.boxes)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests.support import zoo
+from tests.support.hand import part
 from vqkit import plots
 from vqkit.errors import RecordError
 from vqkit.plots import runs
@@ -116,10 +117,10 @@ def test_the_page_ranks_escapes_and_follows_its_controls() -> None:
     pytest.importorskip("anywidget")
     widget = view.widget
     assert "vq-sensitivity" in widget._dom_classes
-    view._mode.value, view._by.value, view._bits.value = "all_but", "accuracy", 8
+    for words, value in (("Question", "all_but"), ("Rank by", "accuracy"), ("Bits", 8)):
+        part(widget, words).value = value
     assert (view.mode, view.by, view.bits) == ("all_but", "accuracy", 8)
-    assert "<td>all_but</td>" in view._board.html
-    assert all(c.description for c in (view._mode, view._by, view._bits))
+    assert "<td>all_but</td>" in part(widget, "Sensitivity of each layer").html
 
 
 def test_isolated_and_accumulated_stand_side_by_side_in_graph_order() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import vqkit as vq
 from tests.support import records as make
-from tests.support.hand import press
+from tests.support.hand import part, press, told
 from vqkit import files
 from vqkit.errors import RecordError, SweepError
 from vqkit.execution import background
@@ -102,10 +102,11 @@ def test_the_widget_of_a_sweep_at_rest_offers_no_cancel(tmp_path: Path) -> None:
     going(tmp_path)
     panel = vq.watch("s", tmp_path)
     assert panel.widget.children
-    assert panel._cancel.disabled == ["cancel-the-sweep"]
-    assert (panel._bar.value, panel._bar.max, panel._bar.description) == (3, 5, "3 of 5")
+    assert part(panel.widget, "Cancel the sweep").disabled == ["cancel-the-sweep"]
+    bar = part(panel.widget, "3 of 5")
+    assert (bar.value, bar.max) == (3, 5)
     panel.cancel()
-    assert "no process of this machine" in panel._top.value
+    assert "no process of this machine" in told(panel.widget)
 
 
 def sweep_of(bits: list[int]) -> dict[str, object]:
@@ -152,10 +153,10 @@ def test_a_running_sweep_is_watched_and_cancelled(tmp_path: Path, quickstart_mod
     until(lambda: (now := panel.standing()) is not None and now.counts.get("FINISHED", 0) >= 1, 300)
     with pytest.raises(SweepError, match="is running this sweep"):
         vq.start_sweep(sweep_of([8]), tmp_path)
-    until(lambda: "Best so far: <b>fs weight_bit=" in panel._top.value)
-    press(panel._cancel, "cancel-the-sweep")
+    until(lambda: "Best so far: <b>fs weight_bit=" in told(panel.widget))
+    press(part(panel.widget, "Cancel the sweep"), "cancel-the-sweep")
     assert running.wait(120) == 130
-    until(lambda: bool(panel._cancel.disabled))
+    until(lambda: bool(part(panel.widget, "Cancel the sweep").disabled))
     now = standing(tmp_path, "small")
     assert now.counts["FINISHED"] >= 1
     assert now.ended < 6

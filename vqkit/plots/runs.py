@@ -356,7 +356,7 @@ def sqnr_difference(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *,
         A figure with a bar per tensor; to the right the second run has less noise. Of more than 60 tensors
         the 60 with the largest difference are drawn. A tensor that one run leaves float is a cross.
     """
-    rows = _largest(frame)
+    rows = largest_differences(frame)
     fig = figure(1.6 + 0.19 * max(6, len(rows)), theme)
     ax = fig.add_subplot()
     title = "Signal-to-noise ratio by tensor" + (
@@ -389,7 +389,8 @@ def sqnr_difference(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *,
     return fig
 
 
-def _largest(frame: pd.DataFrame) -> pd.DataFrame:
+def largest_differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """The tensors that a figure has room for, those with the largest differences, in their order."""
     if len(frame) <= _MAX_ROWS:
         return frame
     order = frame["delta_db"].abs().fillna(np.inf).to_numpy().argsort(kind="stable")[::-1]

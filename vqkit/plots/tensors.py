@@ -135,7 +135,7 @@ def draw_histogram(
         note(ax, "no values" if not before.size else "the tensor holds NaN or Inf", theme)
         return
     step, low, high = _limits(qparams)
-    bins, cells = _edges(np.concatenate([before, after]), step)
+    bins, cells = histogram_edges(np.concatenate([before, after]), step)
     if step.size == 1:
         _draw_grid(ax, float(step[0]), low[0], high[0], bins[[0, -1]], theme)
     # One outline for each instead of a patch for each bin: ten times faster to draw.
@@ -172,7 +172,7 @@ def _limits(qparams: QParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scale, (spec.q_min - zero) * scale, (spec.q_max - zero) * scale
 
 
-def _edges(values: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def histogram_edges(values: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bins for the float values, and bins aligned with the grid's cells for the quantized ones.
 
     Bins that are not whole cells (or whole parts of one) would show a comb that is not in the data.

@@ -107,7 +107,7 @@ EXPERIMENT = "vqkit"
 _BATCH = 100
 
 
-def _mlflow_client() -> type:
+def client_class() -> type:
     """Import mlflow's client, quietly and with telemetry off; takes about 1.5 s the first time."""
     os.environ.update(environment())
     # mlflow waits four minutes for a server that is not there; the records can wait longer than a person.
@@ -121,7 +121,7 @@ def _mlflow_client() -> type:
 
 
 @contextlib.contextmanager
-def _store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
+def store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
     """Quiet the store's known noise and turn its many kinds of failure into one that says what to do."""
     with warnings.catch_warnings():
         # mlflow 3.17 on SQLAlchemy 2.1, raised whenever a run is read.
@@ -178,8 +178,8 @@ class Tracker:
         database = sqlite_file(uri)
         # mlflow's first touch of a database is a race that one process always loses.
         lock = folder / ".track" if database is None else database.with_name(f".{database.name}")
-        with _store_errors(uri, folder, "open"), files.lock(lock):
-            client = _mlflow_client()(tracking_uri=uri)
+        with store_errors(uri, folder, "open"), files.lock(lock):
+            client = client_class()(tracking_uri=uri)
             artifacts = None if database is None else database.parent / "mlartifacts"
             return cls(uri, folder, cls._experiment(client, experiment, artifacts), client, lock)
 
@@ -257,7 +257,7 @@ class Tracker:
         Args:
             sweep: only this sweep's.
         """
-        with _store_errors(self.uri, self.runs_dir, "read"):
+        with store_errors(self.uri, self.runs_dir, "read"):
             runs = list(self._search(f"tags.`{Tag.KIND}` = 'variant'"))
             found = [self._record(run) for run in runs if sweep in (None, run.data.tags.get(Tag.SWEEP))]
         return sorted(found, key=lambda r: (r.started, r.key))
@@ -266,7 +266,7 @@ class Tracker:
     def bulk(self) -> Iterator[None]:
         """Hold the store while many records are logged: one search for all instead of one for each."""
         with files.lock(self._lock):
-            with _store_errors(self.uri, self.runs_dir, "search"):
+            with store_errors(self.uri, self.runs_dir, "search"):
                 runs = list(self._search(""))
             self._known = {}
             for run in runs:
@@ -279,7 +279,7 @@ class Tracker:
     @contextlib.contextmanager
     def _writing(self, doing: str) -> Iterator[None]:
         held = contextlib.nullcontext() if self._known is not None else files.lock(self._lock)
-        with _store_errors(self.uri, self.runs_dir, doing), held:
+        with store_errors(self.uri, self.runs_dir, doing), held:
             yield
 
     def _search(self, condition: str) -> Iterator[Any]:

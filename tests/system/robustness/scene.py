@@ -225,12 +225,12 @@ def _lives(process: psutil.Process) -> bool:
 
 def store_runs(runs: Path, uri: str | None) -> list[dict[str, Any]]:
     """Every active run of every experiment in a tracking store, read with mlflow's own client."""
-    from vqkit.runs.mlflow import Tracker, _store_errors
+    from vqkit.runs.mlflow import Tracker, store_errors
     from vqkit.runs.mlflow_tags import Tag
 
     tracker = Tracker.open(uri, runs_dir=runs)
     client = tracker._client
-    with _store_errors(tracker.uri, runs, "check"):
+    with store_errors(tracker.uri, runs, "check"):
         named = {e.experiment_id: e.name for e in client.search_experiments()}
         runs_found = client.search_runs(list(named), max_results=1000)
         return [

@@ -112,7 +112,7 @@ def test_nothing_is_sent_anywhere():
     assert mlflow.environment() == wanted
     assert wanted.items() <= environment.for_workers(1).items()
     with patch.dict(os.environ):
-        from vqkit.runs.mlflow import _mlflow_client
+        from vqkit.runs.mlflow import client_class
 
-        _mlflow_client()
+        client_class()
         assert wanted.items() <= os.environ.items()
