@@ -75,7 +75,7 @@ def test_the_same_record_from_a_warm_and_from_a_fresh_kernel(tmp_path, quickstar
         value = {"name": "s", "model": str(quickstart_model_path), "data": "digits", "mode": "list"}
         runs = Store.at(tmp_path / where / "runs")
         sweep = resolve(Sweep.from_dict({**value, "variants": [variant]}), runs.cache)
-        record = attempt.run(_job(sweep.planned[0], sweep, runs, None, warm=used is not None), used)
+        record = attempt.run(_job(sweep.planned[0], sweep, runs, None, ("settings",), warm=used is not None), used)
         assert record.status is Status.FINISHED, record.error
         return record
 
