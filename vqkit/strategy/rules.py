@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -163,9 +164,7 @@ class RuleSet:
 
     def entry_index(self, layer_type: str) -> int | None:
         """Index of the type's entry."""
-        wanted = vocabulary.short_type(layer_type)
-        types = [vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]]
-        return types.index(wanted) if wanted in types else None
+        return self._indices.get(vocabulary.short_type(layer_type))
 
     def custom_type_origin(self, layer_type: str) -> Origin | None:
         """Where `custom_layer_type` names a class."""
@@ -177,7 +176,16 @@ class RuleSet:
 
     def layer_types(self) -> list[str]:
         """Class names that have an entry, in file order."""
-        return [vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS]]
+        return list(self._types)
+
+    @cached_property
+    def _types(self) -> tuple[str, ...]:
+        return tuple(vocabulary.short_type(e["layer_type"]) for e in self.doc[vocabulary.REGISTRY][vocabulary.LAYERS])
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        # Of two entries for a type the first speaks.
+        return {name: i for i, name in reversed(list(enumerate(self._types)))}
 
     def effective(self) -> RuleSet:
         """The same without the user's keys that change no quantizer of any layer.
