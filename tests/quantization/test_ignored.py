@@ -150,3 +150,19 @@ def test_compat_leaves_the_batch_norm_outside_as_the_original() -> None:
     assert any(r.layer == "b_bn" and r.spec is not None for r in plan.rows)
     assert all(r.spec is None for r in vqkit.make_plan(strategy, model).rows if r.layer in ("b", "b_bn", "b_relu"))
     assert not np.isnan(quantize(model, strategy, x).model.predict(x, verbose=0)).any()
+
+
+def test_weights_of_a_shared_layer_are_those_that_its_call_in_the_selected_part_wants() -> None:
+    shared = layers.Dense(4, name="shared")
+    x = keras.Input((4,), name="image")
+    middle = layers.ReLU(name="middle")(shared(x))
+    model = keras.Model(x, layers.Dense(3, name="head")(layers.ReLU(name="end")(shared(middle))))
+    strategy = vqkit.Strategy.builtin("pof2s").with_kwargs(input_layers=["middle"])
+    quantized = vqkit.quantize(model, strategy, np.random.default_rng(0).normal(size=(16, 4)).astype("float32"))
+    rows = {r.name: r.spec for r in quantized.plan.rows}
+    assert rows["shared/output"] is None
+    assert [name for name in ("shared/kernel", "shared/bias") if rows[name] is None] == []
+    grid = quantized.encodings["shared/kernel"]
+    codes = quantized.live["shared"].kernel.numpy() / grid.scale
+    np.testing.assert_array_equal(codes, np.rint(codes))
+    assert vqkit.make_plan(strategy, model, vitis_compat=True)["shared/kernel"].spec is None

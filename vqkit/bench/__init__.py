@@ -18,15 +18,15 @@ from vqkit.bench.cache import ActivationCache, Digests, OutputCache, StatisticsC
 from vqkit.bench.calibration import CalibrationRequest, SharedCalibration, passing
 from vqkit.bench.evaluation import FloatPart, Noise
 from vqkit.bench.structure import Structure, structure_key
-from vqkit.errors import DataError, not_allowed
 from vqkit.evaluation import Evaluation, Pair, evaluate, scored
+from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
 from vqkit.graph.keras_layers import has_custom
 from vqkit.quantization.calibrate import Calibration, Mode
 from vqkit.quantization.data import EVAL_BATCH, Data, batches
 from vqkit.quantization.float_model import SAMPLES, check_float, in_size, size_of, whole
-from vqkit.quantization.plan import Plan, QuantizedRow
+from vqkit.quantization.plan import QuantizedRow
 from vqkit.quantization.prepare import (
     Graphs,
     PreparedModel,
@@ -34,13 +34,14 @@ from vqkit.quantization.prepare import (
     graphs,
     graphs_key,
     instrument,
-    passing_through,
     planned,
     rounding_rows,
 )
 from vqkit.quantization.ptq import Quantized, assemble, with_progress
 from vqkit.quantization.refine.audit import audit
-from vqkit.quantization.solve import Encodings, WeightMemory
+from vqkit.quantization.refine.pipeline import CalibrationBatches
+from vqkit.quantization.solve import WeightMemory, WeightSolver
+from vqkit.strategy import Strategy
 
 KEPT_PLANS = 128
 
@@ -122,16 +123,15 @@ class Bench:
         work = _Remembered(self, {"batch_size": batch_size, "steps": steps}, progress)
         known = self.data.y_calib
         labels = known if known is None or steps is None else known[: steps * batch_size]
-        try:
-            return assemble(
-                work,
-                as_strategy(strategy),
-                calibration=calibration,
-                vitis_compat=vitis_compat,
-                labels=whole(labels, self._lowered),
-            )
-        finally:
-            work.leave()
+        result, live = assemble(
+            work,
+            as_strategy(strategy),
+            calibration=calibration,
+            vitis_compat=vitis_compat,
+            labels=whole(labels, self._lowered),
+        )
+        audit(result, live.live)
+        return result
 
     def plan(self, strategy: Any, *, vitis_compat: bool = False) -> Plan:
         """What a strategy does to each tensor, as `vqkit.make_plan` says it; `quantize` goes by the same plan.
@@ -307,12 +307,10 @@ class _Remembered:
 
     def __init__(self, bench: Bench, cut: dict[str, Any], progress: bool) -> None:
         self._bench, self._cut, self._progress = bench, cut, progress
-        self._structure: Structure | None = None
-        self._loaded: Graph
-        self._trained = False
+        self.weights: WeightSolver = bench._weights
         self._notes: list[str] = []
 
-    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+    def prepare(self, strategy: Strategy, compat: bool) -> PreparedModel:
         plans, name = self._bench._plans, (strategy.digest, compat)
         if name not in plans:
             known, key = self._bench._graphs, graphs_key(strategy, compat)
@@ -323,69 +321,43 @@ class _Remembered:
             plans[name] = planned(known[key], strategy, compat)
         return plans[name]
 
-    def live(self, graph: Graph) -> dict[str, Any]:
-        structure = self._structure = self._bench._structure(graph)
-        self.assign(graph, None)
-        return structure.live
-
-    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
-        return self._bench._weights.solve(graph, plan, compat)
-
-    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
-        return self._bench._weights.bake(graph, encodings, plan)
-
-    def assign(self, graph: Graph, plan: Plan | None) -> None:
-        del plan
-        assert self._structure is not None
-        self._structure.load(graph)
-        self._loaded = graph
+    def live(self, graph: Graph) -> LiveGraph:
+        structure = self._bench._structure(graph)
+        structure.load(graph)
+        return structure
 
     def notes(self) -> list[str]:
         return [*self._bench._float_checked(), *dict.fromkeys(self._notes)]
 
-    def data(self, again: bool) -> Iterable[Any]:
+    def data(self, again: bool) -> CalibrationBatches:
         self._bench._float_checked()
-        self._trained = again
-        return _Again(self._bench, self._cut, self._notes.append)
+        return CalibrationBatches(_Again(self._bench, self._cut, self._notes.append), again=again)
 
     def calibrate(
         self,
-        graph: Graph,
+        live: LiveGraph,
         rows: Mapping[str, QuantizedRow],
-        live: Mapping[str, Any],
+        passed: Iterable[str],
         data: Iterable[Any],
-        mode: str,
+        mode: Mode,
         compat: bool,
     ) -> Calibration:
-        if mode not in set(Mode):
-            raise DataError(not_allowed("calibration", mode, [m.value for m in Mode]))
-        request = self._request(graph, rows, live, mode, compat)
+        request = self._request(live.loaded, rows, passed, mode, compat)
         return self._bench._facts.calibrate(request, with_progress(data, self._progress))
 
-    def float_request(self, strategy: Any, compat: bool) -> CalibrationRequest:
+    def float_request(self, strategy: Strategy, compat: bool) -> CalibrationRequest:
         """What `calibrate` would ask for under a strategy in "float" mode."""
         prepared = self.prepare(strategy, compat)
         graph, rows = instrument(prepared.graph, prepared.plan)
-        live = passing_through(self.live(graph), rounding_rows(graph, prepared.plan))
-        return self._request(graph, rows, live, Mode.FLOAT, compat)
+        return self._request(self.live(graph).loaded, rows, rounding_rows(graph, prepared.plan), Mode.FLOAT, compat)
 
     def _request(
-        self, graph: Graph, rows: Mapping[str, QuantizedRow], live: Mapping[str, Any], mode: str, compat: bool
+        self, graph: Graph, rows: Mapping[str, QuantizedRow], passed: Iterable[str], mode: Mode, compat: bool
     ) -> CalibrationRequest:
-        assert self._structure is not None
-        passed = [k for k, x in live.items() if x is not self._structure.live[k]]
         doing = {fq: passing(r.spec, mode, compat) for fq, r in rows.items()}
         tokens = {**doing, **dict.fromkeys(passed, "")}
-        digests = value_digests(self._loaded, tokens, self._bench._weights.digest)
-        runner = self._structure.runner(rows, passed)
+        digests = value_digests(graph, tokens, self._bench._weights.digest)
+        runner = self._bench._structure(graph).runner(rows, passed)
         size = size_of(self._bench._lowered)
         stream = (self._bench._digests.of(self._bench.data.x_calib), size, *self._cut.items())
         return CalibrationRequest(graph, rows, digests, runner, stream, mode == Mode.QUANTIZED, compat)
-
-    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
-        audit(result, live)
-
-    def leave(self) -> None:
-        """Fine-tuning has its own way to the variables, so what they hold is then unknown."""
-        if self._trained and self._structure is not None:
-            self._structure.forget()

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from vqkit import digest
-from vqkit.graph.copies import make_all_live
+from vqkit.graph.copies import LiveGraph
 from vqkit.graph.execute import PartitionedRunner, part_of
 from vqkit.graph.ir import Graph, Layer
 from vqkit.graph.keras_io import compiled, replay, tensors
-from vqkit.graph.keras_layers import variables
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.calibrate import rounding_only
 from vqkit.quantization.layers import FakeQuantize, computed_together
@@ -52,41 +49,18 @@ def _layer_key(layer: Layer) -> tuple[Any, ...]:
     )
 
 
-class Structure:
+class Structure(LiveGraph):
     """Live layers of one structure, and functions compiled on them.
 
     Args:
         graph: with fake-quantize layers inserted.
-
-    Attributes:
-        graph: the given one.
-        live: layer name -> live object; they hold whatever was assigned last.
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.live = graph, make_all_live(graph)
+        super().__init__(graph)
         self._traces: dict[tuple[Any, ...], int] = {}
         self._runners: dict[tuple[str, ...], PartitionedRunner] = {}
-        self._held: dict[tuple[str, str], np.ndarray] = {}
         self._functions: dict[tuple[Any, ...], Any] = {}
-
-    def load(self, graph: Graph) -> None:
-        """Assign all weights of a graph; those that are held already stay.
-
-        Args:
-            graph: of this structure.
-        """
-        for name, layer in graph.layers.items():
-            fresh = {k: w for k, w in layer.weights.items() if self._held.get((name, k)) is not w}
-            if fresh:
-                found = variables(self.live[name], layer.weights)
-                for key, weight in fresh.items():
-                    found[key].assign(weight)
-                    self._held[name, key] = weight
-
-    def forget(self) -> None:
-        """Assume nothing about what the variables hold."""
-        self._held.clear()
 
     def apply(self, encodings: Encodings, rows: Mapping[str, QuantizedRow]) -> None:
         """Assign ranges and positions.

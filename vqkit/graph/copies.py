@@ -15,6 +15,7 @@ from vqkit.graph.keras_layers import (
     copied_lambda,
     lambda_config,
     objects_within,
+    variables,
     weights_of,
     with_code,
 )
@@ -169,3 +170,39 @@ def _from_config(layer: Layer, name: str) -> Any:
 def make_all_live(graph: Graph) -> dict[str, Any]:
     """Layer name -> live Keras object, for every layer of the graph."""
     return {name: make_live(layer) for name, layer in graph.layers.items()}
+
+
+class LiveGraph:
+    """Live layers of a graph, and what their variables hold.
+
+    Args:
+        graph: what they are made from.
+
+    Attributes:
+        live: layer name -> live object.
+        loaded: the graph whose weights were assigned last.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = self.loaded = graph
+        self.live = make_all_live(graph)
+        self._held = {(name, k): w for name, layer in graph.layers.items() for k, w in layer.weights.items()}
+
+    def load(self, graph: Graph) -> None:
+        """Assign all weights of a graph; those that are held already stay.
+
+        Args:
+            graph: the same but for numbers.
+        """
+        for name, layer in graph.layers.items():
+            fresh = {k: w for k, w in layer.weights.items() if self._held.get((name, k)) is not w}
+            if fresh:
+                found = variables(self.live[name], layer.weights)
+                for key, weight in fresh.items():
+                    found[key].assign(weight)
+                    self._held[name, key] = weight
+        self.loaded = graph
+
+    def forget(self) -> None:
+        """Assume nothing about what the variables hold: somebody else has assigned them."""
+        self._held.clear()

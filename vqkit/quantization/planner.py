@@ -92,6 +92,9 @@ class _Planner:
         if compat:
             for name in self.reference.standalone():
                 self.rules.pop(name, None)
+        else:
+            # A layer of which a call is in the selected part has the weights that this call wants.
+            self.first |= {n.layer: n for n in reversed(graph.nodes) if n.name in self.rules}
         self.on_grid: dict[int, str] = {}
         self.inserted: dict[int, QuantizedRow] = {}
 
@@ -326,7 +329,7 @@ class _Planner:
         return self._float(node, "moves values only" if rule.transparent else no_quantizer, index)
 
     def _is_first(self, node: Node) -> bool:
-        """Whether this is the first call of its layer, where its weights are listed."""
+        """Whether this is the call of its layer where its weights are listed."""
         return node is self.first[node.layer]
 
     def _constants(self, layer: Layer, quantizers: Any, role: Role) -> list[Row]:

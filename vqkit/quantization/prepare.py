@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,10 @@ from vqkit.graph.passes.select import leave_float, select
 from vqkit.quantization.layer_kinds import refuse_rounded_grids, rounding_layer
 from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow
 from vqkit.quantization.planner import resolve
+from vqkit.strategy import Strategy, resolve_name_or_path
+
+if TYPE_CHECKING:
+    import keras
 
 QUANTIZERS = ("FakeQuantize", "LearnedQuantize")
 
@@ -40,7 +45,7 @@ class PreparedModel:
     report: tuple[str, ...]
 
 
-def prepare(model: Any, strategy: Any, *, vitis_compat: bool = False) -> PreparedModel:
+def prepare(model: keras.Model, strategy: Strategy, *, vitis_compat: bool = False) -> PreparedModel:
     """Lower, optimize and plan.
 
     Args:
@@ -81,7 +86,7 @@ class Graphs:
         return [kind for layer in layers for kind in (layer.kind, *sorted(inner_kinds(layer)))]
 
 
-def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Graphs:
+def graphs(lowered: Graph, strategy: Strategy, *, vitis_compat: bool = False) -> Graphs:
     """Select, optimize and convert a model, as a strategy's pipelines say.
 
     Args:
@@ -107,8 +112,7 @@ def graphs(lowered: Graph, strategy: Any, *, vitis_compat: bool = False) -> Grap
     )
     whole, ignored = graph, () if vitis_compat else strategy.ignore_layers
     if ignored:
-        ends = {"input_layers": strategy.input_layers, "output_layers": strategy.output_layers}
-        whole = select(lowered, **ends)
+        whole = select(lowered, input_layers=strategy.input_layers, output_layers=strategy.output_layers)
 
     def leave(some: Graph) -> Graph:
         return leave_float(some, lowered, ignored) if ignored else some
@@ -146,7 +150,7 @@ def _check_weights(graph: Graph) -> None:
                 )
 
 
-def graphs_key(strategy: Any, vitis_compat: bool) -> str:
+def graphs_key(strategy: Strategy, vitis_compat: bool) -> str:
     """Digest of everything that `graphs` reads from a strategy."""
     parts = {
         "layers": [strategy.input_layers, strategy.output_layers, strategy.ignore_layers],
@@ -157,7 +161,7 @@ def graphs_key(strategy: Any, vitis_compat: bool) -> str:
     return of_json(parts)
 
 
-def planned(made: Graphs, strategy: Any, vitis_compat: bool) -> PreparedModel:
+def planned(made: Graphs, strategy: Strategy, vitis_compat: bool) -> PreparedModel:
     """Plan a strategy on its graphs.
 
     Args:
@@ -178,7 +182,7 @@ def planned(made: Graphs, strategy: Any, vitis_compat: bool) -> PreparedModel:
     return PreparedModel(made.optimized, made.device, plan, made.report)
 
 
-def _refuse_unknown(strategy: Any, made: Graphs) -> None:
+def _refuse_unknown(strategy: Strategy, made: Graphs) -> None:
     """Raise where the strategy names layers, classes, variables or outputs that the model does not have."""
     graph = made.selected
     names = [name for g in (graph, made.device) for name in (*g.inputs, *(n.layer for n in g.nodes))]
@@ -199,7 +203,7 @@ def _offered_kinds() -> set[str]:
     return {name for name in dir(keras.layers) if name[:1].isupper()}
 
 
-def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:
+def make_plan(strategy: Strategy | str | Path, model: keras.Model, *, vitis_compat: bool = False) -> Plan:
     """What a strategy would do to each tensor of a model, before anything runs.
 
     Args:
@@ -219,10 +223,8 @@ def make_plan(strategy: Any, model: Any, *, vitis_compat: bool = False) -> Plan:
     return prepare(model, as_strategy(strategy), vitis_compat=vitis_compat).plan
 
 
-def as_strategy(strategy: Any) -> Any:
+def as_strategy(strategy: Strategy | str | Path) -> Strategy:
     """The strategy itself, or the one that a name or path stands for."""
-    from vqkit.strategy import Strategy, resolve_name_or_path
-
     return strategy if isinstance(strategy, Strategy) else resolve_name_or_path(strategy)
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from vqkit.graph.copies import make_all_live
+from vqkit.graph.copies import LiveGraph, make_all_live
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower, raise_model
-from vqkit.graph.keras_layers import assign_weights
-from vqkit.quantization.calibrate import Calibration, Mode, calibrate
+from vqkit.quantization.calibrate import Calibration, Mode, calibrate, checked
 from vqkit.quantization.data import batches
 from vqkit.quantization.float_model import check_float, in_size, whole
 from vqkit.quantization.layer_kinds import HALF_BITS
-from vqkit.quantization.plan import Plan, QuantizedRow, Role, Row
+from vqkit.quantization.plan import Plan, QuantizedRow, Row
 from vqkit.quantization.prepare import (
     PreparedModel,
     as_strategy,
@@ -27,20 +27,14 @@ from vqkit.quantization.prepare import (
     planned,
     rounding_rows,
 )
-from vqkit.quantization.refine import refine
 from vqkit.quantization.refine.audit import audit
-from vqkit.quantization.refine.bias_correction import correct_biases, correctable
-from vqkit.quantization.refine.finetune import finetune, round_adaptively
-from vqkit.quantization.refine.integer_arithmetic import SCALES, in_integers
-from vqkit.quantization.refine.outside import lines, values_outside, weights_outside
-from vqkit.quantization.refine.threshold_search import ThresholdSearch
-from vqkit.quantization.solve import (
-    Encodings,
-    bake,
-    solve_activations,
-    solve_weights,
-    weights_while_calibrating,
-)
+from vqkit.quantization.refine.integer_arithmetic import SCALES
+from vqkit.quantization.refine.pipeline import CalibrationBatches, RefineInputs, RefineState, run_pipeline, wanted
+from vqkit.quantization.solve import Encodings, WeightSolver, bake, solve_activations, weights_while_calibrating
+from vqkit.strategy import Strategy
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +60,7 @@ class Quantized:
     plan: Plan
     encodings: Encodings
     calibrated: Encodings
-    strategy: Any
+    strategy: Strategy
     graph: Graph
     corrected: Graph
     optimized: Graph
@@ -76,23 +70,30 @@ class Quantized:
     calibration: str = "quantized"
     vitis_compat: bool = False
     outside: tuple[str, ...] = ()
-    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         """One line: model, strategy, how many tensors are quantized; `report` and `plan` tell more."""
         clipped = f", {len(self.outside)} with much outside their range" if self.outside else ""
         return f"<Quantized: {self.plan.summary()}{clipped}>"
 
-    @cached_property
+    @property
     def live(self) -> Mapping[str, Any]:
         """Layer name -> live object that `model` is made of."""
-        live = make_all_live(bake(self.corrected, self.encodings, self.plan))
-        for fq, row in self.rows.items():
-            live[fq].assign(self.encodings[row.name])
-        return live
+        if "live" not in self._cache:
+            live = make_all_live(bake(self.corrected, self.encodings, self.plan))
+            for fq, row in self.rows.items():
+                live[fq].assign(self.encodings[row.name])
+            self.keep_live(live)
+        found: Mapping[str, Any] = self._cache["live"]
+        return found
+
+    def keep_live(self, live: Mapping[str, Any]) -> None:
+        """Take live layers that hold weights and decisions already, instead of making some."""
+        self._cache["live"] = live
 
     @cached_property
-    def model(self) -> Any:
+    def model(self) -> keras.Model:
         """An ordinary Keras model: predict, evaluate, save, load. Built when first asked for."""
         from vqkit.quantization.layers import QuantizedModel, carrying
 
@@ -100,7 +101,7 @@ class Quantized:
         return carrying(raise_model(self.graph, self.live, QuantizedModel), grids)
 
     @cached_property
-    def float_model(self) -> Any:
+    def float_model(self) -> keras.Model:
         """The optimized float model, as an ordinary Keras model."""
         return raise_model(self.optimized)
 
@@ -154,13 +155,13 @@ class _Clock:
 
     def mark(self, step: str) -> None:
         now = time.perf_counter()
-        self.seconds[step] = now - self._last
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
         self._last = now
 
 
 def quantize(
-    model: Any,
-    strategy: Any,
+    model: keras.Model,
+    strategy: Strategy | str | Path,
     calib_data: Any,
     *,
     batch_size: int = 32,
@@ -213,14 +214,11 @@ def quantize(
     judged = None
     if search_data is not None:
         judged = list(in_size(batches(search_data, batch_size=batch_size), work.lowered))
-    result = assemble(
-        work,
-        strategy,
-        calibration=calibration,
-        vitis_compat=vitis_compat,
-        labels=whole(calib_labels, work.lowered),
-        judged=judged,
+    labels = whole(calib_labels, work.lowered)
+    result, live = assemble(
+        work, strategy, calibration=calibration, vitis_compat=vitis_compat, labels=labels, judged=judged
     )
+    result.keep_live(live.live)
     result.audit()
     return result
 
@@ -228,22 +226,16 @@ def quantize(
 class Work(Protocol):
     """What `assemble` leaves to others: to do each time anew, or to remember from other variants."""
 
-    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+    weights: WeightSolver
+    """Decides and rounds weights."""
+
+    def prepare(self, strategy: Strategy, compat: bool) -> PreparedModel:
         """Lower, optimize and plan."""
 
-    def live(self, graph: Graph) -> dict[str, Any]:
-        """Live layers of an instrumented graph."""
+    def live(self, graph: Graph) -> LiveGraph:
+        """Live layers of an instrumented graph, holding its weights."""
 
-    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
-        """Decide the weights and biases."""
-
-    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
-        """Put quantized weights in place of the float ones."""
-
-    def assign(self, baked: Graph, plan: Plan) -> None:
-        """Give the live layers these weights."""
-
-    def data(self, again: bool) -> Iterable[Any]:
+    def data(self, again: bool) -> CalibrationBatches:
         """Calibration batches, readable more than once where that is asked for."""
 
     def notes(self) -> list[str]:
@@ -251,28 +243,25 @@ class Work(Protocol):
 
     def calibrate(
         self,
-        graph: Graph,
+        live: LiveGraph,
         rows: Mapping[str, QuantizedRow],
-        live: Mapping[str, Any],
+        passed: Iterable[str],
         data: Iterable[Any],
-        mode: str,
+        mode: Mode,
         compat: bool,
     ) -> Calibration:
-        """Observe each tensor; `live` holds what the mode wants."""
-
-    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
-        """Called with the result and the live layers that now hold it."""
+        """Observe each tensor on live layers, of which some pass their input on."""
 
 
 def assemble(
     work: Work,
-    strategy: Any,
+    strategy: Strategy | str | Path,
     *,
     calibration: str = "quantized",
     vitis_compat: bool = False,
     labels: Any = None,
     judged: list[Any] | None = None,
-) -> Quantized:
+) -> tuple[Quantized, LiveGraph]:
     """The steps of `quantize`, in their order.
 
     Args:
@@ -284,174 +273,93 @@ def assemble(
         judged: their batches; those of the calibration by default.
 
     Returns:
-        The quantized model, not audited.
+        The quantized model, not audited, and the live layers that now hold it.
     """
-    strategy, clock = as_strategy(strategy), _Clock()
+    strategy, clock, mode = as_strategy(strategy), _Clock(), checked(calibration)
     prepared = work.prepare(strategy, vitis_compat)
     plan = prepared.plan
     graph, rows = instrument(prepared.graph, plan)
     live = work.live(graph)
     clock.mark("prepare")
-    encodings = work.weights(graph, plan, vitis_compat)
-    if calibration != Mode.FLOAT:
-        seen_by_calibration = weights_while_calibrating(plan, vitis_compat=vitis_compat)
-        work.assign(work.bake(graph, encodings, seen_by_calibration), plan)
+    encodings = work.weights.solve(graph, plan, vitis_compat)
+    if mode is Mode.QUANTIZED:
+        seen = weights_while_calibrating(plan, vitis_compat=vitis_compat)
+        live.load(work.weights.bake(graph, encodings, seen))
     clock.mark("weights")
-    # Corrections read the data again, and a generator can be read only once.
-    config = strategy.refine
-    correcting = config.include_bias_corr and not vitis_compat
-    again = (correcting, config.include_fast_ft, config.include_adaround, config.include_threshold_search)
-    data = work.data(any(again))
-    rounding = rounding_rows(graph, plan)
-    seen = passing_through(live, rounding) if calibration == Mode.FLOAT else live
-    source = _Source(data)
-    facts = work.calibrate(graph, rows, seen, source, calibration, vitis_compat)
+    passes = wanted(strategy.refine, vitis_compat=vitis_compat)
+    # A generator can be read only once.
+    data = work.data(any(each.reads_data for each in passes))
+    passed = rounding_rows(graph, plan) if mode is Mode.FLOAT else ()
+    facts = work.calibrate(live, rows, passed, data, mode, vitis_compat)
     encodings |= solve_activations(facts, plan, vitis_compat=vitis_compat)
     clock.mark("calibrate")
-    notes: list[str] = []
-    if config.include_threshold_search:
-        search = ThresholdSearch(
-            graph,
-            rows,
-            plan,
-            live,
-            data if judged is None else judged,
-            loss=config.threshold_search_loss,
-            labels=labels,
-        )
-        encodings, notes = search.run(encodings)
-        clock.mark("search")
-    refined, adjusted = refine(graph, rows, encodings, strategy.refine, vitis_compat=vitis_compat)
-    _apply(work, graph, refined, plan, rows, live)
-    clock.mark("refine")
-    corrected = graph
-    if config.include_fast_ft:
-        tuned = finetune(
-            graph, rows, plan, refined, live, data, epochs=config.fast_ft_epochs, vitis_compat=vitis_compat
-        )
-        corrected, notes = tuned.graph, [*notes, *tuned.report]
-    if config.include_adaround:
-        tuned = round_adaptively(graph, rows, plan, refined, live, data, weights=corrected, steps=config.adaround_steps)
-        corrected, notes = tuned.graph, [*notes, *tuned.report]
-    if correcting:
-        corrected = correct_biases(graph, [*rows, *rounding], live, data, weights=corrected)
-        encodings |= solve_weights(corrected, plan, roles=(Role.BIAS,))
-        refined, adjusted = refine(graph, rows, encodings, strategy.refine)
-        _apply(work, corrected, refined, plan, rows, live)
-        notes.append(f"include_bias_corr: {len(correctable(graph))} biases shifted")
-    clock.mark("correct")
-    shares = weights_outside(corrected, plan, refined)
-    shares |= values_outside(graph, rows, refined, facts.tensors, live, source.first)
-    beyond = tuple(lines(shares, plan))
-    clock.mark("check")
-    if config.integer_arithmetic:
-        form = in_integers(graph, corrected, rows, plan, refined)
-        graph, corrected, notes = form.graph, form.corrected, [*notes, *form.report]
-        live = work.live(graph)
-        _apply(work, corrected, refined, plan, rows, live)
+    given = RefineInputs(
+        plan,
+        rows,
+        strategy.refine,
+        vitis_compat,
+        facts.tensors,
+        data,
+        data if judged is None else judged,
+        labels,
+        work.weights,
+        work.live,
+    )
+    state = run_pipeline(RefineState(graph, graph, live, encodings, encodings), given, passes, clock.mark)
     result = Quantized(
         plan,
-        refined,
-        encodings,
+        state.encodings,
+        state.calibrated,
         strategy,
-        graph,
-        corrected,
+        state.graph,
+        state.corrected,
         prepared.optimized,
         rows,
-        (*prepared.report, *work.notes(), *adjusted, *notes, *beyond),
+        (*prepared.report, *work.notes(), *state.adjusted, *state.notes, *state.outside),
         clock.seconds,
         calibration,
         vitis_compat,
-        beyond,
+        state.outside,
     )
-    work.finish(result, live)
-    clock.mark("build")
-    return result
-
-
-class _Source:
-    """Calibration batches whose first one can be read again; a generator's others cannot."""
-
-    def __init__(self, data: Iterable[Any]) -> None:
-        self._data, self._first = data, None
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._data:
-            self._first = batch if self._first is None else self._first
-            yield batch
-
-    @property
-    def first(self) -> Iterator[Any]:
-        """The first batch alone."""
-        yield next(iter(self._data)) if self._first is None else self._first
+    return result, state.live
 
 
 class _Fresh:
     """Every step anew, for one model and one strategy."""
 
-    def __init__(self, model: Any, data: Any, batch_size: int, steps: int | None, progress: bool) -> None:
+    def __init__(self, model: keras.Model, data: Any, batch_size: int, steps: int | None, progress: bool) -> None:
         self._model, self._data, self._progress = model, data, progress
         self._cut: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
-        self._live: dict[str, Any] = {}
-        self.lowered = lower(model)
+        self.weights, self.lowered = WeightSolver(), lower(model)
         self._notes: list[str] = []
 
-    def prepare(self, strategy: Any, compat: bool) -> PreparedModel:
+    def prepare(self, strategy: Strategy, compat: bool) -> PreparedModel:
         return planned(graphs(self.lowered, strategy, vitis_compat=compat), strategy, compat)
 
-    def live(self, graph: Graph) -> dict[str, Any]:
-        self._live = make_all_live(graph)
-        return self._live
+    def live(self, graph: Graph) -> LiveGraph:
+        return LiveGraph(graph)
 
-    def assign(self, baked: Graph, plan: Plan) -> None:
-        for name in dict.fromkeys(r.layer for r in (*plan.quantized, *plan.typed) if r.is_weight):
-            assign_weights(self._live[name], baked.layers[name].weights)
-
-    def weights(self, graph: Graph, plan: Plan, compat: bool) -> Encodings:
-        return solve_weights(graph, plan, vitis_compat=compat)
-
-    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
-        return bake(graph, encodings, plan)
-
-    def data(self, again: bool) -> Iterable[Any]:
+    def data(self, again: bool) -> CalibrationBatches:
         source = in_size(batches(self._data, **self._cut), self.lowered, tell=self._notes.append)
         first = next(source)
         self._notes += check_float(self._model, self.lowered, first)
         source = chain([first], source)
-        return list(source) if again else source
+        return CalibrationBatches(list(source) if again else source, again=again)
 
     def notes(self) -> list[str]:
         return list(dict.fromkeys(self._notes))
 
     def calibrate(
         self,
-        graph: Graph,
+        live: LiveGraph,
         rows: Mapping[str, QuantizedRow],
-        live: Mapping[str, Any],
+        passed: Iterable[str],
         data: Iterable[Any],
-        mode: str,
+        mode: Mode,
         compat: bool,
     ) -> Calibration:
-        shown = with_progress(data, self._progress)
-        return calibrate(graph, rows, live, shown, mode=mode, vitis_compat=compat)
-
-    def finish(self, result: Quantized, live: Mapping[str, Any]) -> None:
-        # What is assigned already is what `Quantized` would build.
-        result.__dict__["live"] = live
-        assert result.model is not None
-
-
-def _apply(
-    work: Work,
-    graph: Graph,
-    encodings: Encodings,
-    plan: Plan,
-    rows: Mapping[str, QuantizedRow],
-    live: Mapping[str, Any],
-) -> None:
-    work.assign(work.bake(graph, encodings, plan), plan)
-    for fq, row in rows.items():
-        live[fq].assign(encodings[row.name])
+        seen = passing_through(live.live, passed) if passed else live.live
+        return calibrate(live.graph, rows, seen, with_progress(data, self._progress), mode=mode, vitis_compat=compat)
 
 
 def with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:

@@ -146,7 +146,21 @@ def bake(
 Key = tuple[object, ...]
 
 
-class WeightMemory:
+class WeightSolver:
+    """Decides and rounds weights, each time anew."""
+
+    def solve(
+        self, graph: Graph, plan: Plan, compat: bool, *, roles: Sequence[Role] = (Role.WEIGHT, Role.BIAS)
+    ) -> Encodings:
+        """What `solve_weights` gives."""
+        return solve_weights(graph, plan, roles=roles, vitis_compat=compat)
+
+    def bake(self, graph: Graph, encodings: Encodings, plan: Plan) -> Graph:
+        """What `bake` gives."""
+        return bake(graph, encodings, plan)
+
+
+class WeightMemory(WeightSolver):
     """Remembers by content what was decided for a weight, and what it becomes on its grid."""
 
     def __init__(self) -> None:
