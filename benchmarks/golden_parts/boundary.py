@@ -14,7 +14,7 @@ from vqkit.primitives.spec import Method
 from vqkit.quantization.calibrate import Calibrator, entering, observe_batches
 from vqkit.quantization.data import batches
 from vqkit.quantization.plan import QuantizedRow
-from vqkit.quantization.ptq import Quantized
+from vqkit.quantization.quantized import Quantized
 from vqkit.quantization.solve import bake, weights_while_calibrating
 
 MARGIN = 1e-6

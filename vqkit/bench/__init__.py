@@ -37,8 +37,8 @@ from vqkit.quantization.prepare import (
     planned,
     rounding_rows,
 )
-from vqkit.quantization.ptq import Quantized, assemble, with_progress
-from vqkit.quantization.refine.audit import audit
+from vqkit.quantization.ptq import assemble, with_progress
+from vqkit.quantization.quantized import Quantized, audit
 from vqkit.quantization.refine.pipeline import CalibrationBatches
 from vqkit.quantization.solve import WeightMemory, WeightSolver
 from vqkit.strategy import Strategy

@@ -16,7 +16,7 @@ from vqkit.graph.keras_io import mask_of
 from vqkit.quantization.data import batches, leaves
 from vqkit.quantization.float_model import in_size, size_of
 from vqkit.quantization.prepare import passing_through, rounding_rows
-from vqkit.quantization.ptq import Quantized
+from vqkit.quantization.quantized import Quantized
 
 
 class FloatPart:

@@ -61,7 +61,7 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     """
     from keras import tree
 
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
     model = model.model if isinstance(model, Quantized) else model
     n = 0

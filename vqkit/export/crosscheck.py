@@ -13,7 +13,7 @@ from vqkit.export.lowering import lower
 from vqkit.export.program import Program
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 RUNTIMES = ("onnxruntime", "litert", "integer")
 FILES = ("keras", "h5", "saved_model")

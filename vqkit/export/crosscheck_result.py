@@ -15,7 +15,7 @@ from vqkit.export.program import Program
 from vqkit.primitives.qparams import QParams
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 Values = dict[str, np.ndarray]
 

@@ -25,7 +25,7 @@ from vqkit.quantization import ptq
 if TYPE_CHECKING:
     import keras
 
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 NAME = "quantized_model"
 # The strategy's word -> ours.

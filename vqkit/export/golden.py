@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import keras
 
     from vqkit.quantization.plan import QuantizedRow
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 WEIGHTS = "dump_results_weights"
 

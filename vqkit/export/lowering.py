@@ -19,7 +19,7 @@ from vqkit.graph.state import recurrent_states
 from vqkit.quantization.solve import bake
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 
 def lower(quantized: Quantized) -> Program:

@@ -18,7 +18,7 @@ from vqkit.primitives import spec
 from vqkit.primitives.qparams import QParams
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 Shape = tuple[int | None, ...]
 

@@ -11,7 +11,7 @@ from vqkit.export.crosscheck_result import EXACT, NEAR, Values, Witness
 from vqkit.export.program import Program, Step, live_with_biases, output_names
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 Maker = Callable[["Quantized", Program, bool, Mapping[str, Any]], Witness]
 

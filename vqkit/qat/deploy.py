@@ -18,7 +18,7 @@ from vqkit.qat.model import QATModel, strategy_of
 from vqkit.quantization.plan import Plan, Row
 from vqkit.quantization.planner import resolve
 from vqkit.quantization.prepare import instrument
-from vqkit.quantization.ptq import Quantized
+from vqkit.quantization.quantized import Quantized
 from vqkit.quantization.refine import refine
 from vqkit.quantization.refine.integer_arithmetic import in_integers
 from vqkit.quantization.refine.outside import lines, weights_outside

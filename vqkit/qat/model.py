@@ -24,7 +24,8 @@ from vqkit.quantization.float_model import in_size
 from vqkit.quantization.layers import grid_shape
 from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import as_strategy, instrument, prepare
-from vqkit.quantization.ptq import Quantized, quantize
+from vqkit.quantization.ptq import quantize
+from vqkit.quantization.quantized import Quantized
 from vqkit.quantization.solve import Encodings, solve_weights
 from vqkit.strategy import Strategy
 

@@ -9,8 +9,8 @@
     plan             `Plan` and `Row`: each tensor, its quantizer, and who decided
     planner          Strategy x Graph -> Plan
     prepare          a model and a strategy as a prepared graph with its plan, and FakeQuantize put in
-    ptq              `quantize()`, `Quantized`, and the audit of what was asked for
-    reference_rules  where the reference puts quantizers, for `vitis_compat`
+    ptq              `quantize()`: the steps in their order
+    quantized        `Quantized`, and the audit of what was asked for
     solve            statistics to encodings, and weights on their grid
     refine           what is done to grids and weights after they are solved
 
@@ -26,7 +26,7 @@ _WHERE = {
     "Data": "data",
     "Plan": "plan",
     "PreparedModel": "prepare",
-    "Quantized": "ptq",
+    "Quantized": "quantized",
     "batches": "data",
     "make_plan": "prepare",
     "quantize": "ptq",

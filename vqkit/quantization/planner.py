@@ -16,9 +16,13 @@ from vqkit.quantization.layer_kinds import (
     KEEPS_GRID,
     QUANTIZED_AFTER,
     QUANTIZED_BEFORE,
+    ReferenceRules,
     Signs,
+    is_inline,
     linear_weighted,
     named_types,
+    refuse_what_the_reference_refuses,
+    unknown_function,
     with_data_types,
 )
 from vqkit.quantization.plan import (
@@ -33,12 +37,6 @@ from vqkit.quantization.plan import (
     float_input,
     origins_of,
     tensor_name,
-)
-from vqkit.quantization.reference_rules import (
-    ReferenceRules,
-    is_inline,
-    refuse_what_the_reference_refuses,
-    unknown_function,
 )
 from vqkit.strategy.fit import UnusedError
 

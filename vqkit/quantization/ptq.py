@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vqkit.graph.copies import LiveGraph, make_all_live
+from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
-from vqkit.graph.keras_io import lower, raise_model
+from vqkit.graph.keras_io import lower
 from vqkit.quantization.calibrate import Calibration, Mode, calibrate, checked
 from vqkit.quantization.data import batches
 from vqkit.quantization.float_model import check_float, in_size, whole
-from vqkit.quantization.layer_kinds import HALF_BITS
-from vqkit.quantization.plan import Plan, QuantizedRow, Row
+from vqkit.quantization.plan import QuantizedRow
 from vqkit.quantization.prepare import (
     PreparedModel,
     as_strategy,
@@ -27,123 +24,13 @@ from vqkit.quantization.prepare import (
     planned,
     rounding_rows,
 )
-from vqkit.quantization.refine.audit import audit
-from vqkit.quantization.refine.integer_arithmetic import SCALES
+from vqkit.quantization.quantized import Quantized
 from vqkit.quantization.refine.pipeline import CalibrationBatches, RefineInputs, RefineState, run_pipeline, wanted
-from vqkit.quantization.solve import Encodings, WeightSolver, bake, solve_activations, weights_while_calibrating
+from vqkit.quantization.solve import WeightSolver, solve_activations, weights_while_calibrating
 from vqkit.strategy import Strategy
 
 if TYPE_CHECKING:
     import keras
-
-
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """A quantized model with everything that explains it.
-
-    Attributes:
-        plan: what was requested for each tensor.
-        encodings: plan row name -> the decision that is applied.
-        calibrated: the same before refinement.
-        strategy: the strategy it was made with.
-        graph: the float graph with fake-quantize layers inserted.
-        corrected: the same with weights as refinement corrected them before they were quantized.
-        optimized: the float graph after the optimize pipeline, before conversions to device form.
-        rows: fake-quantize layer name -> plan row.
-        report: what passes and refinement did, and the lines of `outside`.
-        timings: step -> seconds.
-        calibration: "quantized" or "float".
-        vitis_compat: whether the reference's mistakes were reproduced.
-        outside: a line for each tensor of which much lies outside the range that was chosen for it.
-    """
-
-    plan: Plan
-    encodings: Encodings
-    calibrated: Encodings
-    strategy: Strategy
-    graph: Graph
-    corrected: Graph
-    optimized: Graph
-    rows: Mapping[str, QuantizedRow]
-    report: tuple[str, ...]
-    timings: Mapping[str, float]
-    calibration: str = "quantized"
-    vitis_compat: bool = False
-    outside: tuple[str, ...] = ()
-    _cache: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
-
-    def __repr__(self) -> str:
-        """One line: model, strategy, how many tensors are quantized; `report` and `plan` tell more."""
-        clipped = f", {len(self.outside)} with much outside their range" if self.outside else ""
-        return f"<Quantized: {self.plan.summary()}{clipped}>"
-
-    @property
-    def live(self) -> Mapping[str, Any]:
-        """Layer name -> live object that `model` is made of."""
-        if "live" not in self._cache:
-            live = make_all_live(bake(self.corrected, self.encodings, self.plan))
-            for fq, row in self.rows.items():
-                live[fq].assign(self.encodings[row.name])
-            self.keep_live(live)
-        found: Mapping[str, Any] = self._cache["live"]
-        return found
-
-    def keep_live(self, live: Mapping[str, Any]) -> None:
-        """Take live layers that hold weights and decisions already, instead of making some."""
-        self._cache["live"] = live
-
-    @cached_property
-    def model(self) -> keras.Model:
-        """An ordinary Keras model: predict, evaluate, save, load. Built when first asked for."""
-        from vqkit.quantization.layers import QuantizedModel, carrying
-
-        grids = {(r.layer, r.tensor): self.encodings[r.name] for r in self.plan.quantized if r.is_weight}
-        return carrying(raise_model(self.graph, self.live, QuantizedModel), grids)
-
-    @cached_property
-    def float_model(self) -> keras.Model:
-        """The optimized float model, as an ordinary Keras model."""
-        return raise_model(self.optimized)
-
-    def audit(self) -> Any:
-        """Requested against applied, tensor by tensor.
-
-        Returns:
-            A pandas table.
-
-        Raises:
-            AuditError: some tensor is not what the plan says.
-        """
-        return audit(self)
-
-    @property
-    def size_bytes(self) -> float:
-        """Bytes of the weights at their bit widths; 16-bit floats count 2, other float ones 4."""
-        return sum(self._bits(r) for r in self._weight_rows()) / 8 + self._unplanned_bytes()
-
-    @property
-    def float_size_bytes(self) -> float:
-        """Bytes of all weights as float32."""
-        return float(sum(w.size * 4 for layer in self.optimized.layers.values() for w in layer.weights.values()))
-
-    def _weight_rows(self) -> Iterable[Row]:
-        return (r for r in self.plan.rows if r.is_weight)
-
-    def _bits(self, row: Row) -> float:
-        width = (HALF_BITS if row.data_type else 32) if row.spec is None else row.spec.bit_width
-        return float(self.graph.layers[row.layer].weights[row.tensor].size * width)
-
-    def _unplanned_bytes(self) -> float:
-        planned = {r.name for r in self._weight_rows()}
-        return float(
-            sum(
-                w.size * 4
-                for name, layer in self.graph.layers.items()
-                if name not in self.rows
-                for key, w in layer.weights.items()
-                if f"{name}/{key}" not in planned and key not in SCALES
-            )
-        )
 
 
 class _Clock:

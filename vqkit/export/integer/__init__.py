@@ -33,7 +33,7 @@ from vqkit.primitives import affine
 from vqkit.primitives.qparams import QParams
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 FLOAT32_EXACT = 2.0**24
 INT32 = 2.0**31

@@ -24,7 +24,7 @@ from vqkit.export.program import Program, Shape
 
 if TYPE_CHECKING:
     from vqkit.export.onnx.graph import ModelProto
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 DEFAULT_OPSET = 21
 ROUNDINGS = ("exact", "qdq")

@@ -24,7 +24,7 @@ from vqkit.export.tflite.rounding import BITS, rounding_chain, rounds_up, signed
 from vqkit.primitives.qparams import QParams
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 LOWEST_WEIGHTS = ("keep", "clip", "error")
 ROUNDINGS = ("exact", "fused")
