@@ -10,8 +10,9 @@ import pytest
 
 from tests.support import zoo
 from vqkit.errors import StrategyError
+from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization import make_plan
-from vqkit.quantization.plan import Role, spec_from_json, spec_to_json
+from vqkit.quantization.plan import Role
 from vqkit.strategy import Strategy
 
 BUILT_INS = ("pof2s", "pof2s_tqt", "fs", "fsx")
@@ -126,8 +127,8 @@ def test_plan_prints_and_survives_json():
     data = json.loads(json.dumps(plan.to_json()))
     assert [r["layer"] for r in data["rows"]] == [r.layer for r in plan.rows]
     for row, stored in zip(plan.rows, data["rows"], strict=True):
-        assert (row.spec and spec_to_json(row.spec)) == stored["spec"]
-        assert row.spec is None or spec_from_json(stored["spec"]) == row.spec
+        assert (row.spec and row.spec.to_json()) == stored["spec"]
+        assert row.spec is None or QuantizerSpec.from_json(stored["spec"]) == row.spec
     frame = plan.to_frame()
     assert len(frame) == len(plan.rows)
     assert set(frame["quantizer"]) <= {"FS", "float"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +43,9 @@ from vqkit.quantization.refine.pipeline import CalibrationBatches
 from vqkit.quantization.solve import WeightMemory, WeightSolver
 from vqkit.strategy import Strategy
 
+if TYPE_CHECKING:
+    import keras
+
 KEPT_PLANS = 128
 
 
@@ -69,7 +72,9 @@ class Bench:
         ['pof2s', 'fsx']
     """
 
-    def __init__(self, model: Any, data: Data, *, cache: str | Path | None = None, memory_limit: int = 1 << 30) -> None:
+    def __init__(
+        self, model: keras.Model, data: Data, *, cache: str | Path | None = None, memory_limit: int = 1 << 30
+    ) -> None:
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
         self._weights, self._activations = WeightMemory(), ActivationCache(memory_limit)
@@ -94,7 +99,7 @@ class Bench:
 
     def quantize(
         self,
-        strategy: Any,
+        strategy: Strategy,
         *,
         batch_size: int = 32,
         steps: int | None = None,

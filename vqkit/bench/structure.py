@@ -13,7 +13,7 @@ from vqkit.graph.keras_io import compiled, replay, tensors
 from vqkit.primitives.spec import QuantizerSpec
 from vqkit.quantization.calibrate import rounding_only
 from vqkit.quantization.layers import FakeQuantize, computed_together
-from vqkit.quantization.plan import QuantizedRow, spec_to_json
+from vqkit.quantization.plan import QuantizedRow
 from vqkit.quantization.prepare import passing_through
 from vqkit.quantization.solve import Encodings
 
@@ -36,7 +36,7 @@ def structure_key(graph: Graph) -> str:
 def _layer_key(layer: Layer) -> tuple[Any, ...]:
     config = {k: v for k, v in layer.config.items() if k != "spec"}
     spec = layer.config.get("spec")
-    rounding = spec_to_json(rounding_only(spec)) if isinstance(spec, QuantizerSpec) else None
+    rounding = rounding_only(spec).to_json() if isinstance(spec, QuantizerSpec) else None
     shapes = [(k, w.shape) for k, w in layer.weights.items()]
     return (
         layer.name,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-    from vqkit.strategy import Strategy
     from vqkit.quantization.quantized import Quantized
+    from vqkit.strategy import Strategy
 
 
 def calibration_study(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from vqkit.quantization.float_model import in_size, size_of
 from vqkit.quantization.labels import class_numbers, first_output, right_answers
 from vqkit.quantization.plan import Row
 from vqkit.quantization.prepare import passing_through, rounding_rows
+from vqkit.quantization.quantized import Quantized
+
+if TYPE_CHECKING:
+    import keras
 
 Pair = tuple[Any, Any]
 """A value of the float model, and the same of the quantized one."""
@@ -48,7 +52,7 @@ class Evaluation:
     task: str = ""
 
 
-def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
+def predict(model: keras.Model | Quantized, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
 
     Args:
@@ -60,8 +64,6 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
         float32 outputs of shape (n, …), nested as the model's.
     """
     from keras import tree
-
-    from vqkit.quantization.quantized import Quantized
 
     model = model.model if isinstance(model, Quantized) else model
     n = 0
@@ -79,7 +81,7 @@ def predict(model: Any, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
     return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
 
 
-def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
+def in_one_function(model: keras.Model, like: Any) -> Callable[[Any], Any]:
     """A model's inference, compiled for batches of any size.
 
     Args:
@@ -99,7 +101,12 @@ def in_one_function(model: Any, like: Any) -> Callable[[Any], Any]:
 
 
 def evaluate(
-    model: Any, x: Any, y: Any, *, metrics: Sequence[Any] | None = None, batch_size: int = EVAL_BATCH
+    model: keras.Model | Quantized,
+    x: Any,
+    y: Any,
+    *,
+    metrics: Sequence[Any] | None = None,
+    batch_size: int = EVAL_BATCH,
 ) -> Evaluation:
     """Metrics of a model on labelled data.
 
@@ -202,7 +209,7 @@ def accuracy(predictions: np.ndarray, y: Any, where: str = "labels") -> float:
     return float(np.mean(right_answers(predictions, y, where)))
 
 
-def check_labels(model: Any, data: Data) -> None:
+def check_labels(model: keras.Model, data: Data) -> None:
     """Refuse labels that top-1 accuracy cannot judge, before anything is quantized.
 
     Args:
@@ -222,7 +229,7 @@ def check_labels(model: Any, data: Data) -> None:
 # --- float against quantized, tensor by tensor ---
 
 
-def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
+def sqnr(quantized: Quantized, x: Any, *, batch_size: int = 50) -> Any:
     """Signal-to-quantization-noise ratio of every quantized tensor, and of the model's outputs.
 
     Activations are compared where they stand in the running model, so errors of earlier layers are in.
@@ -245,7 +252,7 @@ def sqnr(quantized: Any, x: Any, *, batch_size: int = 50) -> Any:
     return noise_table(quantized, _powers(quantized, x, batch_size))
 
 
-def noise_table(quantized: Any, power: Mapping[str, tuple[float, float]]) -> Any:
+def noise_table(quantized: Quantized, power: Mapping[str, tuple[float, float]]) -> Any:
     """The table of `sqnr`.
 
     Args:
@@ -275,19 +282,19 @@ def decibel(signal: float, noise: float) -> float:
     return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
 
 
-def _weight_power(quantized: Any, row: Row) -> tuple[float, float]:
+def _weight_power(quantized: Quantized, row: Row) -> tuple[float, float]:
     w = quantized.graph.layers[row.layer].weights[row.tensor]
     error = quantized_weight(quantized, row).astype(np.float64) - w
     return float(np.sum(w.astype(np.float64) ** 2)), float(np.sum(error**2))
 
 
-def quantized_weight(quantized: Any, row: Row) -> np.ndarray:
+def quantized_weight(quantized: Quantized, row: Row) -> np.ndarray:
     """A weight as the quantized model has it."""
     corrected = quantized.corrected.layers[row.layer].weights[row.tensor]
     return fake_quantize_numpy(corrected, quantized.encodings[row.name])
 
 
-def _powers(quantized: Any, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
+def _powers(quantized: Quantized, x: Any, batch_size: int) -> dict[str, tuple[float, float]]:
     names = {fq: row.name for fq, row in quantized.rows.items()}
     sides = _own_sides(quantized)  # Variables must exist before tracing.
 
@@ -341,11 +348,11 @@ def compared(graph: Graph, names: Mapping[str, str], sides: Sides, inputs: Mappi
     return {k: (floats[k], fakes[k]) for k in floats}
 
 
-def _own_sides(quantized: Any) -> Sides:
+def _own_sides(quantized: Quantized) -> Sides:
     return float_live(quantized), quantized.live
 
 
-def float_live(quantized: Any) -> dict[str, Any]:
+def float_live(quantized: Quantized) -> dict[str, Any]:
     """Live float layers, made once; fake-quantize layers pass values through."""
     if "float" not in quantized._cache:
         rounding = rounding_rows(quantized.graph, quantized.plan)
@@ -383,7 +390,7 @@ def observe(
 
 
 def tensor_values(
-    quantized: Any, x: Any, names: Sequence[str], sides: Sides | None = None, graph: Graph | None = None
+    quantized: Quantized, x: Any, names: Sequence[str], sides: Sides | None = None, graph: Graph | None = None
 ) -> dict[str, Pair]:
     """Float and quantized values of chosen tensors, for pictures.
 

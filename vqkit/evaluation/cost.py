@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vqkit.errors import ModelError
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.quantization.layer_kinds import HALF_BITS, KEEPS_GRID
 from vqkit.quantization.plan import Plan, QuantizedRow, Row
+
+if TYPE_CHECKING:
+    from vqkit.quantization.quantized import Quantized
 
 FLOAT_BITS = 32
 # Kernels of these are used once for each position of their output, those of the second once for each input's.
@@ -146,7 +149,7 @@ def _value_bits(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> d
     return bits
 
 
-def totals(quantized: Any) -> dict[str, float]:
+def totals(quantized: Quantized) -> dict[str, float]:
     """What a record says about a quantized model's work.
 
     Args:

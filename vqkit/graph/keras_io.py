@@ -10,13 +10,16 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.copies import make_all_live, read_layer
 from vqkit.graph.ir import Graph, Layer, Node, Ref, Value, in_scopes, map_refs
 from vqkit.graph.keras_layers import check_shapes, is_custom, named_inputs
 from vqkit.primitives.native import traced_here
+
+if TYPE_CHECKING:
+    import keras
 
 SPARE = 1000
 """Frames of everything else."""
@@ -43,7 +46,7 @@ def room_for(layers: int) -> Iterator[None]:
 Hook = Callable[[Node, tuple[Any, ...]], tuple[Any, ...]]
 
 
-def lower(model: Any) -> Graph:
+def lower(model: keras.Model) -> Graph:
     """Read a Keras model into a graph of our own, without touching the model.
 
     Args:
@@ -61,7 +64,7 @@ def lower(model: Any) -> Graph:
     return reader.graph
 
 
-def _functional_of(model: Any, name: str) -> Any:
+def _functional_of(model: keras.Model, name: str) -> Any:
     from keras import Model, Sequential
     from keras.src.models.functional import Functional
 
@@ -85,7 +88,7 @@ def _functional_of(model: Any, name: str) -> Any:
 class _ModelReader:
     """Walks a functional model; nested models share the value numbering."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: keras.Model) -> None:
         from keras import tree
 
         self._tree = tree
@@ -111,7 +114,7 @@ class _ModelReader:
     def _ref(self, tensor: Any) -> Ref:
         return Ref(self._ids[id(tensor)])
 
-    def _walk(self, model: Any, ids: dict[int, int], prefix: str) -> None:
+    def _walk(self, model: keras.Model, ids: dict[int, int], prefix: str) -> None:
         for depth in sorted(model._nodes_by_depth, reverse=True):
             for node in model._nodes_by_depth[depth]:
                 if not node.is_input:

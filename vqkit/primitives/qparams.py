@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vqkit.primitives import affine
 from vqkit.primitives.affine import Array
-from vqkit.primitives.spec import Method, QuantizerSpec, RoundMode
+from vqkit.primitives.spec import QuantizerSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,9 +61,13 @@ class QParams:
     def to_json(self) -> dict[str, Any]:
         """Plain lists and words; `from_json` gives an equal object."""
         words = {"method": self.spec.method.name, "round_mode": self.spec.round_mode.name}
-        spec = asdict(self.spec) | words | {"quantizer_type": self.spec.quantizer_type.value}
         pos = None if self.pos is None else self.pos.tolist()
-        return {"spec": spec, "f_min": self.f_min.tolist(), "f_max": self.f_max.tolist(), "pos": pos}
+        return {
+            "spec": self.spec.to_json() | words,
+            "f_min": self.f_min.tolist(),
+            "f_max": self.f_max.tolist(),
+            "pos": pos,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> QParams:
@@ -78,9 +82,8 @@ class QParams:
         Raises:
             KeyError: a key is missing or a word unknown.
         """
-        given = data["spec"]
-        words = {"method": Method[given["method"]], "round_mode": RoundMode[given["round_mode"]]}
-        return cls(spec=QuantizerSpec(**given | words), f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"])
+        spec = QuantizerSpec.from_json(data["spec"])
+        return cls(spec=spec, f_min=data["f_min"], f_max=data["f_max"], pos=data["pos"])
 
     def _multiplier(self) -> Array:
         return affine.multiplier(self.spec, self.f_min, self.f_max, self.pos)

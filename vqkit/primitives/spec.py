@@ -5,7 +5,8 @@ Both kernels, numpy and TensorFlow, read these constants, so that they multiply 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -103,6 +104,26 @@ class QuantizerSpec:
     def with_(self, **changes: Any) -> QuantizerSpec:
         """A copy with some attributes changed."""
         return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The quantizer as JSON values, under the strategy format's names; `from_json` gives an equal one."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: getattr(v, "value", v) for k, v in found.items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> QuantizerSpec:
+        """The quantizer that `to_json` wrote; method and rounding may also be words, as in encodings.
+
+        Raises:
+            KeyError: a word is unknown.
+        """
+        words = {"method": Method, "round_mode": RoundMode}
+        said = {k: kind[data[k]] for k, kind in words.items() if isinstance(data.get(k), str)}
+        return cls(**{**data, **said})
+
+
+DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(QuantizerSpec) if f.default is not MISSING}
+"""What a strategy means where it leaves a parameter of a quantizer out."""
 
 
 TINY_STEP = np.float32(2.0**-52)

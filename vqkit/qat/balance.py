@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -26,6 +26,9 @@ from vqkit.qat.recipes import ends_in_softmax
 from vqkit.quantization.data import batches
 from vqkit.quantization.prepare import as_strategy, graphs
 
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
+
 _ROUNDS = 4
 _FACTORS = np.exp2(np.linspace(-1, 1, 17))
 _MARGIN = 0.1
@@ -33,8 +36,8 @@ _MARGIN = 0.1
 
 
 def balance_channels(
-    model: Any,
-    strategy: Any,
+    model: keras.Model,
+    strategy: Strategy,
     images: Any,
     *,
     n_images: int = 64,

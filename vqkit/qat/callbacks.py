@@ -113,7 +113,7 @@ class ThresholdLog(keras.callbacks.Callback):
         model: from `qat_model`, where what is trained was made of it (`with_features`); else the trained one.
     """
 
-    def __init__(self, every: int = 10, model: Any = None) -> None:
+    def __init__(self, every: int = 10, model: keras.Model = None) -> None:
         super().__init__()
         self._given = model
         if every < 1:

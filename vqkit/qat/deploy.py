@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import ModelError
 from vqkit.graph.copies import read_layer
@@ -24,8 +24,11 @@ from vqkit.quantization.refine.integer_arithmetic import in_integers
 from vqkit.quantization.refine.outside import lines, weights_outside
 from vqkit.quantization.solve import Encodings
 
+if TYPE_CHECKING:
+    import keras
 
-def deploy_model(model: Any) -> Quantized:
+
+def deploy_model(model: keras.Model) -> Quantized:
     """Fix what training has arrived at: weights on their grids, trained thresholds as positions.
 
     The plan is made anew from the strategy that the model carries, every quantizer's range becomes the

@@ -30,7 +30,6 @@ from vqkit.primitives import ops
 from vqkit.primitives.kernels import position_scale
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-from vqkit.quantization.plan import spec_from_json, spec_to_json
 
 LEARNED = ("log_threshold", "range_factor")
 """Names of the variables that a learned range trains."""
@@ -71,7 +70,7 @@ class LearnedQuantize(keras.layers.Layer):
         if estimate not in set(Estimate):
             raise ModelError(not_allowed(f"{self.name}: estimate", estimate, [e.value for e in Estimate]))
         self.supports_masking = True
-        self.spec = spec if isinstance(spec, QuantizerSpec) else spec_from_json(spec)
+        self.spec = spec if isinstance(spec, QuantizerSpec) else QuantizerSpec.from_json(spec)
         self.grid_shape, self.tensor = tuple(grid_shape), tensor
         self.estimate = Estimate(estimate)
         pow2, tqt = self.spec.pow2, self.spec.quantizer_type is QuantizerType.TQT
@@ -206,7 +205,7 @@ class LearnedQuantize(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """With the quantizer as JSON."""
         own = {
-            "spec": spec_to_json(self.spec),
+            "spec": self.spec.to_json(),
             "grid_shape": list(self.grid_shape),
             "tensor": self.tensor,
             "estimate": self.estimate.value,

@@ -30,7 +30,7 @@ from vqkit.quantization.solve import Encodings, solve_weights
 from vqkit.strategy import Strategy
 
 
-def beginning(strategy: Any, start: Any) -> Any:
+def beginning(strategy: Strategy, start: Any) -> Any:
     """The strategy to calibrate with.
 
     Args:
@@ -122,8 +122,8 @@ def _quantizers_of(layer: Any) -> list[LearnedQuantize]:
 
 
 def qat_model(
-    model: Any,
-    strategy: Any,
+    model: keras.Model,
+    strategy: Strategy,
     calib_data: Any = None,
     *,
     init_quant: bool = True,
@@ -221,7 +221,9 @@ def qat_model(
     return trainable
 
 
-def _recipe(graph: Graph, strategy: Any, report: Iterable[str], calibration: str, vitis_compat: bool) -> dict[str, Any]:
+def _recipe(
+    graph: Graph, strategy: Strategy, report: Iterable[str], calibration: str, vitis_compat: bool
+) -> dict[str, Any]:
     candidates = None if graph.candidates is None else sorted(graph.candidates)
     return {
         "strategy": {"name": strategy.name, **_text(strategy)},
@@ -233,7 +235,7 @@ def _recipe(graph: Graph, strategy: Any, report: Iterable[str], calibration: str
     }
 
 
-def _text(strategy: Any) -> dict[str, Any]:
+def _text(strategy: Strategy) -> dict[str, Any]:
     """The strategy as what it changes in its built-in, which keeps who said what; else as a whole."""
     short = {"base": strategy.base, "overrides": strategy.overrides()}
     return short if strategy_of(short).digest == strategy.digest else {"document": strategy.dump(verbose=2)}
@@ -246,7 +248,7 @@ def strategy_of(saved: Mapping[str, Any]) -> Any:
     return Strategy.builtin(saved["base"]).with_overrides(saved["overrides"])
 
 
-def _folded_norms(model: Any, graph: Graph) -> dict[str, Mapping[str, Any]]:
+def _folded_norms(model: keras.Model, graph: Graph) -> dict[str, Mapping[str, Any]]:
     """Layer name -> configuration of the batch norm that was folded into it."""
     layers = lower(model).layers
     found = {}

@@ -87,7 +87,7 @@ class DistillationData(keras.utils.PyDataset):
 
     def __init__(
         self,
-        model: Any,
+        model: keras.Model,
         x: Any,
         *,
         batch_size: int = 32,
@@ -142,14 +142,14 @@ def _as_keras_wants(outputs: Any) -> Any:
     return tuple(outputs) if isinstance(outputs, list) else outputs
 
 
-def ends_in_softmax(model: Any) -> bool:
+def ends_in_softmax(model: keras.Model) -> bool:
     """Whether a model's last layer gives probabilities, so that `Distillation` needs from_logits=False."""
     last = model.layers[-1]
     name = getattr(getattr(last, "activation", None), "__name__", "")
     return name == "softmax" or type(last).__name__ == "Softmax"
 
 
-def with_features(model: Any, layers: Sequence[str]) -> Any:
+def with_features(model: keras.Model, layers: Sequence[str]) -> Any:
     """A model that also gives what some of its layers give; it shares layers and weights with the given one.
 
     Made of the float model and of the one from `qat_model` alike, both give the same things, so one can be
@@ -183,7 +183,7 @@ def with_features(model: Any, layers: Sequence[str]) -> Any:
     return keras.Model(model.inputs, [model.outputs[0], *inner])
 
 
-def _places(model: Any, layers: Sequence[str]) -> list[str]:
+def _places(model: keras.Model, layers: Sequence[str]) -> list[str]:
     """Where the values of the user's layers are now: a fused activation has become a layer of its own."""
     if not isinstance(model, QATModel):
         return list(layers)

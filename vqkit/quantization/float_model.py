@@ -7,7 +7,7 @@ another order from one call to the next. A layer whose copy lost something diffe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,13 +19,16 @@ from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.graph.state import recurrent_states
 from vqkit.quantization.data import leaves, map_inputs
 
+if TYPE_CHECKING:
+    import keras
+
 SAMPLES = 4
 BOUND = 1e-4
 """Of the largest magnitude of a tensor. A float32 sum of n numbers in another order moves by up to n · 6e-8
 of the sum of their magnitudes, and a deep net amplifies it; `benchmarks/float_check.py` says what is seen."""
 
 
-def check_float(model: Any, graph: Graph, batch: Any) -> list[str]:
+def check_float(model: keras.Model, graph: Graph, batch: Any) -> list[str]:
     """Compare the graph that was read from a model with the model itself, on a few samples.
 
     Args:
@@ -152,7 +155,7 @@ def _parting(
     )
 
 
-def size_of(model: Any) -> int | None:
+def size_of(model: keras.Model | Graph) -> int | None:
     """The batch size that a graph or a Keras model is made for; None where any will do.
 
     Args:
@@ -172,7 +175,7 @@ def size_of(model: Any) -> int | None:
 
 
 def in_size(
-    source: Iterable[Any], model: Any, *, pad: bool = False, tell: Callable[[str], None] | None = None
+    source: Iterable[Any], model: keras.Model | Graph, *, pad: bool = False, tell: Callable[[str], None] | None = None
 ) -> Iterator[Any]:
     """Batches in the size that a model is made for.
 
@@ -189,7 +192,7 @@ def in_size(
     return iter(source) if size is None else _cut(source, size, pad, model.name, tell)
 
 
-def whole(labels: Any, model: Any) -> Any:
+def whole(labels: Any, model: keras.Model | Graph) -> Any:
     """Labels of the samples that `in_size` gives; None stays None."""
     size = None if labels is None else size_of(model)
     return labels if size is None else labels[: len(labels) // size * size]

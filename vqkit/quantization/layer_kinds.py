@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from vqkit.graph.passes.match import Chains, activation_name, kind_in, reference
 from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.primitives.spec import compat_refusal
 from vqkit.quantization.plan import FloatRow, QuantizedRow, Row
+
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
 
 ACTIVATIONS = ("ReLU", "LeakyReLU", "Activation")
 DEVICE_POOLS = ("MaxPooling2D", "VitisAveragePooling2D", "VitisGlobalAveragePooling2D")
@@ -89,7 +92,7 @@ _SIGNIFICAND = {"float16": 11, "bfloat16": 8}
 Named = Mapping[str, tuple[str, Any]]
 
 
-def named_types(strategy: Any, graph: Graph) -> Named:
+def named_types(strategy: Strategy, graph: Graph) -> Named:
     """The inputs, layers and nodes that a name rule puts into a 16-bit floating-point type.
 
     Args:

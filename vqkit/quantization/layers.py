@@ -30,7 +30,6 @@ from vqkit.primitives.native import in_process
 from vqkit.primitives.ops import fake_quantize, fake_quantize_up_to
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import QuantizerSpec
-from vqkit.quantization.plan import spec_from_json, spec_to_json
 
 _KNOWN: ContextVar[Mapping[int, Any]] = ContextVar("_KNOWN", default=MappingProxyType({}))
 
@@ -94,7 +93,7 @@ class FakeQuantize(keras.layers.Layer):
     ) -> None:
         super().__init__(**{**kwargs, "trainable": False})
         self.supports_masking = True
-        self.spec = spec if isinstance(spec, QuantizerSpec) else spec_from_json(spec)
+        self.spec = spec if isinstance(spec, QuantizerSpec) else QuantizerSpec.from_json(spec)
         self.grid_shape = tuple(grid_shape)
         zeros, shape = "zeros", self.grid_shape
         self.f_min = self.add_weight(shape=shape, initializer=zeros, trainable=False, name="f_min", dtype="float32")
@@ -136,7 +135,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """With the quantizer as JSON."""
-        return {**super().get_config(), "spec": spec_to_json(self.spec), "grid_shape": list(self.grid_shape)}
+        return {**super().get_config(), "spec": self.spec.to_json(), "grid_shape": list(self.grid_shape)}
 
 
 @keras.saving.register_keras_serializable(package="vqkit")
@@ -243,13 +242,13 @@ def carrying(model: QuantizedModel, grids: Mapping[tuple[str, str], QParams]) ->
     return _with(model, [(layer, weight, grid.to_json()) for (layer, weight), grid in grids.items()])
 
 
-def _with(model: Any, entries: Any) -> Any:
+def _with(model: keras.Model, entries: Any) -> Any:
     # A plain attribute: Keras would look for layers in what it tracks.
     object.__setattr__(model, "_weight_grids", tuple(tuple(entry) for entry in entries))
     return model
 
 
-def _plain(model: Any) -> tuple[tuple[str, str, Any], ...]:
+def _plain(model: keras.Model) -> tuple[tuple[str, str, Any], ...]:
     return object.__getattribute__(model, "_weight_grids")
 
 

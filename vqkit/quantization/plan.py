@@ -73,7 +73,7 @@ class _Tensor:
         """Whether the tensor is a constant of the model."""
         return self.role in (Role.WEIGHT, Role.BIAS)
 
-    def _json(self, spec: Any, data_type: str | None) -> dict[str, Any]:
+    def _json(self, spec: Mapping[str, Any] | None, data_type: str | None) -> dict[str, Any]:
         return {
             "layer": self.layer,
             "tensor": self.tensor,
@@ -105,7 +105,7 @@ class QuantizedRow(_Tensor):
 
     def to_json(self) -> dict[str, Any]:
         """The row as JSON values."""
-        return self._json(spec_to_json(self.spec), None)
+        return self._json(self.spec.to_json(), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,18 +126,6 @@ class FloatRow(_Tensor):
 
 Row = QuantizedRow | FloatRow
 """One tensor of the plan."""
-
-
-def spec_to_json(spec: QuantizerSpec) -> dict[str, Any]:
-    """A quantizer as JSON values, in the strategy format's names."""
-    names = QuantizerSpec.__dataclass_fields__
-    plain = {k: getattr(spec, k) for k in names}
-    return {k: v.value if hasattr(v, "value") else v for k, v in plain.items()}
-
-
-def spec_from_json(data: Mapping[str, Any]) -> QuantizerSpec:
-    """The quantizer that `spec_to_json` wrote."""
-    return QuantizerSpec(**data)
 
 
 @dataclass(frozen=True)

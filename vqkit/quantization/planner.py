@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError
 from vqkit.graph.ir import Graph, Layer, Node
@@ -40,11 +40,14 @@ from vqkit.quantization.plan import (
 )
 from vqkit.strategy.fit import UnusedError
 
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
+
 # The strategy format has Keras 2's name for this variable; Keras 3 calls it plainly kernel.
 _VARIABLES = {"depthwise_kernel": "kernel"}
 
 
-def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
+def resolve(strategy: Strategy, graph: Graph, *, vitis_compat: bool = False) -> Plan:
     """Decide every tensor of a graph.
 
     Args:
@@ -68,7 +71,7 @@ def resolve(strategy: Any, graph: Graph, *, vitis_compat: bool = False) -> Plan:
     return Plan(tuple(rows), strategy.name, strategy.digest, graph.name)
 
 
-def _refuse_unused(strategy: Any, rows: Iterable[Row], silenced: set[tuple[str, str]]) -> None:
+def _refuse_unused(strategy: Strategy, rows: Iterable[Row], silenced: set[tuple[str, str]]) -> None:
     used = {(s, p) for r in rows if r.spec is not None or r.data_type for s, p in r.origins.values()}
     if unused := strategy.unused_overrides(used | silenced):
         raise UnusedError(unused)
@@ -77,7 +80,7 @@ def _refuse_unused(strategy: Any, rows: Iterable[Row], silenced: set[tuple[str, 
 class _Planner:
     """One resolution; a class only because its tables are shared by many small decisions."""
 
-    def __init__(self, strategy: Any, graph: Graph, compat: bool) -> None:
+    def __init__(self, strategy: Strategy, graph: Graph, compat: bool) -> None:
         self.strategy, self.graph, self.compat = strategy, graph, compat
         self.float_scale = not strategy.input_rule().spec.pow2
         self.typed = named_types(strategy, graph)

@@ -19,6 +19,8 @@ from vqkit.quantization.labels import first_output, right_answers
 from vqkit.sweeps.variant import Settings
 
 if TYPE_CHECKING:
+    import keras
+
     from vqkit.quantization.data import Data
     from vqkit.strategy import Strategy
 
@@ -195,7 +197,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Any,
+        model: keras.Model,
         data: Data,
         *,
         settings: Settings | None = None,

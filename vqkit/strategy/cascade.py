@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vqkit.errors import StrategyError, not_allowed
-from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
+from vqkit.primitives.spec import DEFAULTS, Method, QuantizerSpec, QuantizerType
 from vqkit.strategy import vocabulary
 from vqkit.strategy.vocabulary import QuantizerRole, user_key
 
@@ -28,18 +28,6 @@ PARAMS = (
     "use_framework_quant",
     "method_percentile",
 )
-DEFAULTS = {
-    "bit_width": 8,
-    "method": Method.NON_OVERFLOW,
-    "round_mode": 1,
-    "symmetry": True,
-    "per_channel": False,
-    "channel_axis": -1,
-    "narrow_range": False,
-    "unsigned": False,
-    "use_framework_quant": False,
-    "method_percentile": 99.9999,
-}
 
 
 class Origin(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from vqkit.primitives.spec import Method, QuantizerType, RoundMode
+from vqkit.primitives.spec import DEFAULTS, Method, QuantizerType, RoundMode
 
 LAYER_TYPE_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 INTEGER_TYPES = {"int4": 4, "int8": 8, "int16": 16, "int32": 32}
@@ -82,15 +82,15 @@ class QuantizerParams(SchemaModel):
     """The parameters of one quantizer; `unsigned` is an extension."""
 
     bit_width: Bits
-    method: MethodField = Method.NON_OVERFLOW
-    method_percentile: Percent = 99.9999
-    round_mode: RoundField = RoundMode.HALF_UP
-    symmetry: bool = True
-    per_channel: bool = False
-    channel_axis: Annotated[int, Field(ge=-8, le=7)] = -1
-    use_framework_quant: bool = False
-    narrow_range: bool = False
-    unsigned: bool = False
+    method: MethodField = DEFAULTS["method"]
+    method_percentile: Percent = DEFAULTS["method_percentile"]
+    round_mode: RoundField = DEFAULTS["round_mode"]
+    symmetry: bool = DEFAULTS["symmetry"]
+    per_channel: bool = DEFAULTS["per_channel"]
+    channel_axis: Annotated[int, Field(ge=-8, le=7)] = DEFAULTS["channel_axis"]
+    use_framework_quant: bool = DEFAULTS["use_framework_quant"]
+    narrow_range: bool = DEFAULTS["narrow_range"]
+    unsigned: bool = DEFAULTS["unsigned"]
 
 
 class Quantizer(SchemaModel):

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit import tables
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.graph.ir import Graph, Node
 from vqkit.quantization.prepare import as_strategy, prepare
 from vqkit.targets.check import Calls, DpuCheck
+
+if TYPE_CHECKING:
+    import keras
+
+    from vqkit.strategy import Strategy
 
 TARGETS = ("dpu",)
 DPU, CPU = "DPU", "CPU"
@@ -129,7 +134,7 @@ def _reasons(rows: Iterable[InspectedLayer]) -> str:
     return "\n".join(f"  {', '.join(layers)}: {why}\n      -> {way}" for (why, way), layers in found.items())
 
 
-def inspect(model: Any, strategy: Any, target: str = "dpu", *, vitis_compat: bool = False) -> Inspection:
+def inspect(model: keras.Model, strategy: Strategy, target: str = "dpu", *, vitis_compat: bool = False) -> Inspection:
     """Say for every layer whether the device will run it, before anything runs.
 
     Answered from the plan: the layers as the optimize pipeline and the conversions leave them, and the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_layers import is_custom
@@ -25,6 +25,9 @@ from vqkit.targets.target import (
     WAYS_BY_KIND,
     DeviceFinding,
 )
+
+if TYPE_CHECKING:
+    from vqkit.strategy import Strategy
 
 
 class Calls:
@@ -120,7 +123,7 @@ class DpuCheck:
         vitis_compat: whether it was made as the reference would.
     """
 
-    def __init__(self, calls: Calls, strategy: Any, *, vitis_compat: bool = False) -> None:
+    def __init__(self, calls: Calls, strategy: Strategy, *, vitis_compat: bool = False) -> None:
         self.calls, self.graph, self.strategy = calls, calls.graph, strategy
         self._instead = "plan without vitis_compat, or " if vitis_compat else ""
         self._uses = calls.graph.calls()

@@ -7,13 +7,16 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import DataError, ModelError, StrategyError, not_allowed
 from vqkit.quantization.data import batches, map_inputs
 from vqkit.strategy import document
+
+if TYPE_CHECKING:
+    import keras
 
 DEFAULT_BATCH = 32
 # Quantizers as release 1.4 to 2.0 called them; the guide of 2.5 still prints these names.
@@ -85,7 +88,7 @@ def take_steps(calib_steps: int | None, kwargs: dict[str, Any]) -> int | None:
 class CalibrationBatches:
     """Calibration batches as Keras' `predict` reads them, again and again where the data allow it."""
 
-    def __init__(self, dataset: Any, batch_size: int | None, steps: int | None, model: Any) -> None:
+    def __init__(self, dataset: Any, batch_size: int | None, steps: int | None, model: keras.Model) -> None:
         if dataset is None:
             raise DataError("calib_dataset is needed: a tf.data.Dataset, a keras Sequence or an array")
         self._dataset, self._size = dataset, batch_size or DEFAULT_BATCH
@@ -135,7 +138,7 @@ def _ranked(batch: Any, shapes: list[tuple[Any, ...]]) -> Any:
     return map_inputs(fit, batch)
 
 
-def dump_batches(dataset: Any, model: Any) -> Iterable[Any]:
+def dump_batches(dataset: Any, model: keras.Model) -> Iterable[Any]:
     """Batches to dump: those of a dataset; an array is one batch, as it was.
 
     Args:
@@ -149,7 +152,7 @@ def dump_batches(dataset: Any, model: Any) -> Iterable[Any]:
     return CalibrationBatches(dataset, len(first) if arrays and hasattr(first, "shape") else None, None, model)
 
 
-def with_input_shape(model: Any, input_shape: Any) -> Any:
+def with_input_shape(model: keras.Model, input_shape: Any) -> Any:
     """The model with concrete input shapes.
 
     Args:

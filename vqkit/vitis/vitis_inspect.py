@@ -6,13 +6,18 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError, not_allowed
 from vqkit.files import write_text
 from vqkit.quantization.prepare import as_strategy, prepare
 from vqkit.targets import Inspection, inspect
 from vqkit.vitis.arguments import settings, with_input_shape
+
+if TYPE_CHECKING:
+    import keras
+
+    from vqkit.strategy import Strategy
 
 __all__ = ["VitisInspector"]
 
@@ -54,7 +59,7 @@ class VitisInspector:
 
     def inspect_model(
         self,
-        model: Any,
+        model: keras.Model,
         input_shape: Any = None,
         dump_model: bool = False,
         dump_model_file: str | Path = "inspect_model.h5",
@@ -105,7 +110,7 @@ class VitisInspector:
         return found
 
 
-def _files(model: Any, strategy: Any, found: Inspection, plot_file: Any, model_file: Any) -> None:
+def _files(model: keras.Model, strategy: Strategy, found: Inspection, plot_file: Any, model_file: Any) -> None:
     from vqkit.graph.keras_io import raise_model
     from vqkit.plots.model import partition_graph
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -23,6 +23,9 @@ from vqkit.quantization.prepare import as_strategy, prepare
 from vqkit.strategy import Strategy, document
 from vqkit.vitis import arguments
 from vqkit.vitis.arguments import Labelled, read_labelled, search_loss
+
+if TYPE_CHECKING:
+    from vqkit.quantization.quantized import Quantized
 
 __all__ = ["VitisQuantizer", "quantize_scope"]
 
@@ -271,7 +274,7 @@ class VitisQuantizer:
             return qat_model(self._float_model, self.strategy, data, init_quant=init_quant, vitis_compat=self._compat)
 
     @staticmethod
-    def get_deploy_model(model: Any) -> Any:
+    def get_deploy_model(model: keras.Model) -> Any:
         """The quantized model of a trained one: weights on their grids, device adjustments made.
 
         Args:
@@ -290,7 +293,7 @@ class VitisQuantizer:
 
     @staticmethod
     def dump_model(
-        model: Any,
+        model: keras.Model,
         dataset: Any = None,
         output_dir: str | Path = "./dump_results",
         dump_float: bool = False,
@@ -329,12 +332,12 @@ def _judged(loss: Any, metrics: Any, eval_dataset: Any, batch_size: int) -> Labe
     return read_labelled(eval_dataset, batch_size) if wanted else None
 
 
-def _measured(model: Any, quantized: Any, judged: Labelled, metrics: Sequence[Any]) -> Any:
+def _measured(model: keras.Model, quantized: Quantized, judged: Labelled, metrics: Sequence[Any]) -> Any:
     models = {"float": model, "quantized": quantized}
     return {name: dict(evaluate(net, judged.x, judged.y, metrics=metrics).metrics) for name, net in models.items()}
 
 
-def _info(quantized: Any) -> dict[str, dict[str, dict[str, Any]]]:
+def _info(quantized: Quantized) -> dict[str, dict[str, dict[str, Any]]]:
     """Decisions before refinement, in the original's nesting."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in quantized.plan.quantized:
@@ -351,7 +354,7 @@ def _shapes(graph: Graph) -> dict[str, list[tuple[int | None, ...]]]:
     return {node.name: [graph.values[v].shape for v in node.outputs] for node in graph.nodes}
 
 
-def _tell(quantized: Any, verbose: int) -> None:
+def _tell(quantized: Quantized, verbose: int) -> None:
     if verbose > 0:
         print(quantized.plan.summary())
         print("\n".join(quantized.report))
