@@ -21,7 +21,7 @@ from vqkit.primitives.choose import choose
 from vqkit.primitives.ops import fake_quantize_numpy
 from vqkit.primitives.qparams import QParams
 from vqkit.primitives.spec import Method, QuantizerSpec, QuantizerType
-from vqkit.quantization.data import batches
+from vqkit.quantization.data import Samples, batches
 from vqkit.quantization.float_model import in_size
 from vqkit.quantization.plan import FloatRow, Plan, QuantizedRow, Row
 
@@ -59,7 +59,7 @@ class Preview:
     _costs: dict[tuple[str, QuantizerSpec], QuantizerCost] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, graph: Graph, data: Any, *, samples: int = 32, kept: int = KEPT_VALUES) -> Preview:
+    def of(cls, graph: Graph, data: Samples, *, samples: int = 32, kept: int = KEPT_VALUES) -> Preview:
         """Run the float graph once.
 
         Args:

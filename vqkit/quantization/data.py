@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
 from vqkit import digest as digests
 from vqkit.errors import DataError
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+Arrays: TypeAlias = "np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]"
+"""Samples of a model with one input, or of each of its inputs."""
+Samples: TypeAlias = "Arrays | tf.data.Dataset | keras.utils.PyDataset | Iterable[Any]"
+"""What `batches` reads."""
 
 # No choice of samples explains more, where one part holds whole numbers and the other fractions.
 APART = 16
@@ -145,7 +154,7 @@ class Data:
         return digests.of_json({k: map_inputs(lambda a, _: digests.of_array(a), v) for k, v in parts.items()})
 
 
-def batches(data: Any, *, batch_size: int = 32, steps: int | None = None, shapes: Any = None) -> Iterator[Any]:
+def batches(data: Samples, *, batch_size: int = 32, steps: int | None = None, shapes: Any = None) -> Iterator[Any]:
     """Yield model inputs batch by batch, without labels, checked.
 
     The positions that calibration chooses depend on how the images are batched, so the rules are fixed:
@@ -206,7 +215,7 @@ def _checked(source: Iterable[Any], steps: int | None, shapes: Any) -> Iterator[
         raise DataError(f"steps={steps} asks for more than the {count} batches that the data hold")
 
 
-def _source(data: Any, batch_size: int, *, endless_ok: bool) -> Iterable[Any]:
+def _source(data: Samples | None, batch_size: int, *, endless_ok: bool) -> Iterable[Any]:
     if data is None or isinstance(data, (str, bytes)):
         raise DataError(
             f"data: {data!r} is not a dataset. Allowed: arrays, a batched tf.data.Dataset, "
@@ -223,7 +232,7 @@ def _source(data: Any, batch_size: int, *, endless_ok: bool) -> Iterable[Any]:
     raise DataError(f"data: {type(data).__name__} is not a dataset that can be read")
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: Any) -> TypeGuard[np.ndarray]:
     return hasattr(value, "__array__") and hasattr(value, "shape")
 
 
@@ -352,7 +361,7 @@ def _shape_list(shapes: Any) -> list[Shape]:
     return [tuple(shapes)] if single else [tuple(s) for s in shapes]
 
 
-def _cut(data: Any, batch_size: int) -> Iterator[Any]:
+def _cut(data: Arrays, batch_size: int) -> Iterator[Any]:
     # Converted batch by batch: a float64 set is never copied as a whole.
     arrays = map_inputs(_as_array, data)
     n = same_length(arrays, "data")
@@ -380,13 +389,13 @@ def _without_labels(item: Any) -> Any:
     return item
 
 
-def _from_tf(data: Any, endless_ok: bool) -> Iterator[Any]:
+def _from_tf(data: tf.data.Dataset, endless_ok: bool) -> Iterator[Any]:
     if int(data.cardinality()) == -1 and not endless_ok:
         raise DataError("data: the dataset repeats without end; give steps")
     return map(_without_labels, data.as_numpy_iterator())
 
 
-def _from_pydataset(data: Any, endless_ok: bool) -> Iterator[Any]:
+def _from_pydataset(data: keras.utils.PyDataset, endless_ok: bool) -> Iterator[Any]:
     n = data.num_batches
     if n is None and not endless_ok:
         raise DataError("data: the PyDataset has no length; give steps")

@@ -12,7 +12,7 @@ from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
 from vqkit.quantization.calibrate import Calibration, Mode, calibrate, checked
-from vqkit.quantization.data import batches
+from vqkit.quantization.data import Samples, batches
 from vqkit.quantization.float_model import check_float, in_size, whole
 from vqkit.quantization.plan import QuantizedRow
 from vqkit.quantization.prepare import (
@@ -49,7 +49,7 @@ class _Clock:
 def quantize(
     model: keras.Model,
     strategy: Strategy | str | Path,
-    calib_data: Any,
+    calib_data: Samples,
     *,
     batch_size: int = 32,
     steps: int | None = None,
@@ -57,7 +57,7 @@ def quantize(
     vitis_compat: bool = False,
     progress: bool = False,
     calib_labels: Any = None,
-    search_data: Any = None,
+    search_data: Samples | None = None,
 ) -> Quantized:
     """Quantize a Keras model after training.
 
@@ -214,7 +214,7 @@ def assemble(
 class _Fresh:
     """Every step anew, for one model and one strategy."""
 
-    def __init__(self, model: keras.Model, data: Any, batch_size: int, steps: int | None, progress: bool) -> None:
+    def __init__(self, model: keras.Model, data: Samples, batch_size: int, steps: int | None, progress: bool) -> None:
         self._model, self._data, self._progress = model, data, progress
         self._cut: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
         self.weights, self.lowered = WeightSolver(), lower(model)
