@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vqkit.graph.ir import Graph
 from vqkit.graph.passes import device, equalize, simplify
-from vqkit.graph.passes.simplify import batch_norm_to_depthwise, fold_batch_norm
-
-Pass = tuple[str, bool, Callable[[Graph], Graph]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +21,90 @@ class Prepared:
 
     graph: Graph
     report: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PassInputs:
+    """What a pass may read besides the graph.
+
+    Attributes:
+        config: the strategy's section, one attribute for each key.
+        vitis_compat: with the reference's mistakes.
+        leave: takes the layers out of a graph's candidates whose function must not change.
+    """
+
+    config: Any
+    vitis_compat: bool = False
+    leave: Callable[[Graph], Graph] = lambda graph: graph
+
+
+@dataclass(frozen=True)
+class GraphPass:
+    """A row of a pipeline of graphs.
+
+    Attributes:
+        key: of the strategy's section, that asks for it.
+        run: gives the rewritten graph.
+        needs: another key that must be set as well.
+        unless: a key that switches it off.
+    """
+
+    key: str
+    run: Callable[[Graph, PassInputs], Graph]
+    needs: str = ""
+    unless: str = ""
+
+    def wanted(self, config: Any) -> bool:
+        """Whether a strategy's section asks for it."""
+        needed = all(getattr(config, key) for key in (self.key, self.needs) if key)
+        return needed and not (self.unless and getattr(config, self.unless))
+
+
+def _relu6_to_relu(graph: Graph, given: PassInputs) -> Graph:
+    """The rewritten graph with the candidates that it had before."""
+    rewritten = simplify.relu6_to_relu(given.leave(graph))
+    rewritten.candidates, rewritten.ignored = graph.candidates, graph.ignored
+    return rewritten
+
+
+def _equalized(graph: Graph, given: PassInputs) -> Graph:
+    config = given.config
+    return equalize.equalize(
+        graph,
+        steps=config.cle_steps,
+        balance=config.cle_balance_method,
+        threshold=config.cle_weight_threshold,
+        through_relu6=config.cle_to_relu6,
+        vitis_compat=given.vitis_compat,
+    )
+
+
+OPTIMIZE = (
+    GraphPass("remove_dropout", lambda g, given: simplify.remove_dropout(g, vitis_compat=given.vitis_compat)),
+    GraphPass("convert_tf_op_to_keras", lambda g, _: simplify.ops_to_layers(g)),
+    GraphPass("separate_conv_act", lambda g, _: simplify.separate_activations(g)),
+    GraphPass("convert_relu6_to_relu", _relu6_to_relu),
+    GraphPass("fold_conv_bn", lambda g, _: simplify.fold_batch_norm(g), unless="train_with_bn"),
+    GraphPass("convert_bn_to_dwconv", lambda g, _: simplify.batch_norm_to_depthwise(g)),
+    GraphPass("include_cle", _equalized),
+)
+"""The optimize pipeline."""
+
+_DPU_SIGMOID = "convert_hard_sigmoid_to_dpu_version"
+DEVICE_FORMS = (
+    GraphPass(
+        "convert_sigmoid_to_hard_sigmoid",
+        lambda g, given: device.sigmoids(g, vitis_compat=given.vitis_compat),
+        needs=_DPU_SIGMOID,
+    ),
+    GraphPass(_DPU_SIGMOID, lambda g, given: device.hard_sigmoid_patterns(g, vitis_compat=given.vitis_compat)),
+    GraphPass(
+        "convert_average_pooling2d_to_dpu_version",
+        lambda g, given: device.average_pools(g, vitis_compat=given.vitis_compat),
+    ),
+    GraphPass("convert_leaky_relu_to_dpu_version", lambda g, _: device.leaky_relus(g)),
+)
+"""The conversions of the quantize pipeline."""
 
 
 def optimize(
@@ -44,37 +125,7 @@ def optimize(
     Returns:
         The float graph that will be quantized.
     """
-    return _run(
-        graph,
-        [
-            (
-                "remove_dropout",
-                config.remove_dropout,
-                lambda g: simplify.remove_dropout(g, vitis_compat=vitis_compat),
-            ),
-            ("convert_tf_op_to_keras", config.convert_tf_op_to_keras, simplify.ops_to_layers),
-            ("separate_conv_act", config.separate_conv_act, simplify.separate_activations),
-            (
-                "convert_relu6_to_relu",
-                config.convert_relu6_to_relu,
-                lambda g: _selected_as(g, simplify.relu6_to_relu(leave(g))),
-            ),
-            ("fold_conv_bn", config.fold_conv_bn and not config.train_with_bn, fold_batch_norm),
-            ("convert_bn_to_dwconv", config.convert_bn_to_dwconv, batch_norm_to_depthwise),
-            (
-                "include_cle",
-                config.include_cle,
-                lambda g: equalize.equalize(
-                    g,
-                    steps=config.cle_steps,
-                    balance=config.cle_balance_method,
-                    threshold=config.cle_weight_threshold,
-                    through_relu6=config.cle_to_relu6,
-                    vitis_compat=vitis_compat,
-                ),
-            ),
-        ],
-    )
+    return _run(graph, OPTIMIZE, PassInputs(config, vitis_compat, leave))
 
 
 def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepared:
@@ -88,48 +139,17 @@ def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> 
     Returns:
         The graph whose values will be quantized.
     """
-    sigmoid = config.convert_sigmoid_to_hard_sigmoid and config.convert_hard_sigmoid_to_dpu_version
-    converted = _run(
-        graph,
-        [
-            (
-                "convert_sigmoid_to_hard_sigmoid",
-                sigmoid,
-                lambda g: device.sigmoids(g, vitis_compat=vitis_compat),
-            ),
-            (
-                "convert_hard_sigmoid_to_dpu_version",
-                config.convert_hard_sigmoid_to_dpu_version,
-                lambda g: device.hard_sigmoid_patterns(g, vitis_compat=vitis_compat),
-            ),
-            (
-                "convert_average_pooling2d_to_dpu_version",
-                config.convert_average_pooling2d_to_dpu_version,
-                lambda g: device.average_pools(g, vitis_compat=vitis_compat),
-            ),
-            (
-                "convert_leaky_relu_to_dpu_version",
-                config.convert_leaky_relu_to_dpu_version,
-                device.leaky_relus,
-            ),
-        ],
-    )
+    converted = _run(graph, DEVICE_FORMS, PassInputs(config, vitis_compat))
     # By default what such a layer gives is quantized; the reference quantizes what its function reads.
     return replace(converted, graph=simplify.show_inline_activations(converted.graph)) if vitis_compat else converted
 
 
-def _selected_as(graph: Graph, rewritten: Graph) -> Graph:
-    """A rewritten graph with the candidates that it had before."""
-    rewritten.candidates, rewritten.ignored = graph.candidates, graph.ignored
-    return rewritten
-
-
-def _run(graph: Graph, passes: list[Pass]) -> Prepared:
+def _run(graph: Graph, passes: Iterable[GraphPass], given: PassInputs) -> Prepared:
     report = []
-    for name, wanted, function in passes:
-        if wanted:
-            before, graph = graph, function(graph)
+    for each in passes:
+        if each.wanted(given.config):
+            before, graph = graph, each.run(graph, given)
             changed = sum(1 for k, v in graph.layers.items() if before.layers.get(k) is not v)
             gone = len(before.layers.keys() - graph.layers.keys())
-            report.append(f"{name}: {changed} layers changed or added, {gone} removed")
+            report.append(f"{each.key}: {changed} layers changed or added, {gone} removed")
     return Prepared(graph, tuple(report))
