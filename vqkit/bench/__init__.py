@@ -26,7 +26,7 @@ from vqkit.graph.keras_layers import has_custom
 from vqkit.quantization.calibrate import Calibration, Mode
 from vqkit.quantization.data import EVAL_BATCH, Data, batches
 from vqkit.quantization.float_model import SAMPLES, check_float, in_size, size_of, whole
-from vqkit.quantization.plan import QuantizedRow
+from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import (
     Graphs,
     PreparedModel,
@@ -138,7 +138,7 @@ class Bench:
         audit(result, live.live)
         return result
 
-    def plan(self, strategy: Any, *, vitis_compat: bool = False) -> Plan:
+    def plan(self, strategy: Strategy | str | Path, *, vitis_compat: bool = False) -> Plan:
         """What a strategy does to each tensor, as `vqkit.make_plan` says it; `quantize` goes by the same plan.
 
         Args:
