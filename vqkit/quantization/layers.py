@@ -198,12 +198,12 @@ class QuantizedModel(keras.Model):
         with computed_together(layer for layer in self.layers if isinstance(layer, FakeQuantize)):
             return super().__call__(*args, **kwargs)
 
-    def predict_step(self, data: Any) -> Any:
+    def predict_step(self, data: tuple[Any, ...]) -> Any:
         """As any model's; what `predict` compiles never leaves the process."""
         with self._in_process():
             return super().predict_step(data)
 
-    def test_step(self, data: Any) -> Any:
+    def test_step(self, data: tuple[Any, ...]) -> Any:
         """As any model's; what `evaluate` compiles never leaves the process."""
         with self._in_process():
             return super().test_step(data)
