@@ -58,7 +58,7 @@ UPWARD: dict[tuple[str, str], str] = {}
 """(module, what it imports from above) -> why."""
 PACKAGE_CIRCLES: list[set[str]] = []
 FILE_CIRCLES: list[set[str]] = []
-UNTYPED_NOUNS = 1
+UNTYPED_NOUNS = 4
 """Parameters called by a core noun and typed Any."""
 SKIPS = 20
 """How many statements are kept from the formatter."""

@@ -19,7 +19,7 @@ from vqkit.cli.application import (
 )
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
 
 
 @app.command("export")

@@ -15,7 +15,7 @@ from vqkit.sweeps.source import load_data, load_model, model_path
 from vqkit.sweeps.variant import Settings, checked_inputs
 
 if TYPE_CHECKING:
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
 

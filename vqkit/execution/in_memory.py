@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
 Tell = Callable[[float, str], None]

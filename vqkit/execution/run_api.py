@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vqkit.bench import Bench
     from vqkit.evaluation import Evaluation
     from vqkit.quantization.data import Data
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
 # One array, or one for each input, by name or in order.

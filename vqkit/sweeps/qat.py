@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vqkit.bench import Bench
     from vqkit.quantization.data import Data
-    from vqkit.quantization.ptq import Quantized
+    from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
     from vqkit.sweeps.variant import Settings
 
