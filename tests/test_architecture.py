@@ -44,7 +44,7 @@ SINGLE_IMPORTERS = {
     "mlflow": {"vqkit.runs.mlflow"},
     "distributed": {"vqkit.execution.dask"},
     "keras.src": {"vqkit.graph.copies", "vqkit.graph.keras_io"},
-    "anywidget": {"vqkit.widgets.messages"},
+    "anywidget": {"vqkit.widgets.elements"},
     "ai_edge_litert": {"vqkit.export.tflite.flatbuffer"},
     "onnx": {"vqkit.export.onnx.graph"},
     "onnxruntime": {"vqkit.export.onnx"},

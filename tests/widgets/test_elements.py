@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.support.hand import hear, say
-from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import SerialHandler, queue
+from vqkit.widgets.elements import SerialHandler, picker, queue
 
 
 def test_state_is_json_and_events_reach_the_listeners() -> None:

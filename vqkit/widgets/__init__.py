@@ -1,11 +1,10 @@
 """What a person touches in a notebook: tables and pictures with controls, thin over the packages below.
 
     compare         `vq.compare`
-    elements        buttons, long actions, pickers
+    elements        parts with a script of their own: ordered messages, buttons, long actions, pickers
     explorer        `vq.explore`
     explorer_state  the state of the explorer, without widgets
     explorer_view   the explorer's plan rows, pictures and controls
-    messages        ordered messages between page and kernel, handled one at a time
     part_picker     `vq.pick_part`: the part of a model that is quantized, chosen by clicking
     sensitivity     `vq.sensitivity`
     watch           `vq.watch`: a sweep while it runs; and the dashboard

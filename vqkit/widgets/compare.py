@@ -16,8 +16,7 @@ from vqkit.comparison.runset import Run, RunSet
 from vqkit.errors import RecordError, VqkitError
 from vqkit.plots.runs import COSTS
 from vqkit.tables import next_order
-from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import SerialHandler, mimebundle, queue
+from vqkit.widgets.elements import Action, SerialHandler, actions, mimebundle, picker, queue
 
 _TABS = ("Accuracy", "Choices", "Effects", "Two runs")
 

@@ -15,7 +15,7 @@ from vqkit.quantization.plan import Row
 from vqkit.strategy.scope import Scope
 from vqkit.sweeps.variant import Settings
 from vqkit.tables import arranged, next_order
-from vqkit.widgets.elements import Action, EvaluationJob, actions, picker
+from vqkit.widgets.elements import Action, EvaluationJob, SerialHandler, actions, mimebundle, picker, queue
 from vqkit.widgets.explorer_state import Exploration, narrower
 from vqkit.widgets.explorer_view import (
     control_rows,
@@ -27,7 +27,6 @@ from vqkit.widgets.explorer_view import (
     tensor_picture,
     told,
 )
-from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

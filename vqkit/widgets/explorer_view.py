@@ -14,7 +14,7 @@ from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 from vqkit.quantization.plan import Plan, Row
 from vqkit.strategy.scope import Scope, scope_of
 from vqkit.tables import Column
-from vqkit.widgets.messages import base, script
+from vqkit.widgets.elements import base, script
 
 FULL_BAR = 60.0  # dB: about ten bits
 LOW = 20.0  # dB: a tenth of the amplitude is noise

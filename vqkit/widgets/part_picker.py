@@ -17,9 +17,8 @@ from vqkit.plots import DARK, LIGHT
 from vqkit.plots.model import COLOURS, LayerBox, boxes, ink_on, paint, second_line, short, words_of
 from vqkit.quantization.prepare import PreparedModel, as_strategy, graphs, planned
 from vqkit.tables import arranged, next_order
-from vqkit.widgets.elements import Action, actions, picker
+from vqkit.widgets.elements import Action, SerialHandler, actions, mimebundle, picker, queue
 from vqkit.widgets.explorer_view import plan_columns, plan_rows
-from vqkit.widgets.messages import SerialHandler, mimebundle, queue
 
 if TYPE_CHECKING:
     from pathlib import Path

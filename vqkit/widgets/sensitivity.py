@@ -15,8 +15,7 @@ from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
 from vqkit.search.layer_sensitivity import sensitivity as ask
 from vqkit.tables import Column, arranged, escaped, next_order
-from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import SerialHandler, mimebundle, queue
+from vqkit.widgets.elements import SerialHandler, mimebundle, picker, queue
 
 if TYPE_CHECKING:
     import keras

@@ -16,8 +16,7 @@ from vqkit.execution.background import Running, SweepProgress, cancel, error_of,
 from vqkit.runs.records import to_frame
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.widgets.compare import compare
-from vqkit.widgets.elements import Action, actions, picker
-from vqkit.widgets.messages import SerialHandler, mimebundle, queue
+from vqkit.widgets.elements import Action, SerialHandler, actions, mimebundle, picker, queue
 
 INTERVAL = 1.0
 _SHOWN = 8

@@ -11,9 +11,9 @@ from tests.system.browser.lab import Lab, code_notebook
 pytestmark = pytest.mark.slow
 
 CODE = """
-from vqkit.widgets.messages import queue
+from vqkit.widgets.elements import queue
 from vqkit.widgets.elements import picker
-from vqkit.widgets.messages import SerialHandler
+from vqkit.widgets.elements import SerialHandler
 from vqkit.comparison.page import table
 from vqkit.tables import Column, arranged, next_order
 import ipywidgets
