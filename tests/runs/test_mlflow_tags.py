@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import records as make
+from vqkit import digest
 from vqkit.runs import mlflow_tags
 from vqkit.runs.mlflow_tags import Tag
 from vqkit.runs.records import row
@@ -95,6 +97,13 @@ def test_identity_tells_sweeps_apart_and_the_record_digest_ignores_the_folder():
     made = record()
     assert mlflow_tags.record_digest(made) == mlflow_tags.record_digest(replace(made, directory=Path("elsewhere")))
     assert mlflow_tags.record_digest(made) != mlflow_tags.record_digest(made.with_(status="FAILED"))
+
+
+def test_a_record_of_an_older_version_keeps_the_digest_under_which_it_was_logged():
+    """Else every run of an old store would be deleted and logged again."""
+    older = {k: v for k, v in make.record().items() if k not in ("notes", "environment", "pid")}
+    text = json.dumps(older, sort_keys=True, ensure_ascii=False)
+    assert mlflow_tags.record_digest(RunRecord.from_json(older)) == digest.of_bytes(text.encode())
 
 
 def test_every_tag_fits_and_environment_is_there():
