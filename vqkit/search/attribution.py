@@ -121,7 +121,7 @@ def _check_comparable(records: Sequence[RunRecord]) -> None:
         if record.status is not Status.FINISHED or "accuracy" not in record.metrics:
             raise RecordError(f"run {record.key}: it has no accuracy, so there is nothing to explain")
     a, b = (r.inputs for r in records)
-    plain = [k for k in Settings.__dataclass_fields__ if a[k] != b[k]]
+    plain = [k for k in Settings.__dataclass_fields__ if a.get(k) != b.get(k)]
     differ = [n for n in ("model", "data") if a[n]["digest"] != b[n]["digest"]] + plain
     if differ:
         raise RecordError(
@@ -137,7 +137,7 @@ def _values(record: RunRecord, cache: Path) -> Callable[[dict[str, Any]], float]
 
     inputs = record.inputs
     net = load_model(model_path(inputs["model"]["ref"], ".", cache))
-    settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__})
+    settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
     engine = Engine(net, load_data(inputs["data"]["ref"]), settings=settings, cache=cache)
     return lambda document: engine.measure(Strategy.from_dict(document, source="between")).accuracy
 

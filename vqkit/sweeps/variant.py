@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vqkit.strategy import Strategy
 
 
+# Parameters of the first run notebooks; one that does not declare them cannot have heeded them.
+_EARLIEST = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "sqnr_images", "qat")
+
+
 @dataclass(frozen=True)
 class Source:
     """A model or data set: how it is named, where it lies, and what is in it.
@@ -79,10 +83,10 @@ class Variant:
 
         Args:
             declared: names that the notebook declares. Where `settings` is not among them, as before version 0.2,
-                each setting is a parameter of its own, and `eval_images` only where a sweep uses it.
+                each setting is a parameter of its own, and those that are younger only where a sweep uses them.
         """
-        settings = asdict(self.settings)
-        each = {k: v for k, v in settings.items() if k != "eval_images" or v is not None}
+        settings, default = asdict(self.settings), asdict(Settings())
+        each = {k: v for k, v in settings.items() if k in _EARLIEST or v != default[k]}
         return {
             "name": self.name,
             "key": self.key,
@@ -96,7 +100,8 @@ class Variant:
 def deciding(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record's inputs that the key is made of: contents, not names."""
     contents = {name: inputs[name]["digest"] for name in ("model", "data", "strategy")}
-    plain = {name: inputs[name] for name in (*Settings.__dataclass_fields__, "code")}
+    # A record from before a setting was known has its key without it.
+    plain = {name: inputs[name] for name in (*Settings.__dataclass_fields__, "code") if name in inputs}
     return {**contents, **plain}
 
 
