@@ -24,6 +24,7 @@ def setting(default: Any, told: str, *, option: bool = True, **bounds: float) ->
     return field(default=default, metadata={"told": told, "option": option, "bounds": bounds})
 
 
+# A new setting goes to the end: copies of the first run notebook give theirs by position.
 @dataclass(frozen=True)
 class Settings:
     """How a variant is measured; docs/sweep.md says what each setting means.
