@@ -62,7 +62,8 @@ def to_tflite(
     Args:
         quantized: a `Quantized` with activations of at most 8 bits.
         rounding: LiteRT rounds ties to even. "exact" lets them go up on power-of-two grids, as the strategy
-            says, which costs one SUB behind each layer without ReLU; "fused" leaves those ties as they are.
+            says, which costs one SUB behind each layer without ReLU, and one MUL and a MAXIMUM more for a product
+            of two tensors; "fused" leaves those ties as they are.
         lowest_weight: what becomes of a weight with the code -128, which TFLite's specification leaves out
             ([-127, 127]) although the kernels of LiteRT compute with it: "keep" it, "clip" it to -127, or
             "error".
