@@ -195,15 +195,18 @@ def _windows_with_ties(window: tuple[int, int], seed: int) -> np.ndarray:
     pos=st.integers(-4, 8),
     kind=st.sampled_from(list(GRIDS)),
     weight=st.integers(-1, 9),
+    finer=st.integers(0, 3),
     seed=st.integers(0, 99),
 )
-def test_dense_layers_with_negative_results(pos: int, kind: str, weight: int, seed: int) -> None:
+def test_dense_layers_with_negative_results(pos: int, kind: str, weight: int, finer: int, seed: int) -> None:
+    # A part of the sum's unit decides nothing where bits are dropped and ties go up.
+    finer = finer if weight + 2 > pos and kind != "to even" else 0
     random, grids = np.random.default_rng(seed), [grid(2, zero=7), grid(pos, **GRIDS[kind])]
     w = grid(weight)
     values = [on_grid(random.integers(-128, 128, (64, 9)), grids[0])]
     kernel, bias = (
         on_grid(random.integers(-128, 128, (9, 16)), w),
-        random.integers(-999, 999, 16) * 2.0 ** -(2 + weight),
+        random.integers(-999, 999, 16) * 2.0 ** -(2 + weight + finer),
     )
     constants = {"kernel": Constant("k", kernel.astype(np.float32), w), "bias": Constant("b", bias.astype(np.float32))}
     step, codes, _ = litert("dense", values, grids, constants=constants, shape=(16,))

@@ -6,7 +6,7 @@ is said once, with explicit padding, so that a writer needs one function for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -81,15 +81,18 @@ class Sums:
     wide: bool
 
 
-def int32_codes(bias: np.ndarray, unit: Any, lift: float = 0.0) -> np.ndarray:
+def int32_codes(
+    bias: np.ndarray, unit: Any, lift: float = 0.0, rounded: Callable[[np.ndarray], np.ndarray] = np.rint
+) -> np.ndarray:
     """A bias in units of the sum.
 
     Args:
         bias: float32.
         unit: step of the sum, float32, one or one for each channel.
         lift: added to the bias first.
+        rounded: from numbers of units to whole ones.
     """
-    codes = np.rint((bias.astype(np.float64) + lift) / unit)
+    codes = rounded((bias.astype(np.float64) + lift) / unit)
     return np.clip(codes, -(2.0**31), 2.0**31 - 1).astype(np.int32)
 
 

@@ -113,12 +113,12 @@ def _dead(grid: QParams, params: QParams) -> float:
     return float(_DEAD_SHARE * params.scale / grid.scale)
 
 
-def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int, lift: float = 0.0) -> int:
+def _bias(w: Writer, step: Step, grid: QParams, scales: np.ndarray, outputs: int, lift: Lift) -> int:
     """The bias as int32 on the grid of the accumulator; zeros where the layer has none."""
     given = step.constants.get("bias")
     value = np.zeros(outputs, np.float32) if given is None else given.value
     scale = np.float32(grid.scale) * scales
-    codes = int32_codes(value, scale, lift)
+    codes = int32_codes(value, scale, lift.offset, lift.whole)
     name = f"{step.layer}/bias" if given is None else given.name
     return w.b.tensor(name, codes.shape, "int32", data=codes, scale=scale)
 
@@ -171,7 +171,7 @@ def _conv(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int |
         return None
     x, padding = placed(w, step, x, w.b.shape(x), like)
     outputs = last_axis(w.program.shapes[step.output])
-    inputs = [x, weight[0], _bias(w, step, grid, weight[1], outputs, lift.offset)]
+    inputs = [x, weight[0], _bias(w, step, grid, weight[1], outputs, lift)]
     y = lift.lower(convolution(w, step, inputs, lift.target(), padding, word))
     return y if flat else lowered(w, y, w.grid_tensor(end.name, end.output, params))
 
@@ -211,7 +211,7 @@ def _dense(w: Writer, step: Step, end: Step, params: QParams, word: str) -> int 
     weight = _weight(w, kernel, np.transpose, 0, lift.nudge, dead, step.sums)
     if weight is None:
         return None
-    bias = _bias(w, step, w.grids[source], weight[1], last_axis(w.program.shapes[step.output]), lift.offset)
+    bias = _bias(w, step, w.grids[source], weight[1], last_axis(w.program.shapes[step.output]), lift)
     y = w.b.op(
         "FULLY_CONNECTED",
         [w.integers[source], weight[0], bias],
@@ -264,7 +264,7 @@ def _pool(w: Writer, step: Step, end: Step, params: QParams, word: str, window: 
     scales = np.asarray([scale], np.float32)
     lift = Lift(w, end, grid, params, word, scales, None if flat else image)
     weight = w.b.tensor(f"{step.name}/share", taps.shape, "int8", data=taps, scale=lift.nudge(scales), axis=3)
-    bias = _bias(w, step, grid, scales, channels, lift.offset)
+    bias = _bias(w, step, grid, scales, channels, lift)
     y = w.b.op(
         "DEPTHWISE_CONV_2D",
         [x, weight, bias],

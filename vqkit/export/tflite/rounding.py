@@ -96,6 +96,14 @@ class Lift:
         self.on = bool(w.exact and negative and _steps(unit) and _whole((128 + self.zero) * unit))
         self._steps = _steps(unit) if self.on or not negative else 0
         self.offset = (128 + self.zero) * float(params.scale) if self.on else 0.0
+        self._drops_bits = self._steps == 1 and bool(np.all(unit >= 2))
+
+    def whole(self, numbers: np.ndarray) -> np.ndarray:
+        """Biases in units of the sum as whole ones.
+
+        Where bits of the sum are dropped and ties go up, a part of a unit never decides: it is cut off.
+        """
+        return np.floor(numbers) if self._drops_bits else np.rint(numbers)
 
     def nudge(self, scales: np.ndarray) -> np.ndarray:
         """Weight scales that send positive ties up."""
