@@ -53,6 +53,9 @@ def api() -> str:
         "for two minor versions,\nwith a `DeprecationWarning` that names what replaces it.\n"
     ]
     for name, value in sorted(named.items(), key=lambda item: item[0].lower()):
+        if inspect.ismodule(value) and not callable(value):
+            parts.append(f"```{{eval-rst}}\n.. automodule:: {value.__name__}\n   :members:\n```\n")
+            continue
         kind = "autoclass" if inspect.isclass(value) else "autofunction"
         options = "\n   :members:" if kind == "autoclass" and not issubclass(value, Exception) else ""
         parts.append(f"```{{eval-rst}}\n.. {kind}:: vqkit.{name}{options}\n```\n")

@@ -241,6 +241,96 @@ def next_order(sorted_by: str, column: str) -> str:
     return {column: f"-{column}", f"-{column}": ""}.get(sorted_by, column)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """The metric that decides between runs.
+
+    Attributes:
+        name: as in the records.
+        better: "higher" or "lower"; "" where nobody said.
+        unit: "percent" is printed times 100, with differences in points; "plain" as it is.
+    """
+
+    name: str = "accuracy"
+    better: str = "higher"
+    unit: str = "percent"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Measure:
+        """The measure that a record's `judged` entry, or a row of a table, states.
+
+        Args:
+            given: name (or `metric`), better and unit; what is not a text counts as accuracy's.
+        """
+        name = given.get("metric", given.get("name"))
+        if not isinstance(name, str) or not name:
+            return cls()
+        better, unit = (v if isinstance(v, str) else "" for v in (given.get("better"), given.get("unit")))
+        return cls(name, better, unit or "plain")
+
+    @property
+    def sign(self) -> int:
+        """1 where higher is better, else -1."""
+        return -1 if self.better == "lower" else 1
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by where they are printed or drawn."""
+        return 100.0 if self.unit == "percent" else 1.0
+
+    @property
+    def label(self) -> str:
+        """Name and unit, for a column or an axis."""
+        return f"{self.name} %" if self.unit == "percent" else self.name
+
+    @property
+    def axis(self) -> str:
+        """Name and unit, for an axis."""
+        return f"{self.name} (%)" if self.unit == "percent" else f"{self.name} ({self.better} is better)"
+
+    @property
+    def against(self) -> str:
+        """What an axis of differences shows, see `gain`."""
+        if self.unit == "percent" and self.sign > 0:
+            return f"{self.name} against float (percentage points)"
+        return f"{self.name} against float (gain in {'points' if self.unit == 'percent' else 'per cent of float'})"
+
+    @property
+    def best(self) -> str:
+        """What the best run is called."""
+        return "most accurate" if self.name == "accuracy" else f"best by {self.name}"
+
+    def gain(self, value: Any, reference: Any) -> Any:
+        """How much better values are than the float model's: points of a percentage, else per cent of float.
+
+        Args:
+            value: floats, any shape.
+            reference: of the float model.
+        """
+        better = self.sign * (value - reference)
+        return 100 * (better if self.unit == "percent" else better / abs(reference))
+
+    def plain(self, value: float) -> str:
+        """A value without its unit."""
+        if value != value:
+            return "–"
+        return f"{100 * value:.2f}" if self.unit == "percent" else f"{value:.4g}"
+
+    def text(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{self.plain(value)} %" if self.unit == "percent" and value == value else self.plain(value)
+
+    def signed(self, value: float) -> str:
+        """A difference without its unit."""
+        if value != value:
+            return "–"
+        return f"{100 * value:+.2f}" if self.unit == "percent" else f"{value:+.4g}"
+
+    def difference(self, value: float) -> str:
+        """A difference with its unit."""
+        return f"{self.signed(value)} points" if self.unit == "percent" else self.signed(value)
+
+
 def percent(value: float) -> str:
     """A proportion as per cent with two digits, a dash when there is none."""
     return f"{100 * value:.2f}" if value == value else "–"

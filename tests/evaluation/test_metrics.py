@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkit.errors import DataError
-from vqkit.evaluation.metrics import NAMED, Metric
+from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.stated_metrics import metric_of, metrics_of
 
 
@@ -118,7 +118,11 @@ def test_a_function_of_a_file_judges(tmp_path: Path) -> None:
     stated = {"name": "mine", "function": "mine.py:worst", "better": "lower"}
     metric = metric_of(stated, tmp_path)
     assert (metric.name, metric.better, metric.of(x, y)) == ("mine", "lower", 5.0)
-    assert metric.to_json()["source"]["function"]["digest"]
+    again = metric_of(metric.source)
+    assert again.of(x, y) == 5.0
+    (tmp_path / "mine.py").write_text(FILE + "# changed")
+    with pytest.raises(DataError, match="has changed since the run was planned"):
+        metric_of(metric.source)
     mean = metric_of("mine.py:worst_error", tmp_path)
     assert (mean.better, mean.of(x, y)) == ("lower", 1.75)
     with pytest.raises(DataError, match="one number is needed, or one for each of the 4 samples"):
@@ -185,7 +189,8 @@ def test_shapes_that_would_broadcast_are_refused(name: str) -> None:
 
 
 def test_a_metric_prints_itself() -> None:
-    share, plain = NAMED["accuracy"], NAMED["mae"]
+    share, plain = NAMED["accuracy"].measure, NAMED["mae"].measure
     assert (share.text(0.9712), share.difference(-0.0123)) == ("97.12 %", "-1.23 points")
     assert (plain.text(0.123456), plain.difference(0.001)) == ("0.1235", "+0.001")
-    assert isinstance(metric_of(share), Metric)
+    assert (share.label, plain.label) == ("accuracy %", "mae")
+    assert (share.gain(0.9, 1.0), plain.gain(0.3, 0.2)) == (pytest.approx(-10), pytest.approx(-50))

@@ -9,6 +9,8 @@ Observations are remembered by the content of the data: other data, or arrays ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from vqkit.bench.cache import ActivationCache, Digests, OutputCache, StatisticsC
 from vqkit.bench.calibration import CalibrationRequest, SharedCalibration, passing
 from vqkit.bench.evaluation import FloatPart, Noise
 from vqkit.bench.structure import Structure, structure_key
-from vqkit.evaluation import Evaluation, Pair, evaluate, scored
+from vqkit.evaluation import Evaluation, Pair, evaluate, judged, judges_for, scored
+from vqkit.evaluation.tasks import Judge
 from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
@@ -59,6 +62,8 @@ class Bench:
             calibration observes of it. None keeps nothing on disk, nor is anything kept of a model with the
             user's own layers.
         memory_limit: bytes that remembered activations may take.
+        metrics: what `vqkit.evaluate` takes, the deciding one first; those of the task by default, of which a
+            classifier keeps top-1 accuracy alone.
 
     Raises:
         ModelError: the model cannot be read.
@@ -73,8 +78,15 @@ class Bench:
     """
 
     def __init__(
-        self, model: keras.Model, data: Data, *, cache: str | Path | None = None, memory_limit: int = 1 << 30
+        self,
+        model: keras.Model,
+        data: Data,
+        *,
+        cache: str | Path | None = None,
+        memory_limit: int = 1 << 30,
+        metrics: Sequence[Any] | None = None,
     ) -> None:
+        self._metrics = metrics
         self.model, self.data, self.memory_limit = model, data, memory_limit
         self._lowered = lower(model)
         self._weights, self._activations = WeightMemory(), ActivationCache(memory_limit)
@@ -195,7 +207,7 @@ class Bench:
 
         Args:
             quantized: from this bench.
-            metrics: Keras metrics or their names; top-1 accuracy by default.
+            metrics: what `vqkit.evaluate` takes; those of the bench by default.
 
         Returns:
             The metrics with the predictions.
@@ -250,7 +262,7 @@ class Bench:
         """Metrics of the float model on the evaluation data; its outputs come from disk where they are known.
 
         Args:
-            metrics: Keras metrics or their names; top-1 accuracy by default.
+            metrics: what `vqkit.evaluate` takes; those of the bench by default.
 
         Returns:
             What `vqkit.evaluate(model, x_eval, y_eval)` gives.
@@ -264,7 +276,23 @@ class Bench:
         return self._scored(found, metrics)
 
     def _scored(self, outputs: Any, metrics: Sequence[Any] | None) -> Evaluation:
-        return scored(outputs, self.data.y_eval, metrics, f"{self.data.name}/y_eval")
+        where = f"{self.data.name}/y_eval"
+        if metrics is None:
+            return replace(judged(outputs, self.data.y_eval, self._judging[0], where), task=self._judging[1])
+        return scored(outputs, self.data.y_eval, metrics, where)
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """The metrics that variants are judged by, the deciding one first.
+
+        Raises:
+            DataError: they cannot judge the model by the labels.
+        """
+        return self._judging[0]
+
+    @cached_property
+    def _judging(self) -> tuple[tuple[Judge, ...], str]:
+        return judges_for(self.model, self.data, self._metrics)
 
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
         from keras import tree

@@ -123,6 +123,10 @@ Cold = Annotated[bool, typer.Option("--cold", help="A fresh kernel for each vari
 Warm = Annotated[bool, typer.Option("--warm", help="Warm kernels for a notebook of your own, too.")]
 Dask = Annotated[str | None, typer.Option(help="Run on the Dask cluster at tcp://… or of a scheduler file.")]
 Screen = Annotated[int | None, typer.Option(min=1, help="Try all on N images, finish what may be the best.")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="What runs are judged by: a name, file.py:function, or JSON; the first one decides."),
+]
 DataOption = Annotated[
     str | None,
     typer.Option("--data", help="file.npz, file.py:function, JSON, or 'digits'; quickstart has its own."),
@@ -166,11 +170,27 @@ def pairs(texts: list[str] | None) -> dict[str, Any]:
             raise SweepError(f"{text!r}: expected KEY=VALUE")
         if key in pairs:
             raise SweepError(f"{key!r} is given twice")
-        pairs[key] = _value(value)
+        pairs[key] = value_of(value)
     return pairs
 
 
-def _value(text: str) -> Any:
+def stated_metrics(texts: list[str] | None) -> list[Any] | None:
+    """The metrics of a command line, whose files lie where the command was given; None where none is."""
+    found = [value_of(text) for text in texts or ()]
+    return [_absolute(m) for m in found] or None
+
+
+def _absolute(metric: Any) -> Any:
+    if isinstance(metric, dict) and isinstance(metric.get("function"), str):
+        return {**metric, "function": _absolute(metric["function"])}
+    if not isinstance(metric, str) or ":" not in metric:
+        return metric
+    file, _, name = metric.rpartition(":")
+    return f"{Path(file).absolute()}:{name}"
+
+
+def value_of(text: str) -> Any:
+    """A value as people type it: JSON where it is some, else text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -18,7 +18,7 @@ def compare(
     pair: Pair = None,
     sweep: Annotated[str | None, typer.Option(help="Only this sweep.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a standalone report.")] = None,
-    sort: Annotated[str, typer.Option(help="Column that orders the leaderboard.")] = "accuracy",
+    sort: Annotated[str, typer.Option(help="Column that orders the leaderboard.")] = "value",
     where: Where = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most rows of a group.")] = None,
     why: Annotated[bool, typer.Option("--explain", help="Which strategy keys make the difference.")] = False,

@@ -9,6 +9,7 @@ from typing import Any
 from vqkit import tables
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps.resolve import Planned
+from vqkit.tables import Measure
 
 MARKS = {Status.FINISHED: "done  ", Status.FAILED: "FAILED", Status.KILLED: "KILLED"}
 
@@ -56,14 +57,19 @@ def outcome_line(record: RunRecord, runs: Store) -> str:
     """One variant's outcome in one line, and one for each note; a failure says where its notebook is."""
     head = f"{MARKS.get(record.status, record.status)}  {record.name}"
     if record.status is Status.FINISHED:
-        accuracy, delta = record.metrics.get("accuracy"), record.metrics.get("accuracy_delta")
-        told = "" if accuracy is None or delta is None else f"  {accuracy:.4f} ({100 * delta:+.2f} points)"
+        measure = record.measure
+        value, delta = (record.metrics.get(name) for name in (measure.name, f"{measure.name}_delta"))
+        told = "" if value is None or delta is None else f"  {_value(measure, value)} ({measure.difference(delta)})"
         notes = "".join(f"\n        {note}" for note in record.notes)
         return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s{notes}"
     error = record.error or {}
     where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
     message = " ".join(str(error.get("message", "")).split())
     return f"{head}: {error.get('type')}{where}: {message}\n        {runs.variant_dir(record.key)}"
+
+
+def _value(measure: Measure, value: float) -> str:
+    return f"{value:.4f}" if measure == Measure() else f"{measure.name} {measure.text(value)}"
 
 
 class Progress:
@@ -76,7 +82,7 @@ class Progress:
 
     def __init__(self, name: str, runs: Store) -> None:
         self._name, self._runs = name, runs
-        self._best: float | None = None
+        self._best: RunRecord | None = None
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -106,8 +112,9 @@ class Progress:
     def show(self, record: RunRecord) -> None:
         """Tell one outcome and move the bar."""
         self.say(outcome_line(record, self._runs))
-        accuracy = record.metrics.get("accuracy")
-        if accuracy is not None and (self._best is None or accuracy > self._best):
-            self._best = accuracy
-            self._bar.set_postfix_str(f"best {accuracy:.4f}", refresh=False)
+        mine, best = record.goodness, None if self._best is None else self._best.goodness
+        if mine is not None and (best is None or mine[0] > best[0]):
+            self._best = record
+            value = _value(record.measure, record.metrics[record.measure.name])
+            self._bar.set_postfix_str(f"best {value}", refresh=False)
         self._bar.update()

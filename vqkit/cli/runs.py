@@ -16,6 +16,7 @@ from vqkit.cli.application import (
     Exit,
     FailFast,
     Jobs,
+    Metrics,
     NotebookOption,
     NoTrack,
     Overrides,
@@ -29,6 +30,7 @@ from vqkit.cli.application import (
     data_of,
     interruptible,
     pairs,
+    stated_metrics,
     with_settings,
 )
 from vqkit.errors import SweepError
@@ -50,6 +52,7 @@ def sweep(
     cold: Cold = False,
     warm: Warm = False,
     screen: Screen = None,
+    metric: Metrics = None,
     dask: Dask = None,
     relative_to: Annotated[
         Path | None, typer.Option(help="Where the file's relative paths start; default: its folder.")
@@ -79,6 +82,8 @@ def sweep(
     wanted = Sweep.load(file, base_dir=relative_to) if relative_to else as_sweep(file)
     if screen is not None:
         wanted = wanted.with_screen(screen)
+    if metric:
+        wanted = wanted.with_metrics(stated_metrics(metric))
     resolved = resolve(wanted, store.cache, notebook=notebook)
     warm = warm or (not cold and is_shipped(resolved.notebook))
     options = RunOptions(jobs or default_jobs(), fail_fast, retry_failed, timeout, warm, dask)
@@ -128,6 +133,7 @@ def run(
     overrides: Overrides = None,
     data: DataOption = None,
     strategy: Base = "pof2s",
+    metric: Metrics = None,
     timeout: Timeout = None,
     warm: Warm = False,
     runs: Runs = Path("runs"),
@@ -152,6 +158,7 @@ def run(
         "mode": "list",
         "variants": [pairs(overrides)],
         **settings,
+        "metrics": stated_metrics(metric),
     }
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
     options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)

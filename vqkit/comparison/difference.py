@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vqkit import statistics, tables
+from vqkit.comparison.ranking import combination
 from vqkit.errors import RecordError
 from vqkit.files import read_json
 from vqkit.primitives.spec import Method, RoundMode
-from vqkit.runs.records import Flips, flips, row, rows_of, sqnr_rows, unreadable
+from vqkit.runs.records import Flips, flips, row, rows_of, sample_values, sqnr_rows, unreadable
 from vqkit.runs.store import RECORD, RunRecord, Store
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +96,7 @@ def _parameters(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> dic
     return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
 
 
-_MEASURED = ("accuracy", "accuracy_delta", "size_bytes", "sqnr_min_db", "sqnr_output_db", "seconds_total")
+_MEASURED = ("value", "value_delta", "size_bytes", "sqnr_min_db", "sqnr_output_db", "seconds_total")
 _INPUTS = (
     "strategy",
     "model_digest",
@@ -233,14 +235,10 @@ _KINDS = 40
 _RESOLVED_HEADER = ("parameter", "A", "B", "tensors", "")
 _CHANGE_HEADER = ("what", "A", "B", "where")
 _FORMATS = {
-    "accuracy": (tables.percent, tables.signed_points),
-    "accuracy_delta": (tables.signed_points, tables.signed_points),
     "size_bytes": (tables.size, lambda d: f"{d:+,.0f} B" if d == d else "–"),
     "seconds_total": (tables.duration, lambda d: f"{d:+.1f} s" if d == d else "–"),
 }
 _LABELS = {
-    "accuracy": "accuracy %",
-    "accuracy_delta": "Δ to float, points",
     "size_bytes": "size",
     "sqnr_min_db": "lowest SQNR dB",
     "sqnr_output_db": "output SQNR dB",
@@ -250,10 +248,17 @@ _LABELS = {
 
 def _measured(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[list[str]]:
     default = (tables.number, lambda d: f"{d:+.1f}" if d == d else "–")
-    cells = []
+    cells, measure = [], Measure.of(a)
+    delta = "Δ to float, points" if measure.unit == "percent" else "Δ to float"
+    formats = {
+        "value": (measure.plain, measure.signed),
+        "value_delta": (measure.signed, measure.signed),
+        **_FORMATS,
+    }
+    labels = {"value": measure.label, "value_delta": delta, **_LABELS}
     for name in _MEASURED:
-        plain, signed = _FORMATS.get(name, default)
-        cells.append([_LABELS[name], plain(a[name]), plain(b[name]), signed(b[name] - a[name])])
+        plain, signed = formats.get(name, default)
+        cells.append([labels[name], plain(a[name]), plain(b[name]), signed(b[name] - a[name])])
     return cells
 
 
@@ -281,9 +286,21 @@ def _flip_verdict(found: Flips) -> str:
 
 
 def _interval_verdict(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    low, high = statistics.wilson([a["accuracy"], b["accuracy"]], [a["n_eval"], b["n_eval"]])
+    measure, other = Measure.of(a), Measure.of(b)
+    if measure != other:
+        return f"A is judged by {measure.name}, B by {other.name}: the two cannot be ranked."
+    if measure != Measure():
+        samples = [sample_values(side["directory"]) for side in (a, b)]
+        if samples[0] is not None and samples[1] is not None and samples[0].shape == samples[1].shape:
+            p = statistics.paired(combination(measure.name), samples[0], samples[1])
+            chance = "could be chance" if p > 1 - statistics.CONFIDENCE else "is more than chance"
+            n = len(samples[0])
+            return f"By {measure.name} on {n} samples the difference {chance} (permutation test, p = {p:.2g})."
+        low, high = np.array([[side["value_low"], side["value_high"]] for side in (a, b)]).T
+    else:
+        low, high = statistics.wilson([a["value"], b["value"]], [a["n_eval"], b["n_eval"]])
     if np.isnan(low).any():
-        return "One of the runs has no accuracy, so the two cannot be ranked."
+        return f"One of the runs has no {measure.name}, so the two cannot be ranked."
     overlap = max(low) <= min(high)
     said = (
         "overlap: the difference could be chance" if overlap else "do not overlap: the difference is more than chance"

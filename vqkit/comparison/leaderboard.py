@@ -19,20 +19,22 @@ import numpy as np
 
 from vqkit import statistics, tables
 from vqkit.comparison.difference import Difference, difference
+from vqkit.comparison.ranking import best_of, verdicts_on
 from vqkit.errors import RecordError, not_allowed
 from vqkit.runs.records import (
     Flips,
-    correct,
-    counted,
     damage_lines,
     flips,
     load_records,
+    measure_of,
     rows_of,
     select,
     sentence,
     to_frame,
+    with_values,
 )
 from vqkit.runs.store import Status, Store
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,75 +55,9 @@ __all__ = [
     "to_frame",
 ]
 
-ALPHA = 1 - statistics.CONFIDENCE
-
-
-def best_of(members: pd.DataFrame) -> Any:
-    """Label of the most accurate run; of equally accurate ones the smallest.
-
-    Args:
-        members: comparable runs.
-    """
-    order = members.sort_values(["accuracy", "size_bytes", "name"], ascending=[False, True, True])
-    return order.index[0]
-
-
-def verdicts_on(members: pd.DataFrame, best: Any) -> list[tuple[bool, str]]:
-    """Whether chance could explain that a run came behind the best, and by which test that was decided.
-
-    Predictions are read only of runs for which they can make a difference.
-
-    Args:
-        members: comparable runs, with `ci_low` and `ci_high`.
-        best: from `best_of`.
-
-    Returns:
-        In the order of the runs: tied, and "McNemar", "interval", or "" for the best itself.
-    """
-    first = {str(k): v for k, v in members.loc[best].items()}
-    apart = _apart_from(first)
-    answers = None
-    result = []
-    for label, run in zip(members.index, rows_of(members), strict=True):
-        if label == best:
-            result.append((True, ""))
-            continue
-        overlap = not run["ci_high"] < first["ci_low"]
-        if not overlap and first["accuracy"] - run["accuracy"] >= apart:
-            result.append((False, "interval"))
-            continue
-        answers = correct(first["directory"]) if answers is None else answers
-        flips: Flips | None = counted(answers, correct(run["directory"]))
-        if flips is None:
-            result.append((overlap, "interval"))
-        else:
-            result.append((flips.p_value > ALPHA, "McNemar"))
-    return result
-
-
-def _apart_from(best: Mapping[str, Any]) -> float:
-    """How much less accurate a run must be for no paired test to call it level, however the answers lie.
-
-    The test is least sure where the two disagree most: where the other run is right on all samples that the
-    best one has wrong.
-    """
-    n = best["n_eval"]
-    if n != n or not n:
-        return 0.0
-    wrong = round((1 - best["accuracy"]) * n)
-    low, high = 0, int(n) + 1
-    while low < high:
-        middle = (low + high) // 2
-        if statistics.mcnemar(wrong + middle, wrong) <= ALPHA:
-            high = middle
-        else:
-            low = middle + 1
-    # One more, because accuracies are rounded.
-    return (low + 1) / n
-
-
 # Column -> whether small values come first.
 _ASCENDING = {
+    "value": False,
     "accuracy": False,
     "accuracy_delta": False,
     "size_bytes": True,
@@ -130,7 +66,7 @@ _ASCENDING = {
     "seconds_total": True,
     "name": True,
 }
-_GROUP = ("model_digest", "data_digest", "n_eval", "calibration")
+_GROUP = ("model_digest", "data_digest", "n_eval", "metric", "calibration")
 # What was measured on a part of the evaluation images comes behind what was measured on all of them.
 _PART = "eval_images"
 
@@ -140,7 +76,7 @@ def sort_keys() -> tuple[str, ...]:
     return tuple(_ASCENDING)
 
 
-def leaderboard(frame: pd.DataFrame, sort: str = "accuracy") -> pd.DataFrame:
+def leaderboard(frame: pd.DataFrame, sort: str = "value") -> pd.DataFrame:
     """Add to each run its place among comparable runs.
 
     Args:
@@ -150,23 +86,29 @@ def leaderboard(frame: pd.DataFrame, sort: str = "accuracy") -> pd.DataFrame:
     Returns:
         The frame, group by group, unfinished runs last, with the columns
         group (int), rank (1 for the first in its group, NaN for unfinished runs), ci_low, ci_high
-        (Wilson bounds of accuracy), best (bool), tied (bool, cannot be told from the best, which is tied
-        itself), test ("McNemar" or "interval", by which that was decided), pareto (bool, accuracy against
-        size).
+        (95 % interval of the metric: Wilson's of accuracy, else the run's own), best (bool), tied (bool, cannot be
+        told from the best, which is tied itself), test ("McNemar", "permutation" or "interval", by which that was
+        decided), pareto (bool, the metric against size).
 
     Raises:
         RecordError: no such column to sort by.
     """
     if sort not in _ASCENDING:
         raise RecordError(not_allowed("sort", sort, sort_keys(), what="column"))
-    table = frame.copy().reset_index(drop=True)
-    low, high = statistics.wilson(table["accuracy"], table["n_eval"])
-    table["ci_low"], table["ci_high"] = low, high
-    ranked = (table["status"] == "FINISHED") & table["accuracy"].notna()
+    table = with_values(frame).reset_index(drop=True)
+    share = table["metric"] == "accuracy"
+    low, high = statistics.wilson(table["value"].where(share), table["n_eval"])
+    table["ci_low"], table["ci_high"] = (
+        np.where(share, low, table["value_low"]),
+        np.where(share, high, table["value_high"]),
+    )
+    ranked = (table["status"] == "FINISHED") & table["value"].notna() & (table["better"] != "")
     table["group"] = _groups(table)
     table = table.assign(rank=np.nan, best=False, tied=False, test="", pareto=False)
     for _, members in table[ranked].groupby("group", sort=True):
-        _rank(table, members.sort_values(sort, ascending=_ASCENDING[sort], kind="stable"))
+        by = "value" if sort in ("value", "accuracy") else sort
+        ascending = measure_of(members).sign < 0 if by == "value" else _ASCENDING[sort]
+        _rank(table, members.sort_values(by, ascending=ascending, kind="stable"))
     return table.sort_values(["group", "rank"], kind="stable", na_position="last").reset_index(drop=True)
 
 
@@ -185,7 +127,8 @@ def _rank(table: pd.DataFrame, members: pd.DataFrame) -> None:
     """Fill in the places of one group, whose rows come in the wanted order."""
     index = members.index
     table.loc[index, "rank"] = np.arange(1, len(index) + 1, dtype=float)
-    table.loc[index, "pareto"] = statistics.pareto(members["size_bytes"], members["accuracy"])
+    goodness = measure_of(members).sign * members["value"]
+    table.loc[index, "pareto"] = statistics.pareto(members["size_bytes"], goodness)
     best = best_of(members)
     table.loc[best, "best"] = True
     verdicts = verdicts_on(members, best)
@@ -210,7 +153,7 @@ class Recommendation:
 
 
 def recommend(frame: pd.DataFrame) -> Recommendation:
-    """Choose the smallest run that cannot be told from the most accurate one.
+    """Choose the smallest run that cannot be told from the best one.
 
     Args:
         frame: a leaderboard, or runs as from `load_records`.
@@ -225,7 +168,8 @@ def recommend(frame: pd.DataFrame) -> Recommendation:
         return Recommendation(None, "No run has finished, so there is nothing to recommend.")
     group = finished[finished["group"] == finished["group"].iloc[0]]
     best = group[group["best"]].iloc[0]
-    tied = group[group["tied"]].sort_values(["size_bytes", "accuracy", "name"], ascending=[True, False, True])
+    up = measure_of(group).sign < 0
+    tied = group[group["tied"]].sort_values(["size_bytes", "value", "name"], ascending=[True, up, True])
     chosen = tied.iloc[0]
     others = len(finished) - len(group)
     parts = [_praise(chosen), _versus(chosen, best, len(tied)), _scope(group, others)]
@@ -233,28 +177,32 @@ def recommend(frame: pd.DataFrame) -> Recommendation:
 
 
 def _praise(run: pd.Series) -> str:
-    interval = f" (95 % interval {tables.percent(run['ci_low'])} to {tables.percent(run['ci_high'])})"
-    accuracy = f"{tables.percent(run['accuracy'])} %{interval if run['ci_low'] == run['ci_low'] else ''}"
+    measure = Measure.of(dict(run))
+    interval = f" (95 % interval {measure.plain(run['ci_low'])} to {measure.plain(run['ci_high'])})"
+    value = f"{measure.text(run['value'])}{interval if run['ci_low'] == run['ci_low'] else ''}"
     ratio = run["float_size_bytes"] / run["size_bytes"] if run["size_bytes"] else float("nan")
     smaller = f", {ratio:.1f} times smaller than float" if ratio == ratio else ""
-    delta = _against_float(run["accuracy_delta"])
-    return f"Use {run['name']}: accuracy {accuracy}{delta}, {tables.size(run['size_bytes'])}{smaller}."
+    delta = _against_float(measure, run["value_delta"])
+    return f"Use {run['name']}: {measure.name} {value}{delta}, {tables.size(run['size_bytes'])}{smaller}."
 
 
-def _against_float(delta: float) -> str:
+def _against_float(measure: Measure, delta: float) -> str:
     if not _known(delta):
         return ""
-    return f", {abs(100 * delta):.2f} points {'below' if delta < 0 else 'above'} float"
+    size = f"{abs(100 * delta):.2f} points" if measure.unit == "percent" else f"{abs(delta):.4g}"
+    return f", {size} {'below' if delta < 0 else 'above'} float"
 
 
 def _versus(chosen: pd.Series, best: pd.Series, tied: int) -> str:
+    measure = Measure.of(dict(chosen))
     if tied == 1:
-        return "It is the most accurate, and no other run is statistically level with it."
+        return f"It is the {measure.best}, and no other run is statistically level with it."
     if chosen.name == best.name:
-        return f"It is the most accurate, and the smallest of the {tied} runs that are statistically level."
-    how = "paired McNemar test" if chosen["test"] == "McNemar" else "overlapping intervals"
+        return f"It is the {measure.best}, and the smallest of the {tied} runs that are statistically level."
+    tests = {"McNemar": "paired McNemar test", "permutation": "paired permutation test"}
+    how = tests.get(str(chosen["test"]), "overlapping intervals")
     return (
-        f"The most accurate, {best['name']}, scores {tables.percent(best['accuracy'])} % at "
+        f"The {measure.best}, {best['name']}, scores {measure.text(best['value'])} at "
         f"{tables.size(best['size_bytes'])}; that is no difference one can rely on ({how}, "
         f"{best['n_eval']:.0f} samples), and this is the smallest of the {tied} that are level."
     )
@@ -316,7 +264,7 @@ class Leaderboard:
         for heading, header, rows, hidden in self.groups():
             parts += ["", heading, tables.text_table(header, rows, left=(1, len(header) - 1), width=width)]
             parts += [f"… and {hidden} more"] if hidden else []
-        parts += ["", _wrapped(LEGEND), "", _wrapped(recommend(self.frame).sentence)]
+        parts += ["", _wrapped(legend(self.frame)), "", _wrapped(recommend(self.frame).sentence)]
         rest = (*_told(self.frame), *_failures(self.frame), *damage_lines(self.frame))
         return "\n".join([*parts, *rest])
 
@@ -330,7 +278,7 @@ class Leaderboard:
                 more,
             ]
         rest = (*_told(self.frame), *_failures(self.frame), *damage_lines(self.frame))
-        sentences = [LEGEND, recommend(self.frame).sentence, *rest]
+        sentences = [legend(self.frame), recommend(self.frame).sentence, *rest]
         return "".join(parts + [f"<p>{html.escape(s)}</p>" for s in sentences if s])
 
     def groups(self) -> Iterator[tuple[str, tuple[str, ...], list[list[str]], int]]:
@@ -339,7 +287,7 @@ class Leaderboard:
         for _, members in finished.groupby("group", sort=True):
             shown = members if self.limit is None else members.head(self.limit)
             cells = [_cells(run) for run in rows_of(shown)]
-            yield heading(members), HEADER, cells, len(members) - len(shown)
+            yield heading(members), header_of(measure_of(members)), cells, len(members) - len(shown)
 
 
 MOST_NOTES = 20
@@ -351,6 +299,21 @@ LEGEND = (
     "runs kept their predictions, else overlapping Wilson intervals); pareto: nothing is smaller and as "
     "accurate. Δ in points, SQNR in dB."
 )
+OTHER_LEGEND = (
+    "best: best by the metric; level: not distinguishable from the best (permutation test on the same samples where "
+    "both runs kept what each adds to the metric, else overlapping intervals); pareto: nothing is smaller and as good. "
+    "SQNR in dB."
+)
+
+
+def header_of(measure: Measure) -> tuple[str, ...]:
+    """Titles of a leaderboard's columns."""
+    return (*HEADER[:2], f"{measure.label} (95 %)", *HEADER[3:])
+
+
+def legend(frame: pd.DataFrame) -> str:
+    """What the words of a leaderboard mean."""
+    return LEGEND if measure_of(frame) == Measure() else OTHER_LEGEND
 
 
 def _wrapped(text: str) -> str:
@@ -358,12 +321,13 @@ def _wrapped(text: str) -> str:
 
 
 def _cells(run: Mapping[str, Any]) -> list[str]:
-    interval = f" ({tables.percent(run['ci_low'])}–{tables.percent(run['ci_high'])})"
+    measure = Measure.of(run)
+    interval = f" ({measure.plain(run['ci_low'])}–{measure.plain(run['ci_high'])})"
     return [
         f"{run['rank']:.0f}",
         str(run["name"]),
-        tables.percent(run["accuracy"]) + (interval if _known(run["ci_low"]) else ""),
-        tables.signed_points(run["accuracy_delta"]),
+        measure.plain(run["value"]) + (interval if _known(run["ci_low"]) else ""),
+        measure.signed(run["value_delta"]),
         tables.size(run["size_bytes"]),
         tables.number(run["sqnr_min_db"]),
         tables.number(run["sqnr_output_db"]),
@@ -383,10 +347,12 @@ def heading(members: pd.DataFrame) -> str:
     first = members.iloc[0]
     part = "a random choice of " if first[_PART] is not None else ""
     samples = f", {part}{first['n_eval']:.0f} samples" if _known(first["n_eval"]) else ""
-    float_accuracy = f", float {tables.percent(first['float_accuracy'])} %" if _known(first["float_accuracy"]) else ""
+    measure = Measure.of(dict(first))
+    reference = f", float {measure.text(first['float_value'])}" if _known(first["float_value"]) else ""
+    judged = "" if measure == Measure() else f"; by {measure.name}, {measure.better} is better"
     codes = members["code"].nunique()
     mixed = f"; from {codes} versions of the code" if codes > 1 else ""
-    what = f"{first['model']} on {first['data']}{samples}{float_accuracy}"
+    what = f"{first['model']} on {first['data']}{samples}{reference}{judged}"
     return f"{what}; calibration {first['calibration']}{mixed}"
 
 
@@ -442,7 +408,7 @@ def render(
     runs_dir: str | Path,
     sweep: str | None = None,
     *,
-    sort: str = "accuracy",
+    sort: str = "value",
     where: Mapping[str, Any] | None = None,
     limit: int | None = None,
 ) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from vqkit import _version, plots, tables
 from vqkit.comparison import leaderboard
+from vqkit.comparison.columns import COLUMNS, LINKS, LOST_COLUMNS, Interval, columns_for
 from vqkit.comparison.difference import Difference, difference
 from vqkit.comparison.page import (
     cells,
@@ -30,9 +31,9 @@ from vqkit.comparison.runset import NOTEBOOK, TRACEBACK, Run, RunSet, flipped_ht
 from vqkit.errors import RecordError, VqkitError
 from vqkit.files import read_json, write_bytes
 from vqkit.plots.runs import COSTS
-from vqkit.runs.records import OVERRIDE, damaged, rows_of, sqnr_rows
+from vqkit.runs.records import OVERRIDE, damaged, measure_of, rows_of, sqnr_rows
 from vqkit.runs.store import LOST
-from vqkit.tables import Column, arranged, html_grid
+from vqkit.tables import Measure, arranged, html_grid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,74 +41,13 @@ if TYPE_CHECKING:
 _FILES = (("notebook", NOTEBOOK), ("strategy", "strategy.json"), ("plan", "plan.json"), ("traceback", TRACEBACK))
 SQNR = "sqnr.json"
 _NUMBERS = (
-    "accuracy",
-    "accuracy_delta",
+    "value",
+    "value_delta",
     "size_bytes",
     "bit_operations",
     "sqnr_min_db",
     "sqnr_output_db",
     "seconds_total",
-)
-
-
-@dataclass(frozen=True)
-class _Interval:
-    """Bounds of an accuracy, and those of all runs beside it."""
-
-    low: float
-    high: float
-    span: tuple[float, float]
-
-    def __str__(self) -> str:
-        return f"{tables.percent(self.low)}–{tables.percent(self.high)}"
-
-    def html(self) -> str:
-        """The bounds with a bar between the lowest and the highest of all."""
-        first, last = self.span
-        if not first < last:
-            return str(self)
-        left, width = (self.low - first) / (last - first), (self.high - self.low) / (last - first)
-        drawn_as = f"left:{100 * left:.0f}%;width:{100 * width:.0f}%"
-        return (
-            f"<span class='bounds'><span class='span' aria-hidden='true'><i style='{drawn_as}'></i></span>{self}</span>"
-        )
-
-
-def _number(form: Any) -> Any:
-    return lambda value: escape(form(value)) if value is not None else "–"
-
-
-def _operations(value: float) -> str:
-    return f"{value / 1e6:.3g}" if value == value else "–"
-
-
-def _tags(words: str) -> str:
-    return " ".join(f"<span class='tag {w}'>{w}</span>" for w in words.split())
-
-
-def _anchors(links: Mapping[str, str]) -> str:
-    return " ".join(f"<a href='{escape(href, quote=True)}'>{text}</a>" for text, href in links.items())
-
-
-COLUMNS = (
-    Column("rank", "#", _number(lambda v: f"{v:.0f}"), numeric=True),
-    Column("name", "run"),
-    Column("accuracy", "accuracy %", _number(tables.percent), numeric=True),
-    Column("interval", "95 %", lambda v: v.html() if v else "", order=lambda v: v.low if v else math.nan),
-    Column("accuracy_delta", "Δ float", _number(tables.signed_points), numeric=True),
-    Column("size_bytes", "size", _number(tables.size), numeric=True),
-    Column("bit_operations", "bit-ops, million", _number(_operations), numeric=True),
-    Column("sqnr_min_db", "min SQNR dB", _number(tables.number), numeric=True),
-    Column("sqnr_output_db", "out SQNR dB", _number(tables.number), numeric=True),
-    Column("seconds_total", "time", _number(tables.duration), numeric=True),
-    Column("marks", "standing", _tags),
-)
-_LINKS = Column("files", "files", _anchors, order=lambda _: "")
-_LOST_COLUMNS = (
-    Column("status", "status", _tags),
-    Column("name", "run"),
-    Column("reason", "reason", lambda reason: f"<pre>{escape(reason)}</pre>"),
-    Column("files", "files", _anchors),
 )
 
 
@@ -120,7 +60,7 @@ class View:
         words: only runs whose row contains all of these.
         front_only: only runs that nothing beats.
         group: number of the group of comparable runs.
-        cost: what accuracy is drawn against.
+        cost: what the metric is drawn against.
         sorted_by: column of the leaderboard, "-" in front for descending.
         chosen: key of the chosen run.
         pair: keys of the two runs side by side.
@@ -181,11 +121,19 @@ class View:
         recommended = "" if best is None else best["key"]
         rows = [{**r, "marks": f"{r['marks']} recommended".strip()} if r["key"] == recommended else r for r in rows]
         how = {"sorted_by": self.sorted_by, "label": "Leaderboard", "chosen": self.chosen}
-        columns = [c for c in COLUMNS if c.key != "bit_operations" or any(r[c.key] is not None for r in rows)]
+        columns = [
+            c for c in columns_for(self.measure) if c.key != "bit_operations" or any(r[c.key] is not None for r in rows)
+        ]
         if self.beside is None:
             return table(rows, columns, **how)
         rows = [{**r, "files": self.links(r["directory"])} for r in rows]
-        return table(rows, [*columns, _LINKS], values=True, **how)
+        return table(rows, [*columns, LINKS], values=True, **how)
+
+    @property
+    def measure(self) -> Measure:
+        """What the group's runs are ranked by."""
+        frame = self.runs.frame
+        return measure_of(frame[(frame["group"] == self.group) & frame["rank"].notna()])
 
     def links(self, directory: str | None) -> dict[str, str]:
         """Addresses of a run's files, from the folder beside which the page stands."""
@@ -204,12 +152,12 @@ class View:
         rest, pending = leaderboard.without_result(self.runs.frame)
         rows = [{**r, "reason": _reason(r), "files": self.links(r["directory"])} for r in rows_of(rest.head(limit))]
         waiting = f"<p>{pending} variant(s) of the sweep have not run yet.</p>" if pending else ""
-        board = f"<div class='vq-scroll'>{html_grid(rows, _LOST_COLUMNS, look='lost')}</div>" if rows else ""
+        board = f"<div class='vq-scroll'>{html_grid(rows, LOST_COLUMNS, look='lost')}</div>" if rows else ""
         return waiting + board
 
     def pareto(self) -> str:
         """Accuracy against the cost, with every run choosable."""
-        shown, said = self.shown(), f"{COSTS[self.cost].title}; each mark is a run"
+        shown, said = self.shown(), f"{COSTS[self.cost].title_of(self.measure)}; each mark is a run"
         if self.theme is None:
             return drawn(lambda theme: plots.pareto(shown, cost=self.cost, theme=theme), said, None)
         figure = plots.pareto(shown, cost=self.cost, theme=self.theme)
@@ -219,18 +167,22 @@ class View:
         """Choices and accuracy, with every run choosable at the end of its line."""
         shown = self.shown()
         figure = plots.parallel_coordinates(shown, theme=self.theme or plots.LIGHT, chosen=self.chosen)
-        return clickable(figure, _sayings(shown), "Choices and accuracy; each line is a run", chosen=self.chosen)
+        return clickable(
+            figure, _sayings(shown), f"Choices and {self.measure.name}; each line is a run", chosen=self.chosen
+        )
 
     def bars(self) -> str:
         """Every run against float."""
         shown = self.shown()
         return drawn(
-            lambda theme: plots.leaderboard_bars(shown, theme=theme), "Accuracy of every run against float", self.theme
+            lambda theme: plots.leaderboard_bars(shown, theme=theme),
+            f"{self.measure.name.capitalize()} of every run against float",
+            self.theme,
         )
 
     def effects(self) -> str:
         """What each choice did on its own."""
-        shown, said = self.shown(), "Accuracy of the runs by each choice on its own"
+        shown, said = self.shown(), f"{self.measure.name.capitalize()} of the runs by each choice on its own"
         return drawn(lambda theme: plots.marginal_effects(shown, theme=theme), said, self.theme)
 
     def details(self) -> str:
@@ -280,7 +232,8 @@ def _row(run: Mapping[str, Any], span: tuple[float, float] = (0, 0)) -> dict[str
         **row,
         "key": run["key"],
         "name": run["name"],
-        "interval": _Interval(run["ci_low"], run["ci_high"], span) if bounded else "",
+        "measure": Measure.of(run),
+        "interval": Interval(run["ci_low"], run["ci_high"], span, Measure.of(run)) if bounded else "",
         "marks": " ".join(leaderboard.marks(run)) or ended,
         "class": "quiet" if row["rank"] is None else "",
         "directory": run["directory"],
@@ -297,17 +250,17 @@ def _sayings(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _saying(row: Mapping[str, Any]) -> str:
-    if row["accuracy"] is None:
+    if row["value"] is None:
         return f"{row['name']}: {row['marks']}"
     interval = f" ({row['interval']})" if row["interval"] else ""
     size = f", {tables.size(row['size_bytes'])}" if row["size_bytes"] is not None else ""
-    return f"{row['name']}: {tables.percent(row['accuracy'])} %{interval}{size} {row['marks']}".strip()
+    return f"{row['name']}: {row['measure'].text(row['value'])}{interval}{size} {row['marks']}".strip()
 
 
 def _details(run: Run, theme: plots.Theme | None) -> Iterator[str]:
     row = _row(run.row)
     yield f"<h4>{escape(run.name)} <code>{escape(run.key)}</code></h4>"
-    if row["accuracy"] is None:
+    if row["value"] is None:
         yield message_html(
             f"{str(run.row['status']).lower()}: {_reason(run.row) or 'no result'}",
             "error" if str(run.row["status"]) in LOST else "",
@@ -450,7 +403,7 @@ def _parts(view: View, title: str, limit: int) -> Iterator[str]:
             view.board(members.head(limit)),
             _soft(f"… and {hidden} more, further down the ranking, left out of this page.") if hidden else "",
             _soft(_scale(members.head(limit))),
-            _soft(leaderboard.LEGEND) if not i else "",
+            _soft(leaderboard.legend(frame)) if not i else "",
             view.pareto(),
             view.bars(),
             view.effects(),
@@ -481,7 +434,12 @@ def _scale(frame: pd.DataFrame) -> str:
     low, high = frame["ci_low"].min(), frame["ci_high"].max()
     if not low < high:
         return ""
-    return f"The bars show the 95 % interval of the accuracy, from {tables.percent(low)} % to {tables.percent(high)} %."
+    measure = measure_of(frame)
+    return f"The bars show the 95 % interval of {_of(measure)}, from {measure.text(low)} to {measure.text(high)}."
+
+
+def _of(measure: Measure) -> str:
+    return "the accuracy" if measure.name == "accuracy" else measure.name
 
 
 def _provenance(frame: pd.DataFrame) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.evaluation.metrics import Metric
+from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.stated_metrics import metrics_of
-from vqkit.evaluation.tasks import paired_with, tasks_of
+from vqkit.evaluation.tasks import Judge, Task, judges_of, paired_with, tasks_of
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.execute import leading_to
 from vqkit.graph.ir import Graph, Node
@@ -136,11 +137,8 @@ def evaluate(
         return scored(predictions, y, metrics)
     outputs, labels = _judged(predictions, y)
     tasks = tasks_of(model if hasattr(model, "layers") else model.model, outputs, labels, inputs=x)
-    pairs = paired_with(outputs, labels)
-    found: dict[str, float] = {}
-    for (name, own, wanted), task in zip(pairs, tasks, strict=True):
-        found |= _values(task.metrics, own, np.asarray(wanted), "" if len(pairs) == 1 else f"{name}/")
-    return Evaluation(found, len(first_output(predictions)), predictions, "; ".join(map(str, tasks)))
+    found = judged(predictions, y, judges_of(None, tasks, [name for name, *_ in paired_with(outputs, labels)]))
+    return replace(found, task="; ".join(map(str, tasks)))
 
 
 def _judged(predictions: Any, y: Any) -> tuple[Any, Any]:
@@ -172,18 +170,78 @@ def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where
         return Evaluation({"accuracy": accuracy(first, y, where)}, len(first), predictions)
     if not metrics:
         return Evaluation({}, len(first), predictions)
-    outputs, labels = _judged(predictions, y)
-    pairs = paired_with(outputs, labels, where)
-    found: dict[str, float] = {}
-    for name, own, wanted in pairs:
-        found |= _values(metrics_of(list(metrics)), own, np.asarray(wanted), "" if len(pairs) == 1 else f"{name}/")
-    return Evaluation(found, len(first), predictions)
+    names = [name for name, *_ in pairs_of(predictions, y, where)]
+    return judged(predictions, y, judges_of(metrics_of(list(metrics)), [_STATED] * len(names), names), where)
 
 
-def _values(metrics: Sequence[Metric], outputs: np.ndarray, labels: np.ndarray, prefix: str) -> dict[str, float]:
-    if labels.ndim == 0 or len(outputs) != len(labels):
-        raise DataError(f"evaluation data: {len(outputs)} inputs, {len(labels) if labels.ndim else 'no'} labels")
-    return {f"{prefix}{m.name}": m.of(outputs, labels) for m in metrics}
+def pairs_of(predictions: Any, y: Any, where: str = "labels") -> list[tuple[str, np.ndarray, Any]]:
+    """Name, outputs and labels of each output that is judged."""
+    return paired_with(*_judged(predictions, y), where)
+
+
+def judged(predictions: Any, y: Any, judges: Sequence[Judge], where: str = "labels") -> Evaluation:
+    """Metrics of given predictions.
+
+    Args:
+        predictions: model outputs, shape (n, …), nested as the model's.
+        y: labels of the same samples.
+        judges: the metrics, and which output each of them judges.
+        where: names the labels in messages.
+
+    Raises:
+        DataError: predictions and labels differ in length, or a metric cannot judge by the labels.
+    """
+    pairs = pairs_of(predictions, y, where)
+    found = {}
+    for judge in judges:
+        _, outputs, given = pairs[judge.output]
+        labels = np.asarray(given)
+        if labels.ndim == 0 or len(outputs) != len(labels):
+            raise DataError(f"evaluation data: {len(outputs)} inputs, {len(labels) if labels.ndim else 'no'} labels")
+        found[judge.metric.name] = judge.metric.of(outputs, labels)
+    return Evaluation(found, len(first_output(predictions)), predictions)
+
+
+def judges_for(
+    model: keras.Model, data: Data, metrics: Sequence[Any] | None = None, base_dir: str | Path = "."
+) -> tuple[tuple[Judge, ...], str]:
+    """What runs on a model and data are judged by, checked on a few samples before anything is quantized.
+
+    Args:
+        model: the built Keras model.
+        data: with labels.
+        metrics: what `metric_of` takes; None for those of the task, of which a classifier keeps top-1 accuracy alone.
+        base_dir: what paths start from.
+
+    Returns:
+        The metrics, the deciding one first, and a line that says why they were chosen.
+
+    Raises:
+        DataError: the metrics cannot judge this model by these labels; or nobody says which direction is better.
+    """
+    where = f"{data.name}/y_eval"
+    if metrics is None and len(model.outputs) == 1 and isinstance(data.y_eval, np.ndarray):
+        shape = tuple(model.outputs[0].shape[1:])
+        if None not in shape and len([s for s in shape if s != 1]) == 1 and data.y_eval.size == len(data.y_eval):
+            check_labels(model, data)
+            return (Judge(NAMED["accuracy"], 0, stated=False),), "class numbers beside scores"
+    x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
+    outputs, labels = _judged(predict(model, x), y)
+    names = [name for name, *_ in paired_with(outputs, labels, where)]
+    stated = None if metrics is None else metrics_of(list(metrics), base_dir)
+    tasks = tasks_of(model, outputs, labels, inputs=x, where=where) if stated is None else [_STATED] * len(names)
+    judges = judges_of(stated, tasks, names)
+    if stated is None and judges[0].metric.name == "accuracy":
+        check_labels(model, data)
+        judges = judges[:1]
+    assert judges[0].metric.sign
+    for judge in judges:
+        _, own, given = paired_with(outputs, labels, where)[judge.output]
+        judge.metric.samples(own, np.asarray(given))
+    return judges, "; ".join(map(str, tasks)) if stated is None else ""
+
+
+_STATED = Task("stated", (), "")
 
 
 def _leaves(structure: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vqkit.errors import DataError
 from vqkit.quantization.labels import right_answers
+from vqkit.tables import Measure
 
 Better = Literal["higher", "lower"]
 Unit = Literal["percent", "plain"]
@@ -44,7 +45,7 @@ class Metric:
         parts: what each sample adds; None where the metric needs all predictions at once.
         combine: how sums of these become the number.
         whole: the function of all predictions, where there are no parts.
-        source: what it was stated as, for records: JSON.
+        source: what it was stated as: JSON that `metric_of` takes.
     """
 
     name: str
@@ -109,19 +110,16 @@ class Metric:
                 f"metric {self.name!r}: which direction is better? State it as {{name: {self.name}, function: …, "
                 "better: higher}, or better: lower"
             )
-        return 1 if self.better == "higher" else -1
+        return self.measure.sign
 
-    def text(self, value: float) -> str:
-        """A value for people."""
-        return f"{100 * value:.2f} %" if self.unit == "percent" else f"{value:.4g}"
-
-    def difference(self, value: float) -> str:
-        """A difference of two values for people, with its sign."""
-        return f"{100 * value:+.2f} points" if self.unit == "percent" else f"{value:+.4g}"
+    @property
+    def measure(self) -> Measure:
+        """How its values are named and printed."""
+        return Measure(self.name, self.better or "", self.unit)
 
     def to_json(self) -> dict[str, Any]:
         """What a record keeps: enough to rank and print."""
-        return {"name": self.name, "better": self.better, "unit": self.unit, "source": self.source}
+        return {"name": self.name, "better": self.better, "unit": self.unit}
 
 
 # --- the metrics that have a name here ---
@@ -224,6 +222,8 @@ def _classes(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[ND
     y = y[..., 0] if y.ndim == found.ndim + 1 and y.shape[-1] == 1 else y
     if y.shape != found.shape:
         raise DataError(f"metric {name}: outputs of shape {outputs.shape}, labels of shape {np.shape(labels)}")
+    if y.dtype.kind not in "fiub" or np.any(y != np.floor(y)):
+        raise DataError(f"metric {name}: the labels are no class numbers")
     y = np.where((y < 0) | (y == VOID), -1, y).astype(np.int64)
     if y.size and y.max() >= count:
         raise DataError(f"metric {name}: labels up to {y.max()}, the model knows {count} classes")

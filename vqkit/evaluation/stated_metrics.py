@@ -52,13 +52,12 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
     if found is not None:
         return found
     if callable(given):
-        name = getattr(given, "__name__", type(given).__name__)
-        return Metric(name, _direction(name), whole=_checked(given, name), source=name)
+        return _from_function(given, base_dir, "")
     raise DataError(f"metric {given!r}: a name, a function or a mapping is needed")
 
 
 def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
-    allowed = ("name", "function", "better", "unit")
+    allowed = ("name", "function", "better", "unit", "digest")
     for key in given:
         if key not in allowed:
             raise DataError(not_allowed("metric", key, allowed, what="key"))
@@ -68,30 +67,34 @@ def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
         if key in given and given[key] not in values:
             raise DataError(not_allowed(f"metric: {key}", given[key], values))
     what = given.get("function", given.get("name"))
-    if "better" in given and (callable(what) or (isinstance(what, str) and ":" in what)):
-        inner = _from_function(what, base_dir, str(given.get("name", what)), given["better"])
+    if callable(what) or (isinstance(what, str) and ":" in what):
+        inner = _from_function(what, base_dir, str(given.get("name", "")))
     else:
         inner = metric_of(what, base_dir)
     changes = {k: given[k] for k in ("name", "better", "unit") if k in given}
-    return replace(inner, **changes, source={**{k: v for k, v in given.items() if k != "function"}, **_said(inner)})
+    found = replace(inner, **changes)
+    was, now = given.get("digest"), (inner.source or {}).get("digest") if isinstance(inner.source, Mapping) else None
+    if was is not None and was != now:
+        raise DataError(f"metric {found.name}: {what} has changed since the run was planned ({was}, now {now})")
+    return replace(found, source=_source(found, inner))
 
 
-def _said(inner: Metric) -> dict[str, Any]:
-    return {"function": inner.source}
+def _source(metric: Metric, inner: Metric) -> dict[str, Any]:
+    """What states the metric anywhere: absolute paths, and what was in the file."""
+    own = inner.source if isinstance(inner.source, Mapping) else {"function": inner.source}
+    direction = {} if metric.better is None else {"better": metric.better}
+    return {**own, "name": metric.name, "unit": metric.unit, **direction}
 
 
-def _from_function(what: Any, base_dir: str | Path, name: str, better: Better | None) -> Metric:
-    if callable(what):
-        return Metric(name, better, whole=_checked(what, name), source=getattr(what, "__name__", name))
-    function, source = _loaded(what, base_dir)
-    return Metric(name, better, whole=_checked(function, name), source=source)
+def _from_function(what: Any, base_dir: str | Path, name: str) -> Metric:
+    function, source = (what, None) if callable(what) else _loaded(what, base_dir)
+    name = name or getattr(function, "__name__", "metric")
+    metric = Metric(name, _direction(name), whole=_checked(function, name))
+    return replace(metric, source=None if source is None else _source(metric, replace(metric, source=source)))
 
 
 def _from_file(given: str, base_dir: str | Path) -> Metric | None:
-    if ":" not in given:
-        return None
-    name = given.rpartition(":")[2]
-    return _from_function(given, base_dir, name, _direction(name))
+    return _from_function(given, base_dir, "") if ":" in given else None
 
 
 def _loaded(given: str, base_dir: str | Path) -> tuple[Callable[..., Any], dict[str, str]]:
@@ -109,7 +112,7 @@ def _loaded(given: str, base_dir: str | Path) -> tuple[Callable[..., Any], dict[
     if not callable(function):
         functions = [k for k, v in vars(module).items() if inspect.isfunction(v)]
         raise DataError(not_allowed(f"metric {given!r}", name, functions, what="function"))
-    return function, {"file": given, "digest": digest.of_file(path)}
+    return function, {"function": f"{path.resolve()}:{name}", "digest": digest.of_file(path)}
 
 
 def _checked(function: Callable[..., Any], name: str) -> Whole:

@@ -6,7 +6,7 @@ Where two tasks fit the same arrays, the answer is a question with the choices, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,6 +177,37 @@ def tasks_of(model: keras.Model, outputs: Any, labels: Any, *, inputs: Any = Non
         task_of(o, y, inputs=single, activation=a, where=where if len(pairs) == 1 else f"{where} of {name!r}")
         for (name, o, y), a in zip(pairs, own, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A metric, and the output of a model that it judges.
+
+    Attributes:
+        metric: called output/metric where the model has several outputs that are judged.
+        output: the output's number.
+        stated: whether somebody asked for it; else the task did.
+    """
+
+    metric: Metric
+    output: int
+    stated: bool
+
+
+def judges_of(stated: Sequence[Metric] | None, tasks: Sequence[Task], names: Sequence[str]) -> tuple[Judge, ...]:
+    """Metrics for each output, the deciding one first.
+
+    Args:
+        stated: for every output; None for those of the tasks.
+        tasks: of the outputs.
+        names: of the outputs.
+    """
+    found = []
+    for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
+        for metric in task.metrics if stated is None else stated:
+            own = metric if len(names) == 1 else replace(metric, name=f"{name}/{metric.name}")
+            found.append(Judge(own, i, stated is not None))
+    return tuple(found)
 
 
 def paired_with(outputs: Any, labels: Any, where: str = "labels") -> list[tuple[str, NDArray[Any], Any]]:

@@ -32,6 +32,7 @@ ARTIFACTS = {
     "encodings": "encodings.json",
     "sqnr": "sqnr.json",
     "predictions": "predictions.npz",
+    "samples": "samples.npz",
     "notebook": NOTEBOOK,
     "traceback": TRACEBACK,
     "thresholds": THRESHOLDS,
@@ -127,12 +128,11 @@ def completed(runs: Store, record: RunRecord) -> RunRecord | None:
         The finished record, or None where the result is not there or not whole.
     """
     try:
-        metrics, notes = _result(runs.variant_dir(record.key), record)
+        found = _result(runs.variant_dir(record.key), record)
     except RecordError:
         return None
     ended = store.now(after=record.started)
-    done = record.with_(status=Status.FINISHED, metrics=metrics, notes=notes, ended=ended)
-    return _written(runs, done)
+    return _written(runs, record.with_(status=Status.FINISHED, ended=ended, **found))
 
 
 def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunRecord:
@@ -155,15 +155,14 @@ def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunR
     env = {ATTEMPT: record.attempt}
     try:
         failure = papermill.execute(job.notebook, folder / NOTEBOOK, parameters, env=env, kernel=kernel)
-        metrics, notes = _result(folder, record) if failure is None else ({}, [])
+        found = _result(folder, record) if failure is None else {}
     except Exception as e:
         failure = Failure(type(e).__name__, str(e), None, f"{type(e).__name__}: {e}\n")
     if failure is not None:
         return _failed(runs, record, failure)
-    metrics["seconds_total"] = time.perf_counter() - began
+    found["metrics"]["seconds_total"] = time.perf_counter() - began
     ended = store.now(after=record.started)
-    done = record.with_(status=Status.FINISHED, metrics=metrics, notes=notes, ended=ended)
-    return _written(runs, done)
+    return _written(runs, record.with_(status=Status.FINISHED, ended=ended, **found))
 
 
 def _kind(kernel: Kernel | None) -> str:
@@ -185,8 +184,8 @@ def _clear_halves(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _result(folder: Path, record: RunRecord) -> tuple[dict[str, float], list[str]]:
-    """Metrics and notes that this attempt's notebook wrote; nothing else proves that it reached its end."""
+def _result(folder: Path, record: RunRecord) -> dict[str, Any]:
+    """What this attempt's notebook wrote of a record; nothing else proves that it reached its end."""
     path = folder / store.RESULT
     if not path.exists():
         raise RecordError(f"the notebook ended without recording a result for {record.key}")
@@ -195,7 +194,8 @@ def _result(folder: Path, record: RunRecord) -> tuple[dict[str, float], list[str
         raise RecordError(f"{path}: not a result: expected a JSON object with 'metrics'")
     if (result.get("key"), result.get("attempt")) != (record.key, record.attempt):
         raise RecordError(f"{path}: the result belongs to key {result.get('key')}, not to {record.key}")
-    return dict(result["metrics"]), list(result.get("notes", ()))
+    lists = {name: list(result.get(name, ())) for name in ("notes", "judged")}
+    return {"metrics": dict(result["metrics"]), **lists}
 
 
 def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:

@@ -54,9 +54,9 @@ class SweepProgress:
 
     @property
     def best(self) -> RunRecord | None:
-        """The most accurate finished variant, of equals the smallest; None before one has finished."""
-        done = [r for r in self.records if r.status is Status.FINISHED and "accuracy" in r.metrics]
-        return max(done, default=None, key=lambda r: (r.metrics["accuracy"], -r.metrics.get("size_bytes", 0)))
+        """The best finished variant by the deciding metric, of equals the smallest; None before one has finished."""
+        done = [(r.goodness, i, r) for i, r in enumerate(self.records) if r.status is Status.FINISHED and r.goodness]
+        return max(done, default=(None, 0, None), key=lambda found: (found[0], -found[1]))[2]
 
     @property
     def running(self) -> tuple[RunRecord, ...]:

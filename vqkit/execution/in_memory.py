@@ -85,11 +85,10 @@ def run_trial(
         CancelledError: it was stopped.
         VqkitError: as `vqkit.quantize`.
     """
-    from vqkit.evaluation import check_labels, evaluate, sqnr
+    from vqkit.evaluation import judged, judges_for, predict, sqnr
     from vqkit.quantization.ptq import quantize
 
-    if isinstance(data, Data):
-        check_labels(model, data)
+    judges = judges_for(model, data, settings.metrics)[0] if isinstance(data, Data) else ()
     watch = _Watch(tell or (lambda _, __: None), cancelled or threading.Event())
     calib, x_eval = (data.x_calib, data.x_eval) if isinstance(data, Data) else (data, data)
     scores = None
@@ -100,11 +99,11 @@ def run_trial(
     if isinstance(data, Data):
         if float_metrics is None:
             seen = watch.batches(x_eval, EVAL_BATCH, "evaluating the float model", 0.55, 0.7)
-            float_metrics = evaluate(model, seen, data.y_eval).metrics
+            float_metrics = judged(predict(model, seen), data.y_eval, judges).metrics
         began = time.perf_counter()
         seen = watch.batches(x_eval, EVAL_BATCH, "evaluating the quantized model", 0.7, 0.85)
-        result = evaluate(quantized.model, seen, data.y_eval)
-        scores = Scores(float_metrics, result, data.y_eval, time.perf_counter() - began)
+        result = judged(predict(quantized.model, seen), data.y_eval, judges)
+        scores = Scores(float_metrics, result, data.y_eval, time.perf_counter() - began, judges)
     few = run_api.first_samples(x_eval, settings.sqnr_images) if _cuttable(x_eval) else x_eval
     table = sqnr(quantized, watch.batches(few, 50, "measuring the noise", 0.85, 1.0))
     watch.phase("done", 1.0, 1.0)

@@ -14,9 +14,12 @@ import numpy as np
 
 from vqkit import digest, process_cache, tables
 from vqkit.errors import DataError, RecordError, not_allowed
+from vqkit.evaluation.metrics import NAMED
+from vqkit.evaluation.tasks import Judge
 from vqkit.files import read_json, write_bytes, write_json, write_npz
 from vqkit.quantization.data import map_inputs
 from vqkit.runs import store
+from vqkit.runs.records import PREDICTIONS, SAMPLES
 from vqkit.sweeps.variant import Settings, deciding, key_of
 
 if TYPE_CHECKING:
@@ -99,12 +102,14 @@ class Scores:
         quantized: evaluation of the quantized model.
         labels: what was right, `(n, ...)`.
         seconds: time the quantized evaluation took.
+        judges: the metrics, the deciding one first.
     """
 
     float_metrics: Mapping[str, float]
     quantized: Evaluation
     labels: Any
     seconds: float
+    judges: tuple[Judge, ...] = (Judge(NAMED["accuracy"], 0, stated=False),)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per metric: float, quantized, and the difference."""
@@ -134,8 +139,10 @@ def workbench(model: keras.Model, data: Data, inputs: Mapping[str, Any], cache: 
     from vqkit.bench import Bench
 
     n = inputs["eval_images"]
-    key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache))
-    return cast("Bench", process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache)))
+    metrics = inputs.get("metrics")
+    key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache), digest.of_json(metrics))
+    made = process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache, metrics=metrics))
+    return cast("Bench", made)
 
 
 def some_of(data: Data, n: int | None) -> Data:
@@ -175,7 +182,7 @@ def score(bench: Bench, quantized: Quantized) -> Scores:
     reference = bench.float_evaluation()
     began = time.perf_counter()
     result = bench.evaluate(quantized)
-    return Scores(reference.metrics, result, bench.data.y_eval, time.perf_counter() - began)
+    return Scores(reference.metrics, result, bench.data.y_eval, time.perf_counter() - began, bench.judges)
 
 
 def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
@@ -267,12 +274,15 @@ def record(
     write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
     rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
     write_json(folder / "sqnr.json", [_finite(row) for row in rows])
-    _keep_predictions(folder / "predictions.npz", scores.quantized.predictions, scores.labels)
+    _keep_predictions(folder, scores)
     from vqkit.export.files import finalize
 
     finalize(quantized, folder)
     notes = list(quantized.outside)
-    result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes}
+    judged = [judge.metric.to_json() for judge in scores.judges]
+    # Of a record without the list the metric is accuracy, as in those of earlier versions.
+    said = {} if [m["name"] for m in judged] == ["accuracy"] else {"judged": judged}
+    result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes, **said}
     write_json(folder / store.RESULT, result)
     return found
 
@@ -309,6 +319,7 @@ def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[
     numbers = {
         **own,
         **compared,
+        **_bounds(scores),
         "size_bytes": quantized.size_bytes,
         "float_size_bytes": quantized.float_size_bytes,
         "sqnr_output_db": outputs.sqnr_db.min(),
@@ -327,16 +338,41 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def _keep_predictions(path: Path, predictions: Any, labels: Any) -> None:
-    """Per sample: the class that was predicted; comparisons of two runs count flips with it.
+def _bounds(scores: Scores) -> dict[str, float]:
+    """95 % interval of the deciding metric; that of accuracy follows from the number of samples."""
+    from vqkit.evaluation.judgement import interval
 
-    Nothing is kept of a task without classes, which a notebook may measure by metrics of its own.
-    """
-    from vqkit.quantization.labels import class_numbers, first_output, predicted_classes
+    judge = scores.judges[0]
+    name = judge.metric.name
+    if name == "accuracy":
+        return {}
+    outputs, labels = _of_judge(scores, judge)
+    low, high = interval(judge.metric, outputs, labels)
+    return {f"{name}_low": low, f"{name}_high": high}
 
-    own = first_output(predictions)
-    try:
+
+def _of_judge(scores: Scores, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs and labels that a metric judges."""
+    from vqkit.evaluation import pairs_of
+
+    _, outputs, labels = pairs_of(scores.quantized.predictions, scores.labels)[judge.output]
+    return outputs, np.asarray(labels)
+
+
+MOST_SAMPLES = 1 << 22
+"""Numbers that a run keeps of its samples for paired tests."""
+
+
+def _keep_predictions(folder: Path, scores: Scores) -> None:
+    """Per sample: the class that was predicted, or what the deciding metric adds up; for comparisons of two runs."""
+    from vqkit.quantization.labels import class_numbers, predicted_classes
+
+    judge = scores.judges[0]
+    own, labels = _of_judge(scores, judge)
+    if judge.metric.name == "accuracy":
         y = class_numbers(labels, own.shape[1:])
-    except DataError:
+        write_npz(folder / PREDICTIONS, {"predicted": predicted_classes(own), "labels": y}, compressed=True)
         return
-    write_npz(path, {"predicted": predicted_classes(own), "labels": y}, compressed=True)
+    samples = judge.metric.samples(own, labels)
+    if samples is not None and samples.size <= MOST_SAMPLES:
+        write_npz(folder / SAMPLES, {"samples": samples}, compressed=True)

@@ -15,8 +15,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
-from vqkit.runs.records import rows_of
+from vqkit.runs.records import measure_of, rows_of, with_values
 from vqkit.runs.store import LOST
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,9 +40,11 @@ def unsquash(squashed: Any) -> Any:
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs with an accuracy, and their distance to float as `points` (percentage points)."""
-    done = frame[(frame["status"] == "FINISHED") & frame["accuracy"].notna()].copy()
-    done["points"] = 100 * (done["accuracy"] - done["float_accuracy"])
+    """The runs with a value, and how much better than float they are as `points`, see `Measure.gain`."""
+    frame = with_values(frame)
+    done = frame[(frame["status"] == "FINISHED") & frame["value"].notna()].copy()
+    measure = measure_of(done)
+    done["points"] = measure.gain(done["value"], done["float_value"])
     return done
 
 
@@ -139,10 +142,11 @@ _FLOAT_PAIR = 32 * 32
 
 @dataclass(frozen=True)
 class CostAxis:
-    """What accuracy is drawn against.
+    """What the metric is drawn against.
 
     Attributes:
-        title, label: of the figure and its axis.
+        title: of the figure, behind the metric's name.
+        label: of the axis.
         unit: what one unit of the axis holds.
         float_column: column that gives the float model's place.
         float_factor: the float model's cost is this times that column.
@@ -154,11 +158,15 @@ class CostAxis:
     float_column: str
     float_factor: float = 1.0
 
+    def title_of(self, measure: Measure) -> str:
+        """Title of a figure of this metric against the cost."""
+        return f"{measure.name[:1].upper()}{measure.name[1:]} {self.title}"
+
 
 COSTS = {
-    "size_bytes": CostAxis("Accuracy against size", "size of weights (kB, log)", 1e3, "float_size_bytes"),
+    "size_bytes": CostAxis("against size", "size of weights (kB, log)", 1e3, "float_size_bytes"),
     "bit_operations": CostAxis(
-        "Accuracy against bit-operations",
+        "against bit-operations",
         "bit-operations for one sample (millions, log)",
         1e6,
         "macs",
@@ -168,10 +176,10 @@ COSTS = {
 
 
 def pareto(frame: pd.DataFrame, *, cost: str = "size_bytes", theme: Theme = LIGHT, chosen: str = "") -> Figure:
-    """Accuracy against a cost: which variants nothing else beats, and what they cost.
+    """The deciding metric against a cost: which variants nothing else beats, and what they cost.
 
     Args:
-        frame: one row per run: name, status, strategy, accuracy, float_accuracy (fractions), the cost's
+        frame: one row per run: name, status, strategy, the metric (see `records.with_values`), the cost's
             column and the one that places the float model; n_eval gives 95 % intervals, key lets `places`
             find the runs.
         cost: "size_bytes" (bytes; float at float_size_bytes) or "bit_operations" (per sample; float at
@@ -193,14 +201,18 @@ def pareto(frame: pd.DataFrame, *, cost: str = "size_bytes", theme: Theme = LIGH
     fig = figure(5.0 if len(failed) else 4.6, theme)
     axes = fig.subplots(2, 1, height_ratios=[14, 1]) if len(failed) else [fig.add_subplot()]
     ax = axes[0]
-    dress(ax, theme, title=what.title, x=what.label, y="accuracy (%)")
+    measure = measure_of(done)
+    dress(ax, theme, title=what.title_of(measure), x=what.label, y=measure.axis)
     if done.empty:
         note(ax, _nothing(frame, cost), theme)
     else:
-        _draw(ax, done.sort_values([cost, "accuracy"], ascending=[True, False]), cost, theme, chosen)
+        order = done.assign(goodness=measure.sign * done["value"]).sort_values(
+            [cost, "goodness"], ascending=[True, False]
+        )
+        _draw(ax, order, cost, theme, chosen)
     if len(failed):
         _draw_failed(axes[1], failed, theme, chosen)
-        ax.plot([], [], marker="x", ls="", color=theme.alarm, label=f"{len(failed)} failed (no accuracy)")
+        ax.plot([], [], marker="x", ls="", color=theme.alarm, label=f"{len(failed)} failed (no {measure.name})")
     if len(failed) or not done.empty:
         outer_legend(fig, ax, theme, loc="outside right upper")
     return fig
@@ -218,28 +230,34 @@ def _nothing(frame: pd.DataFrame, cost: str) -> str:
 
 def _draw(ax: Axes, done: pd.DataFrame, cost: str, theme: Theme, chosen: str) -> None:
     what = COSTS[cost]
-    x, y = done[cost].to_numpy(float) / what.unit, 100 * done["accuracy"].to_numpy(float)
-    on_front = statistics.pareto(x, y)
-    low, high = _bounds(done)
-    reference = 100 * float(done["float_accuracy"].iloc[0])
-    _accuracy_axis(ax, reference, float(low.min()), float(high.max()))
+    measure = measure_of(done)
+    x, y = done[cost].to_numpy(float) / what.unit, measure.factor * done["value"].to_numpy(float)
+    on_front = statistics.pareto(x, measure.sign * y)
+    low, high = _bounds(done, measure)
+    reference = measure.factor * float(done["float_value"].iloc[0])
+    if measure.unit == "percent" and measure.sign > 0:
+        _percent_axis(ax, reference, float(low.min()), float(high.max()))
+    elif measure.sign < 0:
+        ax.invert_yaxis()
     _cost_axis(ax)
-    _draw_float(ax, done, what, reference, theme)
+    _draw_float(ax, done, what, (reference, measure.text(reference / measure.factor)), theme)
     _draw_points(ax, done, x, y, on_front, theme)
     ax.vlines(x, low, high, color=theme.ink, lw=0.8, alpha=0.45, zorder=1.5)
     _draw_front(ax, done[on_front], x[on_front], y[on_front], theme)
     _point_out(ax, done, x, y, theme, chosen)
 
 
-def _bounds(done: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % intervals in per cent; the accuracy itself where the samples are not counted."""
-    y = done["accuracy"].to_numpy(float)
-    n = done["n_eval"].to_numpy(float) if "n_eval" in done.columns else np.full(len(y), np.nan)
-    low, high = statistics.wilson(y, n)
-    return 100 * np.where(np.isnan(low), y, low), 100 * np.where(np.isnan(high), y, high)
+def _bounds(done: pd.DataFrame, measure: Measure) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % intervals as drawn; the value itself where there is none."""
+    y = done["value"].to_numpy(float)
+    low, high = done["value_low"].to_numpy(float), done["value_high"].to_numpy(float)
+    if measure == Measure():
+        n = done["n_eval"].to_numpy(float) if "n_eval" in done.columns else np.full(len(y), np.nan)
+        low, high = statistics.wilson(y, n)
+    return measure.factor * np.where(np.isnan(low), y, low), measure.factor * np.where(np.isnan(high), y, high)
 
 
-def _accuracy_axis(ax: Axes, reference: float, low: float, high: float) -> None:
+def _percent_axis(ax: Axes, reference: float, low: float, high: float) -> None:
     ax.set_yscale(
         "function",
         functions=(
@@ -266,7 +284,7 @@ def _draw_front(ax: Axes, front: pd.DataFrame, x: np.ndarray, y: np.ndarray, the
     ax.step(x, y, where="post", color=theme.ink, lw=1.2, zorder=2)
     for i, name in enumerate(front["name"].head(_MAX_NAMED), start=1):
         ax.plot([], [], ls="", label=f"{i}  {short(name, 40)}")
-    drop = squash(100 * front["float_accuracy"].to_numpy(float) - y)
+    drop = squash(-front["points"].to_numpy(float))
     for first, last in clusters(np.log(x), drop):
         text = str(first + 1) if first == last else f"{first + 1}–{last + 1}"
         at = (x[last], y[last])
@@ -297,13 +315,14 @@ def _draw_points(
     ax.plot([], [], ls="", marker="o", mfc="none", mec=theme.ink, label="hollow: dominated")
 
 
-def _draw_float(ax: Axes, done: pd.DataFrame, what: CostAxis, reference: float, theme: Theme) -> None:
+def _draw_float(ax: Axes, done: pd.DataFrame, what: CostAxis, told: tuple[float, str], theme: Theme) -> None:
+    reference, text = told
     ax.axhline(reference, color=theme.faint, ls="--", lw=1, zorder=1)
     if what.float_column not in done.columns or done[what.float_column].isna().all():
         return
     at = float(done[what.float_column].dropna().iloc[0]) * what.float_factor / what.unit
     look: dict[str, Any] = {"marker": "*", "ms": 13, "ls": "", "color": theme.alarm}
-    ax.plot([at], [reference], label=f"float, {reference:.2f} %", **look)
+    ax.plot([at], [reference], label=f"float, {text}", **look)
 
 
 def _point_out(ax: Axes, done: pd.DataFrame, x: np.ndarray, y: np.ndarray, theme: Theme, chosen: str) -> None:

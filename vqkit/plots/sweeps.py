@@ -22,6 +22,8 @@ from vqkit.plots.runs import (
     squash,
 )
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
+from vqkit.runs.records import measure_of
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,21 +32,21 @@ _MAX_BARS = 40
 
 
 def leaderboard_bars(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
-    """Accuracy of every variant against float, best at the top, failed ones named at the bottom.
+    """Every variant against float by the deciding metric, best at the top, failed ones named at the bottom.
 
     Args:
-        frame: one row per run: name, status, strategy, accuracy, float_accuracy (fractions), size_bytes; as
+        frame: one row per run: name, status, strategy, the metric, size_bytes; as
             `vqkit.runs.records.load_records` returns it.
         theme: `LIGHT` or `DARK`.
 
     Returns:
-        A figure with a bar per variant (the best 40); beside it the accuracy in per cent.
+        A figure with a bar per variant (the best 40); beside it the value.
     """
     done = finished(frame).sort_values(["points", "size_bytes"], ascending=[False, True]).head(_MAX_BARS)
     failed = frame[frame["status"] == "FAILED"]
     fig = figure(1.5 + 0.23 * max(4, len(done) + len(failed)), theme)
     ax = fig.add_subplot()
-    dress(ax, theme, title="Leaderboard", x="accuracy against float (percentage points)", grid="x")
+    dress(ax, theme, title="Leaderboard", x=measure_of(done).against, grid="x")
     if done.empty and failed.empty:
         note(ax, "no variant has finished", theme)
         return fig
@@ -67,15 +69,16 @@ def _draw_bars(ax: Axes, done: pd.DataFrame, theme: Theme) -> None:
     left = min(0.0, float(squash(done["points"].min()))) if len(done) else 0.0
     right = max(0.0, float(squash(done["points"].max()))) if len(done) else 0.0
     room = 0.14 * (right - left) or 0.1
+    measure = measure_of(done)
     for i, (_, run) in enumerate(done.iterrows()):
         end = min(0.0, float(squash(run["points"])))
-        ax.text(end, i, f"{100 * run['accuracy']:.2f} % ", ha="right", va="center", fontsize=8, color=theme.ink)
+        ax.text(end, i, f"{measure.text(run['value'])} ", ha="right", va="center", fontsize=8, color=theme.ink)
     ax.axvline(0, color=theme.ink, lw=1)
     ax.set_xlim(left - room, right + 0.03 * (right - left))
 
 
 def marginal_effects(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
-    """What each choice did on its own: accuracy of all variants grouped by one factor at a time.
+    """What each choice did on its own: the metric of all variants grouped by one factor at a time.
 
     Args:
         frame: one row per run; every column `strategy` or `override.*` with more than one value is a factor.
@@ -95,13 +98,14 @@ def marginal_effects(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
         dress(ax, theme, title="Effect of each choice")
         note(ax, "the variants differ in nothing that can be compared", theme)
         return fig
+    label = measure_of(done).against.removeprefix(f"{measure_of(done).name} ").replace(" (", "\n(")
     grid = fig.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax, name in zip(grid, choices, strict=False):
         _draw_factor(ax, done, name, theme)
     for ax in grid[len(choices) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
-        ax.set_ylabel("against float\n(percentage points)", color=theme.ink)
+        ax.set_ylabel(label, color=theme.ink)
     loss_axis(grid[0].yaxis, float(-done["points"].min()))
     return fig
 
@@ -145,7 +149,7 @@ _SPREAD = 0.45
 
 
 def parallel_coordinates(frame: pd.DataFrame, *, theme: Theme = LIGHT, chosen: str = "") -> Figure:
-    """Which choices go with which accuracy: one upright axis for each key, the last one for accuracy.
+    """Which choices go with which outcome: one upright axis for each key, the last one for the metric.
 
     Args:
         frame: one row per run; every column `strategy` or `override.*` with more than one value is an axis.
@@ -153,12 +157,12 @@ def parallel_coordinates(frame: pd.DataFrame, *, theme: Theme = LIGHT, chosen: s
         chosen: key of a run to point out.
 
     Returns:
-        A figure. A line is a run; it is coloured by the accuracy it ends at. Runs that failed are dashed and
-        end below the accuracy axis.
+        A figure. A line is a run; it is coloured by the value it ends at. Runs that failed are dashed and
+        end below the last axis.
     """
     fig = figure(4.6, theme)
     ax = fig.add_subplot()
-    ax.set_title("Choices and accuracy", loc="left", fontsize=11, color=theme.ink)
+    ax.set_title(f"Choices and {measure_of(frame).name}", loc="left", fontsize=11, color=theme.ink)
     runs = _ordered(frame)
     names = factors(runs)[:_MAX_AXES] if len(runs) else []
     _bare(ax, theme)
@@ -167,10 +171,10 @@ def parallel_coordinates(frame: pd.DataFrame, *, theme: Theme = LIGHT, chosen: s
         return fig
     loss = max(0.5, float(np.nanmax(-runs["points"].to_numpy(float), initial=0.5)))
     heights = np.column_stack(
-        [*(_level_heights(ax, runs, n, i, theme) for i, n in enumerate(names)), _accuracy_heights(runs, loss)]
+        [*(_level_heights(ax, runs, n, i, theme) for i, n in enumerate(names)), _gain_heights(runs, loss)]
     )
     _draw_lines(ax, runs, heights, theme, chosen)
-    _accuracy_axis(ax, len(names), loss, bool(runs["points"].isna().any()), theme)
+    _gain_axis(ax, len(names), loss, bool(runs["points"].isna().any()), theme, measure_of(runs))
     if ax.get_legend_handles_labels()[1]:
         outer_legend(fig, ax, theme, loc="outside lower right", ncols=3)
     return fig
@@ -219,7 +223,7 @@ def _level_heights(ax: Axes, runs: pd.DataFrame, name: str, at: int, theme: Them
     return words.map(order.index).to_numpy(float) * step + _SPREAD * min(step, 0.25) * shift
 
 
-def _accuracy_heights(runs: pd.DataFrame, loss: float) -> np.ndarray:
+def _gain_heights(runs: pd.DataFrame, loss: float) -> np.ndarray:
     bottom, top = _ends(loss)
     height = (squash(runs["points"].to_numpy(float)) - bottom) / (top - bottom)
     return np.where(np.isnan(height), _NO_RESULT, np.clip(height, 0, 1))
@@ -250,13 +254,13 @@ def _draw_lines(ax: Axes, runs: pd.DataFrame, heights: np.ndarray, theme: Theme,
         mark(drawn, key_of(run))
 
 
-def _accuracy_axis(ax: Axes, at: int, loss: float, failed: bool, theme: Theme) -> None:
+def _gain_axis(ax: Axes, at: int, loss: float, failed: bool, theme: Theme, measure: Measure) -> None:
     bottom, top = _ends(loss)
     ax.plot([at, at], [0, 1], color=theme.ink, lw=1.2, zorder=3)
     ax.text(
         at,
         1.1,
-        "accuracy against float\n(percentage points)",
+        measure.against.replace(" (", "\n("),
         ha="center",
         va="bottom",
         color=theme.ink,
@@ -270,6 +274,6 @@ def _accuracy_axis(ax: Axes, at: int, loss: float, failed: bool, theme: Theme) -
             ax.plot([at, at + 0.025], [height, height], color=theme.ink, lw=1)
     if failed:
         ax.text(at + 0.04, _NO_RESULT, "failed", va="center", color=theme.alarm, fontsize=8.5)
-        ax.plot([], [], ls="--", color=theme.alarm, label="failed (no accuracy)")
+        ax.plot([], [], ls="--", color=theme.alarm, label=f"failed (no {measure.name})")
     ax.set_xlim(-0.75, at + 0.4)
     ax.set_ylim(_NO_RESULT - 0.06, 1.28)

@@ -67,6 +67,7 @@ class Tag(StrEnum):
     STATUS = "vqkit.status"
     ERROR = "vqkit.error"
     INPUTS = "vqkit.inputs"
+    JUDGED = "vqkit.judged"
     MODEL = "vqkit.model_digest"
     DATA = "vqkit.data_digest"
     STRATEGY = "vqkit.strategy_digest"
@@ -183,6 +184,7 @@ def tags(record: RunRecord, sweep: str | None, parent: str | None) -> dict[str, 
         Tag.CODE: inputs.get("code"),
         Tag.RECORD: record_digest(record),
         Tag.ERROR: _json(record.error) if record.error else None,
+        Tag.JUDGED: _json(record.judged) if record.judged else None,
         Tag.PARENT: parent,
         Tag.NOTE: note(record),
         **environment(record),
@@ -205,8 +207,9 @@ def note(record: RunRecord) -> str:
     if error:
         cell = "" if error.get("cell") is None else f" in cell {error['cell']}"
         return f"{record.status}: {error.get('type')}{cell}: {error.get('message')}"
-    accuracy = record.metrics.get("accuracy")
-    return str(record.status) if accuracy is None else f"{record.status}: accuracy {100 * accuracy:.2f} %"
+    measure = record.measure
+    value = record.metrics.get(measure.name)
+    return str(record.status) if value is None else f"{record.status}: {measure.name} {measure.text(value)}"
 
 
 def milliseconds(stamp: str | None) -> int | None:
@@ -248,6 +251,7 @@ def record_of(
         iso(times[1]),
         metrics=values,
         error=error,
+        judged=json.loads(found_tags.get(Tag.JUDGED, "[]")),
     )
 
 

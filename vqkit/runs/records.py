@@ -16,6 +16,7 @@ from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
 from vqkit.files import read_npz
 from vqkit.runs.store import RESULT, RunRecord, Status, Store
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,11 @@ METRICS = (
     "seconds_evaluate",
     "seconds_total",
 )
+VALUES = ("value", "float_value", "value_delta", "value_low", "value_high")
+"""Columns of the deciding metric: its value, that of float, their difference, its interval where the run has one."""
 _PLAIN = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "code")
 PREDICTIONS = "predictions.npz"
+SAMPLES = "samples.npz"
 
 
 def row(record: RunRecord) -> dict[str, Any]:
@@ -62,6 +66,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "n_eval": inputs.get("eval_images") or data.get("n_eval"),
         "eval_images": inputs.get("eval_images"),
         **{name: _number(metrics.get(name)) for name in METRICS},
+        **_decided(record),
         "error_type": error.get("type"),
         "error": error.get("message"),
         "error_cell": error.get("cell"),
@@ -72,6 +77,43 @@ def row(record: RunRecord) -> dict[str, Any]:
         "directory": directory,
         **{OVERRIDE + name: value for name, value in _mapping(inputs, "overrides").items()},
     }
+
+
+def _decided(record: RunRecord) -> dict[str, Any]:
+    measure, metrics = record.measure, record.metrics
+    name = measure.name
+    values = [metrics.get(n) for n in (name, f"float_{name}", f"{name}_delta", f"{name}_low", f"{name}_high")]
+    said = {"metric": name, "better": measure.better, "unit": measure.unit}
+    return {**said, **dict(zip(VALUES, map(_number, values), strict=True))}
+
+
+def with_values(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table that has the columns of the deciding metric; one that tells of accuracy alone gets accuracy's.
+
+    Args:
+        frame: rows as from `row`, or with the columns accuracy and float_accuracy alone.
+    """
+    if "value" in frame.columns:
+        return frame
+    known = {name: frame[name] if name in frame.columns else np.nan for name in ("accuracy", "float_accuracy")}
+    measure = Measure()
+    return frame.assign(
+        metric=measure.name,
+        better=measure.better,
+        unit=measure.unit,
+        value=known["accuracy"],
+        float_value=known["float_accuracy"],
+        value_delta=known["accuracy"] - known["float_accuracy"],
+        value_low=np.nan,
+        value_high=np.nan,
+    )
+
+
+def measure_of(frame: pd.DataFrame) -> Measure:
+    """What the finished runs of a table are ranked by: the first one's metric."""
+    rows = with_values(frame)
+    known = rows[rows["value"].notna()]
+    return Measure.of(rows_of(known.head(1))[0]) if len(known) else Measure()
 
 
 def _mapping(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -114,7 +156,7 @@ def to_frame(records: Iterable[RunRecord]) -> pd.DataFrame:
     extra = dict.fromkeys(name for r in rows for name in r if name.startswith(OVERRIDE))
     data = {name: [r.get(name) for r in rows] for name in [*columns, *extra]}
     frame = pd.DataFrame(data, dtype=object)
-    numeric = [*METRICS, "n_calib", "n_eval"]
+    numeric = [*METRICS, *VALUES, "n_calib", "n_eval"]
     frame[numeric] = frame[numeric].apply(pd.to_numeric, errors="coerce").astype("float64")
     return frame
 
@@ -325,6 +367,20 @@ class Flips:
     def p_value(self) -> float:
         """Exact McNemar p-value of the two runs being equally good."""
         return statistics.mcnemar(self.only_a, self.only_b)
+
+
+def sample_values(run_dir: str | Path | None) -> NDArray[np.float64] | None:
+    """What each evaluation sample of a run adds to its deciding metric, shape (n, k); None where it kept none.
+
+    Args:
+        run_dir: `runs/variants/<key>`; None for a run that is only known from mlflow.
+    """
+    if run_dir is None or not Path(run_dir, SAMPLES).is_file():
+        return None
+    try:
+        return np.asarray(read_npz(Path(run_dir, SAMPLES))["samples"], np.float64)
+    except (RecordError, KeyError, ValueError):
+        return None
 
 
 def correct(run_dir: str | Path | None) -> NDArray[np.bool_] | None:

@@ -18,6 +18,7 @@ from typing import Any
 from vqkit import digest
 from vqkit.errors import RecordError, not_allowed
 from vqkit.files import read_json, write_json
+from vqkit.tables import Measure
 
 SCHEMA = 1
 RECORD = "record.json"
@@ -63,6 +64,7 @@ class RunRecord:
         artifacts: name -> path relative to the run folder.
         environment: versions, threads and git state.
         notes: what a person should know of the result, such as tensors outside the range chosen for them.
+        judged: the metrics, the deciding one first: name, better and unit of each; empty where it is accuracy.
         directory: the run's folder, None where it is not at hand. This and what follows stand in no file.
         run_id: what an mlflow store calls the run; "" where it was not read from one.
         written: the content of the file that it was read from; empty where it was made otherwise.
@@ -82,6 +84,7 @@ class RunRecord:
     artifacts: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    judged: list[dict[str, Any]] = field(default_factory=list)
     directory: Path | None = field(default=None, compare=False, repr=False)
     run_id: str = field(default="", compare=False, repr=False)
     written: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -89,6 +92,17 @@ class RunRecord:
     def with_(self, **changes: Any) -> RunRecord:
         """A copy with some attributes changed."""
         return replace(self, written={}, **changes)
+
+    @property
+    def measure(self) -> Measure:
+        """The metric that decides."""
+        return Measure.of(self.judged[0]) if self.judged else Measure()
+
+    @property
+    def goodness(self) -> tuple[float, float] | None:
+        """What is greater for a better run, of equals for the smaller one; None where nothing was measured."""
+        value = self.metrics.get(self.measure.name)
+        return None if value is None else (self.measure.sign * value, -self.metrics.get("size_bytes", 0))
 
     def to_json(self) -> dict[str, Any]:
         """The record as `record.json` holds it, with a digest of its content."""
@@ -154,6 +168,7 @@ _TYPES = {
     **dict.fromkeys(("sweep", "ended"), (str, type(None))),
     "error": (dict, type(None)),
     "notes": (list,),
+    "judged": (list,),
 }
 
 

@@ -215,7 +215,7 @@ class Runs:
 
         self._search, self._runs, self._options, self._notify = search, runs, options, notify
         self._session = session
-        self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
+        self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook, top1=notebook is None)
         self._slots: Any = None
         self._variants: dict[str, dict[str, Any]] = {}
         self._screen = Screen(search, self._opened, runs) if search.spec.screen else None

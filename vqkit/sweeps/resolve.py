@@ -109,18 +109,19 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
     return opened(sweep, cache, notebook=notebook).resolved(sweep)
 
 
-def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> LoadedSources:
+def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None, top1: bool = False) -> LoadedSources:
     """Load what all variants share, once for as many sweeps over it as are wanted.
 
     Args:
         sweep: names model and data.
         cache: the store's cache folder; a built-in model is kept there.
         notebook: runs instead of `20_run_variant.ipynb`.
+        top1: refuse labels that top-1 accuracy cannot judge.
 
     Raises:
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
-    from vqkit.evaluation import check_labels
+    from vqkit.evaluation import check_labels, judges_for, metrics_of
 
     file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
     code = code_digest(source_digest(file))
@@ -128,16 +129,25 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     net = load_model(path)
     data = _data(sweep, net)
     model_ref = sweep.spec.model if sweep.spec.model == "quickstart" else str(path)
+    if top1:
+        check_labels(net, data)
+    stated = sweep.spec.metrics
+    if stated is not None:
+        # Files by absolute paths, with the digest of what is in them.
+        stated = [m.source for m in metrics_of(list(stated), sweep.base_dir)]
+    if file.samefile(find(RUN_NOTEBOOK)):
+        # A notebook of the user's own may have metrics of its own.
+        decides = judges_for(net, data, stated)[0][0].metric.name
+        if sweep.spec.screen is not None and decides != "accuracy":
+            raise SweepError(f"screen: it looks at top-1 accuracy; this sweep is judged by {decides}: leave screen out")
     shared = Shared(
         net,
         Source(model_ref, digest.of_file(path)),
         Source(data.ref, data.digest, (("n_calib", data.n_calib), ("n_eval", data.n_eval))),
         data.n_calib,
         code,
+        stated,
     )
-    if file.samefile(find(RUN_NOTEBOOK)):
-        # A notebook of the user's own may have another metric than top-1 accuracy.
-        check_labels(net, data)
     return LoadedSources(shared, data, path, file)
 
 
@@ -150,6 +160,7 @@ class Shared:
     data: Source
     n_calib: int
     code: str
+    metrics: list[Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +218,9 @@ def _plan_all(sweep: Sweep, shared: Shared) -> list[Planned]:
 def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     from vqkit.quantization.prepare import make_plan
 
-    settings = settings_of(sweep.spec, point)
+    if "metrics" in point:
+        raise SweepError("metrics: all variants of a sweep are judged alike, so it is no axis")
+    settings = replace(settings_of(sweep.spec, point), metrics=shared.metrics)
     available = -(-shared.n_calib // settings.batch_size)
     if settings.steps is not None and settings.steps > available:
         raise SweepError(

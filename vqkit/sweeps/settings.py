@@ -7,7 +7,7 @@ notebook is given. Nothing but the standard library is needed, so that the comma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ class Settings:
         sqnr_images: evaluation samples for the signal-to-noise ratios.
         eval_images: evaluation samples for the accuracy; None means all.
         qat: how the variant is trained, the values of a `QatSpec`; None for post-training quantization.
+        metrics: what `vqkit.evaluate` takes as JSON, the deciding one first; None means the task's own.
 
     Example:
         >>> import vqkit
@@ -60,6 +61,9 @@ class Settings:
     )
     qat: Mapping[str, Any] | None = setting(
         None, "train each variant with its quantization in place, below; null means not", option=False
+    )
+    metrics: Sequence[Any] | None = setting(
+        None, "what runs are judged by, the deciding metric first; null: what outputs and labels tell", option=False
     )
 
     def set_seeds(self) -> None:

@@ -38,8 +38,8 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_type_hints
 
@@ -209,7 +209,7 @@ LABEL = "name"
 
 SETTINGS = tuple(Settings.__dataclass_fields__)
 # What a setting is in a file, where that is more than its type in `Settings`.
-_FORMS: dict[str, Any] = {"qat": QatSpec | None}
+_FORMS: dict[str, Any] = {"qat": QatSpec | None, "metrics": list[JsonValue] | None}
 
 
 def _form_of_settings() -> type[BaseModel]:
@@ -225,6 +225,7 @@ if TYPE_CHECKING:
         """What is used by name; `_form_of_settings` makes the form."""
 
         seed: int
+        metrics: list[Any] | None
 else:
     SettingsSpec = _form_of_settings()
     """The form of a sweep's settings, which may also be axes."""
@@ -347,6 +348,10 @@ class Sweep:
         known = self.spec.screen.model_dump() if self.spec.screen else {}
         value = {**self.spec.model_dump(), "screen": {**known, "images": images}}
         return Sweep.from_dict(value, base_dir=self.base_dir, source=self.source)
+
+    def with_metrics(self, metrics: Sequence[Any] | None) -> Sweep:
+        """The same sweep, judged by other metrics; files by absolute paths."""
+        return replace(self, spec=self.spec.model_copy(update={"metrics": metrics}))
 
     def points(self) -> list[Point]:
         """What each variant overrides, in a fixed order; see `expand`."""

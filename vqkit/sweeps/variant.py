@@ -101,8 +101,17 @@ def deciding(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record's inputs that the key is made of: contents, not names."""
     contents = {name: inputs[name]["digest"] for name in ("model", "data", "strategy")}
     # A record from before a setting was known has its key without it.
-    plain = {name: inputs[name] for name in (*Settings.__dataclass_fields__, "code") if name in inputs}
-    return {**contents, **plain}
+    names = [name for name in (*Settings.__dataclass_fields__, "code") if name in inputs and name != "metrics"]
+    metrics = inputs.get("metrics")
+    stated = {} if metrics is None else {"metrics": [_content(m) for m in metrics]}
+    return {**contents, **{name: inputs[name] for name in names}, **stated}
+
+
+def _content(metric: Any) -> Any:
+    """A stated metric without the folder of its file, whose content has a digest."""
+    if not isinstance(metric, Mapping) or "digest" not in metric:
+        return metric
+    return {**metric, "function": Path(str(metric["function"])).name}
 
 
 def key_of(inputs: Mapping[str, Any]) -> str:

@@ -193,7 +193,8 @@ class Watch:
             return ""
         frame = leaderboard(to_frame(r for r in now.records if r.status is not Status.RUNNING))
         figure = plots.pareto(frame[frame["group"] == frame["group"].min()], theme=self._theme)
-        return figure_html(figure, f"Accuracy against size of the variants of {self.name} so far")
+        name = now.best.measure.name.capitalize()
+        return figure_html(figure, f"{name} against size of the variants of {self.name} so far")
 
 
 def _best(now: SweepProgress) -> str:
@@ -202,10 +203,11 @@ def _best(now: SweepProgress) -> str:
         return "<p>Best so far: none has finished.</p>"
     found = best.metrics
     size = f", {tables.size(found['size_bytes'])}" if "size_bytes" in found else ""
-    delta = f" ({tables.signed_points(found['accuracy_delta'])} points)" if "accuracy_delta" in found else ""
-    return (
-        f"<p>Best so far: <b>{escape(best.name)}</b>, accuracy {tables.percent(found['accuracy'])} %{delta}{size}.</p>"
-    )
+    measure = best.measure
+    against = found.get(f"{measure.name}_delta")
+    delta = "" if against is None else f" ({measure.difference(against)})"
+    value = escape(f"{measure.name} {measure.text(found[measure.name])}")
+    return f"<p>Best so far: <b>{escape(best.name)}</b>, {value}{delta}{size}.</p>"
 
 
 def _at_work(now: SweepProgress) -> str:

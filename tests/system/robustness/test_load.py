@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import load
-from vqkit.comparison import leaderboard as ranking
+from vqkit.comparison import ranking
 from vqkit.comparison.leaderboard import leaderboard, load_records
 from vqkit.runs import records
 

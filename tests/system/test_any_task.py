@@ -1,0 +1,154 @@
+"""Sweeps of a model that is no classifier: the metric that decides is one and the same wherever runs are shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import vqkit
+from vqkit import plots
+from vqkit.comparison.difference import difference
+from vqkit.comparison.leaderboard import leaderboard, recommend, render
+from vqkit.comparison.report import write
+from vqkit.errors import DataError, SweepError
+from vqkit.execution.runner import run_tracked
+from vqkit.runs.records import load_records, to_frame
+from vqkit.runs.store import Store
+from vqkit.sweeps.resolve import resolve
+from vqkit.sweeps.spec import Sweep
+
+FILE = """
+import numpy as np
+
+def worst(predictions, labels):
+    return np.abs(predictions - labels).max()
+"""
+MINE = {"name": "mine", "function": "mine.py:worst", "better": "lower"}
+
+
+def furnish(folder: Path) -> None:
+    """A regression that two layers solve, its data, and a metric of one's own."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(160, 6)).astype("float32")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1, name="head")]
+    )
+    y = model.predict(x, verbose=0) + random.normal(0, 0.05, (160, 1)).astype("float32")
+    model.save(folder / "net.keras")
+    np.savez(folder / "data.npz", x_calib=x[:40], x_eval=x[40:], y_eval=y[40:])
+    (folder / "mine.py").write_text(FILE)
+
+
+def sweep(folder: Path, **more: Any) -> Sweep:
+    value = {
+        "name": "bits",
+        "model": "net.keras",
+        "data": {"npz": "data.npz"},
+        "strategy": "fsx",
+        "axes": {"weight_bit": [8, 2]},
+        **more,
+    }
+    return Sweep.from_dict(value, base_dir=folder)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs of two sweeps of the same variants: by the task's metrics, and by one's own."""
+    folder = tmp_path_factory.mktemp("regression")
+    furnish(folder)
+    for given in (sweep(folder), sweep(folder, name="own", metrics=[MINE, "mae"])):
+        outcome = run_tracked(given, Store.at(folder / "runs"))
+        assert not outcome.failed
+        assert not outcome.untracked
+    return folder
+
+
+@pytest.mark.parametrize(("name", "metric"), [("bits", "mae"), ("own", "mine")])
+def test_everything_names_the_metric_and_agrees_on_the_winner(ran: Path, name: str, metric: str) -> None:
+    runs = ran / "runs"
+    board = leaderboard(load_records(runs, name))
+    values = {r.name: r.metrics[metric] for r in Store.at(runs).records(name)}
+    winner = min(values, key=lambda run: values[run])
+    assert winner == "fsx weight_bit=8"
+    assert board["name"].tolist() == sorted(values, key=lambda run: values[run])
+    assert board["best"].tolist() == [True, False]
+    assert (board["metric"] == metric).all()
+    assert (board["ci_low"] <= board["value"]).all()
+    assert (board["value"] <= board["ci_high"]).all()
+    told = recommend(board)
+    assert told.row is not None
+    assert told.row["name"] == winner
+    page = write(runs, runs / f"{name}.html", name).read_text("utf-8")
+    for text in (render(runs, name), told.sentence, page):
+        assert metric in text
+        assert "accura" not in text.replace("as accurate", "")
+    view = vqkit.compare(runs, name)
+    html = view.view.board()
+    assert metric in html
+    assert html.index(winner) < html.index("fsx weight_bit=2")
+
+
+def test_the_store_of_mlflow_ranks_alike(ran: Path) -> None:
+    from vqkit.runs.mlflow import Tracker
+
+    records = Tracker.open(runs_dir=ran / "runs").records("own")
+    board = leaderboard(to_frame(records))
+    assert board["name"].tolist() == ["fsx weight_bit=8", "fsx weight_bit=2"]
+    assert set(board["metric"]) == {"mine"}
+
+
+def test_two_runs_are_told_apart_by_a_paired_test(ran: Path) -> None:
+    keys = {r.name: r.key for r in Store.at(ran / "runs").records("bits")}
+    text = str(difference(keys["fsx weight_bit=2"], keys["fsx weight_bit=8"], runs_dir=ran / "runs"))
+    assert "By mae on 120 samples the difference is more than chance (permutation test" in text
+
+
+def test_runs_by_another_metric_are_other_runs_in_another_table(ran: Path) -> None:
+    board = leaderboard(load_records(ran / "runs"))
+    assert len(board) == 4
+    assert sorted(set(zip(board["group"], board["metric"], strict=True))) == [(0, "mae"), (1, "mine")]
+
+
+def test_a_metric_that_changes_is_another_run(ran: Path, tmp_path: Path) -> None:
+    before = resolve(sweep(ran, metrics=[MINE]), tmp_path).planned[0].variant
+    (ran / "other").mkdir(exist_ok=True)
+    (ran / "other" / "mine.py").write_text(FILE)
+    moved = resolve(sweep(ran, metrics=[{**MINE, "function": "other/mine.py:worst"}]), tmp_path).planned[0].variant
+    (ran / "other" / "mine.py").write_text(FILE.replace("max", "mean"))
+    changed = resolve(sweep(ran, metrics=[{**MINE, "function": "other/mine.py:worst"}]), tmp_path).planned[0].variant
+    assert before.key == moved.key != changed.key
+
+
+def test_pictures_are_drawn_of_any_metric(ran: Path) -> None:
+    frame = leaderboard(load_records(ran / "runs", "bits"))
+    for draw in (plots.pareto, plots.leaderboard_bars, plots.marginal_effects, plots.parallel_coordinates):
+        words = [t.get_text() for t in draw(frame).findobj(lambda artist: hasattr(artist, "get_text"))]
+        assert any("mae" in w.lower() or "against float" in w for w in words)
+        assert not any("accura" in w for w in words)
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no direction": ({"metrics": ["mine.py:worst"]}, "which direction is better"),
+    "an unknown one": ({"metrics": ["maee"]}, "did you mean 'mae'"),
+    "no function": ({"metrics": ["mine.py:best"]}, "did you mean 'worst'|Allowed: worst"),
+    "one for classes": ({"metrics": ["pixel_accuracy"]}, "the labels are no class numbers"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_judge_is_refused_before_anything_runs(ran: Path, tmp_path: Path, name: str) -> None:
+    more, said = REFUSED[name]
+    with pytest.raises(DataError, match=said):
+        resolve(sweep(ran, **more), tmp_path)
+
+
+def test_a_metric_is_no_axis_and_screening_needs_accuracy(ran: Path, tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="it is no axis"):
+        resolve(sweep(ran, axes={"metrics": [["mae"], ["rmse"]]}), tmp_path)
+    with pytest.raises(SweepError, match="this sweep is judged by mae: leave screen out"):
+        resolve(sweep(ran, screen={"images": 50}), tmp_path)
