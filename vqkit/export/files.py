@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vqkit.errors import ModelError, not_allowed
-from vqkit.export import golden, onnx, tflite
+from vqkit.export import golden
 from vqkit.files import whole
 from vqkit.qat import deploy
 from vqkit.quantization import ptq
@@ -155,9 +155,21 @@ def _write_integers(quantized: Quantized, path: Path, dataset: Any = None) -> No
     golden.dump_model(quantized.model, dataset, path, weights_only=dataset is None)
 
 
+def _write_onnx(quantized: Quantized, path: Path, **options: Any) -> None:
+    from vqkit.export.onnx import write_onnx
+
+    write_onnx(quantized, path, **options)
+
+
+def _write_tflite(quantized: Quantized, path: Path, **options: Any) -> None:
+    from vqkit.export.tflite import write_tflite
+
+    write_tflite(quantized, path, **options)
+
+
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", onnx.write_onnx, ("opset", "rounding")),
-    "tflite": Format(".tflite", tflite.write_tflite, ("rounding", "lowest_weight")),
+    "onnx": Format(".onnx", _write_onnx, ("opset", "rounding")),
+    "tflite": Format(".tflite", _write_tflite, ("rounding", "lowest_weight")),
     "keras": Format(".keras", write_keras),
     "h5": Format(".h5", write_keras),
     "saved_model": Format("", write_saved_model),

@@ -25,7 +25,7 @@ import numpy as np
 
 from vqkit.errors import DataError, ModelError
 from vqkit.export.program import codes_of
-from vqkit.files import write_text
+from vqkit.files import write_json, write_text
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.keras_io import lower, replay
 from vqkit.graph.keras_layers import named_inputs
@@ -242,6 +242,4 @@ def _numbers(array: np.ndarray) -> Any:
 
 def write_encodings(quantized: Quantized, path: Path) -> None:
     """Write the JSON file."""
-    from vqkit.files import write_json
-
     write_json(path, encodings_of(quantized))

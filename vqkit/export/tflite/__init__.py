@@ -21,6 +21,7 @@ from vqkit.export.lowering import lower
 from vqkit.export.program import Constant, Program, Shape, Step
 from vqkit.export.tflite.flatbuffer import TfliteBuilder
 from vqkit.export.tflite.rounding import BITS, rounding_chain, rounds_up, signed_grid
+from vqkit.files import write_bytes
 from vqkit.primitives.qparams import QParams
 
 if TYPE_CHECKING:
@@ -95,8 +96,6 @@ def to_tflite(
 
 def write_tflite(quantized: Quantized, path: Path, **options: Any) -> None:
     """Write the file; options as `to_tflite`."""
-    from vqkit.files import write_bytes
-
     write_bytes(path, to_tflite(quantized, **options).content)
 
 
