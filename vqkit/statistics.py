@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from statistics import NormalDist
 from typing import Any
 
@@ -255,14 +255,23 @@ def paired(
     p, q = x[moving], y[moving]
     observed = abs(float(sums(fixed + p.sum(0), n) - sums(fixed + q.sum(0), n)))
     count = len(p)
+    swaps: Iterable[NDArray[Any]]
     if count <= _ALL_EXCHANGES:
-        swap = (np.arange(1 << count)[:, None] >> np.arange(count)) & 1
-        counted, extra = swap, 0
+        swaps, total, extra = [(np.arange(1 << count)[:, None] >> np.arange(count)) & 1], 1 << count, 0
     else:
-        counted, extra = np.random.default_rng(seed).integers(0, 2, (resamples, count), np.int8), 1
-    difference = np.abs(_swapped(sums, p, q, fixed, n, counted) - _swapped(sums, q, p, fixed, n, counted))
-    reached = int(np.sum(difference >= observed * (1 - 1e-9)))
-    return min(1.0, (reached + extra) / (len(counted) + extra))
+        swaps, total, extra = _exchanges(count, resamples, seed), resamples, 1
+    reached = 0
+    for swap in swaps:
+        difference = np.abs(_swapped(sums, p, q, fixed, n, swap) - _swapped(sums, q, p, fixed, n, swap))
+        reached += int(np.sum(difference >= observed * (1 - 1e-9)))
+    return min(1.0, (reached + extra) / (total + extra))
+
+
+def _exchanges(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int8]]:
+    """Random exchanges of so many samples, as many at once as fit."""
+    random, at_once = np.random.default_rng(seed), max(1, _NUMBERS // count)
+    for start in range(0, resamples, at_once):
+        yield random.integers(0, 2, (min(at_once, resamples - start), count), np.int8)
 
 
 _ALL_EXCHANGES = 11

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqkit.errors import DataError
-from vqkit.evaluation.metrics import NAMED
+from vqkit.evaluation.metrics import NAMED, combine_of
 from vqkit.evaluation.stated_metrics import metric_of, metrics_of
 
 
@@ -194,3 +194,15 @@ def test_a_metric_prints_itself() -> None:
     assert (plain.text(0.123456), plain.difference(0.001)) == ("0.1235", "+0.001")
     assert (share.label, plain.label) == ("accuracy %", "mae")
     assert (share.gain(0.9, 1.0), plain.gain(0.3, 0.2)) == (pytest.approx(-10), pytest.approx(-50))
+
+
+def test_kept_samples_are_added_up_by_the_function_not_by_the_name() -> None:
+    """A run keeps samples only where the metric's name tells how their sums become the metric."""
+    for name, metric in NAMED.items():
+        assert combine_of(name) is combine_of(f"size/{name}") is metric.combine
+    squares_called_root = metric_of({"name": "rmse", "function": "mse"})
+    root_called_mine = metric_of({"name": "mine", "function": "rmse"})
+    mean_called_mine = metric_of({"name": "mine", "function": "mae"})
+    assert squares_called_root.combine is not combine_of("rmse")
+    assert root_called_mine.combine is not combine_of("mine")
+    assert mean_called_mine.combine is combine_of("mine") is None

@@ -17,10 +17,9 @@ ALPHA = 1 - statistics.CONFIDENCE
 
 def combination(name: str) -> Callable[[Any, Any], Any]:
     """How what samples add up to becomes a metric, by its name, which may begin with that of an output."""
-    from vqkit.evaluation.metrics import NAMED
+    from vqkit.evaluation.metrics import combine_of
 
-    named = NAMED.get(name.rpartition("/")[2])
-    return named.combined if named is not None else lambda sums, n: sums[..., 0] / n
+    return combine_of(name) or (lambda sums, n: sums[..., 0] / n)
 
 
 def best_of(members: pd.DataFrame) -> Any:

@@ -224,19 +224,20 @@ def judges_for(
         shape = tuple(model.outputs[0].shape[1:])
         if None not in shape and len([s for s in shape if s != 1]) == 1 and data.y_eval.size == len(data.y_eval):
             check_labels(model, data)
-            return (Judge(NAMED["accuracy"], 0, stated=False),), "class numbers beside scores"
+            return (Judge(NAMED["accuracy"], 0),), "class numbers beside scores"
     x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
     outputs, labels = _judged(predict(model, x), y)
-    names = [name for name, *_ in paired_with(outputs, labels, where)]
+    pairs = paired_with(outputs, labels, where)
+    names = [name for name, *_ in pairs]
     stated = None if metrics is None else metrics_of(list(metrics), base_dir)
-    tasks = tasks_of(model, outputs, labels, inputs=x, where=where) if stated is None else [_STATED] * len(names)
+    tasks = [_STATED] * len(names) if stated else tasks_of(model, outputs, labels, inputs=x, where=where)
     judges = judges_of(stated, tasks, names)
     if stated is None and judges[0].metric.name == "accuracy":
         check_labels(model, data)
         judges = judges[:1]
-    assert judges[0].metric.sign
+    _ = judges[0].metric.sign  # Raises where nobody said which direction is better.
     for judge in judges:
-        _, own, given = paired_with(outputs, labels, where)[judge.output]
+        _, own, given = pairs[judge.output]
         judge.metric.samples(own, np.asarray(given))
     return judges, "; ".join(map(str, tasks)) if stated is None else ""
 

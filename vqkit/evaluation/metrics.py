@@ -289,3 +289,13 @@ _NAMED = (
 )
 NAMED: Mapping[str, Metric] = {m.name: replace(m, source=m.name) for m in _NAMED}
 """Metrics of vqkit's own, by name."""
+
+
+def combine_of(name: str) -> Combine | None:
+    """How the sums that a run keeps of its samples become its metric; None where their mean is it.
+
+    Args:
+        name: of the metric; that of an output may stand in front.
+    """
+    named = NAMED.get(name.rpartition("/")[2])
+    return None if named is None else named.combine

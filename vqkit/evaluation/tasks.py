@@ -186,12 +186,10 @@ class Judge:
     Attributes:
         metric: called output/metric where the model has several outputs that are judged.
         output: the output's number.
-        stated: whether somebody asked for it; else the task did.
     """
 
     metric: Metric
     output: int
-    stated: bool
 
 
 def judges_of(stated: Sequence[Metric] | None, tasks: Sequence[Task], names: Sequence[str]) -> tuple[Judge, ...]:
@@ -206,7 +204,7 @@ def judges_of(stated: Sequence[Metric] | None, tasks: Sequence[Task], names: Seq
     for i, (task, name) in enumerate(zip(tasks, names, strict=True)):
         for metric in task.metrics if stated is None else stated:
             own = metric if len(names) == 1 else replace(metric, name=f"{name}/{metric.name}")
-            found.append(Judge(own, i, stated is not None))
+            found.append(Judge(own, i))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vqkit import digest, process_cache, tables
 from vqkit.errors import DataError, RecordError, not_allowed
-from vqkit.evaluation.metrics import NAMED
+from vqkit.evaluation.metrics import NAMED, combine_of
 from vqkit.evaluation.tasks import Judge
 from vqkit.files import read_json, write_bytes, write_json, write_npz
 from vqkit.quantization.data import map_inputs
@@ -109,7 +109,7 @@ class Scores:
     quantized: Evaluation
     labels: Any
     seconds: float
-    judges: tuple[Judge, ...] = (Judge(NAMED["accuracy"], 0, stated=False),)
+    judges: tuple[Judge, ...] = (Judge(NAMED["accuracy"], 0),)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per metric: float, quantized, and the difference."""
@@ -368,11 +368,16 @@ def _keep_predictions(folder: Path, scores: Scores) -> None:
     from vqkit.quantization.labels import class_numbers, predicted_classes
 
     judge = scores.judges[0]
-    own, labels = _of_judge(scores, judge)
     if judge.metric.name == "accuracy":
-        y = class_numbers(labels, own.shape[1:])
+        try:
+            own, labels = _of_judge(scores, judge)
+            y = class_numbers(labels, own.shape[1:])
+        except DataError:
+            # A task without classes, which a notebook may measure by metrics of its own.
+            return
         write_npz(folder / PREDICTIONS, {"predicted": predicted_classes(own), "labels": y}, compressed=True)
         return
-    samples = judge.metric.samples(own, labels)
-    if samples is not None and samples.size <= MOST_SAMPLES:
+    samples = judge.metric.samples(*_of_judge(scores, judge))
+    known = judge.metric.combine is combine_of(judge.metric.name)
+    if samples is not None and known and samples.size <= MOST_SAMPLES:
         write_npz(folder / SAMPLES, {"samples": samples}, compressed=True)
