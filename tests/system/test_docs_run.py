@@ -35,6 +35,9 @@ BLOCKS_NOT_RUN = {
 # What the pages call by a word.
 MEANT = {"RUN": "pof2s weight_bit=4", "A": "pof2s weight_bit=8", "B": "pof2s weight_bit=4"}
 SWEEP = "model: net.keras\ndata: {npz: data.npz}\naxes: {weight_bit: [8, 4]}\n"
+# What the page on metrics judges: a regression, and a function of one's own.
+REGRESSION = "model: regressor.keras\ndata: {npz: measured.npz}\naxes: {weight_bit: [7, 5]}\n"
+WORST = "def worst(predictions, labels):\n    return float(abs(predictions - labels).max())\n"
 # A part of a strategy is put on a base, and must fit the net.
 PART = """
 import vqkit
@@ -70,6 +73,15 @@ def furnish(folder: Path) -> None:
     np.savez(folder / "cifar10.npz", x_train=x[:60], x_test=x[60:], y_test=y[60:])
     (folder / "my_sweep.yaml").write_text(SWEEP)
     (folder / "quickstart.yaml").write_text(SWEEP)
+    level = x.mean(axis=(1, 2, 3))[:, None] + x[:, :1, 0, 0]
+    regressor = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    regressor.layers[-1].set_weights(
+        [np.linalg.lstsq(x.reshape(len(x), -1), level, rcond=None)[0], np.zeros(1, "float32")]
+    )
+    regressor.save(folder / "regressor.keras")
+    np.savez(folder / "measured.npz", x_calib=x[:60], x_eval=x[60:], y_eval=level[60:])
+    (folder / "regressor.yaml").write_text(REGRESSION)
+    (folder / "mine.py").write_text(WORST)
 
 
 def not_run(words: list[str]) -> bool:
