@@ -47,8 +47,8 @@ _WHERE = {
         "Data",
         "batches",
     ),
-    "evaluation": (
-        "evaluate",
+    "evaluation": ("evaluate",),
+    "evaluation.noise": (
         "sqnr",
         "tensor_values",
     ),

@@ -15,7 +15,7 @@ from vqkit._lazy import LAST
 
 # Old module below vqkit -> the modules in which its names are now.
 MOVED: dict[str, tuple[str, ...]] = {
-    "flow": ("bench", "quantization", "evaluation", "targets", "models", "quantization.prepare"),
+    "flow": ("bench", "quantization", "evaluation", "evaluation.noise", "targets", "models", "quantization.prepare"),
     "flow.data": ("quantization.data",),
     "flow.integer_layers": ("quantization.refine.integer_arithmetic",),
     "flow.layers": ("quantization.layers",),

@@ -11,7 +11,8 @@ from vqkit import digest
 from vqkit.bench import Bench
 from vqkit.bench.cache import Digests
 from vqkit.errors import StrategyError
-from vqkit.evaluation import evaluate, sqnr, tensor_values
+from vqkit.evaluation import evaluate
+from vqkit.evaluation.noise import sqnr, tensor_values
 from vqkit.files import DiskCache
 from vqkit.quantization import Data, quantize
 from vqkit.quantization.data import map_inputs

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import zoo
 from vqkit.errors import DataError
-from vqkit.evaluation import accuracy, decibel, evaluate, predict, sqnr, tensor_values
+from vqkit.evaluation import accuracy, evaluate, predict
+from vqkit.evaluation.noise import decibel, sqnr, tensor_values
 from vqkit.quantization import quantize
 from vqkit.strategy import Strategy
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support import zoo
 from vqkit.errors import AuditError, StrategyError
-from vqkit.evaluation import predict, sqnr
+from vqkit.evaluation import predict
+from vqkit.evaluation.noise import sqnr
 from vqkit.quantization import make_plan, quantize
 from vqkit.strategy import Strategy
 

@@ -8,7 +8,8 @@ import pytest
 
 from tests.support import zoo
 from vqkit.errors import DataError, RecordError
-from vqkit.evaluation import decibel, evaluate
+from vqkit.evaluation import evaluate
+from vqkit.evaluation.noise import decibel
 from vqkit.quantization import Data, quantize
 from vqkit.quantization.prepare import prepare
 from vqkit.search import Sensitivity, sensitivity

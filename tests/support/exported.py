@@ -28,7 +28,7 @@ def samples(name: str, n: int = 16, *, seed: int = 1) -> dict[str, np.ndarray]:
 @cache
 def simulated(name: str, strategy: str = "pof2s", **overrides: Any) -> dict[str, np.ndarray]:
     """Every quantized value, and the outputs, of the simulation on `samples(name)`."""
-    from vqkit.evaluation import observe
+    from vqkit.evaluation.noise import observe
     from vqkit.graph.keras_io import tensors
 
     q = quantized(name, strategy, **overrides)

@@ -20,7 +20,8 @@ from vqkit.bench.cache import ActivationCache, Digests, OutputCache, StatisticsC
 from vqkit.bench.calibration import CalibrationRequest, SharedCalibration, passing
 from vqkit.bench.evaluation import FloatPart, Noise
 from vqkit.bench.structure import Structure, structure_key
-from vqkit.evaluation import Evaluation, Pair, evaluate, judged, judges_for, scored
+from vqkit.evaluation import Evaluation, judged, judges_for, predict, scored
+from vqkit.evaluation.noise import Pair
 from vqkit.evaluation.tasks import Judge
 from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
@@ -270,9 +271,7 @@ class Bench:
         images = self._digests.of(self.data.x_eval)
         if images not in self._outputs:
             self._outputs = {images: OutputCache(self._cache, self._model_digest, images)}
-        found = self._outputs[images].get(
-            lambda: evaluate(self.model, self.data.x_eval, self.data.y_eval, metrics=[]).predictions
-        )
+        found = self._outputs[images].get(lambda: predict(self.model, self.data.x_eval))
         return self._scored(found, metrics)
 
     def _scored(self, outputs: Any, metrics: Sequence[Any] | None) -> Evaluation:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vqkit.bench.cache import ActivationCache, value_digests
 from vqkit.bench.structure import Structure
-from vqkit.evaluation import Pair, Sides, compared, energies, noise_table, summed, tensor_values
+from vqkit.evaluation.noise import Pair, Sides, compared, energies, noise_table, summed, tensor_values
 from vqkit.graph.execute import crossing_values, numbers_at, part_of
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import mask_of

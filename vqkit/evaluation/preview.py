@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vqkit.evaluation import decibel
+from vqkit.evaluation.noise import decibel
 from vqkit.graph.copies import make_all_live
 from vqkit.graph.ir import Graph, Node
 from vqkit.graph.keras_io import replay, tensors

@@ -85,7 +85,8 @@ def run_trial(
         CancelledError: it was stopped.
         VqkitError: as `vqkit.quantize`.
     """
-    from vqkit.evaluation import judged, judges_for, predict, sqnr
+    from vqkit.evaluation import judged, judges_for, predict
+    from vqkit.evaluation.noise import sqnr
     from vqkit.quantization.ptq import quantize
 
     judges = judges_for(model, data, settings.metrics)[0] if isinstance(data, Data) else ()

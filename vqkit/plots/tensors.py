@@ -35,7 +35,7 @@ def sqnr_by_layer(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
     Six decibels more are half the error, one bit of resolution.
 
     Args:
-        frame: columns layer, tensor, role, order, sqnr_db, as `vqkit.evaluation.sqnr` returns them.
+        frame: columns layer, tensor, role, order, sqnr_db, as `vqkit.evaluation.noise.sqnr` returns them.
         theme: `LIGHT` or `DARK`.
 
     Returns:

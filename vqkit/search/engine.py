@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkit import digest, statistics
-from vqkit.evaluation import check_labels, decibel
+from vqkit.evaluation import check_labels
+from vqkit.evaluation.noise import decibel
 from vqkit.files import DiskCache
 from vqkit.graph.ir import Graph
 from vqkit.quantization.data import EVAL_BATCH
