@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vqkit.errors import DataError
+from vqkit.evaluation.metric import Asked, EvaluationData
 from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.stated_metrics import metrics_of
+from vqkit.evaluation.streaming import first_and_all, streamed
 from vqkit.evaluation.tasks import Judge, Task, judges_of, paired_with, tasks_of
 from vqkit.primitives.native import traced_here
-from vqkit.quantization.data import EVAL_BATCH, Data, batches, leaves, map_inputs
+from vqkit.quantization.data import (
+    EVAL_BATCH,
+    Data,
+    Labelled,
+    batches,
+    checked_weights,
+    labelled_batches,
+    leaves,
+    map_inputs,
+)
 from vqkit.quantization.float_model import in_size, size_of
 from vqkit.quantization.labels import class_numbers, first_output, right_answers
 from vqkit.quantization.quantized import Quantized
@@ -31,14 +42,17 @@ class Evaluation:
     Attributes:
         metrics: name -> value.
         n: number of samples.
-        predictions: model outputs, shape (n, …); a list for several outputs.
+        predictions: model outputs, shape (n, …); a list for several outputs; None where they were not kept.
         task: what the metrics were chosen for, and why; "" where they were stated.
+        samples: where predictions were not kept: name of a metric -> what each sample adds to it, shape (n, k), for
+            `judgement.interval_of` and `compared_by`.
     """
 
     metrics: Mapping[str, float]
     n: int
     predictions: Any
     task: str = ""
+    samples: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def predict(model: keras.Model | Quantized, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
@@ -92,20 +106,26 @@ def in_one_function(model: keras.Model, like: Any) -> Callable[[Any], Any]:
 def evaluate(
     model: keras.Model | Quantized,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
     metrics: Sequence[Any] | None = None,
     batch_size: int = EVAL_BATCH,
+    sample_weight: Any = None,
+    keep_predictions: bool = True,
 ) -> Evaluation:
     """Metrics of a model on labelled data.
 
     Args:
         model: any Keras model, or a `Quantized`.
-        x: inputs, shape (n, …).
+        x: inputs, shape (n, …). Without `y` a tf.data dataset, a Keras PyDataset, a generator, or a function that
+            gives one, of batches (x, y) or (x, y, sample_weight): they are read one by one, and none is kept.
         y: labels of the same samples; for several outputs a list or dict like the outputs, or those of the first.
         metrics: what `metric_of` takes: names of vqkit, Keras or scikit-learn, objects, functions, `file.py:function`;
             by default those of the task that outputs and labels tell (`Evaluation.task` says which).
         batch_size: samples at once.
+        sample_weight: how much each sample counts, shape (n,); the metrics are then called `weighted_…`.
+        keep_predictions: False holds one batch at a time of arrays, too. Metrics that need all predictions at once
+            (`auc`, scorers, functions that give one number) keep them, above 64 MiB in a file without a name.
 
     Returns:
         The metrics with the predictions they come from.
@@ -119,14 +139,121 @@ def evaluate(
         >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Softmax()])
         >>> vqkit.evaluate(model, np.eye(3, dtype="float32"), np.arange(3)).metrics
         {'accuracy': 1.0}
+        >>> vqkit.evaluate(model, lambda: ((np.eye(3)[[k]], np.array([k])) for k in range(3))).metrics
+        {'accuracy': 1.0}
     """
-    predictions = predict(model, x, batch_size=batch_size)
-    if metrics is not None:
-        return scored(predictions, y, metrics)
-    outputs, labels = _judged(predictions, y)
-    tasks = tasks_of(model if hasattr(model, "layers") else model.model, outputs, labels, inputs=x)
-    found = judged(predictions, y, judges_of(None, tasks, [name for name, *_ in paired_with(outputs, labels)]))
-    return replace(found, task="; ".join(map(str, tasks)))
+    net = model.model if isinstance(model, Quantized) else model
+    data = EvaluationData(x, y, sample_weight)
+    asked = Asked(lambda inputs: predict(net, inputs, batch_size=batch_size), data)
+    if y is None or not keep_predictions:
+        source = labelled_batches(x, y, sample_weight, batch_size=batch_size, shapes=getattr(net, "input_shape", None))
+        return _streamed(net, source, metrics, asked)
+    predictions = asked.predict(x)
+    pairs = pairs_of(predictions, y)
+    weights = None if sample_weight is None else checked_weights(sample_weight, len(first_output(predictions)))
+    judges, task = _judges(net, pairs, metrics, inputs=x, weighted=weights is not None)
+    found = judged(predictions, y, judges, weights=weights, asked=known_answers(asked, predictions))
+    return replace(found, task=task)
+
+
+def known_answers(asked: Asked, predictions: Any) -> Asked:
+    """The same, which does not ask the model again for the outputs of its data."""
+    x = asked.data.x
+    return replace(asked, predict=lambda inputs: predictions if inputs is x else asked.predict(inputs))
+
+
+Pairs = list[tuple[str, np.ndarray, Any]]
+"""Name, outputs and labels of each output that is judged."""
+
+
+def _judges(
+    model: keras.Model,
+    pairs: Pairs,
+    metrics: Sequence[Any] | None,
+    *,
+    inputs: Any,
+    weighted: bool,
+    where: str = "labels",
+    base_dir: str | Path = ".",
+) -> tuple[tuple[Judge, ...], str]:
+    """The metrics, stated or of the task, and a line that says why they were chosen."""
+    names = [name for name, *_ in pairs]
+    stated = None if metrics is None else metrics_of(list(metrics), base_dir) if metrics else ()
+    tasks = [_STATED] * len(names) if stated is not None else tasks_of(model, pairs, inputs=inputs, where=where)
+    judges = judges_of(stated, tasks, names)
+    return with_weights(judges) if weighted else judges, "; ".join(map(str, tasks)) if stated is None else ""
+
+
+def with_weights(judges: Sequence[Judge]) -> tuple[Judge, ...]:
+    """The same metrics of samples that count by weights."""
+    return tuple(replace(j, metric=j.metric.with_weights()) for j in judges)
+
+
+def _streamed(
+    model: keras.Model, source: Iterator[Labelled], metrics: Sequence[Any] | None, asked: Asked
+) -> Evaluation:
+    """What `evaluate` gives of batches, of which one is held at a time; the first hundred samples tell the task."""
+    from keras import tree
+
+    head, every = first_and_all(source, EVAL_BATCH)
+    run = in_parts(model, head[0][0])
+
+    def joined(parts: list[Any]) -> Any:
+        return tree.map_structure(lambda *a: np.concatenate(a), *parts)
+
+    def answers() -> Iterator[tuple[list[np.ndarray], list[Any], Any]]:
+        for x, y, w in every:
+            pairs = pairs_of(run(x), y)
+            yield [o for _, o, _ in pairs], [np.asarray(given) for *_, given in pairs], w
+
+    x, y = joined([b[0] for b in head]), joined([b[1] for b in head])
+    pairs, weighted = pairs_of(joined([run(b[0]) for b in head]), y), head[0][2] is not None
+    judges, task = _judges(model, pairs, metrics, inputs=x, weighted=weighted)
+    judges = settled(judges, pairs)
+    del head, x, y, pairs
+
+    found = streamed(answers(), judges, _Whole(asked))
+    return Evaluation(found.metrics, found.n, None, task, found.samples)
+
+
+def in_parts(model: keras.Model, like: Any) -> Callable[[Any], Any]:
+    """`in_one_function` for batches of any size, also of a model that is made for one.
+
+    Args:
+        model: any Keras model.
+        like: a batch, for its structure, shapes and dtypes.
+
+    Returns:
+        A function from a batch to outputs as arrays.
+    """
+    from keras import tree
+
+    run = in_one_function(model, like)
+
+    def outputs(batch: Any) -> Any:
+        parts = [run(b) for b in in_size([batch], model, pad=True)]
+        n = len(leaves(batch)[0])
+        return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
+
+    return outputs
+
+
+def settled(judges: Sequence[Judge], pairs: Pairs, asked: Asked | None = None) -> tuple[Judge, ...]:
+    """The same metrics, users' functions known by what they give of a few samples.
+
+    A function that gives a value for each sample is then computed batch by batch; of one that gives several numbers
+    by name each is a metric, the one that was stated first. A function that fails on few samples stays as it is.
+
+    Args:
+        judges: the metrics.
+        pairs: outputs and labels of a few samples.
+        asked: the model and these samples, for functions of (predict, data).
+    """
+    return tuple(
+        Judge(metric, judge.output)
+        for judge in judges
+        for metric in judge.metric.settled(pairs[judge.output][1], np.asarray(pairs[judge.output][2]), asked)
+    )
 
 
 def _judged(predictions: Any, y: Any) -> tuple[Any, Any]:
@@ -138,7 +265,15 @@ def _judged(predictions: Any, y: Any) -> tuple[Any, Any]:
     return (predictions, y) if several else (first_output(predictions), y)
 
 
-def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where: str = "labels") -> Evaluation:
+def scored(
+    predictions: Any,
+    y: Any,
+    metrics: Sequence[Any] | None = None,
+    where: str = "labels",
+    *,
+    weights: np.ndarray | None = None,
+    asked: Asked | None = None,
+) -> Evaluation:
     """Metrics of given predictions.
 
     Args:
@@ -146,6 +281,8 @@ def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where
         y: labels; for the default metric class numbers of shape (n,) or (n, 1), or one-hot (n, classes).
         metrics: what `metric_of` takes; top-1 accuracy by default.
         where: names the labels in messages.
+        weights: of the samples, shape (n,).
+        asked: the model and its data, for functions of (predict, data).
 
     Returns:
         The metrics with the predictions.
@@ -154,20 +291,32 @@ def scored(predictions: Any, y: Any, metrics: Sequence[Any] | None = None, where
         DataError: predictions and labels differ in length, or a metric cannot judge by the labels.
     """
     first = first_output(predictions)
-    if metrics is None:
+    if metrics is None and weights is None:
         return Evaluation({"accuracy": accuracy(first, y, where)}, len(first), predictions)
+    metrics = ["accuracy"] if metrics is None else metrics
     if not metrics:
         return Evaluation({}, len(first), predictions)
     names = [name for name, *_ in pairs_of(predictions, y, where)]
-    return judged(predictions, y, judges_of(metrics_of(list(metrics)), [_STATED] * len(names), names), where)
+    judges = judges_of(metrics_of(list(metrics)), [_STATED] * len(names), names)
+    if weights is not None:
+        judges = with_weights(judges)
+    return judged(predictions, y, judges, where, weights=weights, asked=asked)
 
 
-def pairs_of(predictions: Any, y: Any, where: str = "labels") -> list[tuple[str, np.ndarray, Any]]:
+def pairs_of(predictions: Any, y: Any, where: str = "labels") -> Pairs:
     """Name, outputs and labels of each output that is judged."""
     return paired_with(*_judged(predictions, y), where)
 
 
-def judged(predictions: Any, y: Any, judges: Sequence[Judge], where: str = "labels") -> Evaluation:
+def judged(
+    predictions: Any,
+    y: Any,
+    judges: Sequence[Judge],
+    where: str = "labels",
+    *,
+    weights: np.ndarray | None = None,
+    asked: Asked | None = None,
+) -> Evaluation:
     """Metrics of given predictions.
 
     Args:
@@ -175,19 +324,43 @@ def judged(predictions: Any, y: Any, judges: Sequence[Judge], where: str = "labe
         y: labels of the same samples.
         judges: the metrics, and which output each of them judges.
         where: names the labels in messages.
+        weights: of the samples, shape (n,), where the metrics are weighted.
+        asked: the model and its data, for functions of (predict, data).
 
     Raises:
         DataError: predictions and labels differ in length, or a metric cannot judge by the labels.
     """
     pairs = pairs_of(predictions, y, where)
-    found = {}
+    found: dict[str, float] = {}
+    whole = _Whole(asked)
     for judge in judges:
-        _, outputs, given = pairs[judge.output]
+        metric, (_, outputs, given) = judge.metric, pairs[judge.output]
         labels = np.asarray(given)
         if labels.ndim == 0 or len(outputs) != len(labels):
             raise DataError(f"evaluation data: {len(outputs)} inputs, {len(labels) if labels.ndim else 'no'} labels")
-        found[judge.metric.name] = judge.metric.of(outputs, labels)
+        samples = metric.samples(outputs, labels, weights)
+        if samples is not None:
+            found[metric.name] = metric.finished(samples, outputs, labels)
+            continue
+        found |= whole(judge, outputs, labels, weights)
     return Evaluation(found, len(first_output(predictions)), predictions)
+
+
+class _Whole:
+    """Metrics that need all predictions at once; a function that gives several numbers is called once for all of them.
+
+    Args:
+        asked: the model and its data, for functions of (predict, data).
+    """
+
+    def __init__(self, asked: Asked | None) -> None:
+        self._asked, self._known = asked, dict[tuple[int, int], Any]()
+
+    def __call__(self, judge: Judge, outputs: Any, labels: Any, weights: Any) -> dict[str, float]:
+        one = (id(judge.metric.whole), judge.output)
+        if one not in self._known:
+            self._known[one] = judge.metric.numbers(outputs, labels, weights, self._asked)
+        return judge.metric.by_name(self._known[one])
 
 
 def judges_for(
@@ -214,20 +387,19 @@ def judges_for(
             check_labels(model, data)
             return (Judge(NAMED["accuracy"], 0),), "class numbers beside scores"
     x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
-    outputs, labels = _judged(predict(model, x), y)
-    pairs = paired_with(outputs, labels, where)
-    names = [name for name, *_ in pairs]
-    stated = None if metrics is None else metrics_of(list(metrics), base_dir)
-    tasks = [_STATED] * len(names) if stated else tasks_of(model, outputs, labels, inputs=x, where=where)
-    judges = judges_of(stated, tasks, names)
-    if stated is None and judges[0].metric.name == "accuracy":
+    outputs = predict(model, x)
+    pairs = pairs_of(outputs, y, where)
+    judges, task = _judges(model, pairs, metrics, inputs=x, weighted=False, where=where, base_dir=base_dir)
+    if metrics is None and judges[0].metric.name == "accuracy":
         check_labels(model, data)
         judges = judges[:1]
+    asked = Asked(lambda inputs: predict(model, inputs), EvaluationData(x, y))
+    judges = settled(judges, pairs, known_answers(asked, outputs))
     _ = judges[0].metric.sign  # Raises where nobody said which direction is better.
     for judge in judges:
         _, own, given = pairs[judge.output]
         judge.metric.samples(own, np.asarray(given))
-    return judges, "; ".join(map(str, tasks)) if stated is None else ""
+    return judges, task
 
 
 _STATED = Task("stated", (), "")

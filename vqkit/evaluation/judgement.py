@@ -10,26 +10,54 @@ from numpy.typing import NDArray
 
 from vqkit import statistics
 from vqkit.errors import DataError
-from vqkit.evaluation.metrics import Metric
+from vqkit.evaluation.metric import Metric
 
 Arrays = NDArray[Any]
 
 
-def interval(metric: Metric, outputs: Arrays, labels: Arrays, *, confidence: float = 0.95) -> tuple[float, float]:
+def interval(
+    metric: Metric, outputs: Arrays, labels: Arrays, weights: Arrays | None = None, *, confidence: float = 0.95
+) -> tuple[float, float]:
     """Lower and upper bound of a metric: Wilson's for a share of samples, else a bootstrap over samples.
 
     Args:
         metric: what is judged by.
         outputs: of the model, shape (n, …).
         labels: of the same samples.
+        weights: of the samples, shape (n,), where the metric is weighted.
         confidence: coverage, 0..1.
 
     Raises:
         DataError: the metric cannot judge these outputs by these labels.
     """
-    samples = metric.samples(outputs, labels)
+    samples = metric.samples(outputs, labels, weights)
     if samples is None:
-        return statistics.bootstrap_of(lambda i: metric.of(outputs[i], labels[i]), len(outputs), confidence=confidence)
+        metric.of(outputs, labels, weights)  # Raises where the samples cannot be judged, not only a draw of them.
+        one = _statistic(metric, outputs, labels, weights)
+        return statistics.bootstrap_of(one, len(outputs), confidence=confidence)
+    return interval_of(metric, samples, confidence=confidence)
+
+
+def _statistic(metric: Metric, outputs: Arrays, labels: Arrays, weights: Arrays | None) -> statistics.Statistic:
+    """The metric of drawn samples; not a number where a draw cannot be judged, of one class alone for instance."""
+
+    def value(i: NDArray[np.intp]) -> float:
+        try:
+            return metric.of(outputs[i], labels[i], None if weights is None else weights[i])
+        except DataError:
+            return float("nan")
+
+    return value
+
+
+def interval_of(metric: Metric, samples: Arrays, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The same from what each sample adds.
+
+    Args:
+        metric: what is judged by.
+        samples: from `Metric.samples`, or `Evaluation.samples`, shape (n, k).
+        confidence: coverage, 0..1.
+    """
     if _is_share(metric, samples):
         low, high = statistics.wilson(samples.mean(), len(samples), confidence=confidence)
         return float(low), float(high)
@@ -66,7 +94,7 @@ class Verdict:
         return self.p_value > 1 - statistics.CONFIDENCE
 
 
-def compared(metric: Metric, a: Arrays, b: Arrays, labels: Arrays) -> Verdict:
+def compared(metric: Metric, a: Arrays, b: Arrays, labels: Arrays, weights: Arrays | None = None) -> Verdict:
     """Whether two models differ by a metric.
 
     Args:
@@ -74,32 +102,47 @@ def compared(metric: Metric, a: Arrays, b: Arrays, labels: Arrays) -> Verdict:
         a: outputs of the first model, shape (n, …).
         b: outputs of the second one, on the same samples.
         labels: of these samples.
+        weights: of these samples, shape (n,), where the metric is weighted.
 
     Raises:
         DataError: they are not of the same samples, or the metric cannot judge them.
     """
     if len(a) != len(b):
         raise DataError(f"metric {metric.name}: outputs of {len(a)} samples beside outputs of {len(b)}")
-    x, y, n = metric.samples(a, labels), metric.samples(b, labels), len(a)
-    first, second = metric.finished(x, a, labels), metric.finished(y, b, labels)
-    if x is None or y is None:
-        low, high = statistics.bootstrap_of(lambda i: metric.of(b[i], labels[i]) - metric.of(a[i], labels[i]), n)
-        p = statistics.paired_of(lambda s: _exchanged(metric, a, b, labels, s), n)
-        return Verdict(first, second, low, high, p, "permutation")
-    width = x.shape[1]
+    x, y, n = metric.samples(a, labels, weights), metric.samples(b, labels, weights), len(a)
+    if x is not None and y is not None:
+        return compared_by(metric, x, y)
+    everyone, values = np.arange(n), (metric.of(a, labels, weights), metric.of(b, labels, weights))
+    first, second = (_statistic(metric, outputs, labels, weights) for outputs in (a, b))
+    low, high = statistics.bootstrap_of(lambda i: second(i) - first(i), n)
+
+    def exchanged(swap: NDArray[np.bool_]) -> tuple[float, float]:
+        mask = swap.reshape(-1, *[1] * (a.ndim - 1))
+        one, other = (_statistic(metric, np.where(mask, *two), labels, weights) for two in ((b, a), (a, b)))
+        return one(everyone), other(everyone)
+
+    p = statistics.paired_of(exchanged, n)
+    return Verdict(*values, low, high, p, "permutation")
+
+
+def compared_by(metric: Metric, a: Arrays, b: Arrays) -> Verdict:
+    """The same from what each sample adds.
+
+    Args:
+        metric: what is judged by.
+        a: under the first model, from `Metric.samples` or `Evaluation.samples`, shape (n, k).
+        b: under the second one, of the same samples.
+    """
+    first, second = (float(metric.combined(s.sum(axis=0, dtype=np.float64), len(s))) for s in (a, b))
+    width = a.shape[1]
     low, high = statistics.bootstrap(
         lambda sums, n: metric.combined(sums[..., width:], n) - metric.combined(sums[..., :width], n),
-        np.concatenate([x, y], axis=1),
+        np.concatenate([a, b], axis=1),
     )
-    if _is_share(metric, x):
-        p = statistics.mcnemar(int(np.sum(x & ~y)), int(np.sum(y & ~x)))
+    if _is_share(metric, a):
+        p = statistics.mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a)))
         return Verdict(first, second, low, high, p, "McNemar")
-    return Verdict(first, second, low, high, statistics.paired(metric.combined, x, y), "permutation")
-
-
-def _exchanged(metric: Metric, a: Arrays, b: Arrays, labels: Arrays, swap: NDArray[np.bool_]) -> tuple[float, float]:
-    mask = swap.reshape(-1, *[1] * (a.ndim - 1))
-    return metric.of(np.where(mask, b, a), labels), metric.of(np.where(mask, a, b), labels)
+    return Verdict(first, second, low, high, statistics.paired(metric.combined, a, b), "permutation")
 
 
 def worst(metric: Metric, outputs: Arrays, labels: Arrays, n: int) -> NDArray[np.intp]:
@@ -109,12 +152,12 @@ def worst(metric: Metric, outputs: Arrays, labels: Arrays, n: int) -> NDArray[np
         metric: with a value for each sample, which is then the metric of that sample alone.
         outputs: of the model, shape (samples, …).
         labels: of the same samples.
-        n: how many.
+        n: how many; weights of samples say nothing here.
 
     Raises:
         DataError: the metric has no value for a sample.
     """
-    samples = metric.samples(outputs, labels)
+    samples = metric.samples(outputs, labels, np.ones(len(outputs)) if metric.weighted else None)
     if samples is None:
         raise DataError(f"metric {metric.name} has no value for a single sample")
     values = np.asarray(metric.combined(samples.astype(np.float64), 1), np.float64)

@@ -1,128 +1,21 @@
-"""What a model is judged by: a name, which direction is better, how it is printed, and the function.
-
-Most metrics follow from sums over samples: the share of right answers, a mean error, the counts of a confusion
-matrix. Such a metric says what each sample adds (`parts`) and how the sums become the number (`combine`), so it can
-be computed batch by batch, and resampled without asking the model again. The others need all predictions at once
-(`whole`).
-"""
+"""The metrics that have a name here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqkit.errors import DataError
+from vqkit.evaluation.metric import WEIGHTED, Combine, Numbers, Parts, weighted
+from vqkit.evaluation.metric import Metric as Metric
 from vqkit.quantization.labels import right_answers
-from vqkit.tables import Measure
-
-Better = Literal["higher", "lower"]
-Unit = Literal["percent", "plain"]
-Numbers = NDArray[np.float64]
-Parts = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
-"""From outputs (n, …) and labels (n, …) to what each sample adds, shape (n, k)."""
-Combine = Callable[[Numbers, Any], Any]
-"""From sums of shape (…, k) over n samples to numbers of shape (…)."""
-Whole = Callable[[NDArray[Any], NDArray[Any]], Any]
-"""From outputs and labels to the number, or to one for each sample."""
 
 VOID = 255
 """Label of pixels that are not judged, beside negative ones."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number that a model is judged by.
-
-    Attributes:
-        name: what records, tables and pictures call it.
-        better: whether high or low values are wanted; None where nobody said: such a metric can be computed, but
-            nothing can be ranked by it.
-        unit: "percent" is printed times 100, differences in points; "plain" as it is.
-        parts: what each sample adds; None where the metric needs all predictions at once.
-        combine: how sums of these become the number.
-        whole: the function of all predictions, where there are no parts.
-        source: what it was stated as: JSON that `metric_of` takes.
-    """
-
-    name: str
-    better: Better | None
-    unit: Unit = "plain"
-    parts: Parts | None = None
-    combine: Combine | None = None
-    whole: Whole | None = None
-    source: Any = None
-
-    def of(self, outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-        """The metric's value.
-
-        Args:
-            outputs: of the model, shape (n, …).
-            labels: shape (n, …).
-
-        Raises:
-            DataError: it cannot judge these outputs by these labels.
-        """
-        return self.finished(self.samples(outputs, labels), outputs, labels)
-
-    def samples(self, outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any] | None:
-        """What each sample adds, shape (n, k); None where the metric has no value for a sample.
-
-        Args:
-            outputs: of the model, shape (n, …).
-            labels: shape (n, …).
-
-        Raises:
-            DataError: outputs and labels do not fit.
-        """
-        if len(outputs) != len(labels):
-            raise DataError(f"metric {self.name}: {len(outputs)} outputs, {len(labels)} labels")
-        return None if self.parts is None else np.asarray(self.parts(outputs, labels))
-
-    def finished(self, samples: NDArray[Any] | None, outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-        """The value, from what `samples` gave."""
-        if samples is None:
-            assert self.whole is not None
-            return float(self.whole(outputs, labels))
-        return float(self.combined(samples.sum(axis=0, dtype=np.float64), len(samples)))
-
-    def combined(self, sums: Numbers, n: Any) -> Any:
-        """The value that follows from sums over samples.
-
-        Args:
-            sums: shape (…, k).
-            n: number of samples, shape (…).
-        """
-        return sums[..., 0] / n if self.combine is None else self.combine(sums, n)
-
-    @property
-    def sign(self) -> int:
-        """1 where higher is better, else -1.
-
-        Raises:
-            DataError: nobody said which.
-        """
-        if self.better is None:
-            raise DataError(
-                f"metric {self.name!r}: which direction is better? State it as {{name: {self.name}, function: …, "
-                "better: higher}, or better: lower"
-            )
-        return self.measure.sign
-
-    @property
-    def measure(self) -> Measure:
-        """How its values are named and printed."""
-        return Measure(self.name, self.better or "", self.unit)
-
-    def to_json(self) -> dict[str, Any]:
-        """What a record keeps: enough to rank and print."""
-        return {"name": self.name, "better": self.better, "unit": self.unit}
-
-
-# --- the metrics that have a name here ---
 
 
 def _as_one(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[Numbers, Numbers]:
@@ -194,20 +87,43 @@ def _exact(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
     return np.all((x >= 0.5) == (y > 0.5), axis=tuple(range(1, x.ndim)))[:, None]
 
 
-def _auc(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+def _auc(outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
     """Area under the ROC curve; of several columns the mean over those that have both labels."""
     from scipy.stats import rankdata
 
-    x, y = (v.reshape(len(v), -1) for v in _as_one(outputs, labels, "auc"))
-    _binary(y, "auc")
+    x, y = _both_labels(outputs, labels, "auc")
+    if weights is not None:
+        return _mean_area(x, y, weights, 1.0)
     ones, n = y.sum(0), len(y)
-    known = (ones > 0) & (ones < n)
-    if not known.any():
-        raise DataError("metric auc: each label needs samples with and without it")
-    ranks = rankdata(x[:, known], axis=0)
-    ones = ones[known]
-    areas = ((ranks * y[:, known]).sum(0) - ones * (ones + 1) / 2) / (ones * (n - ones))
+    ranks = rankdata(x, axis=0)
+    areas = ((ranks * y).sum(0) - ones * (ones + 1) / 2) / (ones * (n - ones))
     return float(areas.mean())
+
+
+def _both_labels(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[Numbers, Numbers]:
+    """The columns that have both labels, shape (n, columns)."""
+    x, y = (v.reshape(len(v), -1) for v in _as_one(outputs, labels, name))
+    _binary(y, name)
+    known = (y.sum(0) > 0) & (y.sum(0) < len(y))
+    if not known.any():
+        raise DataError(f"metric {name}: each label needs samples with and without it")
+    return x[:, known], y[:, known]
+
+
+def _mean_area(x: Numbers, y: Numbers, weights: NDArray[Any] | None, most: float) -> float:
+    """Mean over columns of the area under the ROC curve up to a false positive rate."""
+    w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
+    return float(np.mean([_area(x[:, i], y[:, i], w, most) for i in range(x.shape[1])]))
+
+
+def _area(score: Numbers, label: Numbers, weight: Numbers, most: float) -> float:
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
+    rates = [np.append(0.0, np.cumsum((weight * of)[order])[last]) for of in (1 - label, label)]
+    false, true = (r / r[-1] for r in rates)
+    inside = false <= most
+    x, y = np.append(false[inside], most), np.append(true[inside], np.interp(most, false, true))
+    return float(np.trapezoid(y, x))
 
 
 def _classes(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any], int]:
@@ -297,5 +213,7 @@ def combine_of(name: str) -> Combine | None:
     Args:
         name: of the metric; that of an output may stand in front.
     """
-    named = NAMED.get(name.rpartition("/")[2])
-    return None if named is None else named.combine
+    last = name.rpartition("/")[2]
+    named = NAMED.get(last.removeprefix(WEIGHTED))
+    combine = None if named is None else named.combine
+    return weighted(combine) if last.startswith(WEIGHTED) else combine

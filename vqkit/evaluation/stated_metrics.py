@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from vqkit import digest
 from vqkit.errors import DataError, nearest, no_such_file, not_allowed
-from vqkit.evaluation.metrics import NAMED, Better, Metric, Numbers, Parts, Unit, Whole
-
-_UP = ("accuracy", "auc", "precision", "recall", "iou", "f1", "fbeta", "cosine", "r2", "dice", "score", "specificity")
-_DOWN = ("error", "loss", "crossentropy", "divergence", "hinge", "poisson", "cosh", "mae", "mse", "mape", "msle")
+from vqkit.evaluation.metric import EvaluationData, Metric, Numbers, Parts, Unit, Whole, direction
+from vqkit.evaluation.metrics import NAMED
 
 
 def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
@@ -26,10 +24,13 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
     Args:
         given: a `Metric`; a name of `NAMED`; a Keras metric or loss, or the name of one; the name of a scikit-learn
             scorer; `file.py:function`; a function of (predictions, labels); or a mapping with `name`, `function`
-            (any of these), `better` ("higher" or "lower") and `unit` ("percent" or "plain"). A function is given
-            predictions and labels in this order, or the other way round where its first parameter is called
-            `y_true`, `true`, `labels` or `targets`; it gives one number, or one for each sample, shape (n,), whose
-            mean is the metric.
+            (any of these), `better` ("higher" or "lower"), `unit` ("percent" or "plain") and `key`. A function is
+            given predictions and labels in this order, or the other way round where its first parameter is called
+            `y_true`, `true`, `labels` or `targets`; and the samples' weights where it has a parameter
+            `sample_weight`. One whose first two parameters are called `predict` and `data` asks the model itself:
+            it is given a function from inputs to outputs, and an `EvaluationData`. It gives one number; or one for
+            each sample, shape (n,), whose mean is the metric; or a dict of numbers, each of which is a metric
+            `name/key`, the first one or that of `key` before the others.
         base_dir: what the path of a file starts from.
 
     Raises:
@@ -57,7 +58,7 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
 
 
 def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
-    allowed = ("name", "function", "better", "unit", "digest")
+    allowed = ("name", "function", "better", "unit", "key", "digest")
     for key in given:
         if key not in allowed:
             raise DataError(not_allowed("metric", key, allowed, what="key"))
@@ -73,6 +74,9 @@ def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
         inner = metric_of(what, base_dir)
     changes = {k: given[k] for k in ("name", "better", "unit") if k in given}
     found = replace(inner, **changes)
+    if "key" in given:
+        end = f"/{given['key']}"
+        found = replace(found, name=found.name.removesuffix(end)).one_of(str(given["key"]))
     was, now = given.get("digest"), (inner.source or {}).get("digest") if isinstance(inner.source, Mapping) else None
     if was is not None and was != now:
         raise DataError(f"metric {found.name}: {what} has changed since the run was planned ({was}, now {now})")
@@ -82,14 +86,18 @@ def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
 def _source(metric: Metric, inner: Metric) -> dict[str, Any]:
     """What states the metric anywhere: absolute paths, and what was in the file."""
     own = inner.source if isinstance(inner.source, Mapping) else {"function": inner.source}
-    direction = {} if metric.better is None else {"better": metric.better}
-    return {**own, "name": metric.name, "unit": metric.unit, **direction}
+    better = {} if metric.better is None else {"better": metric.better}
+    which = {"key": metric.key} if metric.key else {}
+    return {**own, "name": metric.name, "unit": metric.unit, **better, **which}
 
 
 def _from_function(what: Any, base_dir: str | Path, name: str) -> Metric:
     function, source = (what, None) if callable(what) else _loaded(what, base_dir)
     name = name or getattr(function, "__name__", "metric")
-    metric = Metric(name, _direction(name), whole=_checked(function, name))
+    parameters = _parameters(function)
+    asks = parameters[:2] == ["predict", "data"]
+    whole = _asking(function, name) if asks else _checked(function, name, parameters)
+    metric = Metric(name, direction(name), whole=whole, asks=asks)
     return replace(metric, source=None if source is None else _source(metric, replace(metric, source=source)))
 
 
@@ -115,39 +123,65 @@ def _loaded(given: str, base_dir: str | Path) -> tuple[Callable[..., Any], dict[
     return function, {"function": f"{path.resolve()}:{name}", "digest": digest.of_file(path)}
 
 
-def _checked(function: Callable[..., Any], name: str) -> Whole:
-    """A user's function, whose result is one number or one for each sample."""
-    labels_first = _labels_first(function)
+_LABELS = ("y_true", "true", "labels", "targets")
+_WEIGHT = "sample_weight"
 
-    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """Names of a function's parameters, where it tells them."""
+    try:
+        return list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _checked(function: Callable[..., Any], name: str, parameters: Sequence[str]) -> Whole:
+    """A user's function of predictions and labels that gives a number, one for each sample, or several by name."""
+    labels_first, weighs = parameters[:1] and parameters[0] in _LABELS, _WEIGHT in parameters
+
+    def value(outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> Any:
         y = _beside(labels, outputs)
-        found = np.asarray(function(y, outputs) if labels_first else function(outputs, y))
-        if found.ndim == outputs.ndim and found.shape == (len(outputs), 1):
-            found = found[:, 0]
-        if found.dtype.kind not in "fiub" or (found.ndim and found.shape != (len(outputs),)):
+        with_weights = {_WEIGHT: weights} if weighs and weights is not None else {}
+        given = (y, outputs) if labels_first else (outputs, y)
+        found = _numbers(function(*given, **with_weights), name, len(outputs))
+        each = isinstance(found, np.ndarray) and found.ndim > 0
+        if weights is None or (weighs and not each):
+            return found
+        if not each:
             raise DataError(
-                f"metric {name}: its function gave {type(found.tolist()).__name__} of shape {found.shape}; one number "
-                f"is needed, or one for each of the {len(outputs)} samples"
+                f"metric {name}: samples have weights; its function needs a third parameter {_WEIGHT}, or to give a "
+                "number for each sample"
             )
-        return float(found.mean())
+        return np.average(found, weights=weights)
 
     return value
 
 
-def _labels_first(function: Callable[..., Any]) -> bool:
-    """Whether a function takes the labels first, as those of Keras and scikit-learn do."""
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return False
-    return bool(names) and names[0] in ("y_true", "true", "labels", "targets")
+def _asking(function: Callable[..., Any], name: str) -> Whole:
+    def value(predict: Callable[[Any], Any], data: EvaluationData) -> Any:
+        return _numbers(function(predict, data), name, None)
+
+    return value
 
 
-def _direction(name: str) -> Better | None:
-    """Which direction is better, as far as the name tells."""
-    words = name.lower()
-    up, down = any(w in words for w in _UP), any(w in words for w in _DOWN)
-    return None if up == down else "higher" if up else "lower"
+def _numbers(found: Any, name: str, n: int | None) -> Any:
+    """What a function gave: one number, one for each sample (n,), or a dict of numbers.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(found, Mapping) and found:
+        return {str(k): float(_numbers(v, f"{name}/{k}", 0)) for k, v in found.items()}
+    array = np.asarray(found)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "fiub" or (array.ndim and (array.ndim > 1 or n not in (None, len(array)))):
+        many = f", or one for each of the {n} samples" if n else ""
+        raise DataError(
+            f"metric {name}: its function gave {type(found).__name__} of shape {array.shape}; one number is needed"
+            f"{many}"
+        )
+    return array
 
 
 # --- metrics of other libraries ---
@@ -179,20 +213,38 @@ def _from_keras(given: Any) -> Metric | None:
         name, function = made.__name__, made
     else:
         return None
-    return Metric(name, _direction(name), _unit(name), parts=_keras_values(function, name), source=name)
+    return Metric(name, direction(name), _unit(name), parts=_keras_values(function, name), source=name)
 
 
 def _unit(name: str) -> Unit:
     return "percent" if "accuracy" in name else "plain"
 
 
-def _keras_metric(metric: Any) -> Metric:
-    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
-        metric.reset_state()
-        metric.update_state(_beside(labels, outputs), _single(outputs))
-        return float(metric.result())
+class _KerasRunning:
+    """A metric object of Keras, from its beginning."""
 
-    return Metric(metric.name, _direction(metric.name), _unit(metric.name), whole=value, source=metric.name)
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        metric.reset_state()
+
+    def add(self, outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None) -> None:
+        """One more batch."""
+        own = None if weights is None else np.asarray(weights, np.float32)
+        self._metric.update_state(_beside(labels, outputs), _single(outputs), sample_weight=own)
+
+    def value(self) -> float:
+        """The metric of all batches so far."""
+        return float(self._metric.result())
+
+
+def _keras_metric(metric: Any) -> Metric:
+    def value(outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
+        running = _KerasRunning(metric)
+        running.add(outputs, labels, weights)
+        return running.value()
+
+    name, unit = metric.name, _unit(metric.name)
+    return Metric(name, direction(name), unit, whole=value, source=name, running=lambda: _KerasRunning(metric))
 
 
 def _keras_values(function: Callable[..., Any], name: str) -> Parts:
@@ -222,11 +274,12 @@ def _from_scorer(given: str) -> Metric | None:
         return None
     scorer = get_scorer(given)
 
-    def value(outputs: NDArray[Any], labels: NDArray[Any]) -> float:
+    def value(outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
         y = np.asarray(labels)
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+        with_weights = {} if weights is None else {_WEIGHT: weights}
         try:
-            return float(scorer(_given(outputs, y), outputs, y))
+            return float(scorer(_given(outputs, y), outputs, y, **with_weights))
         except (ValueError, TypeError) as e:
             raise DataError(f"metric {given}: scikit-learn cannot judge by it here: {e}") from e
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkit.errors import DataError
-from vqkit.evaluation.metrics import NAMED, VOID, Metric
+from vqkit.evaluation.metric import Metric
+from vqkit.evaluation.metrics import NAMED, VOID
 from vqkit.quantization.labels import class_numbers
 
 if TYPE_CHECKING:
@@ -156,26 +157,25 @@ def _activation(layer: Any) -> str:
     return str(getattr(function, "__name__", ""))
 
 
-def tasks_of(model: keras.Model, outputs: Any, labels: Any, *, inputs: Any = None, where: str = "labels") -> list[Task]:
+def tasks_of(
+    model: keras.Model, pairs: Sequence[tuple[str, NDArray[Any], Any]], *, inputs: Any = None, where: str = "labels"
+) -> list[Task]:
     """The task of each output of a model, in the model's order.
 
     Args:
         model: the built Keras model.
-        outputs: what it gave, nested as its outputs.
-        labels: of the same samples: one array for one output, else a list or dict of them like the outputs.
+        pairs: name, values and labels of each output, from `paired_with`.
         inputs: what it was given.
         where: names the labels in messages.
 
     Raises:
         DataError: labels and outputs do not fit; the message says what to state.
     """
-    pairs = paired_with(outputs, labels, where)
     own = activations_of(model) if getattr(model, "outputs", None) else [""] * len(pairs)
-    own = own[: len(pairs)]
     single = inputs if hasattr(inputs, "shape") else None
     return [
         task_of(o, y, inputs=single, activation=a, where=where if len(pairs) == 1 else f"{where} of {name!r}")
-        for (name, o, y), a in zip(pairs, own, strict=True)
+        for (name, o, y), a in zip(pairs, own[: len(pairs)], strict=True)
     ]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Arrays: TypeAlias = "np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]"
 """Samples of a model with one input, or of each of its inputs."""
-Samples: TypeAlias = "Arrays | tf.data.Dataset | keras.utils.PyDataset | Iterable[Any]"
+Samples: TypeAlias = "Arrays | tf.data.Dataset | keras.utils.PyDataset | Iterable[Any] | Callable[[], Iterable[Any]]"
 """What `batches` reads."""
 
 # No choice of samples explains more, where one part holds whole numbers and the other fractions.
@@ -164,6 +164,7 @@ def batches(data: Samples, *, batch_size: int = 32, steps: int | None = None, sh
     * `tf.data.Dataset`: must be batched already, as for `predict`; `batch_size` is not used;
     * keras `PyDataset` / `Sequence`: item by item in order; `batch_size` is not used;
     * any other iterable or generator: each item is one batch; a generator can be read only once;
+    * a function without arguments: what it gives, one of the above, so that a generator can be read again;
     * a *tuple* out of one of the last three is `(x, y)` or `(x, y, sample_weight)`: only `x` is used;
       a list or dict out of them is a multi-input `x`.
 
@@ -196,6 +197,75 @@ def batches(data: Samples, *, batch_size: int = 32, steps: int | None = None, sh
     return _checked(source, steps, shapes)
 
 
+Labelled = tuple[Any, Any, "np.ndarray | None"]
+"""Inputs, labels, and weights of the samples where they have any."""
+
+
+def labelled_batches(
+    data: Samples, y: Any = None, weights: Any = None, *, batch_size: int = EVAL_BATCH, shapes: Any = None
+) -> Iterator[Labelled]:
+    """Yield checked inputs with labels and weights, batch by batch; one batch is held at a time.
+
+    Args:
+        data: what `batches` takes; where `y` is not given, a data set, or a function that gives an iterable, whose
+            batches are (x, y) or (x, y, sample_weight).
+        y: labels of the same samples, an array or a list or dict of them.
+        weights: of the samples, shape (n,).
+        batch_size: samples per batch where the data are cut here.
+        shapes: input shapes with the batch axis first, as in `batches`; batches may have any size.
+
+    Raises:
+        DataError: as in `batches`; or a batch has no labels, or another number of them.
+    """
+    if y is None and (_is_array(data) or isinstance(data, (list, tuple, Mapping))):
+        raise DataError("data: there are no labels: give y, or a data set whose batches are (x, y)")
+    given = (
+        _given_beside(data, y, weights, batch_size)
+        if y is not None
+        else _source(data, batch_size, endless_ok=False, part=_with_labels)
+    )
+    count = 0
+    for count, (x, labels, w) in enumerate(given, start=1):
+        where = f"batch {count}"
+        inputs = map_inputs(lambda a, at, w=where: clean(a, w + at), x)
+        n = same_length(inputs, where)
+        if shapes is not None:
+            check_shapes(inputs, shapes, where, whole=True)
+        own = map_inputs(lambda a, _: np.asarray(a), labels)
+        if any(a.ndim == 0 or len(a) != n for a in leaves(own)):
+            raise DataError(f"{where}: {n} inputs, labels of shape {[a.shape for a in leaves(own)]}")
+        yield inputs, own, None if w is None else checked_weights(w, n, where)
+    if count == 0:
+        raise DataError("the data hold no batch (an empty dataset, or a generator that was already read)")
+
+
+def _given_beside(data: Samples, y: Any, weights: Any, batch_size: int) -> Iterator[Labelled]:
+    """Labels and weights that are arrays, cut like the inputs."""
+    start = 0
+    for x in batches(data, batch_size=batch_size):
+        end = start + len(leaves(x)[0])
+        labels = map_inputs(lambda a, _, s=start, e=end: a[s:e], y)
+        yield x, labels, None if weights is None else weights[start:end]
+        start = end
+    if start != len(leaves(y)[0]):
+        raise DataError(f"evaluation data: {start} inputs, {len(leaves(y)[0])} labels")
+
+
+def checked_weights(weights: Any, n: int, where: str = "sample_weight") -> np.ndarray:
+    """Weights of samples, float64 of shape (n,).
+
+    Raises:
+        DataError: another shape, or a weight that is negative or no number.
+    """
+    found = np.asarray(weights, np.float64)
+    found = found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    if found.shape != (n,) or not np.all(np.isfinite(found)) or np.any(found < 0):
+        raise DataError(
+            f"{where}: sample weights of shape {found.shape}; a finite one from 0 is needed for each of {n} samples"
+        )
+    return found
+
+
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise DataError(f"{name}: {value!r} is not allowed. Allowed: a whole number from 1")
@@ -215,7 +285,10 @@ def _checked(source: Iterable[Any], steps: int | None, shapes: Any) -> Iterator[
         raise DataError(f"steps={steps} asks for more than the {count} batches that the data hold")
 
 
-def _source(data: Samples | None, batch_size: int, *, endless_ok: bool) -> Iterable[Any]:
+def _source(
+    data: Samples | None, batch_size: int, *, endless_ok: bool, part: Callable[[Any], Any] | None = None
+) -> Iterable[Any]:
+    part = part or _without_labels
     if data is None or isinstance(data, (str, bytes)):
         raise DataError(
             f"data: {data!r} is not a dataset. Allowed: arrays, a batched tf.data.Dataset, "
@@ -224,11 +297,13 @@ def _source(data: Samples | None, batch_size: int, *, endless_ok: bool) -> Itera
     if _is_array(data) or isinstance(data, (list, tuple, Mapping)):
         return _cut(data, batch_size)
     if hasattr(data, "element_spec"):
-        return _from_tf(data, endless_ok)
+        return _from_tf(data, endless_ok, part)
     if hasattr(data, "__getitem__") and hasattr(data, "num_batches"):
-        return _from_pydataset(data, endless_ok)
+        return _from_pydataset(data, endless_ok, part)
     if isinstance(data, Iterable):
-        return map(_without_labels, data)
+        return map(part, data)
+    if callable(data):
+        return _source(data(), batch_size, endless_ok=endless_ok, part=part)
     raise DataError(f"data: {type(data).__name__} is not a dataset that can be read")
 
 
@@ -389,15 +464,21 @@ def _without_labels(item: Any) -> Any:
     return item
 
 
-def _from_tf(data: tf.data.Dataset, endless_ok: bool) -> Iterator[Any]:
+def _with_labels(item: Any) -> Labelled:
+    if not isinstance(item, tuple) or not 2 <= len(item) <= 3:
+        raise DataError("data: a batch without labels came out; (x, y) or (x, y, sample_weight) is needed")
+    return item[0], item[1], item[2] if len(item) == 3 else None
+
+
+def _from_tf(data: tf.data.Dataset, endless_ok: bool, part: Callable[[Any], Any]) -> Iterator[Any]:
     if int(data.cardinality()) == -1 and not endless_ok:
         raise DataError("data: the dataset repeats without end; give steps")
-    return map(_without_labels, data.as_numpy_iterator())
+    return map(part, data.as_numpy_iterator())
 
 
-def _from_pydataset(data: keras.utils.PyDataset, endless_ok: bool) -> Iterator[Any]:
+def _from_pydataset(data: keras.utils.PyDataset, endless_ok: bool, part: Callable[[Any], Any]) -> Iterator[Any]:
     n = data.num_batches
     if n is None and not endless_ok:
         raise DataError("data: the PyDataset has no length; give steps")
     indices: Iterable[int] = iter(int, 1) if n is None else range(n)
-    return (_without_labels(data[i]) for i, _ in enumerate(indices))
+    return (part(data[i]) for i, _ in enumerate(indices))
