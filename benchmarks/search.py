@@ -88,13 +88,13 @@ def front(
     print(f"{found}\n{seconds:.0f} s", flush=True)
     rows = [{k: v for k, v in r.items() if k != "bits"} for r in found.table.to_dict("records")]
     if share is None:
-        draw_front(rows, found.float_accuracy, len(found.float_right), FRONT)
+        draw_front(rows, found.reference.value, len(found.reference), FRONT)
     eight = found.uniform[0].measured.size_bytes
     best = found.best(max_size=0.6 * eight)
     return {
         "rows": rows,
         "seconds": seconds,
-        "float_accuracy": found.float_accuracy,
+        "float_accuracy": found.reference.value,
         "on_front": len(found.pareto()),
         "dominates": dominated(found),
         "share_of_8_bit": None if best is None else best.measured.size_bytes / eight,
@@ -109,8 +109,8 @@ def dominated(found: Any) -> dict[str, bool]:
     def beaten(u: Any) -> bool:
         return any(
             p.measured.size_bytes <= u.measured.size_bytes
-            and p.measured.accuracy >= u.measured.accuracy
-            and (p.measured.size_bytes, p.measured.accuracy) != (u.measured.size_bytes, u.measured.accuracy)
+            and p.measured.value >= u.measured.value
+            and (p.measured.size_bytes, p.measured.value) != (u.measured.size_bytes, u.measured.value)
             for p in found.points
         )
 
@@ -180,7 +180,7 @@ class Measured:
 
         rules = {pointer.split("/")[-2]: {"weight_bit": bits} for pointer, bits in point.items()}
         found = self.engine.measure(with_rules(Strategy.builtin("fsx"), rules))
-        metrics = {"accuracy": found.accuracy, "size_bytes": found.size_bytes, "n_eval": len(found.right)}
+        metrics = {"accuracy": found.value, "size_bytes": found.size_bytes, "n_eval": len(found.evidence)}
         return Answer(metrics, found.digest)
 
     def strategy(self, trial: Any) -> None:
@@ -250,7 +250,7 @@ def trials_of(
 ) -> list[tuple[float, float]]:
     """(size, accuracy) of each trial in order."""
     from vqkit.search.loop import run
-    from vqkit.search.study import Search
+    from vqkit.search.spec import Search
 
     value = {
         "name": f"{kind}-{seed}",
@@ -350,7 +350,7 @@ def sensitivity(n_eval: int | None) -> dict[str, Any]:
                 for question in asked:
                     made = quantize(model, strategy_for(strategy, question), engine.data.x_calib)
                     outputs = evaluate(made.model, engine.data.x_eval, engine.data.y_eval).predictions
-                    alone.append(tallied(outputs, engine.float_outputs(), engine.data.y_eval))
+                    alone.append(tallied(engine.sums(), outputs, engine.float_outputs(), engine.labels).numbers())
             else:
                 found.append(ask(model, engine.data, strategy, bits=(8, 6, 4), kinds=kinds, engine=engine).rows)
             taken[part] = clocks() - began

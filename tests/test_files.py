@@ -151,7 +151,7 @@ def filled(cache: Path) -> list[str]:
     made = bench.quantize("fsx", calibration="float")
     found += [repr(sorted((k, str(q.to_json())) for k, q in made.encodings.items()))]
     engine = Engine(small_model(), small_data(), cache=cache)
-    found += [repr(engine.measure(vqkit.Strategy.builtin("pof2s")).to_json())]
+    found += [repr(engine.measure(vqkit.Strategy.builtin("pof2s")).to_arrays())]
     table = sensitivity(small_model(), small_data(), bits=(4,), kinds=("weights",), engine=engine)
     return [*found, repr(table.to_json()["rows"])]
 

@@ -300,6 +300,11 @@ class Measure:
         """What the best run is called."""
         return "most accurate" if self.name == "accuracy" else f"best by {self.name}"
 
+    @property
+    def judges(self) -> str:
+        """That it decides, in a line for people."""
+        return f"Judged by {self.name} ({self.better} is better)"
+
     def gain(self, value: Any, reference: Any) -> Any:
         """How much better values are than the float model's: points of a percentage, else per cent of float.
 
@@ -309,6 +314,20 @@ class Measure:
         """
         better = self.sign * (value - reference)
         return 100 * (better if self.unit == "percent" else better / abs(reference))
+
+    @property
+    def column(self) -> str:
+        """What its column is called in a table of sensitivities or strategies: its name, where no other column's is."""
+        return "value" if self.name in _TAKEN else self.name
+
+    def drop(self, value: Any, reference: Any) -> Any:
+        """How much worse values are than the float model's, in the metric's unit; negative where they are better.
+
+        Args:
+            value: floats, any shape.
+            reference: of the float model.
+        """
+        return self.sign * (reference - value)
 
     def plain(self, value: float) -> str:
         """A value without its unit."""
@@ -329,6 +348,14 @@ class Measure:
     def difference(self, value: float) -> str:
         """A difference with its unit."""
         return f"{self.signed(value)} points" if self.unit == "percent" else self.signed(value)
+
+    def distance(self, value: float) -> str:
+        """A difference with its unit and without its sign."""
+        return f"{abs(100 * value):.2f} points" if self.unit == "percent" else f"{abs(value):.4g}"
+
+
+_TAKEN = ("bit_operations", "bits", "drop", "kind", "kl", "layer", "mode", "name", "p_float", "size_bytes", "sqnr_db")
+"""Columns of tables that also have one of a metric."""
 
 
 def percent(value: float) -> str:
@@ -364,6 +391,28 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_drop(text: str, measure: Measure, reference: float) -> float:
+    """How much of a metric may be lost, as its values count: a percentage as a fraction.
+
+    Args:
+        text: a number, points of a percentage, else the metric's unit; or per cent of `reference`.
+        measure: the metric.
+        reference: value of the float model.
+
+    Raises:
+        SweepError: it is none of these.
+    """
+    number, sign, _ = text.strip().partition("%")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        unit = "percentage points" if measure.unit == "percent" else f"the unit of {measure.name}"
+        raise SweepError(f"{text!r} is not a drop. Allowed: 0.5 ({unit}), 1% (of the float model's {measure.name})")
+    return value / 100 * abs(reference) if sign else value / measure.factor
 
 
 def parse_size(text: str, whole: float | None = None) -> float:

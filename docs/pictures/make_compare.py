@@ -44,7 +44,7 @@ def _sensitivity(runs_dir: str) -> dict[str, Figure]:
     view = vq.sensitivity(net, vq.load_data("digits"), "pof2s", bits=(4,), modes=("only", "all_but"))
     assert view.recovered is not None
     assert view.summed is not None
-    table, accuracy = view.found.table, view.found.float_accuracy
+    table, accuracy = view.found.table, view.found.float_value
     return {
         "sensitivity": plots.sensitivity_ranked(table, accuracy),
         "accumulated": plots.sensitivity_accumulated(table, view.summed, accuracy),

@@ -77,11 +77,11 @@ def test_real_intermediate_strategies_add_up(tiny):
     a, b = Strategy.builtin("fsx"), _changed()
 
     def value(document):
-        return engine.measure(Strategy.from_dict(document)).accuracy
+        return engine.measure(Strategy.from_dict(document)).value
 
     found = attribute(a.dump(), b.dump(), value)
-    assert sum(s.points for s in found.shares) == pytest.approx(found.accuracy_b - found.accuracy_a)
-    assert found.accuracy_b == engine.measure(b).accuracy
+    assert sum(s.points for s in found.shares) == pytest.approx(found.value_b - found.value_a)
+    assert found.value_b == engine.measure(b).value
     assert not found.exact
     assert "points" in str(found)
 

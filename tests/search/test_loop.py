@@ -16,7 +16,8 @@ from tests.support.counting import SPEC, Counting, searched
 from vqkit import files
 from vqkit.errors import SweepError
 from vqkit.search.loop import front
-from vqkit.search.study import Search, Study, params_of, point_of
+from vqkit.search.spec import Search, params_of, point_of
+from vqkit.search.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,7 @@ def test_other_seeds_try_other_points_and_all_samplers_search(tmp_path):
 
 def test_the_front(whole):
     fits = [t for t in whole.trials if t.fits]
-    on = front(fits, ["accuracy", "size_bytes"])
+    on = front(fits, whole.search)
     for t in fits:
         beaten = any(o.values[0] >= t.values[0] and o.values[1] <= t.values[1] and o.values != t.values for o in fits)
         assert beaten == (t.values not in [o.values for o in on])

@@ -8,6 +8,8 @@ import pytest
 from tests.search.test_sensitivity import SETTINGS, data_for
 from vqkit.errors import ModelError, StrategyError, SweepError
 from vqkit.evaluation import evaluate
+from vqkit.evaluation.judgement import Evidence
+from vqkit.evaluation.metrics import NAMED
 from vqkit.models import load_model
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.mixed_precision import Point
@@ -25,13 +27,11 @@ from vqkit.tables import parse_size
 
 
 def point(name, right, size):
-    right = np.asarray(right, bool)
-    measured = Measured(name, float(right.mean()), 0.95, 20.0, 0.1, size, 1.0, right)
-    return Point(name, Strategy.builtin("fsx"), 0.0, measured, {})
+    return Point(name, Strategy.builtin("fsx"), 0.0, Measured(name, right, 0.95, 20.0, 0.1, size, 1.0), {})
 
 
 def rights(n, wrong):
-    return np.arange(n) >= wrong
+    return Evidence(NAMED["accuracy"], (np.arange(n) >= wrong)[:, None], np.zeros(n, int))
 
 
 def test_the_smallest_that_chance_cannot_tell_from_the_best_is_chosen():
@@ -110,7 +110,7 @@ def test_from_a_model_to_files(tiny, tmp_path):
     strategy = Strategy.load(done.strategy)
     assert strategy == advice.chosen.strategy
     result = evaluate(load_model(done.model), engine.data.x_eval, engine.data.y_eval)
-    assert result.metrics["accuracy"] == advice.chosen.measured.accuracy
+    assert result.metrics["accuracy"] == advice.chosen.measured.value
     report = done.report.read_text()
     assert "&lt;tiny&gt;" in report
     assert "data:image/png;base64," in report

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from vqkit.search.loop import Answer, Found, run
-from vqkit.search.study import Search
+from vqkit.search.spec import Search
 
 SPEC = {
     "name": "counting",

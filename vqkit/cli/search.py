@@ -13,6 +13,7 @@ from vqkit.cli.application import (
     DataOption,
     Exit,
     Jobs,
+    Metrics,
     NotebookOption,
     NoTrack,
     Overrides,
@@ -21,6 +22,7 @@ from vqkit.cli.application import (
     TrackingUri,
     app,
     data_of,
+    stated_metrics,
 )
 from vqkit.errors import ModelError, SweepError
 from vqkit.tables import parse_size
@@ -35,7 +37,14 @@ Bits = Annotated[str, typer.Option(help="Widths, separated by commas.")]
 Images = Annotated[int, typer.Option(min=1, help="Evaluation samples that sensitivities are asked on.")]
 Calibration = Annotated[str, typer.Option(help="quantized or float.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File or folder to write to.")]
-By = Annotated[str, typer.Option(help="kl, sqnr_db (both label-free) or accuracy.")]
+By = Annotated[
+    str | None,
+    typer.Option(help="kl, sqnr_db (both label-free) or the metric; default kl, without classes sqnr_db."),
+]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(help="What may be lost: percentage points, else the metric's unit; or 1% of the float value."),
+]
 
 
 @app.command()
@@ -47,7 +56,8 @@ def sensitivity(
     bits: Bits = "8,6,4",
     kinds: Annotated[str, typer.Option(help="Of weights, activations, both.")] = "weights,activations",
     modes: Annotated[str, typer.Option(help="Of only, all_but.")] = "only",
-    by: By = "kl",
+    by: By = None,
+    metric: Metrics = None,
     images: Images = 1000,
     calibration: Calibration = "quantized",
     seed: int = 0,
@@ -62,8 +72,9 @@ def sensitivity(
     from vqkit.cli.application import chosen_strategy
     from vqkit.files import write_json
     from vqkit.search import sensitivity as ask
+    from vqkit.search.layer_sensitivity import default_by
 
-    engine = _engine(model, data, runs, images, calibration=calibration, seed=seed)
+    engine = _engine(model, data, runs, images, metric, calibration=calibration, seed=seed)
     found = ask(
         engine.model,
         engine.data,
@@ -79,7 +90,8 @@ def sensitivity(
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
-    typer.echo(str(found))
+    typer.echo(f"{engine.judged_by}\n{found}")
+    by = by or default_by(found.rows)
     for mode in _words(modes):
         worst = found.ranked(by, mode=mode).head(5)
         names = ", ".join(f"{r.layer} {r.kind} ({getattr(r, by):.3g})" for r in worst.itertuples())
@@ -94,11 +106,12 @@ def mixed(
     strategy: Base = "fsx",
     bits: Bits = "8,7,6,5,4,3,2",
     kinds: Annotated[str, typer.Option(help="Of weights, activations.")] = "weights",
-    by: By = "kl",
+    by: By = None,
+    metric: Metrics = None,
     points: Annotated[int, typer.Option(min=1, help="Sizes at which a strategy is sought.")] = 12,
     max_size: Annotated[str | None, typer.Option(help="E.g. 100KB, or 60% of the base strategy's.")] = None,
     max_bit_operations: Annotated[float | None, typer.Option(help="For one sample.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
+    max_drop: MaxDrop = None,
     uniform: Annotated[str, typer.Option(help="Widths of uniform strategies to compare with.")] = "8,6,4",
     leave_float: Annotated[bool, typer.Option("--leave-float", help="A layer may also stay float.")] = False,
     images: Images = 1000,
@@ -114,7 +127,8 @@ def mixed(
     from vqkit.cli.application import chosen_strategy
     from vqkit.search import mixed as choose
 
-    engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
+    engine = _engine(model, data, runs, None, metric, calibration=calibration, seed=seed)
+    typer.echo(engine.judged_by)
     base = chosen_strategy(strategy, overrides)
     whole = engine.measure(base).size_bytes if max_size and max_size.endswith("%") else None
     front = choose(
@@ -126,8 +140,8 @@ def mixed(
         points=points,
         max_size=None if max_size is None else parse_size(max_size, whole),
         max_bit_operations=max_bit_operations,
-        max_drop=None if max_drop is None else max_drop / 100,
-        sensitivity_engine=_engine(model, data, runs, images, calibration=calibration, seed=seed),
+        max_drop=_bound(engine, max_drop),
+        sensitivity_engine=_engine(model, data, runs, images, metric, calibration=calibration, seed=seed),
         uniform=_numbers(uniform) if uniform else (),
         leave_float=leave_float,
         progress=True,
@@ -143,6 +157,7 @@ def search(
     file: Annotated[Path, typer.Argument(help="Search file (JSON or YAML).")],
     trials: Annotated[int | None, typer.Option(min=1, help="Instead of the file's number.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Instead of the file's time.")] = None,
+    metric: Metrics = None,
     jobs: Jobs = None,
     timeout: Timeout = None,
     runs: Runs = Path("runs"),
@@ -157,7 +172,8 @@ def search(
     from vqkit.search import search as look
     from vqkit.sweeps.spec import read_mapping
 
-    given = {k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None}
+    stated = (("trials", trials), ("minutes", minutes), ("metrics", stated_metrics(metric)))
+    given = {k: v for k, v in stated if v is not None}
     value = {"name": file.stem, **read_mapping(file), **given}
     what = Search.from_dict(value, base_dir=file.parent, source=file.name)
     store = Store.at(runs)
@@ -219,7 +235,8 @@ def recommend(
     model: Model,
     data: DataOption = None,
     max_size: Annotated[str | None, typer.Option(help="E.g. 100KB.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Percentage points that may be lost.")] = None,
+    max_drop: MaxDrop = None,
+    metric: Metrics = None,
     minutes: Annotated[float, typer.Option(help="Time to look for a strategy.")] = 20.0,
     strategy: Annotated[
         list[str] | None, typer.Option("--strategy", "-s", help="Built-in or JSON file to choose among.")
@@ -249,13 +266,10 @@ def recommend(
     if folder.resolve() == Path(model).resolve().parent and Path(model).name == "model.keras":
         raise ModelError(f"--output: {folder} holds the float model itself, {model}, which is not replaced")
     store = Store.at(runs)
-    engine = _engine(model, data, runs, None, calibration=calibration, seed=seed)
-    asker = _engine(model, data, runs, images, calibration=calibration, seed=seed)
-    bounds = advice.Bounds(
-        None if max_size is None else parse_size(max_size),
-        None if max_drop is None else max_drop / 100,
-        minutes,
-    )
+    engine = _engine(model, data, runs, None, metric, calibration=calibration, seed=seed)
+    asker = _engine(model, data, runs, images, metric, calibration=calibration, seed=seed)
+    typer.echo(engine.judged_by)
+    bounds = advice.Bounds(None if max_size is None else parse_size(max_size), _bound(engine, max_drop), minutes)
     found = advice.advise(engine, asker, bounds, strategies=strategy or tuple(advice.BASES), say=typer.echo)
     typer.echo(f"\n{found}")
     if found.chosen is None:
@@ -268,14 +282,33 @@ def recommend(
         typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")
 
 
-def _engine(model: str, data: str | None, runs: Path, images: int | None, *, calibration: str, seed: int) -> Engine:
+def _bound(engine: Engine, text: str | None) -> float | None:
+    """What may be lost, said in the metric's unit."""
+    if text is None:
+        return None
+    bound, measure = engine.bound(text), engine.metric.measure
+    typer.echo(f"At most {measure.distance(bound)} may be lost against float's {measure.text(engine.reference.value)}")
+    return bound
+
+
+def _engine(
+    model: str,
+    data: str | None,
+    runs: Path,
+    images: int | None,
+    metrics: list[str] | None,
+    *,
+    calibration: str,
+    seed: int,
+) -> Engine:
     from vqkit.runs.store import Store
     from vqkit.search.engine import Engine
     from vqkit.sweeps.source import load_data, load_model, model_path
     from vqkit.sweeps.spec import SettingsSpec, settings_of
 
     cache, described = Store.at(runs).cache, data_of(model, data)
-    parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration})
+    stated = {"seed": seed, "calibration": calibration, "metrics": stated_metrics(metrics)}
+    parsed = SettingsSpec.model_validate(stated)
     net, loaded = load_model(model_path(model, ".", cache)), load_data(described)
     return Engine(net, loaded, settings=settings_of(parsed), cache=cache, images=images)
 

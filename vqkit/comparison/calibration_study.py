@@ -28,9 +28,10 @@ def calibration_study(
     batch_size: int = 32,
     calibration: str = "quantized",
     seed: int = 0,
+    metrics: Sequence[Any] | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Ranges and accuracy by the number of calibration images, each number with several random subsets.
+    """Ranges and the metric by the number of calibration images, each number with several random subsets.
 
     Args:
         model: a built Keras model; it is not changed.
@@ -41,14 +42,16 @@ def calibration_study(
         batch_size: images in a calibration batch.
         calibration: "quantized" or "float".
         seed: of the subsets.
+        metrics: what `vqkit.evaluate` takes, of which the first one is studied; by default that of the task.
         progress: show a progress bar.
 
     Returns:
-        One row for each number, subset and activation: n_images, subset, accuracy and float_accuracy
-        (fractions), tensor (`layer/output`), low and high: ends of its grid, real units.
+        One row for each number, subset and activation: n_images, subset, the metric under its name and under
+        float_<name> that of the float model (of accuracy fractions), both also as value and float_value beside metric,
+        better and unit, tensor (`layer/output`), low and high: ends of its grid, real units.
 
     Raises:
-        DataError: a number is below 1 or above `data.n_calib`, or the evaluation has no accuracy.
+        DataError: a number is below 1 or above `data.n_calib`, or the metrics cannot judge the model.
 
     Example:
         >>> import keras, numpy as np, vqkit
@@ -62,20 +65,26 @@ def calibration_study(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from vqkit.evaluation import evaluate
+    from vqkit.evaluation import judged, judges_for, predict
     from vqkit.quantization.ptq import quantize
+
+    def value(net: keras.Model) -> float:
+        return judged(predict(net, data.x_eval), data.y_eval, judges[:1]).metrics[measure.name]
 
     chosen = _counts(data.n_calib, counts)
     points = [(n, i) for n in chosen for i in range(1 if n == data.n_calib else subsets)]
-    reference = _accuracy(evaluate(model, data.x_eval, data.y_eval))
+    judges, _ = judges_for(model, data, metrics)
+    measure = judges[0].metric.measure
+    judging = {"metric": measure.name, "better": measure.better, "unit": measure.unit}
+    reference = value(model)
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(seed)
     for n, subset in tqdm(points, desc="calibrations", unit="subset", disable=not progress):
         images = _subset(data, rng, n)
         found = quantize(model, strategy, images, batch_size=batch_size, calibration=calibration)
-        accuracy = _accuracy(evaluate(found.model, data.x_eval, data.y_eval))
-        said = {"n_images": n, "subset": subset, "accuracy": accuracy, "float_accuracy": reference}
-        rows += [{**said, **row} for row in _ranges(found)]
+        own = value(found.model)
+        said = {"n_images": n, "subset": subset, measure.name: own, f"float_{measure.name}": reference}
+        rows += [{**said, **row, "value": own, "float_value": reference, **judging} for row in _ranges(found)]
     return pd.DataFrame(rows)
 
 
@@ -92,12 +101,6 @@ def _counts(available: int, counts: Sequence[int] | None) -> list[int]:
 def _subset(data: Data, rng: np.random.Generator, n: int) -> Any:
     at = np.arange(data.n_calib) if n == data.n_calib else np.sort(rng.permutation(data.n_calib)[:n])
     return map_inputs(lambda a, _: a[at], data.x_calib)
-
-
-def _accuracy(evaluation: Any) -> float:
-    if "accuracy" not in evaluation.metrics:
-        raise DataError(f"the evaluation gives no accuracy, only {', '.join(evaluation.metrics)}")
-    return float(evaluation.metrics["accuracy"])
 
 
 def _ranges(found: Quantized) -> list[dict[str, Any]]:

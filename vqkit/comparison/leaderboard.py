@@ -189,8 +189,7 @@ def _praise(run: pd.Series) -> str:
 def _against_float(measure: Measure, delta: float) -> str:
     if not _known(delta):
         return ""
-    size = f"{abs(100 * delta):.2f} points" if measure.unit == "percent" else f"{abs(delta):.4g}"
-    return f", {size} {'below' if delta < 0 else 'above'} float"
+    return f", {measure.distance(delta)} {'below' if delta < 0 else 'above'} float"
 
 
 def _versus(chosen: pd.Series, best: pd.Series, tied: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,71 @@ def _is_share(metric: Metric, samples: Arrays) -> bool:
     return metric.combine is None and samples.dtype == bool
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """How a model does on some samples: enough for a metric's value, its interval and paired tests.
+
+    Attributes:
+        metric: what is judged by.
+        values: what each sample adds, shape (n, k); of a metric that has no such values the outputs, shape (n, …).
+        labels: of the samples.
+    """
+
+    metric: Metric
+    values: Arrays = field(repr=False)
+    labels: Arrays = field(repr=False)
+
+    @classmethod
+    def of(cls, metric: Metric, outputs: Arrays, labels: Arrays) -> Evidence:
+        """The evidence of a model's outputs.
+
+        Args:
+            metric: what is judged by.
+            outputs: of the model, shape (n, …).
+            labels: of the same samples.
+
+        Raises:
+            DataError: the metric cannot judge these outputs by these labels.
+        """
+        samples = metric.samples(outputs, labels)
+        return cls(metric, outputs if samples is None else samples, labels)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the metric is the share of samples that are right."""
+        return self.metric.parts is not None and _is_share(self.metric, self.values)
+
+    @property
+    def test(self) -> str:
+        """Name of the paired test: "McNemar" or "permutation"."""
+        return "McNemar" if self.is_share else "permutation"
+
+    @cached_property
+    def value(self) -> float:
+        """The metric."""
+        return self.metric.finished(None if self.metric.parts is None else self.values, self.values, self.labels)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper bound of the metric, 95 %."""
+        if self.metric.parts is not None:
+            return interval_of(self.metric, self.values)
+        return statistics.bootstrap_of(_statistic(self.metric, self.values, self.labels, None), len(self))
+
+    def p_value(self, other: Evidence) -> float:
+        """Chance of such a difference, were both models equally good.
+
+        Args:
+            other: by the same metric on the same samples.
+        """
+        if self.metric.parts is not None:
+            return _p_value(self.metric, self.values, other.values)
+        return _p_exchanged(self.metric, self.values, other.values, self.labels, None)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Two models on the same samples.
@@ -112,17 +178,29 @@ def compared(metric: Metric, a: Arrays, b: Arrays, labels: Arrays, weights: Arra
     x, y, n = metric.samples(a, labels, weights), metric.samples(b, labels, weights), len(a)
     if x is not None and y is not None:
         return compared_by(metric, x, y)
-    everyone, values = np.arange(n), (metric.of(a, labels, weights), metric.of(b, labels, weights))
+    values = metric.of(a, labels, weights), metric.of(b, labels, weights)
     first, second = (_statistic(metric, outputs, labels, weights) for outputs in (a, b))
     low, high = statistics.bootstrap_of(lambda i: second(i) - first(i), n)
+    return Verdict(*values, low, high, _p_exchanged(metric, a, b, labels, weights), "permutation")
+
+
+def _p_exchanged(metric: Metric, a: Arrays, b: Arrays, labels: Arrays, weights: Arrays | None) -> float:
+    """p-value of a metric that must be computed anew from outputs that are exchanged."""
+    everyone = np.arange(len(a))
 
     def exchanged(swap: NDArray[np.bool_]) -> tuple[float, float]:
         mask = swap.reshape(-1, *[1] * (a.ndim - 1))
         one, other = (_statistic(metric, np.where(mask, *two), labels, weights) for two in ((b, a), (a, b)))
         return one(everyone), other(everyone)
 
-    p = statistics.paired_of(exchanged, n)
-    return Verdict(*values, low, high, p, "permutation")
+    return statistics.paired_of(exchanged, len(a))
+
+
+def _p_value(metric: Metric, a: Arrays, b: Arrays) -> float:
+    """p-value from what each sample adds: McNemar's exact test of a share, else permutations."""
+    if _is_share(metric, a):
+        return statistics.mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a)))
+    return statistics.paired(metric.combined, a, b)
 
 
 def compared_by(metric: Metric, a: Arrays, b: Arrays) -> Verdict:
@@ -139,10 +217,8 @@ def compared_by(metric: Metric, a: Arrays, b: Arrays) -> Verdict:
         lambda sums, n: metric.combined(sums[..., width:], n) - metric.combined(sums[..., :width], n),
         np.concatenate([a, b], axis=1),
     )
-    if _is_share(metric, a):
-        p = statistics.mcnemar(int(np.sum(a & ~b)), int(np.sum(b & ~a)))
-        return Verdict(first, second, low, high, p, "McNemar")
-    return Verdict(first, second, low, high, statistics.paired(metric.combined, a, b), "permutation")
+    test = "McNemar" if _is_share(metric, a) else "permutation"
+    return Verdict(first, second, low, high, _p_value(metric, a, b), test)
 
 
 def worst(metric: Metric, outputs: Arrays, labels: Arrays, n: int) -> NDArray[np.intp]:

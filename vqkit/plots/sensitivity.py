@@ -1,4 +1,4 @@
-"""Which layers suffer from few bits, and how accuracy comes back when the worst ones are left float."""
+"""Which layers suffer from few bits, and how the metric comes back when the worst ones are left float."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from matplotlib.ticker import MaxNLocator
 from vqkit.errors import RecordError, not_allowed
 from vqkit.plots.runs import loss_axis, short, squash
 from vqkit.plots.style import LIGHT, Theme, dress, figure, note, outer_legend
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MAX_LAYERS = 40
 _KINDS = {"weights": ("s", 0), "activations": ("o", 1), "both": ("D", 2)}
-_MEASURES = {
-    "kl": ("KL divergence from float (nats)", False),
-    "sqnr_db": ("SQNR of the output (dB)", True),
-    "accuracy": ("", True),
-}
+_NOISE = {"kl": ("KL divergence from float (nats)", -1.0), "sqnr_db": ("SQNR of the output (dB)", 1.0)}
+"""Measure -> its name, and 1 where high values are good."""
 _WORDS = {"only": "only this layer quantized", "all_but": "all quantized but this layer"}
 
 
 def sensitivity_ranked(
     table: pd.DataFrame,
-    float_accuracy: float,
+    float_value: float,
     *,
     mode: str = "only",
     bits: int | None = None,
     by: str = "kl",
     theme: Theme = LIGHT,
+    measure: Measure | None = None,
 ) -> Figure:
-    """Layers from the most to the least sensitive: accuracy on the left, noise on the right.
+    """Layers from the most to the least sensitive: the metric on the left, noise on the right.
 
     Args:
         table: columns layer, kind ("weights", "activations", "both"), bits, mode ("only", "all_but"),
-            accuracy (fraction), sqnr_db, kl (nats), as `vqkit.search.Sensitivity.table`.
-        float_accuracy: of the float model on the same samples, fraction.
+            the metric, sqnr_db, kl (nats), as `vqkit.search.Sensitivity.table`.
+        float_value: the metric of the float model on the same samples; of accuracy a fraction.
         mode: "only" this layer quantized, or "all_but" this layer.
         bits: width; the smallest by default.
-        by: "kl", "sqnr_db" or "accuracy"; what ranks, and for the first two what the right side shows.
+        by: "kl", "sqnr_db" or the metric; what ranks, and for the first two what the right side shows.
         theme: `LIGHT` or `DARK`.
+        measure: the metric; accuracy by default.
 
     Returns:
         A figure with a row per layer (the 40 most sensitive); marks by kind of tensor.
@@ -52,13 +52,15 @@ def sensitivity_ranked(
     Raises:
         RecordError: an unknown measure or mode.
     """
-    for name, given, allowed in (("by", by, _MEASURES), ("mode", mode, _WORDS)):
+    measure = measure or Measure()
+    signs = {name: sign for name, (_, sign) in _NOISE.items()} | {measure.column: float(measure.sign)}
+    for name, given, allowed in (("by", by, signs), ("mode", mode, _WORDS)):
         if given not in allowed:
             raise RecordError(not_allowed(name, given, allowed))
     rows = table[table["mode"] == mode]
     width = bits if bits is not None or rows.empty else int(rows["bits"].min())
     rows = rows[rows["bits"] == width]
-    layers = _ranked(rows, by, mode)[:_MAX_LAYERS]
+    layers = _ranked(rows, by, signs[by], mode)[:_MAX_LAYERS]
     fig = figure(1.7 + 0.21 * max(6, len(layers)), theme)
     if not layers:
         ax = fig.add_subplot()
@@ -66,11 +68,11 @@ def sensitivity_ranked(
         note(ax, f"nothing was asked with {_WORDS[mode]}", theme)
         return fig
     left, right = fig.subplots(1, 2, sharey=True)
-    shown = "sqnr_db" if by == "accuracy" else by
-    dress(left, theme, title=f"{_WORDS[mode]}, {width} bits", x="accuracy against float (percentage points)")
-    dress(right, theme, x=_MEASURES[shown][0])
+    shown = by if by in _NOISE else "sqnr_db"
+    dress(left, theme, title=f"{_WORDS[mode]}, {width} bits", x=measure.against)
+    dress(right, theme, x=_NOISE[shown][0])
     rows = rows[rows["layer"].isin(layers)]
-    points = 100 * (rows["accuracy"].to_numpy(float) - float_accuracy)
+    points = measure.gain(rows[measure.column].to_numpy(float), float_value)
     _draw(left, rows, squash(points), layers, theme)
     _draw(right, rows, rows[shown].to_numpy(float), layers, theme)
     left.axvline(0, color=theme.ink, lw=1)
@@ -81,12 +83,12 @@ def sensitivity_ranked(
     return fig
 
 
-def _ranked(rows: pd.DataFrame, by: str, mode: str) -> list[str]:
+def _ranked(rows: pd.DataFrame, by: str, sign: float, mode: str) -> list[str]:
     """Most sensitive first; a layer counts by the kind of tensor that says most.
 
     Quantized alone it does most harm; left float it helps most.
     """
-    harm = rows[by] * (-1.0 if _MEASURES[by][1] else 1.0)
+    harm = -sign * rows[by]
     found = harm.groupby(rows["layer"], sort=False)
     order = -found.max() if mode == "only" else found.min()
     return [str(name) for name in order.sort_values(kind="stable").index]
@@ -114,26 +116,29 @@ _LINES: dict[str, dict[str, Any]] = {
 def sensitivity_accumulated(
     table: pd.DataFrame,
     accumulated: pd.DataFrame,
-    float_accuracy: float,
+    float_value: float,
     *,
     bits: int | None = None,
     theme: Theme = LIGHT,
+    measure: Measure | None = None,
 ) -> Figure:
     """Each layer alone beside all layers up to it, from the input (top) to the output (bottom).
 
-    Where the line jumps, one layer costs the accuracy; where it creeps, many small errors add up.
+    Where the line jumps, one layer costs the metric; where it creeps, many small errors add up.
 
     Args:
         table: as for `sensitivity_ranked`; a layer counts by the kind of tensor that does most harm.
-        accumulated: columns layer (the last one quantized), accuracy (fraction), sqnr_db, as
+        accumulated: columns layer (the last one quantized), the metric, sqnr_db, as
             `vqkit.search.accumulated` returns it.
-        float_accuracy: of the float model on the same samples, fraction.
+        float_value: the metric of the float model on the same samples; of accuracy a fraction.
         bits: width; the smallest in the table by default.
         theme: `LIGHT` or `DARK`.
+        measure: the metric; accuracy by default.
 
     Returns:
-        A figure: accuracy on the left, SQNR of the output on the right.
+        A figure: the metric on the left, SQNR of the output on the right.
     """
+    measure = measure or Measure()
     layers = list(dict.fromkeys([*table["layer"], *accumulated["layer"]]))
     fig = figure(1.7 + 0.21 * max(6, min(len(layers), _MAX_LAYERS)), theme)
     if not layers or accumulated.empty:
@@ -147,9 +152,9 @@ def sensitivity_accumulated(
         left,
         theme,
         title=f"Isolated and accumulated, {width} bits",
-        x="accuracy against float (percentage points)",
+        x=measure.against,
     )
-    dress(right, theme, x=_MEASURES["sqnr_db"][0])
+    dress(right, theme, x=_NOISE["sqnr_db"][0])
     rows = table[table["bits"] == width]
     series = {
         f"{words} layer": _worst(rows[rows["mode"] == mode], mode)
@@ -160,7 +165,7 @@ def sensitivity_accumulated(
     for i, (words, data) in enumerate(series.items()):
         if len(data):
             y = [layers.index(name) for name in data["layer"]]
-            points = 100 * (data["accuracy"].to_numpy(float) - float_accuracy)
+            points = measure.gain(data[measure.column].to_numpy(float), float_value)
             lowest = min(lowest, float(points.min()))
             look = {"ms": 5.5, "color": theme.colours[i], **_LINES[words]}
             left.plot(squash(points), y, label=words, **look)
@@ -183,27 +188,31 @@ def _worst(rows: pd.DataFrame, mode: str) -> pd.DataFrame:
     return rows.loc[found.idxmin() if mode == "only" else found.idxmax()]
 
 
-def recovery_curve(table: pd.DataFrame, float_accuracy: float, *, theme: Theme = LIGHT) -> Figure:
-    """How accuracy comes back as the most sensitive layers are left float, one after another.
+def recovery_curve(
+    table: pd.DataFrame, float_value: float, *, theme: Theme = LIGHT, measure: Measure | None = None
+) -> Figure:
+    """How the metric comes back as the most sensitive layers are left float, one after another.
 
     Args:
-        table: columns left_float (number of layers left float), layer (the last of them), accuracy
-            (fraction), as `vqkit.search.recovery` returns it.
-        float_accuracy: of the float model on the same samples, fraction.
+        table: columns left_float (number of layers left float), layer (the last of them), the metric,
+            as `vqkit.search.recovery` returns it.
+        float_value: the metric of the float model on the same samples; of accuracy a fraction.
         theme: `LIGHT` or `DARK`.
+        measure: the metric; accuracy by default.
 
     Returns:
-        A figure; where the line is steep a few layers cost the accuracy.
+        A figure; where the line is steep a few layers cost the metric.
     """
+    measure = measure or Measure()
     fig = figure(3.8, theme)
     ax = fig.add_subplot()
-    dress(ax, theme, title="Recovery", x="most sensitive layers left float (count)", y="accuracy (%)")
+    dress(ax, theme, title="Recovery", x="most sensitive layers left float (count)", y=measure.axis)
     if table.empty:
         note(ax, "no recovery was asked for", theme)
         return fig
-    x, y = table["left_float"].to_numpy(float), 100 * table["accuracy"].to_numpy(float)
+    x, y = table["left_float"].to_numpy(float), measure.factor * table[measure.column].to_numpy(float)
     ax.plot(x, y, marker="o", ms=5, lw=1.5, color=theme.colours[0], label="quantized")
-    ax.axhline(100 * float_accuracy, color=theme.alarm, ls="--", lw=1.2, label="float")
+    ax.axhline(measure.factor * float_value, color=theme.alarm, ls="--", lw=1.2, label="float")
     up = y > (y.min() + y.max()) / 2
     for at, (name, height, high) in enumerate(zip(table["layer"], y, up, strict=True)):
         if name:

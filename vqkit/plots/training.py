@@ -1,4 +1,4 @@
-"""Figures of thresholds over steps, and of accuracy over calibration images."""
+"""Figures of thresholds over steps, and of a metric over calibration images."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from vqkit.plots.runs import short
 from vqkit.plots.style import LIGHT, MARKERS, Theme, dress, figure, looks, note, outer_legend
+from vqkit.runs.records import measure_of, with_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,21 +68,23 @@ _MAX_TENSORS = 6
 
 
 def calibration_curve(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
-    """Accuracy and ranges against the number of calibration images, with the spread over subsets.
+    """The metric and ranges against the number of calibration images, with the spread over subsets.
 
     Args:
-        frame: columns n_images, subset, accuracy and float_accuracy (fractions), tensor, low and high (real
-            units), one row for each tensor, number and subset, as
+        frame: columns n_images, subset, metric, better, unit, value and float_value (or accuracy and float_accuracy,
+            fractions), tensor, low and high (real units), one row for each tensor, number and subset, as
             `vqkit.comparison.calibration_study.calibration_study` returns it.
         theme: `LIGHT` or `DARK`.
 
     Returns:
-        A figure with accuracy above and the ranges of the six tensors that vary most below; a line is the
+        A figure with the metric above and the ranges of the six tensors that vary most below; a line is the
         median over subsets, a band goes from the smallest to the largest.
     """
     fig = figure(7.2, theme)
     top, below = fig.subplots(2, 1, sharex=True)
-    dress(top, theme, title="Accuracy and the number of calibration images", y="accuracy (%)")
+    frame = with_values(frame)
+    measure = measure_of(frame)
+    dress(top, theme, title=f"{measure.name.capitalize()} and the number of calibration images", y=measure.axis)
     dress(
         below,
         theme,
@@ -93,8 +96,8 @@ def calibration_curve(frame: pd.DataFrame, *, theme: Theme = LIGHT) -> Figure:
         note(top, "nothing was calibrated", theme)
         return fig
     runs = frame.drop_duplicates(["n_images", "subset"])
-    _band(top, runs["n_images"], 100 * runs["accuracy"], "quantized", 0, theme)
-    top.axhline(100 * float(runs["float_accuracy"].iloc[0]), color=theme.alarm, ls="--", lw=1.2, label="float")
+    _band(top, runs["n_images"], measure.factor * runs["value"], "quantized", 0, theme)
+    top.axhline(measure.factor * float(runs["float_value"].iloc[0]), color=theme.alarm, ls="--", lw=1.2, label="float")
     outer_legend(fig, top, theme, loc="outside right upper")
     for i, (name, part) in enumerate(_relative(frame)):
         _band(below, part["n_images"], part["relative"], short(name, 30), i, theme)

@@ -9,7 +9,8 @@
     probe              one tensor quantized, the rest float
     questions          units of a model and strategies about one of them
     recommend          one strategy for a model, data and bounds: measured, allocated, verified, handed over
-    study              the search file, and Optuna asked and told
+    spec               the search file
+    study              Optuna asked and told
 
 Public names are imported on first use, because most of them need TensorFlow.
 """
@@ -25,7 +26,7 @@ _WHERE = {
     "Found": "loop",
     "SizeFront": "mixed_precision",
     "Measured": "engine",
-    "Search": "study",
+    "Search": "spec",
     "Sensitivity": "layer_sensitivity",
     "accumulated": "layer_sensitivity",
     "advise": "recommend",

@@ -1,4 +1,4 @@
-"""Which changed keys of a strategy make the difference in accuracy: intermediate strategies, evaluated.
+"""Which changed keys of a strategy make the difference between two runs: intermediate strategies, evaluated.
 
 The keys that changed the same way everywhere count as one. A change's share is its Shapley value: the mean,
 over all orders in which the changes can be made, of what making it brings; the shares add up to the whole
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vqkit.runs.store import RECORD, RunRecord, Status, Store
 from vqkit.strategy.document import Operation, apply_patch, json_patch
 from vqkit.strategy.vocabulary import Change, diff_documents
 from vqkit.sweeps.variant import Settings
+from vqkit.tables import Measure
 
 EXACT_UP_TO = 5
 
@@ -35,7 +36,7 @@ class Contribution:
         what: the key, for people.
         before, after: its values.
         places: how many values of the strategy changed this way.
-        points: change of accuracy, fraction.
+        points: change of the metric; of accuracy a fraction.
     """
 
     what: str
@@ -47,39 +48,42 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The accuracy difference of two runs, by changed keys.
+    """The difference of two runs, by changed keys.
 
     Attributes:
         a, b: names of the runs.
-        accuracy_a, accuracy_b: fractions.
+        value_a, value_b: their metric; of accuracy fractions.
         shares: largest first; they add up to the difference.
         patch: JSON Patch from the strategy of a to that of b.
         evaluated: intermediate strategies that were evaluated or found in the cache.
         exact: whether all orders were taken into account.
+        measure: the metric.
     """
 
     a: str
     b: str
-    accuracy_a: float
-    accuracy_b: float
+    value_a: float
+    value_b: float
     shares: tuple[Contribution, ...]
     patch: tuple[Operation, ...]
     evaluated: int
     exact: bool
+    measure: Measure = field(default_factory=Measure)
 
     def __str__(self) -> str:
-        delta = tables.signed_points(self.accuracy_b - self.accuracy_a)
+        delta, measure = self.measure.difference(self.value_b - self.value_a), self.measure
+        unit = "points" if measure.unit == "percent" else measure.name
         how = "exact Shapley values" if self.exact else "mean of two orders"
         head = (
-            f"Why B differs from A by {delta} points: {len(self.shares)} change(s), {self.evaluated} "
-            f"strategies evaluated, {how}"
+            f"Why B differs from A by {delta}{'' if measure.unit == 'percent' else f' ({unit})'}: {len(self.shares)} "
+            f"change(s), {self.evaluated} strategies evaluated, {how}"
         )
-        rows = [[s.what, s.before, s.after, str(s.places), tables.signed_points(s.points)] for s in self.shares]
-        return f"{head}\n{tables.text_table(('what', 'A', 'B', 'values', 'points'), rows, left=(0, 1, 2))}"
+        rows = [[s.what, s.before, s.after, str(s.places), measure.signed(s.points)] for s in self.shares]
+        return f"{head}\n{tables.text_table(('what', 'A', 'B', 'values', unit), rows, left=(0, 1, 2))}"
 
 
 def explain(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "runs") -> Attribution:
-    """Attribute the accuracy difference of two runs to the strategy keys that changed.
+    """Attribute the difference of two runs, by the metric that decides, to the strategy keys that changed.
 
     Args:
         run_a: key, start of a key, name, or folder of a run.
@@ -97,9 +101,9 @@ def explain(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "runs") 
     _check_comparable(records)
     documents = [read_json(f / "strategy.json") for f in folders]
     value = _values(records[0], Store.at(runs).cache)
-    names = [r.name for r in records]
-    accuracies = [float(r.metrics["accuracy"]) for r in records]
-    return attribute(documents[0], documents[1], value, names=names, accuracies=accuracies)
+    names, measure = [r.name for r in records], records[0].measure
+    known = [float(r.metrics[measure.name]) for r in records]
+    return attribute(documents[0], documents[1], value, names=names, known=known, measure=measure)
 
 
 def patch_between(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "runs") -> list[Operation]:
@@ -118,11 +122,13 @@ def _folders(run_a: str | Path, run_b: str | Path, runs: str | Path) -> list[Pat
 
 def _check_comparable(records: Sequence[RunRecord]) -> None:
     for record in records:
-        if record.status is not Status.FINISHED or "accuracy" not in record.metrics:
-            raise RecordError(f"run {record.key}: it has no accuracy, so there is nothing to explain")
+        if record.status is not Status.FINISHED or record.measure.name not in record.metrics:
+            raise RecordError(f"run {record.key}: it has no {record.measure.name}, so there is nothing to explain")
     a, b = (r.inputs for r in records)
     plain = [k for k in Settings.__dataclass_fields__ if a.get(k) != b.get(k)]
     differ = [n for n in ("model", "data") if a[n]["digest"] != b[n]["digest"]] + plain
+    if records[0].measure != records[1].measure:
+        differ.append("metric")
     if differ:
         raise RecordError(
             f"the runs differ in {', '.join(differ)}, not only in their strategies, so the "
@@ -139,7 +145,11 @@ def _values(record: RunRecord, cache: Path) -> Callable[[dict[str, Any]], float]
     net = load_model(model_path(inputs["model"]["ref"], ".", cache))
     settings = Settings(**{k: inputs[k] for k in Settings.__dataclass_fields__ if k in inputs})
     engine = Engine(net, load_data(inputs["data"]["ref"]), settings=settings, cache=cache)
-    return lambda document: engine.measure(Strategy.from_dict(document, source="between")).accuracy
+    if engine.metric.name != record.measure.name:
+        raise RecordError(
+            f"run {record.key}: it is judged by {record.measure.name} of its own notebook, which is not computed here"
+        )
+    return lambda document: engine.measure(Strategy.from_dict(document, source="between")).value
 
 
 def attribute(
@@ -148,16 +158,18 @@ def attribute(
     value: Callable[[dict[str, Any]], float],
     *,
     names: Sequence[str] = ("A", "B"),
-    accuracies: Sequence[float] | None = None,
+    known: Sequence[float] | None = None,
+    measure: Measure | None = None,
 ) -> Attribution:
     """Shares of the changed keys between two whole strategies.
 
     Args:
         a: strategy document.
         b: strategy document.
-        value: accuracy of a document.
+        value: metric of a document.
         names: of the two.
-        accuracies: of the two where they are known.
+        known: the metric of the two where it is known.
+        measure: the metric; accuracy by default.
 
     Returns:
         The attribution.
@@ -168,14 +180,15 @@ def attribute(
     operations = json_patch(a, b)
     groups = _groups(diff_documents(a, b), operations)
     asked = _Asked(a, operations, groups, value)
-    if accuracies is not None:
-        asked.known |= {frozenset(): accuracies[0], frozenset(range(len(groups))): accuracies[1]}
+    if known is not None:
+        asked.known |= {frozenset(): known[0], frozenset(range(len(groups))): known[1]}
     exact = len(groups) <= EXACT_UP_TO
     points = _shapley(len(groups), asked) if exact else _two_orders(len(groups), asked)
     ends = (asked(frozenset()), asked(frozenset(range(len(groups)))))
     shares = [Contribution(*label, len(ops), p) for (label, ops), p in zip(groups, points, strict=True)]
     shares.sort(key=lambda s: -abs(s.points))
-    return Attribution(names[0], names[1], *ends, tuple(shares), tuple(operations), len(asked.known), exact)
+    evaluated, judged = len(asked.known), measure or Measure()
+    return Attribution(names[0], names[1], *ends, tuple(shares), tuple(operations), evaluated, exact, judged)
 
 
 Label = tuple[str, str, str]
@@ -209,7 +222,7 @@ def _label(changes: Sequence[Change]) -> Label:
 
 
 class _Asked:
-    """Accuracy of the first strategy with some groups of changes made."""
+    """Metric of the first strategy with some groups of changes made."""
 
     def __init__(
         self,

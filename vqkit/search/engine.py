@@ -2,69 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqkit import digest, statistics
-from vqkit.evaluation import check_labels
+from vqkit import digest, tables
+from vqkit.errors import DataError
+from vqkit.evaluation import judged, judges_for, known_answers, pairs_of, predict
+from vqkit.evaluation.cost import totals
+from vqkit.evaluation.judgement import Evidence
+from vqkit.evaluation.metric import Asked, EvaluationData, Metric
+from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.noise import decibel
+from vqkit.evaluation.stated_metrics import metrics_of
 from vqkit.files import DiskCache
 from vqkit.graph.ir import Graph
 from vqkit.quantization.data import EVAL_BATCH
 from vqkit.quantization.float_model import size_of
-from vqkit.quantization.labels import first_output, right_answers
 from vqkit.sweeps.variant import Settings
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import keras
 
     from vqkit.quantization.data import Data
+    from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
 _TINY = 1e-12
 
 
-@dataclass
 class OutputSums:
-    """Sums over batches; a model with several outputs is judged by the first, as `evaluate` does.
+    """What batches of one output add up to.
 
-    Attributes:
-        n: samples seen.
-        right: samples whose label was hit.
-        signal, noise: energies of the float outputs and of the difference.
-        divergence: sum over samples of KL(float || quantized), nats; NaN where outputs are no distribution.
+    Args:
+        metric: what the output is judged by.
+        classes: whether its values are scores of classes.
     """
 
-    n: int = 0
-    right: int = 0
-    signal: float = 0.0
-    noise: float = 0.0
-    divergence: float = 0.0
+    def __init__(self, metric: Metric = NAMED["accuracy"], classes: bool = True) -> None:
+        self._metric, self._classes = metric, classes
+        self._signal = self._noise = self._divergence = 0.0
+        self._parts: list[Evidence] = []
 
-    def add(self, outputs: Any, reference: Any, labels: NDArray[Any]) -> None:
+    def add(self, outputs: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any]) -> None:
         """Count one batch.
 
         Args:
             outputs: of the quantized model, shape (n, …).
             reference: of the float model, same shape.
-            labels: class numbers (n,) or (n, 1), or one-hot (n, classes).
+            labels: of the samples, as the metric wants them.
         """
-        own, other = first_output(outputs), first_output(reference)
-        self.n += len(own)
-        self.right += int(np.count_nonzero(right_answers(own, labels)))
-        wide = other.astype(np.float64)
-        self.signal += float(np.sum(wide**2))
-        self.noise += float(np.sum((own - wide) ** 2))
-        self.divergence += float(np.sum(kl(other, own)))
+        self._parts.append(Evidence.of(self._metric, outputs, labels))
+        wide = reference.astype(np.float64)
+        self._signal += float(np.sum(wide**2))
+        self._noise += float(np.sum((outputs - wide) ** 2))
+        self._divergence += float(np.sum(kl(reference, outputs))) if self._classes else float("nan")
+
+    @property
+    def evidence(self) -> Evidence:
+        """Of all samples."""
+        values, labels = ([getattr(p, name) for p in self._parts] for name in ("values", "labels"))
+        return Evidence(self._metric, np.concatenate(values), np.concatenate(labels))
 
     def numbers(self) -> dict[str, float]:
-        """`accuracy` (fraction), `sqnr_db` of the output, `kl` (nats per sample)."""
-        accuracy, divergence = self.right / self.n, self.divergence / self.n
-        return {"accuracy": accuracy, "sqnr_db": decibel(self.signal, self.noise), "kl": divergence}
+        """The metric, `sqnr_db` of the output, `kl` (nats per sample; NaN without classes)."""
+        found = self.evidence
+        noise = {"sqnr_db": decibel(self._signal, self._noise), "kl": self._divergence / len(found)}
+        return {self._metric.measure.column: found.value, **noise}
 
 
 def batch_size(graph: Graph) -> int:
@@ -72,22 +82,24 @@ def batch_size(graph: Graph) -> int:
     return size_of(graph) or EVAL_BATCH
 
 
-def tallied(outputs: Any, reference: Any, labels: NDArray[Any], size: int = EVAL_BATCH) -> dict[str, float]:
-    """The numbers of a whole evaluation, summed in the batches in which `evaluate` computes it.
+def tallied(
+    sums: OutputSums, outputs: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any], size: int = EVAL_BATCH
+) -> OutputSums:
+    """A whole evaluation, summed in the batches in which `evaluate` computes it.
 
     Sums of floats depend on their order: so a question that is asked batch by batch has the same numbers.
 
     Args:
-        outputs: as in `Tally.add`, of all samples.
+        sums: without samples.
+        outputs: as in `OutputSums.add`, of all samples.
         reference: likewise.
         labels: likewise.
         size: samples in a batch.
     """
-    tally = OutputSums()
     for begin in range(0, len(outputs), size):
         here = slice(begin, begin + size)
-        tally.add(outputs[here], reference[here], labels[here])
-    return tally.numbers()
+        sums.add(outputs[here], reference[here], labels[here])
+    return sums
 
 
 def kl(reference: NDArray[Any], outputs: NDArray[Any]) -> NDArray[np.float64]:
@@ -123,60 +135,96 @@ def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(e / e.sum(-1, keepdims=True))
 
 
+def are_classes(metric: Metric, outputs: NDArray[Any]) -> bool:
+    """Whether outputs are scores of classes, so that a divergence between two models' answers means something.
+
+    Args:
+        metric: what they are judged by.
+        outputs: of the float model, shape (n, …).
+    """
+    if metric.name.rpartition("/")[2] in _OF_CLASSES:
+        return outputs.ndim == 2
+    shares = outputs.ndim == 2 and outputs.shape[1] > 1 and bool(np.all(outputs >= 0))
+    return shares and np.allclose(outputs.sum(-1), 1, atol=1e-3)
+
+
+_OF_CLASSES = ("accuracy", "accuracy_from_logit", "top5")
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """What a strategy does to the model.
 
     Attributes:
         digest: of the strategy.
-        accuracy: fraction of the evaluated samples.
-        float_accuracy: of the float model on the same samples.
-        sqnr_db: signal-to-quantization-noise ratio of the model's output, dB.
-        kl: mean divergence from the float model's class distribution, nats.
+        evidence: by the metric that decides.
+        float_value: the metric of the float model on the same samples.
+        sqnr_db: signal-to-quantization-noise ratio of the judged output, dB.
+        kl: mean divergence from the float model's class distribution, nats; NaN where there are no classes.
         size_bytes: weights at their bit widths.
         bit_operations: for one sample; NaN where the model has a free size.
-        right: which samples were answered right, shape (n,).
+        metrics: every metric by name.
     """
 
     digest: str
-    accuracy: float
-    float_accuracy: float
+    evidence: Evidence
+    float_value: float
     sqnr_db: float
     kl: float
     size_bytes: float
     bit_operations: float
-    right: np.ndarray
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> Measure:
+        """How the metric that decides is named and printed."""
+        return self.evidence.metric.measure
+
+    @property
+    def value(self) -> float:
+        """The metric that decides; of accuracy a fraction."""
+        return self.evidence.value
+
+    @property
+    def goodness(self) -> float:
+        """What is greater for a better strategy."""
+        return self.measure.sign * self.value if self.value == self.value else float("-inf")
 
     @property
     def drop(self) -> float:
-        """Accuracy lost against float, fraction."""
-        return self.float_accuracy - self.accuracy
+        """What is lost against float, in the metric's unit; of accuracy a fraction."""
+        return float(self.measure.drop(self.value, self.float_value))
 
-    def interval(self) -> tuple[float, float]:
-        """Wilson interval of the accuracy."""
-        low, high = statistics.wilson(self.accuracy, len(self.right))
-        return float(low), float(high)
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The answer to a question about a layer: the metric, `sqnr_db` and `kl`."""
+        return {self.measure.column: self.value, "sqnr_db": self.sqnr_db, "kl": self.kl}
 
-    def p_value(self, other: np.ndarray) -> float:
-        """Exact McNemar p-value against another model's right answers on the same samples."""
-        only_a = int(np.count_nonzero(self.right & ~other))
-        return statistics.mcnemar(only_a, int(np.count_nonzero(other & ~self.right)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; right answers as a string of 0 and 1."""
-        bits = "".join("1" if r else "0" for r in self.right)
-        numbers = {k: v if np.isfinite(v) else str(v) for k, v in self._numbers().items()}
-        return {"digest": self.digest, **numbers, "right": bits}
-
-    def _numbers(self) -> dict[str, float]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("digest", "right")}
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What a file keeps: each number, and what the samples add."""
+        plain = {name: getattr(self, name) for name in _NUMBERS}
+        every = plain | {f"{_METRIC}{name}": value for name, value in self.metrics.items()}
+        return {"values": self.evidence.values, **{name: np.asarray(value) for name, value in every.items()}}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Measured:
-        """Read what `to_json` wrote."""
-        right = np.array([c == "1" for c in value["right"]])
-        numbers = {k: float(v) for k, v in value.items() if k not in ("digest", "right")}
-        return cls(digest=value["digest"], right=right, **numbers)
+    def from_arrays(
+        cls, strategy: str, metric: Metric, labels: NDArray[Any], found: Mapping[str, NDArray[Any]]
+    ) -> Measured:
+        """Read what `to_arrays` gave.
+
+        Args:
+            strategy: its digest.
+            metric: that decides.
+            labels: of the evaluation samples.
+            found: the arrays.
+        """
+        numbers = {name: float(found[name]) for name in _NUMBERS}
+        others = {k.removeprefix(_METRIC): float(v) for k, v in found.items() if k.startswith(_METRIC)}
+        return cls(strategy, Evidence(metric, found["values"], labels), metrics=others, **numbers)
+
+
+_NUMBERS = ("float_value", "sqnr_db", "kl", "size_bytes", "bit_operations")
+_METRIC = "metric "
 
 
 class Engine:
@@ -188,11 +236,15 @@ class Engine:
         settings: seed, calibration, batches; those of a sweep.
         cache: folder that runs share; None keeps results in memory only.
         images: how many evaluation samples, from the first; None means all.
+        metrics: what `vqkit.evaluate` takes, the deciding one first; those of the settings, or of the task, by default.
 
     Raises:
-        DataError: top-1 accuracy cannot judge by the labels.
+        DataError: the metrics cannot judge the model by the labels.
 
     Attributes:
+        judges: the metrics, and which output each of them judges; the first one decides.
+        task: why they were chosen; "" where they were stated.
+        answers: folder where measurements are kept; None where a metric is known by no file or name.
         evaluations: strategies that were really quantized and evaluated here.
     """
 
@@ -204,16 +256,37 @@ class Engine:
         settings: Settings | None = None,
         cache: str | Path | None = None,
         images: int | None = None,
+        metrics: Sequence[Any] | None = None,
     ) -> None:
         self.model, self.settings = model, settings or Settings()
         self.data = data if images is None or images >= data.n_eval else _head(data, images)
         self.cache = None if cache is None else Path(cache)
-        self._kept = DiskCache(None if self.cache is None else self.cache / "measured")
-        check_labels(model, self.data)
+        stated = self.settings.metrics if metrics is None else metrics
+        self.metrics = None if stated is None else metrics_of(list(stated))
+        if self.metrics is not None:
+            self.settings = replace(self.settings, metrics=[m.source for m in self.metrics])
+        self.judges, self.task = judges_for(model, self.data, self.metrics)
+        if self.metric.asks:
+            raise DataError(
+                f"metric {self.metric.name}: it asks the model itself; a search needs one of predictions and labels to "
+                "decide, and takes this one beside it"
+            )
+        self.answers = self.cache if _is_json(stated) else None
+        self._kept = DiskCache(None if self.answers is None else self.answers / "measured")
         self.evaluations = 0
         self._known: dict[str, Measured] = {}
         self._bench: Any = None
-        self._reference: Any = None
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that decides."""
+        return self.judges[0].metric
+
+    @property
+    def judged_by(self) -> str:
+        """The metric that decides, its direction and why it was chosen, for people."""
+        why = self.task.partition("; judged by")[0]
+        return f"{self.metric.measure.judges}{why and f': {why}'}"
 
     @property
     def context(self) -> str:
@@ -242,15 +315,66 @@ class Engine:
             self._known[key] = self._from_disk(key) or self._keep(self._measure(strategy))
         return self._known[key]
 
-    def float_outputs(self) -> np.ndarray:
-        """The float model's first output on the evaluation samples, shape (n, …)."""
-        if self._reference is None:
-            self._reference = first_output(self.bench.float_evaluation(metrics=[]).predictions)
-        return np.asarray(self._reference)
+    def outputs_of(self, predictions: Any) -> NDArray[Any]:
+        """The output that the deciding metric judges, shape (n, …).
 
-    def float_right(self) -> np.ndarray:
-        """Which samples the float model answers right, shape (n,)."""
-        return right_answers(self.float_outputs(), self.data.y_eval)
+        Args:
+            predictions: of a model, nested as its outputs.
+        """
+        return pairs_of(predictions, self.data.y_eval)[self.judges[0].output][1]
+
+    @cached_property
+    def output(self) -> int:
+        """Place of that output among the graph's."""
+        from keras import tree
+
+        predictions = self._float_predictions
+        own = self.outputs_of(predictions)
+        return next(i for i, each in enumerate(tree.flatten(predictions)) if each is own)
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """Labels that the deciding metric judges by, shape (n, …)."""
+        return np.asarray(pairs_of(self._float_predictions, self.data.y_eval)[self.judges[0].output][2])
+
+    def float_outputs(self) -> NDArray[Any]:
+        """The float model's judged output on the evaluation samples, shape (n, …)."""
+        return self.outputs_of(self._float_predictions)
+
+    @cached_property
+    def _float_predictions(self) -> Any:
+        return self.bench.float_evaluation(metrics=[]).predictions
+
+    @cached_property
+    def float_metrics(self) -> Mapping[str, float]:
+        """Every metric of the float model."""
+        return self._every_metric(self.model, self._float_predictions)
+
+    def _every_metric(self, model: keras.Model | Quantized, predictions: Any) -> Mapping[str, float]:
+        asked = Asked(lambda x: predict(model, x), EvaluationData(self.data.x_eval, self.data.y_eval))
+        known = known_answers(asked, predictions)
+        return judged(predictions, self.data.y_eval, self.judges, asked=known).metrics
+
+    @cached_property
+    def reference(self) -> Evidence:
+        """How the float model does."""
+        return Evidence.of(self.metric, self.float_outputs(), self.labels)
+
+    @cached_property
+    def sums(self) -> Callable[[], OutputSums]:
+        """Makes sums over the judged output, without samples."""
+        return partial(OutputSums, self.metric, are_classes(self.metric, self.float_outputs()))
+
+    def bound(self, text: str) -> float:
+        """How much of the deciding metric may be lost, as its values count: of accuracy a fraction.
+
+        Args:
+            text: `0.5`, points of a percentage, else the metric's unit; or `1%` of the float model's value.
+
+        Raises:
+            SweepError: it is none of these.
+        """
+        return tables.parse_drop(text, self.metric.measure, self.reference.value)
 
     @property
     def bench(self) -> Any:
@@ -267,33 +391,43 @@ class Engine:
         return self.bench.quantize(strategy, **self.settings.for_quantize)
 
     def _measure(self, strategy: Strategy) -> Measured:
-        from vqkit.evaluation.cost import totals
-
         made = self.quantize(strategy)
-        outputs = first_output(self.bench.evaluate(made, metrics=[]).predictions)
+        predictions = self.bench.evaluate(made, metrics=[]).predictions
         self.evaluations += 1
-        numbers = tallied(outputs, self.float_outputs(), np.asarray(self.data.y_eval), batch_size(made.graph))
-        right = right_answers(outputs, self.data.y_eval)
-        work = totals(made).get("bit_operations", float("nan"))
+        sums = tallied(
+            self.sums(), self.outputs_of(predictions), self.float_outputs(), self.labels, batch_size(made.graph)
+        )
+        numbers = sums.numbers()
         return Measured(
             strategy.digest,
-            float_accuracy=float(self.float_right().mean()),
-            right=right,
+            sums.evidence,
+            float_value=self.reference.value,
+            sqnr_db=numbers["sqnr_db"],
+            kl=numbers["kl"],
             size_bytes=made.size_bytes,
-            bit_operations=work,
-            **numbers,
+            bit_operations=totals(made).get("bit_operations", float("nan")),
+            metrics=self._every_metric(made, predictions),
         )
 
     def _name(self, key: str) -> str:
-        return f"{self.context}/{key}.json"
+        return f"{self.context}/{key}.npz"
 
     def _from_disk(self, key: str) -> Measured | None:
-        found = self._kept.json(self._name(key))
-        return None if found is None else Measured.from_json(found)
+        found = self._kept.arrays(self._name(key))
+        return None if found is None else Measured.from_arrays(key, self.metric, self.labels, found)
 
     def _keep(self, measured: Measured) -> Measured:
-        self._kept.keep_json(self._name(measured.digest), measured.to_json())
+        self._kept.keep_arrays(self._name(measured.digest), measured.to_arrays())
         return measured
+
+
+def _is_json(stated: Any) -> bool:
+    """Whether metrics are stated by names and files: of an object nobody can tell whether it is still the same."""
+    try:
+        digest.canonical_json(stated)
+    except TypeError:
+        return False
+    return True
 
 
 def _head(data: Data, images: int) -> Data:

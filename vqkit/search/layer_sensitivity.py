@@ -9,15 +9,16 @@ et al., ZeroQ, 2020.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqkit import tables
+from vqkit import digest, tables
 from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.files import DiskCache
+from vqkit.quantization.prepare import PreparedModel, as_strategy, prepare
 from vqkit.search.engine import Engine
 from vqkit.search.questions import (
     KINDS,
@@ -33,18 +34,15 @@ from vqkit.search.questions import (
     with_rules,
 )
 from vqkit.sweeps.variant import Settings
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     import keras
     import pandas as pd
 
     from vqkit.quantization.data import Data
-    from vqkit.quantization.prepare import PreparedModel
     from vqkit.strategy import Strategy
 
-# Measure -> what makes a layer the more sensitive.
-MEASURES = {"accuracy": -1.0, "sqnr_db": -1.0, "kl": 1.0}
-COLUMNS = ("layer", "kind", "bits", "mode", "accuracy", "sqnr_db", "kl")
 SCHEMA = 1
 
 
@@ -53,39 +51,48 @@ class Sensitivity:
     """Answers to questions about layers.
 
     Attributes:
-        rows: one mapping for each question, keys as in `COLUMNS`, in graph order.
-        float_accuracy: of the float model on the same samples, fraction.
+        rows: one mapping for each question, keys as in `columns`, in graph order.
+        float_value: the metric of the float model on the same samples; of accuracy a fraction.
         n: evaluated samples.
         strategy: name of the base strategy.
         context: digest of model, data, base strategy, settings and code.
+        measure: the metric.
     """
 
     rows: tuple[Mapping[str, Any], ...]
-    float_accuracy: float
+    float_value: float
     n: int
     strategy: str
     context: str
+    measure: Measure = field(default_factory=Measure)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Keys of the rows: layer, kind, bits, mode (only/all_but), the metric, sqnr_db, kl."""
+        return ("layer", "kind", "bits", "mode", *harmful(self.measure))
 
     @property
     def table(self) -> pd.DataFrame:
-        """The answers, columns layer, kind, bits, mode (only/all_but), accuracy, sqnr_db, kl."""
+        """The answers, with `columns`."""
         import pandas as pd
 
-        return pd.DataFrame(list(self.rows), columns=list(COLUMNS))
+        return pd.DataFrame(list(self.rows), columns=list(self.columns))
 
-    def ranked(self, by: str = "kl", *, mode: str = "only", bits: int | None = None) -> pd.DataFrame:
+    def ranked(self, by: str | None = None, *, mode: str = "only", bits: int | None = None) -> pd.DataFrame:
         """The answers of one mode and width, most sensitive layer first.
 
         Args:
-            by: "accuracy", "sqnr_db" or "kl"; the last two need no labels.
+            by: the metric, "sqnr_db" or "kl", which need no labels; by default what `default_by` says.
             mode: "only" or "all_but"; there the layer that helps most when it is float comes first.
             bits: width; the smallest asked by default.
 
         Raises:
             RecordError: no such measure, mode or width.
         """
-        if by not in MEASURES:
-            raise RecordError(not_allowed("by", by, MEASURES, what="measure"))
+        harm = harmful(self.measure)
+        by = default_by(self.rows) if by is None else by
+        if by not in harm:
+            raise RecordError(not_allowed("by", by, harm, what="measure"))
         table = self.table
         table = table[table["mode"] == mode]
         width = bits if bits is not None or table.empty else int(table["bits"].min())
@@ -93,14 +100,15 @@ class Sensitivity:
         if chosen.empty:
             asked = sorted({f"{r['mode']} {r['bits']}" for r in self.rows})
             raise RecordError(not_allowed("sensitivity", f"{mode} {width}", asked, what="mode and bits"))
-        worse = MEASURES[by] > 0
+        worse = harm[by] > 0
         return chosen.sort_values(by, ascending=not worse if mode == "only" else worse, kind="stable")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what is not finite as text."""
         rows = [{k: _plain(v) for k, v in r.items()} for r in self.rows]
-        rest = {k: v for k, v in self.__dict__.items() if k != "rows"}
-        return {"schema": SCHEMA, **rest, "rows": rows}
+        rest = {k: getattr(self, k) for k in ("n", "strategy", "context")}
+        judged = {} if self.measure == Measure() else {"metric": asdict(self.measure)}
+        return {"schema": SCHEMA, f"float_{self.measure.column}": self.float_value, **rest, **judged, "rows": rows}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Sensitivity:
@@ -111,15 +119,21 @@ class Sensitivity:
         """
         if value.get("schema") != SCHEMA:
             raise RecordError(not_allowed("sensitivity", value.get("schema"), [SCHEMA], what="schema"))
-        rows = tuple({**r, **{k: float(r[k]) for k in MEASURES}} for r in value["rows"])
-        return cls(rows, **{k: value[k] for k in ("float_accuracy", "n", "strategy", "context")})
+        measure = Measure.of(value.get("metric", {}))
+        rows = tuple({**r, **{k: float(r[k]) for k in harmful(measure)}} for r in value["rows"])
+        rest = {k: value[k] for k in ("n", "strategy", "context")}
+        return cls(rows, value[f"float_{measure.column}"], measure=measure, **rest)
 
     def __str__(self) -> str:
-        head = f"Sensitivity around {self.strategy}: float {tables.percent(self.float_accuracy)} % on {self.n} samples"
-        return f"{head}\n{tables.text_table(_HEADER, self._cells(), left=(0, 1, 3))}"
+        reference = f"float {self.measure.text(self.float_value)} on {self.n} samples"
+        head = f"Sensitivity around {self.strategy}: {reference}"
+        return f"{head}\n{tables.text_table(self._header(), self._cells(), left=(0, 1, 3))}"
 
     def _repr_html_(self) -> str:
-        return tables.html_table(_HEADER, self._cells(), left=(0, 1, 3))
+        return tables.html_table(self._header(), self._cells(), left=(0, 1, 3))
+
+    def _header(self) -> tuple[str, ...]:
+        return ("layer", "kind", "bits", "mode", self.measure.label, "Δ float", "SQNR dB", "KL nats")
 
     def _cells(self) -> list[list[str]]:
         return [
@@ -128,8 +142,8 @@ class Sensitivity:
                 r["kind"],
                 str(r["bits"]),
                 r["mode"],
-                tables.percent(r["accuracy"]),
-                tables.signed_points(r["accuracy"] - self.float_accuracy),
+                self.measure.plain(r[self.measure.column]),
+                self.measure.signed(r[self.measure.column] - self.float_value),
                 tables.number(r["sqnr_db"]),
                 tables.number(r["kl"], 4),
             ]
@@ -137,7 +151,18 @@ class Sensitivity:
         ]
 
 
-_HEADER = ("layer", "kind", "bits", "mode", "accuracy %", "Δ float", "SQNR dB", "KL nats")
+def harmful(measure: Measure) -> dict[str, float]:
+    """What an answer tells of a layer -> 1 where more of it makes the layer the more sensitive, else -1.
+
+    Args:
+        measure: the metric.
+    """
+    return {measure.column: -measure.sign, "sqnr_db": -1.0, "kl": 1.0}
+
+
+def default_by(answers: Iterable[Mapping[str, Any]]) -> str:
+    """What layers are told apart by: "kl", or "sqnr_db" where the model does not answer with classes."""
+    return "sqnr_db" if any(a["kl"] != a["kl"] for a in answers) else "kl"
 
 
 def _plain(value: Any) -> Any:
@@ -157,13 +182,14 @@ def sensitivity(
     settings: Settings | None = None,
     cache: str | Path | None = None,
     engine: Engine | None = None,
+    metrics: Sequence[Any] | None = None,
     progress: bool = False,
 ) -> Sensitivity:
     """Ask of every layer what few bits do to the model, in a fraction of the time of asking one by one.
 
     Args:
         model: a built functional or Sequential Keras model; it is not changed.
-        data: calibration samples and labelled ones; labels count only for the accuracy.
+        data: calibration samples and labelled ones; labels count only for the metric.
         strategy: the quantizers and passes around which is asked.
         bits: widths, 1 to 32.
         kinds: of "weights" (with biases, which keep their own bits), "activations", "both".
@@ -171,26 +197,25 @@ def sensitivity(
         images: evaluation samples, from the first; None means all.
         settings: as for a sweep.
         cache: folder where answers are kept by content; an answer that is there is not sought again.
-        engine: measures instead of a new one; `images`, `settings` and `cache` are then its own.
+        engine: measures instead of a new one; `images`, `settings`, `cache` and `metrics` are then its own.
+        metrics: what `vqkit.evaluate` takes, the deciding one first; by default those of the task.
         progress: show a progress bar.
 
     Returns:
         A typed table.
 
     Raises:
-        DataError: an unknown kind or mode, or no bits.
+        DataError: an unknown kind or mode, no bits, or metrics that cannot judge the model.
         StrategyError: the strategy does not fit the model.
     """
-    from vqkit.quantization.prepare import as_strategy, prepare
-
     _check(bits, kinds, modes)
-    engine = engine or Engine(model, data, settings=settings, cache=cache, images=images)
+    engine = engine or Engine(model, data, settings=settings, cache=cache, images=images, metrics=metrics)
     base = as_strategy(strategy)
     prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
     asked = questions(units(prepared), bits, kinds, modes)
     kept = answered(engine, base, prepared, asked, progress=progress)
-    accuracy = float(engine.float_right().mean())
-    return Sensitivity(kept.rows(asked), accuracy, engine.data.n_eval, base.name, kept.context)
+    reference, measure = engine.reference.value, engine.metric.measure
+    return Sensitivity(kept.rows(asked), reference, engine.data.n_eval, base.name, kept.context, measure)
 
 
 def answered(
@@ -227,7 +252,7 @@ def _check(bits: Sequence[int], kinds: Sequence[str], modes: Sequence[str]) -> N
 
 
 def _probed(engine: Engine, base: Strategy, prepared: PreparedModel, asked: Sequence[Question]) -> dict[Question, Any]:
-    from vqkit.search.probe import Probes, can_probe, plan_of, with_bits
+    from vqkit.search.probe import KEPT, Probes, can_probe, plan_of, with_bits
 
     if not can_probe(base):
         return {}
@@ -242,9 +267,17 @@ def _probed(engine: Engine, base: Strategy, prepared: PreparedModel, asked: Sequ
             if same not in known:
                 known[same] = plan_of(prepared, strategy_for(base, same), engine.settings.vitis_compat)
             plans[q] = with_bits(known[same], q.bits)
-        probes = Probes(engine, base, plans, prepared.graph)
-        reference.result()
-    return probes.answers()
+        if engine.metric.parts is not None:
+            probes = Probes(engine, base, plans, prepared.graph)
+            reference.result()
+            return probes.answers()
+    # The metric needs the outputs of all samples at once: no more questions together than can be held.
+    found: dict[Question, Any] = {}
+    together = max(1, KEPT // engine.float_outputs().nbytes)
+    for first in range(0, len(asked), together):
+        some = {q: plans[q] for q in asked[first : first + together]}
+        found |= Probes(engine, base, some, prepared.graph).answers()
+    return found
 
 
 def _one_by_one(engine: Engine, base: Any, asked: Sequence[Question], kept: Answers, progress: bool) -> None:
@@ -252,19 +285,17 @@ def _one_by_one(engine: Engine, base: Any, asked: Sequence[Question], kept: Answ
 
     for question in tqdm(asked, desc="sensitivity", unit="question", disable=not (progress and asked)):
         found = engine.measure(strategy_for(base, question))
-        kept.add({question: {name: getattr(found, name) for name in MEASURES}})
+        kept.add({question: found.numbers})
 
 
 class Answers:
     """Answers by question, on disk where the engine has a cache."""
 
     def __init__(self, engine: Engine, base: Any) -> None:
-        from vqkit import digest
-
         self.context = digest.of_json({"engine": engine.context, "strategy": base.digest})
-        self._cache = DiskCache(None if engine.cache is None else engine.cache / "sensitivity")
+        self._cache = DiskCache(None if engine.answers is None else engine.answers / "sensitivity")
         kept = self._cache.json(f"{self.context}.json") or {}
-        self._found = {k: {m: float(v[m]) for m in MEASURES} for k, v in kept.items()}
+        self._found = {k: {m: float(v) for m, v in numbers.items()} for k, numbers in kept.items()}
 
     def __contains__(self, question: Question) -> bool:
         return _key(question) in self._found
@@ -292,7 +323,7 @@ def _key(question: Question) -> str:
 
 
 def recovery(
-    found: Sensitivity, engine: Engine, strategy: Strategy, *, by: str = "kl", bits: int | None = None
+    found: Sensitivity, engine: Engine, strategy: Strategy, *, by: str | None = None, bits: int | None = None
 ) -> pd.DataFrame:
     """Quantize everything to few bits, then leave the most sensitive layers float: 1, 2, 4, … of them.
 
@@ -300,19 +331,17 @@ def recovery(
         found: the layers' sensitivities, which rank them.
         engine: measures.
         strategy: the base, as `found` was asked for.
-        by: "kl", "sqnr_db" or "accuracy"; what ranks.
+        by: what ranks, as for `Sensitivity.ranked`.
         bits: width; the smallest that was asked.
 
     Returns:
-        Columns left_float (count), layer (the last one left float, "" for none), accuracy (fraction),
+        Columns left_float (count), layer (the last one left float, "" for none), the metric,
         sqnr_db, kl. A layer whose input is left float may get a quantizer for it, as its strategy says.
 
     Raises:
         RecordError: no such measure or width.
     """
     import pandas as pd
-
-    from vqkit.quantization.prepare import as_strategy, prepare
 
     base = as_strategy(strategy)
     ranked = found.ranked(by, bits=bits)
@@ -326,8 +355,8 @@ def recovery(
             rules = _both(rules, left_float(known[layer], kind_of(known[layer])))
         answer = engine.measure(with_rules(base, rules, everything=width))
         last = order[n - 1] if n else ""
-        rows.append((n, last, answer.accuracy, answer.sqnr_db, answer.kl))
-    return pd.DataFrame(rows, columns=["left_float", "layer", "accuracy", "sqnr_db", "kl"])
+        rows.append({"left_float": n, "layer": last, **answer.numbers})
+    return pd.DataFrame(rows)
 
 
 def _counts(layers: int) -> list[int]:
@@ -366,17 +395,15 @@ def accumulated(
         points: at most so many measurements, evenly spread; the last layer is always among them.
 
     Returns:
-        Columns quantized (count of layers), layer (the last of them), accuracy (fraction), sqnr_db, kl.
+        Columns quantized (count of layers), layer (the last of them), the metric, sqnr_db, kl.
 
     Raises:
         RecordError: no such width.
     """
     import pandas as pd
 
-    from vqkit.quantization.prepare import as_strategy, prepare
-
     base = as_strategy(strategy)
-    width = int(found.ranked("kl", mode=str(found.rows[0]["mode"]), bits=bits)["bits"].iloc[0])
+    width = int(found.ranked(mode=str(found.rows[0]["mode"]), bits=bits)["bits"].iloc[0])
     prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
     order = units(prepared)
     rows = []
@@ -385,8 +412,8 @@ def accumulated(
         for unit in order[:n]:
             rules |= quantized_alone(unit, kind_of(unit), width)
         answer = engine.measure(with_rules(base, rules))
-        rows.append((n, order[n - 1].layer, answer.accuracy, answer.sqnr_db, answer.kl))
-    return pd.DataFrame(rows, columns=["quantized", "layer", "accuracy", "sqnr_db", "kl"])
+        rows.append({"quantized": n, "layer": order[n - 1].layer, **answer.numbers})
+    return pd.DataFrame(rows)
 
 
 def spread(layers: int, points: int) -> list[int]:

@@ -15,11 +15,15 @@ from vqkit.errors import SweepError, VqkitError
 from vqkit.files import lock, read_json, write_json
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.runs.tracking import Session
-from vqkit.search.study import MORE_IS_BETTER, Search, Study, Trial
+from vqkit.search.spec import MetricBound, Search
+from vqkit.search.study import Study, Trial
 from vqkit.sweeps.spec import Point, title
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
+    from vqkit.evaluation.metric import Metric
     from vqkit.execution.runner import RunOptions
+    from vqkit.sweeps.resolve import LoadedSources
 
 STUDY, BEST, STRATEGY = "study.db", "best.json", "best-strategy.json"
 # A search that only finds what it has run before ends after so many trials for each that its budget allows.
@@ -73,25 +77,25 @@ class Found:
     def front(self) -> list[Trial]:
         """The fitting trials that no other beats in all objectives, best in the first objective first."""
         fits = [t for t in self.trials if t.fits]
-        return sorted(front(fits, self.search.spec.objectives), key=lambda t: self._loss(t))
+        return sorted(front(fits, self.search), key=lambda t: self._loss(t))
 
     @property
     def best(self) -> Trial | None:
         """The smallest of the fitting trials that chance cannot tell from the best in the first objective.
 
-        Without accuracies among the metrics it is the best one itself.
+        Without the interval of the metric that decides it is the best one itself.
         """
         fits = self.front
         if not fits:
             return None
-        top = fits[0]
-        low = _interval(top)[0]
-        level = [t for t in fits if _interval(t)[1] >= low] if low == low else [top]
+        top, metric = fits[0], self.search.metrics[0]
+        low = goodness(top.metrics, metric)[0]
+        level = [t for t in fits if goodness(t.metrics, metric)[1] >= low] if low == low else [top]
         return min(level, key=lambda t: (t.metrics.get("size_bytes", 0.0), self._loss(t)))
 
     def _loss(self, trial: Trial) -> float:
         assert trial.values is not None
-        return -trial.values[0] if MORE_IS_BETTER[self.search.spec.objectives[0]] else trial.values[0]
+        return -trial.values[0] if self.search.better[self.search.spec.objectives[0]] else trial.values[0]
 
     def to_json(self) -> dict[str, Any]:
         """What `best.json` holds."""
@@ -114,16 +118,28 @@ def _plain(trial: Trial | None) -> dict[str, Any] | None:
     }
 
 
-def _interval(trial: Trial) -> tuple[float, float]:
-    low, high = statistics.wilson(
-        trial.metrics.get("accuracy", float("nan")), trial.metrics.get("n_eval", float("nan"))
-    )
-    return float(low), float(high)
+def goodness(metrics: Mapping[str, float], metric: Measure) -> tuple[float, float]:
+    """95 % interval of how good a trial is: of its metric, with the sign that makes more better; NaN without one.
+
+    Args:
+        metrics: of a record.
+        metric: that decides.
+    """
+    nan = float("nan")
+    if metric.name == "accuracy":
+        return ordered(statistics.wilson(metrics.get("accuracy", nan), metrics.get("n_eval", nan)), metric)
+    return ordered([metrics.get(f"{metric.name}_{end}", nan) for end in ("low", "high")], metric)
 
 
-def front(trials: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
+def ordered(ends: Sequence[Any], metric: Measure) -> tuple[float, float]:
+    """Bounds of a metric with the sign that makes more better, the worse end first."""
+    low, high = (metric.sign * float(end) for end in ends)
+    return (low, high) if metric.sign > 0 else (high, low)
+
+
+def front(trials: Sequence[Trial], search: Search) -> list[Trial]:
     """The trials that none beats: at least as good in every objective, and better in one."""
-    signs = [-1.0 if MORE_IS_BETTER[m] else 1.0 for m in objectives]
+    signs = [-1.0 if search.better[m] else 1.0 for m in search.spec.objectives]
     losses = np.array([t.values for t in trials], float).reshape(len(trials), len(signs)) * signs
     seen: dict[tuple[float, ...], Trial] = {}
     for trial, loss, on in zip(trials, losses.tolist(), statistics.undominated(losses), strict=True):
@@ -199,6 +215,9 @@ class Runs:
         notebook: runs instead of the built-in one.
         notify: called with each record.
         session: logs each record, also those that were there already.
+
+    Attributes:
+        search: the same by the metrics that runs are judged by.
     """
 
     def __init__(
@@ -213,12 +232,13 @@ class Runs:
     ) -> None:
         from vqkit.sweeps.resolve import opened
 
-        self._search, self._runs, self._options, self._notify = search, runs, options, notify
+        self._runs, self._options, self._notify = runs, options, notify
         self._session = session
-        self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook, top1=notebook is None)
+        self._opened = opened(search.sweep([{}]), runs.cache, notebook=notebook)
+        self.search = search.judged([m.measure for m in _metrics(search, self._opened)])
         self._slots: Any = None
         self._variants: dict[str, dict[str, Any]] = {}
-        self._screen = Screen(search, self._opened, runs) if search.spec.screen else None
+        self._screen = Screen(self.search, self._opened, runs) if search.spec.screen else None
 
     def answers(self, points: Sequence[Point]) -> list[Answer]:
         """Run points; what cannot be planned on the model fails with its reason."""
@@ -226,7 +246,7 @@ class Runs:
         resolved = {}
         for i, point in enumerate(points):
             try:
-                resolved[i] = self._opened.resolved(self._search.sweep([_without_null(point)]))
+                resolved[i] = self._opened.resolved(self.search.sweep([_without_null(point)]))
             except VqkitError as e:
                 found[i] = Answer(None, reason=f"{type(e).__name__}: {e}")
         for i, one in resolved.items():
@@ -264,7 +284,7 @@ class Runs:
         first = next(iter(resolved.values()))
         options = self._options or RunOptions()
         if self._slots is None:
-            self._slots = worker_pool(self._runs, self._search.name, options).__enter__()
+            self._slots = worker_pool(self._runs, self.search.name, options).__enter__()
         outcome = run_tracked(
             replace(first, planned=tuple(planned.values())),
             self._runs,
@@ -282,7 +302,7 @@ class Runs:
 
     def _list_all(self) -> None:
         """The sweep's file lists every variant of the search, not those of the last batch."""
-        name = self._search.name
+        name = self.search.name
         path = self._runs.sweep_dir(name) / "sweep.json"
         now = read_json(path)
         kept = self._runs.sweep_dir(name) / "variants.json"
@@ -295,6 +315,17 @@ class Runs:
         """The strategy that a trial's run kept."""
         path = self._runs.variant_dir(trial.key) / "strategy.json"
         return dict(read_json(path)) if trial.key and path.is_file() else None
+
+
+def _metrics(search: Search, found: LoadedSources) -> list[Metric]:
+    """What runs are judged by; a notebook of the user's own may record any metric that is stated or has a name."""
+    from vqkit.evaluation.metrics import NAMED
+    from vqkit.evaluation.stated_metrics import metrics_of
+
+    if found.judges:
+        return [judge.metric for judge in found.judges]
+    stated = metrics_of(search.spec.metrics, search.base_dir) if search.spec.metrics else ()
+    return [*stated, *NAMED.values()]
 
 
 def _without_null(point: Point) -> Point:
@@ -312,8 +343,8 @@ def _answer(record: RunRecord) -> Answer:
 class Screen:
     """Says of a point from some evaluation samples that all of them cannot make it worth running.
 
-    The first samples are evaluated; where the upper end of the accuracy's interval stays below what a
-    constraint asks, or below the lower end of a trial that is no larger, the rest is not evaluated.
+    The first samples are evaluated; where the better end of the metric's interval stays behind what a
+    constraint asks, or behind the worse end of a trial that is no larger, the rest is not evaluated.
     """
 
     def __init__(self, search: Search, opened: Any, runs: Store) -> None:
@@ -333,20 +364,22 @@ class Screen:
         variant = resolved.planned[0].variant
         engine = self._engine(variant.settings)
         found = engine.measure(Strategy.from_dict(dict(resolved.planned[0].strategy), source=variant.name))
-        high = found.interval()[1]
-        wanted = self._wanted(found)
-        if high >= wanted:
+        measure = engine.metric.measure
+        high = ordered(found.evidence.interval, measure)[1]
+        wanted = self._wanted(found, measure)
+        if not high < wanted:
             return None
-        metrics = {
-            "accuracy": found.accuracy,
-            "accuracy_delta": -found.drop,
+        numbers = {
+            **found.metrics,
+            **{f"{name}_delta": value - engine.float_metrics[name] for name, value in found.metrics.items()},
             "size_bytes": found.size_bytes,
             "sqnr_output_db": found.sqnr_db,
-            "n_eval": float(len(found.right)),
+            "n_eval": float(len(found.evidence)),
+            "bit_operations": found.bit_operations,
         }
-        if found.bit_operations == found.bit_operations:
-            metrics["bit_operations"] = found.bit_operations
-        reason = f"at most {high:.4f} accurate on {len(found.right)} samples, {wanted:.4f} wanted"
+        metrics = {name: value for name, value in numbers.items() if value == value}
+        best, least = (measure.text(measure.sign * end) for end in (high, wanted))
+        reason = f"{measure.name} {best} at best on {len(found.evidence)} samples, {least} wanted"
         return Answer(metrics, variant.key, reason, screened=True)
 
     def _engine(self, settings: Any) -> Any:
@@ -362,16 +395,17 @@ class Screen:
             )
         return self._engines[settings]
 
-    def _wanted(self, found: Any) -> float:
-        bounds = self._search.spec.constraints
-        asked = [0.0]
-        if "accuracy" in bounds and bounds["accuracy"].min is not None:
-            asked.append(bounds["accuracy"].min)
-        if "accuracy_delta" in bounds and bounds["accuracy_delta"].min is not None:
-            asked.append(found.float_accuracy + bounds["accuracy_delta"].min)
+    def _wanted(self, found: Any, metric: Measure) -> float:
+        """How good a point must be, with the sign that makes more better."""
+        asked = [float("-inf")]
+        for name, reference in ((metric.name, 0.0), (f"{metric.name}_delta", found.float_value)):
+            bound = self._search.spec.constraints.get(name, MetricBound())
+            end = bound.min if metric.sign > 0 else bound.max
+            asked += [] if end is None else [metric.sign * (reference + end)]
         for other in self._known:
-            if other.get("size_bytes", float("inf")) <= found.size_bytes and "n_eval" in other:
-                asked.append(float(statistics.wilson(other["accuracy"], other["n_eval"])[0]))
+            low = goodness(other, metric)[0]
+            if other.get("size_bytes", float("inf")) <= found.size_bytes and low == low:
+                asked.append(low)
         return max(asked)
 
 
@@ -412,7 +446,7 @@ def search(
         tell: called with each trial.
         track: log to mlflow.
         tracking_uri: mlflow store; None for the one in the folder of runs.
-        say: takes one line for people when the store refuses.
+        say: takes a line for people: what is judged by, and what the store refuses.
 
     Returns:
         The study; it lies in `runs/searches/<name>/` beside the best so far.
@@ -423,7 +457,8 @@ def search(
     session = Session(runs, tracking_uri, {"name": what.name, "variants": []}, say) if track else None
     evaluator = Runs(what, runs, options, notebook=notebook, notify=notify, session=session)
     try:
-        found = run(what, runs.root / "searches" / what.name, evaluator, notify=tell)
+        say(evaluator.search.metrics[0].judges)
+        found = run(evaluator.search, runs.root / "searches" / what.name, evaluator, notify=tell)
     finally:
         evaluator.close()
     if session is not None:

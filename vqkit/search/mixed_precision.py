@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import statistics, tables
-from vqkit.errors import ModelError, StrategyError
+from vqkit.errors import DataError, ModelError, StrategyError, not_allowed
 from vqkit.evaluation.cost import macs
+from vqkit.evaluation.judgement import Evidence
+from vqkit.files import write_bytes
 from vqkit.quantization.layer_kinds import KEEPS_GRID
 from vqkit.quantization.plan import Role
+from vqkit.quantization.prepare import PreparedModel, as_strategy, prepare
 from vqkit.search import allocation
 from vqkit.search.allocation import FLOAT_BITS, Choice, ChoiceGroup, Option, Problem, Product
 from vqkit.search.engine import Engine, Measured
-from vqkit.search.layer_sensitivity import Answers, answered
+from vqkit.search.layer_sensitivity import Answers, answered, default_by, harmful
 from vqkit.search.questions import Question, Rules, Unit, units, with_rules
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from vqkit.quantization.prepare import PreparedModel
     from vqkit.strategy import Strategy
-
-SHOWN = ("name", "accuracy", "drop", "size_bytes", "bit_operations", "kl", "p_float", "pareto", "bits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +54,12 @@ class SizeFront:
     Attributes:
         points: mixed ones.
         uniform: one width everywhere.
-        float_accuracy: fraction.
-        float_right: which samples the float model answers right.
+        reference: how the float model does.
     """
 
     points: tuple[Point, ...]
     uniform: tuple[Point, ...]
-    float_accuracy: float
-    float_right: Any
+    reference: Evidence
 
     @property
     def table(self) -> pd.DataFrame:
@@ -69,37 +67,34 @@ class SizeFront:
         import pandas as pd
 
         every = sorted((*self.points, *self.uniform), key=lambda p: p.measured.size_bytes)
-        front = statistics.pareto([p.measured.size_bytes for p in every], [p.measured.accuracy for p in every])
-        rows = [self._row(p, bool(on)) for p, on in zip(every, front, strict=True)]
-        return pd.DataFrame(rows, columns=list(SHOWN))
+        rows = [self._row(p, on) for p, on in zip(every, on_front(every), strict=True)]
+        return pd.DataFrame(rows)
 
     def _row(self, point: Point, on_front: bool) -> dict[str, Any]:
         m = point.measured
         bits = " ".join(f"{k}:{v.replace(' ', '')}" for k, v in point.bits.items())
         return {
             "name": point.name,
-            "accuracy": m.accuracy,
+            m.measure.column: m.value,
             "drop": m.drop,
             "size_bytes": m.size_bytes,
             "bit_operations": m.bit_operations,
             "kl": m.kl,
-            "p_float": m.p_value(self.float_right),
+            "p_float": m.evidence.p_value(self.reference),
             "pareto": on_front,
             "bits": bits,
         }
 
     def pareto(self) -> tuple[Point, ...]:
         """The mixed points that no other mixed point beats."""
-        sizes = [p.measured.size_bytes for p in self.points]
-        on = statistics.pareto(sizes, [p.measured.accuracy for p in self.points])
-        return tuple(p for p, keep in zip(self.points, on, strict=True) if keep)
+        return tuple(p for p, keep in zip(self.points, on_front(self.points), strict=True) if keep)
 
     def best(self, *, max_size: float | None = None, max_drop: float | None = None) -> Point | None:
-        """The most accurate point within the bounds; without `max_size`, the smallest within `max_drop`.
+        """The best point within the bounds; without `max_size`, the smallest within `max_drop`.
 
         Args:
             max_size: bytes.
-            max_drop: accuracy that may be lost against float, fraction.
+            max_drop: what may be lost against float, in the metric's unit; of accuracy a fraction.
         """
         fits = [
             p
@@ -109,7 +104,7 @@ class SizeFront:
         ]
         if max_size is None and max_drop is not None:
             return min(fits, key=lambda p: p.measured.size_bytes, default=None)
-        return max(fits, key=lambda p: (p.measured.accuracy, -p.measured.size_bytes), default=None)
+        return max(fits, key=lambda p: (p.measured.goodness, -p.measured.size_bytes), default=None)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write each mixed point's strategy as `<name>.json`, and `front.csv`.
@@ -121,17 +116,16 @@ class SizeFront:
         place.mkdir(parents=True, exist_ok=True)
         for p in self.points:
             p.strategy.dump(place / f"{p.name}.json")
-        from vqkit.files import write_bytes
-
         write_bytes(place / "front.csv", self.table.to_csv(index=False).encode())
         return [place / f"{p.name}.json" for p in self.points]
 
     def __str__(self) -> str:
+        measure = self.reference.metric.measure
         cells = [
             [
                 r["name"],
-                tables.percent(r["accuracy"]),
-                tables.signed_points(-r["drop"]),
+                measure.plain(r[measure.column]),
+                measure.signed(r[measure.column] - self.reference.value),
                 tables.size(r["size_bytes"]),
                 tables.number(r["kl"], 4),
                 f"{r['p_float']:.2g}",
@@ -139,7 +133,7 @@ class SizeFront:
             ]
             for r in self.table.to_dict("records")
         ]
-        header = ("strategy", "accuracy %", "Δ float", "size", "KL nats", "p (float)", "")
+        header = ("strategy", measure.label, "Δ float", "size", "KL nats", "p (float)", "")
         return tables.text_table(header, cells, left=(0, 6))
 
 
@@ -149,7 +143,7 @@ def mixed(
     *,
     bits: Sequence[int] = (8, 6, 5, 4, 3, 2),
     kinds: Sequence[str] = ("weights",),
-    by: str = "kl",
+    by: str | None = None,
     points: int = 12,
     max_size: float | None = None,
     max_bit_operations: float | None = None,
@@ -169,12 +163,14 @@ def mixed(
             without its bias correction and fine-tuning, the points are measured with them.
         bits: widths a layer may have.
         kinds: "weights", "activations": what may have widths of its own.
-        by: additive cost: "kl", or "sqnr_db" (noise over signal of the output), or "accuracy" (its loss).
+        by: additive cost: "kl", or "sqnr_db" (noise over signal of the output), or the metric (its loss); by default
+            "kl", of a model that does not answer with classes "sqnr_db".
         points: sizes at which a strategy is sought.
         max_size: bytes that no point may exceed.
         max_bit_operations: for one sample, that no point may exceed.
-        max_drop: accuracy that may be lost; between the last point that loses more and the first that loses
-            less, further ones are sought until they are neighbours (`repair`).
+        max_drop: what may be lost, in the metric's unit (of accuracy a fraction; see `Engine.bound`); between the
+            last point that loses more and the first that loses less, further ones are sought until they are
+            neighbours (`repair`).
         per_channel: also choose for each layer's weights among these.
         leave_float: also allow a layer to stay float.
         sensitivity_engine: asks the sensitivities, on fewer samples for instance.
@@ -187,10 +183,9 @@ def mixed(
 
     Raises:
         StrategyError: no choice fits the bounds.
+        DataError: `by` is no cost of this model.
     """
     from tqdm.auto import tqdm
-
-    from vqkit.quantization.prepare import as_strategy, prepare
 
     base = as_strategy(strategy)
     prepared = prepare(engine.model, base, vitis_compat=engine.settings.vitis_compat)
@@ -216,9 +211,13 @@ def mixed(
     if max_drop is not None and time.monotonic() < until:
         found += _repair(engine, base, prepared, problem, found, max_drop, bounds)
     compared = [_uniform(engine, base, prepared, width, tuple(kinds)) for width in uniform]
-    right = engine.float_right()
     ordered = sorted(found, key=lambda p: p.measured.size_bytes)
-    return SizeFront(tuple(ordered), tuple(compared), float(right.mean()), right)
+    return SizeFront(tuple(ordered), tuple(compared), engine.reference)
+
+
+def on_front(points: Sequence[Point]) -> Any:
+    """Which points none beats by size and metric, shape (n,)."""
+    return statistics.pareto([p.measured.size_bytes for p in points], [p.measured.goodness for p in points])
 
 
 def _uncorrected(base: Strategy) -> Strategy:
@@ -241,7 +240,7 @@ class LayerOptions:
         base: Strategy,
         prepared: PreparedModel,
         bits: tuple[int, ...],
-        by: str,
+        by: str | None,
         per_channel: tuple[bool, ...],
         leave_float: bool,
         progress: bool,
@@ -250,13 +249,18 @@ class LayerOptions:
         self._channels: tuple[bool | None, ...] = per_channel or (None,)
         self._float = leave_float
         self.units = units(prepared)
-        self._float_accuracy = float(asker.float_right().mean())
+        self._asker = asker
         self._ask = lambda questions: answered(asker, base, prepared, questions, progress=progress)
 
     def problem(self, kinds: tuple[str, ...], base_bytes: float) -> Problem:
         """The whole problem; `base_bytes` is the size under the base strategy."""
         asked = [q for kind in kinds for u in self.units if kind in u.kinds for q in self._questions(u, kind)]
         answers = self._ask(asked)
+        self._by = default_by(answers[q] for q in asked) if self._by is None else self._by
+        allowed = harmful(self._asker.metric.measure)
+        if self._by not in allowed or any(answers[q][self._by] != answers[q][self._by] for q in asked):
+            known = [name for name in allowed if all(answers[q][name] == answers[q][name] for q in asked)]
+            raise DataError(not_allowed("by", self._by, known, what="cost"))
         slots = tuple(self._slot(u, kind, answers) for kind in kinds for u in self.units if kind in u.kinds)
         now = sum(s.parameters * self._planned(s.layer) / 8 for s in slots)
         return Problem(slots, base_bytes - now, tuple(self._products(slots)))
@@ -272,11 +276,12 @@ class LayerOptions:
         return ChoiceGroup(unit.layer, kind, tuple(options), unit.parameters if kind == "weights" else 0)
 
     def _cost(self, answer: dict[str, float]) -> float:
-        if self._by == "accuracy":
-            return max(0.0, self._float_accuracy - answer["accuracy"])
         if self._by == "sqnr_db":
             return float(10 ** (-answer["sqnr_db"] / 10))
-        return max(0.0, answer["kl"])
+        if self._by == "kl":
+            return max(0.0, answer["kl"])
+        measure = self._asker.metric.measure
+        return max(0.0, float(measure.drop(answer[measure.column], self._asker.reference.value)))
 
     def _planned(self, layer: str) -> int:
         rows = [r for r in self._prepared.plan.quantized if r.layer == layer and r.role is Role.WEIGHT]

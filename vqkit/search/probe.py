@@ -29,7 +29,7 @@ from vqkit.quantization.planner import resolve
 from vqkit.quantization.prepare import PreparedModel, instrument
 from vqkit.quantization.refine import refine
 from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations, weights_while_calibrating
-from vqkit.search.engine import Engine, OutputSums, batch_size
+from vqkit.search.engine import Engine, batch_size
 from vqkit.search.questions import Question
 from vqkit.strategy import Strategy
 
@@ -86,9 +86,9 @@ class Probes:
         self.probes = {q: self._probe(plans[q], draft, facts) for q, draft in drafts.items()}
 
     def answers(self) -> dict[Question, dict[str, float]]:
-        """Accuracy, output SQNR and KL of every question that can be asked here."""
-        tallies = {q: OutputSums() for q in self.probes}
-        reference, labels = self._engine.float_outputs(), np.asarray(self._engine.data.y_eval)
+        """The metric, output SQNR and KL of every question that can be asked here."""
+        tallies = {q: self._engine.sums() for q in self.probes}
+        reference, labels, output = self._engine.float_outputs(), self._engine.labels, self._engine.output
         data, size = self._engine.data.x_eval, batch_size(self._graph)
         source = enumerate(in_size(batches(data, batch_size=size), self._graph, pad=True))
         in_a_row = self._in_a_row()
@@ -97,7 +97,7 @@ class Probes:
                 for number, own in zip(some, outputs, strict=True):
                     here = slice(number * size, (number + 1) * size)
                     n = len(labels[here])
-                    tallies[question].add([o[:n] for o in own], reference[here], labels[here])
+                    tallies[question].add(own[output][:n], reference[here], labels[here])
         return {q: t.numbers() for q, t in tallies.items()}
 
     def _in_a_row(self) -> int:

@@ -13,11 +13,13 @@ import numpy as np
 
 from vqkit import statistics, tables
 from vqkit.errors import StrategyError, SweepError
+from vqkit.evaluation.judgement import Evidence
 from vqkit.files import write_bytes
 from vqkit.runs.store import Store
 from vqkit.search.engine import Engine, Measured
-from vqkit.search.mixed_precision import Point, SizeFront, mixed
+from vqkit.search.mixed_precision import Point, SizeFront, mixed, on_front
 from vqkit.strategy import Strategy
+from vqkit.tables import Measure
 
 if TYPE_CHECKING:
     from vqkit.execution.runner import RunOptions
@@ -53,7 +55,8 @@ class Bounds:
 
     Attributes:
         max_size: bytes of the weights; None for no bound.
-        max_drop: accuracy that may be lost against float, fraction; None for no bound.
+        max_drop: what may be lost against float, in the metric's unit (of accuracy a fraction; see `Engine.bound`);
+            None for no bound.
         minutes: time to look for a strategy; exporting comes on top.
     """
 
@@ -75,9 +78,9 @@ class Advice:
         chosen: None where nothing measured fits the bounds.
         sentence: the reason, for a person.
         points: everything measured, best first.
-        level: names of the fitting points that chance cannot tell from the most accurate fitting one.
-        float_right: which samples the float model answers right.
-        spread: accuracies of the chosen one over random calibration subsets.
+        level: names of the fitting points that chance cannot tell from the best fitting one.
+        reference: how the float model does.
+        spread: the metric of the chosen one over random calibration subsets.
         seconds: spent.
     """
 
@@ -85,33 +88,34 @@ class Advice:
     sentence: str
     points: tuple[Point, ...]
     level: tuple[str, ...]
-    float_right: Any
+    reference: Evidence
     spread: tuple[float, ...]
     seconds: float
 
     def rows(self) -> list[list[str]]:
-        """A table of everything measured; `HEADER` names its columns."""
+        """A table of everything measured; `header` names its columns."""
         return [self._row(p) for p in self.points]
 
     def _row(self, p: Point) -> list[str]:
-        m = p.measured
-        low, high = (tables.percent(v) for v in m.interval())
+        m, measure = p.measured, p.measured.measure
+        low, high = (measure.plain(v) for v in m.evidence.interval)
         marks = ["recommended"] if self.chosen is not None and p.name == self.chosen.name else []
         marks += ["level"] if p.name in self.level else []
         return [
             p.name,
-            f"{tables.percent(m.accuracy)} ({low}–{high})",
-            tables.signed_points(-m.drop),
-            f"{m.p_value(self.float_right):.2g}",
+            f"{measure.plain(m.value)} ({low}–{high})",
+            measure.signed(m.value - m.float_value),
+            f"{m.evidence.p_value(self.reference):.2g}",
             tables.size(m.size_bytes),
             " ".join(marks),
         ]
 
+    def header(self) -> tuple[str, ...]:
+        """Headings of the columns of `rows`."""
+        return ("strategy", f"{self.reference.metric.measure.label} (95 %)", "Δ float", "p (float)", "size", "")
+
     def __str__(self) -> str:
-        return f"{tables.text_table(HEADER, self.rows(), left=(0, 5))}\n\n{self.sentence}"
-
-
-HEADER = ("strategy", "accuracy % (95 %)", "Δ float", "p (float)", "size", "")
+        return f"{tables.text_table(self.header(), self.rows(), left=(0, 5))}\n\n{self.sentence}"
 
 
 def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Strategy]:
@@ -168,7 +172,7 @@ def advise(
     began, tell = time.monotonic(), say or (lambda _: None)
     until = began + 60 * bounds.minutes
     found = _bases(engine, candidates(strategies), tell, until)
-    best = max(found, key=lambda p: p.measured.accuracy)
+    best = max(found, key=lambda p: p.measured.goodness)
     tell(f"bits layer by layer, around {best.name}")
     try:
         front: SizeFront = mixed(
@@ -184,15 +188,15 @@ def advise(
         found += front.points
     except StrategyError as e:
         tell(str(e))
-    chosen, sentence, level = choose(found, bounds, engine.float_right())
+    chosen, sentence, level = choose(found, bounds, engine.reference)
     spread: tuple[float, ...] = ()
     if chosen is not None and time.monotonic() < until:
         tell("spread over calibration subsets")
         spread = spread_over_subsets(engine, chosen.strategy, until=until)
-        sentence += _spread_words(spread)
-    order = sorted(found, key=lambda p: (-p.measured.accuracy, p.measured.size_bytes))
+        sentence += _spread_words(spread, engine.metric.measure)
+    order = sorted(found, key=lambda p: (-p.measured.goodness, p.measured.size_bytes))
     seconds = time.monotonic() - began
-    return Advice(chosen, sentence, tuple(order), level, engine.float_right(), spread, seconds)
+    return Advice(chosen, sentence, tuple(order), level, engine.reference, spread, seconds)
 
 
 def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], None], until: float) -> list[Point]:
@@ -211,13 +215,13 @@ def _bases(engine: Engine, bases: Mapping[str, Strategy], tell: Callable[[str], 
     return found
 
 
-def choose(found: Sequence[Point], bounds: Bounds, float_right: Any) -> tuple[Point | None, str, tuple[str, ...]]:
-    """The smallest of the fitting points that chance cannot tell from the most accurate fitting one.
+def choose(found: Sequence[Point], bounds: Bounds, reference: Evidence) -> tuple[Point | None, str, tuple[str, ...]]:
+    """The smallest of the fitting points that chance cannot tell from the best fitting one.
 
     Args:
         found: measured points on the same samples.
         bounds: what the user can afford.
-        float_right: which samples the float model answers right.
+        reference: how the float model does.
 
     Returns:
         The point or None, the reason in a sentence, and the names of the points that are level.
@@ -225,29 +229,30 @@ def choose(found: Sequence[Point], bounds: Bounds, float_right: Any) -> tuple[Po
     fits = [p for p in found if bounds.fit(p.measured)]
     if not fits:
         return None, _why_none(found, bounds), ()
-    top = max(fits, key=lambda p: (p.measured.accuracy, -p.measured.size_bytes))
-    level = [p for p in fits if p is top or top.measured.p_value(p.measured.right) > ALPHA]
-    chosen = min(level, key=lambda p: (p.measured.size_bytes, len(p.bits), -p.measured.accuracy))
-    return chosen, _why(chosen, top, level, float_right), tuple(p.name for p in level)
+    top = max(fits, key=lambda p: (p.measured.goodness, -p.measured.size_bytes))
+    level = [p for p in fits if p is top or top.measured.evidence.p_value(p.measured.evidence) > ALPHA]
+    chosen = min(level, key=lambda p: (p.measured.size_bytes, len(p.bits), -p.measured.goodness))
+    return chosen, _why(chosen, top, level, reference), tuple(p.name for p in level)
 
 
-def _why(chosen: Point, top: Point, level: Sequence[Point], float_right: Any) -> str:
-    m = chosen.measured
-    low, high = m.interval()
-    p = m.p_value(float_right)
-    against = f"{abs(100 * m.drop):.2f} points {'below' if m.drop > 0 else 'above'} float" if m.drop else "as float"
+def _why(chosen: Point, top: Point, level: Sequence[Point], reference: Evidence) -> str:
+    m, measure = chosen.measured, chosen.measured.measure
+    low, high = m.evidence.interval
+    p, delta = m.evidence.p_value(reference), m.value - reference.value
+    against = f"{measure.distance(delta)} {'below' if delta < 0 else 'above'} float" if delta else "as float"
     chance = "which could be chance" if p > ALPHA else "more than chance"
-    interval = f"95 % interval {tables.percent(low)} to {tables.percent(high)}"
-    accuracy = f"accuracy {tables.percent(m.accuracy)} % ({interval})"
-    text = f"Use {chosen.name}: {tables.size(m.size_bytes)}, {accuracy}, {against} ({chance}, McNemar p = {p:.2g})."
+    interval = f"95 % interval {measure.plain(low)} to {measure.plain(high)}"
+    value = f"{measure.name} {measure.text(m.value)} ({interval})"
+    tested = f"{chance}, {m.evidence.test} p = {p:.2g}"
+    text = f"Use {chosen.name}: {tables.size(m.size_bytes)}, {value}, {against} ({tested})."
     if len(level) == 1:
         return f"{text} Within the bounds nothing else is statistically level with it."
     if chosen is top:
-        most = "It is the most accurate within the bounds"
+        most = f"It is the {measure.best} within the bounds"
         return f"{text} {most} and the smallest of the {len(level)} that are level."
     return (
         f"{text} It is the smallest of the {len(level)} within the bounds that cannot be told from the "
-        f"most accurate of them, {top.name} ({tables.percent(top.measured.accuracy)} %, "
+        f"{measure.best}, {top.name} ({measure.text(top.measured.value)}, "
         f"{tables.size(top.measured.size_bytes)})."
     )
 
@@ -257,19 +262,27 @@ def _why_none(found: Sequence[Point], bounds: Bounds) -> str:
     good = [p for p in found if bounds.max_drop is None or p.measured.drop <= bounds.max_drop]
     parts = []
     if small:
-        best = min(small, key=lambda p: p.measured.drop)
-        parts.append(f"the best that is small enough, {best.name}, loses {100 * best.measured.drop:.2f} points")
+        best = max(small, key=lambda p: p.measured.goodness)
+        parts.append(f"the best that is small enough, {best.name}, loses {_lost(best.measured)}")
     if good:
         least = min(good, key=lambda p: p.measured.size_bytes)
         size = tables.size(least.measured.size_bytes)
-        parts.append(f"the smallest that is accurate enough, {least.name}, has {size}")
-    return f"Nothing that was measured fits the bounds; {'; '.join(parts) or 'neither size nor accuracy'}."
+        parts.append(f"the smallest that is good enough, {least.name}, has {size}")
+    return f"Nothing that was measured fits the bounds; {'; '.join(parts) or 'neither size nor drop'}."
+
+
+def _lost(measured: Measured) -> str:
+    """The drop with its unit."""
+    measure = measured.measure
+    if measure.unit == "percent":
+        return f"{measure.factor * measured.drop:.2f} points"
+    return f"{measured.drop:.4g} ({measure.name})"
 
 
 def spread_over_subsets(
     engine: Engine, strategy: Strategy, *, subsets: int = 4, until: float = float("inf")
 ) -> tuple[float, ...]:
-    """Accuracies of a strategy when other calibration samples had been given.
+    """The metric of a strategy when other calibration samples had been given.
 
     Args:
         engine: model, data and settings.
@@ -278,7 +291,7 @@ def spread_over_subsets(
         until: `time.monotonic()` at which no further one is begun.
 
     Returns:
-        Fractions, one for each subset.
+        Values, one for each subset.
     """
     from vqkit.quantization.data import Data, map_inputs
 
@@ -297,16 +310,17 @@ def spread_over_subsets(
             engine.data.y_eval,
             y_calib=None if known is None else known[rows],
         )
-        found.append(Engine(engine.model, data, settings=engine.settings, cache=engine.cache).measure(strategy))
-    return tuple(m.accuracy for m in found)
+        again = Engine(engine.model, data, settings=engine.settings, cache=engine.cache, metrics=engine.metrics)
+        found.append(again.measure(strategy))
+    return tuple(m.value for m in found)
 
 
-def _spread_words(spread: Sequence[float]) -> str:
+def _spread_words(spread: Sequence[float], measure: Measure) -> str:
     if len(spread) < 2:
         return ""
     return (
         f" Calibrated on {len(spread)} random halves of the calibration samples instead, it scores "
-        f"{tables.percent(min(spread))} to {tables.percent(max(spread))} %."
+        f"{measure.plain(min(spread))} to {measure.text(max(spread))}."
     )
 
 
@@ -419,16 +433,17 @@ def write(advice: Advice, path: str | Path, title: str) -> Path:
     """
     from vqkit.comparison.page import document, figure_html, section
 
-    chosen = advice.chosen
+    chosen, measure = advice.chosen, advice.reference.metric.measure
+    test = f"{'exact ' if advice.reference.is_share else ''}{advice.reference.test} test"
     bits = chosen.bits if chosen is not None else {}
     table = tables.html_table(("layer", "bits"), [[k, str(v)] for k, v in bits.items()]) if bits else ""
     page = document(
         title,
         f"<h1>Recommended strategy for {html.escape(title)}</h1><p class='advice'>{html.escape(advice.sentence)}</p>",
-        figure_html(figure(advice), "accuracy against size"),
-        section("Everything measured", tables.html_table(HEADER, advice.rows(), left=(0, 5)), level=2),
-        "<p>p (float): exact McNemar test against the float model on the same samples. Level: cannot be told "
-        "from the most accurate one within the bounds.</p>",
+        figure_html(figure(advice), f"{measure.name} against size"),
+        section("Everything measured", tables.html_table(advice.header(), advice.rows(), left=(0, 5)), level=2),
+        f"<p>p (float): {test} against the float model on the same samples. Level: cannot be told "
+        f"from the {html.escape(measure.best)} one within the bounds.</p>",
         section("Bits of the weights", table, level=2),
         f"<p>{len(advice.points)} strategies in {tables.duration(advice.seconds)}.</p>",
     )
@@ -437,24 +452,25 @@ def write(advice: Advice, path: str | Path, title: str) -> Path:
 
 
 def figure(advice: Advice) -> Any:
-    """Accuracy against size of everything measured, with intervals; the recommended one is marked."""
+    """The metric against size of everything measured, with intervals; the recommended one is marked."""
     from matplotlib.figure import Figure
 
+    measure = advice.reference.metric.measure
+    scale = measure.factor
     fig = Figure(figsize=(7, 4.2), dpi=130, layout="constrained")
     ax = fig.subplots()
     sizes = [p.measured.size_bytes / 1e3 for p in advice.points]
-    values = [100 * p.measured.accuracy for p in advice.points]
-    spans = [p.measured.interval() for p in advice.points]
-    low = [v - 100 * s[0] for v, s in zip(values, spans, strict=True)]
-    high = [100 * s[1] - v for v, s in zip(values, spans, strict=True)]
+    values = [scale * p.measured.value for p in advice.points]
+    spans = [p.measured.evidence.interval for p in advice.points]
+    low = [v - scale * s[0] for v, s in zip(values, spans, strict=True)]
+    high = [scale * s[1] - v for v, s in zip(values, spans, strict=True)]
     ax.errorbar(sizes, values, yerr=[low, high], fmt="o", color="#0072B2", ecolor="#9ecae1", label="measured")
-    on = statistics.pareto(sizes, values)
-    line = sorted((s, v) for s, v, k in zip(sizes, values, on, strict=True) if k)
+    line = sorted((s, v) for s, v, k in zip(sizes, values, on_front(advice.points), strict=True) if k)
     ax.step(*zip(*line, strict=True), where="post", color="#0072B2", lw=1, alpha=0.6)
-    ax.axhline(100 * float(advice.float_right.mean()), color="black", ls=":", lw=1, label="float")
+    ax.axhline(scale * advice.reference.value, color="black", ls=":", lw=1, label="float")
     if advice.chosen is not None:
         m = advice.chosen.measured
-        ax.plot(m.size_bytes / 1e3, 100 * m.accuracy, "*", ms=16, color="#D55E00", label="recommended")
-    ax.set(xlabel="size of the weights, kB", ylabel="top-1 accuracy, %")
-    ax.legend(frameon=False, loc="lower right")
+        ax.plot(m.size_bytes / 1e3, scale * m.value, "*", ms=16, color="#D55E00", label="recommended")
+    ax.set(xlabel="size of the weights, kB", ylabel=measure.axis)
+    ax.legend(frameon=False, loc="lower right" if measure.sign > 0 else "upper right")
     return fig

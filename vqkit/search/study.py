@@ -1,239 +1,22 @@
-"""The search file, and Optuna asked and told.
-
-Optuna, asked and told: which point to try next, kept in sqlite so that a kill costs nothing.
+"""Optuna, asked and told: which point to try next, kept in sqlite so that a kill costs nothing.
 
 The only module that imports Optuna. Every trial is drawn by a sampler made for its number, so what comes next
 depends on the trials told before and on nothing in this process: an interrupted search goes on as if it had
 not been interrupted.
-
-The form of a search file: a sweep whose axes are searched instead of spanned.
-
-name: resnet8-search
-model: models/resnet8.keras
-data: {npz: cifar10.npz}
-strategy: fsx
-axes:
-  weight_bit: {low: 2, high: 8}             # a range; also step and log
-  weight_per_channel: [true, false]         # or choices, as in a sweep
-  calibration: [quantized]
-objectives: [accuracy, size_bytes]          # each in its natural direction
-constraints: {accuracy_delta: {min: -0.01}} # any metric of the record, min or max
-trials: 40                                  # and / or minutes
-minutes: null
-sampler: tpe                                # tpe, nsga2, random
-batch: 1                                    # trials asked for at once; they may run in parallel
-screen: null                                # evaluation images that decide whether a trial is worth all
-start: [{weight_bit: 8}]                    # points tried first
-seed: 0                                     # settings as in a sweep
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from typing import Any
 
 from vqkit import digest
-from vqkit.errors import SweepError, not_allowed
-from vqkit.sweeps.spec import LABEL, SETTINGS, Point, SettingsSpec, Sweep, parse, plain_mapping, read_mapping
-
-# Metric of a record -> whether more of it is better.
-MORE_IS_BETTER = {
-    "accuracy": True,
-    "accuracy_delta": True,
-    "sqnr_output_db": True,
-    "sqnr_min_db": True,
-    "size_bytes": False,
-    "bit_operations": False,
-    "quantized_tensors": True,
-    "float_tensors": False,
-}
-NOT_IN_DIGEST = ("trials", "minutes")
-
-
-class Range(BaseModel):
-    """Numbers between two, both included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    low: float
-    high: float
-    step: float | None = Field(default=None, gt=0)
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Range:
-        if self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError("log needs a positive low and no step")
-        return self
-
-    @property
-    def whole(self) -> bool:
-        """Whether the axis takes whole numbers."""
-        parts = (self.low, self.high, *(() if self.step is None else (self.step,)))
-        return all(float(p).is_integer() for p in parts)
-
-
-class MetricBound(BaseModel):
-    """What a metric may be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: float | None = None
-    max: float | None = None
-
-    def violation(self, value: float) -> float:
-        """How far a value is outside; at most 0 inside."""
-        over = [value - self.max] if self.max is not None else []
-        return max([*over, *([self.min - value] if self.min is not None else [])], default=0.0)
-
-
-class SearchSpec(SettingsSpec):
-    """The form of a search file; the module's docstring shows one."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    model: str
-    data: JsonValue
-    strategy: str = "pof2s"
-    axes: dict[str, list[JsonValue] | Range]
-    objectives: list[str] = Field(default=["accuracy", "size_bytes"], min_length=1)
-    constraints: dict[str, MetricBound] = Field(default_factory=dict)
-    trials: int | None = Field(default=None, ge=1)
-    minutes: float | None = Field(default=None, gt=0)
-    sampler: Literal["tpe", "nsga2", "random"] = "tpe"
-    batch: int = Field(default=1, ge=1)
-    screen: int | None = Field(default=None, ge=1)
-    start: list[dict[str, JsonValue]] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> SearchSpec:
-        if not self.axes:
-            raise ValueError("axes: there is none, so there is nothing to search")
-        for axis, values in self.axes.items():
-            if axis == LABEL or values == []:
-                raise ValueError(f"axes: {axis!r} " + ("holds no value" if values == [] else "is not an axis"))
-        for where, names in (("objectives", self.objectives), ("constraints", list(self.constraints))):
-            for name in names:
-                if name not in MORE_IS_BETTER:
-                    raise ValueError(not_allowed(where, name, MORE_IS_BETTER, what="metric"))
-        if self.trials is None and self.minutes is None:
-            raise ValueError("a search needs 'trials' or 'minutes'")
-        for point in self.start:
-            self._check_start(point)
-        return self
-
-    def _check_start(self, point: Mapping[str, Any]) -> None:
-        for axis, value in point.items():
-            if axis not in self.axes:
-                raise ValueError(not_allowed("start", axis, self.axes, what="axis"))
-            values = self.axes[axis]
-            inside = (
-                isinstance(value, int | float) and values.low <= value <= values.high
-                if isinstance(values, Range)
-                else any(text(value) == text(v) for v in values)
-            )
-            if not inside:
-                raise ValueError(f"start: {axis!r} cannot be {value!r}")
-
-
-@dataclass(frozen=True)
-class Search:
-    """A checked search and the place its relative paths start from.
-
-    Attributes:
-        spec: the file's content.
-        base_dir: folder of the file.
-        source: the file's name, for messages.
-    """
-
-    spec: SearchSpec
-    base_dir: Path
-    source: str
-
-    @classmethod
-    def load(cls, path: str | Path) -> Search:
-        """Read a search file.
-
-        Raises:
-            SweepError: with file, JSON pointer, what was given, what is allowed.
-        """
-        path = Path(path)
-        return cls.from_dict({LABEL: path.stem, **read_mapping(path)}, base_dir=path.parent, source=path.name)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any], *, base_dir: str | Path = ".", source: str = "search") -> Search:
-        """A search from plain JSON.
-
-        Raises:
-            SweepError: as `load`.
-        """
-        return cls(
-            parse(SearchSpec, plain_mapping(value, source), source, SweepError),
-            Path(base_dir).absolute(),
-            source,
-        )
-
-    @property
-    def name(self) -> str:
-        """Name of the search and of its folder."""
-        return self.spec.name
-
-    @property
-    def digest(self) -> str:
-        """Digest of all that decides which trial comes next; the budget does not."""
-        plain = self.spec.model_dump(mode="json")
-        return digest.of_json({k: v for k, v in plain.items() if k not in NOT_IN_DIGEST})
-
-    def sweep(self, points: list[Point]) -> Sweep:
-        """The sweep that runs some points of the search."""
-        s = self.spec
-        settings = {name: getattr(s, name) for name in SETTINGS}
-        value = {
-            "name": s.name,
-            "model": s.model,
-            "data": s.data,
-            "strategy": s.strategy,
-            **settings,
-            "mode": "list",
-            "variants": points,
-        }
-        return Sweep.from_dict(value, base_dir=self.base_dir, source=self.source)
-
-
-def text(value: Any) -> str:
-    """A choice as the text by which the sampler knows it."""
-    return digest.canonical_json(value)
-
-
-def point_of(spec: SearchSpec, params: Mapping[str, Any]) -> Point:
-    """The sweep point of a trial's parameters.
-
-    Args:
-        spec: the search.
-        params: axis -> number, or the text of a choice.
-    """
-    found: Point = {}
-    for axis, values in spec.axes.items():
-        given = params[axis]
-        if isinstance(values, Range):
-            found[axis] = int(given) if values.whole else float(given)
-        else:
-            found[axis] = json.loads(given)
-    return found
-
-
-def params_of(spec: SearchSpec, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's parameters from a sweep point; inverse of `point_of`."""
-    return {k: v if isinstance(spec.axes[k], Range) else text(v) for k, v in point.items()}
-
+from vqkit.errors import SweepError
+from vqkit.search.spec import Range, Search, params_of, point_of, text
 
 POINT, KEY, REASON, VIOLATIONS, SCREENED, METRICS = (
     "point",
@@ -300,7 +83,8 @@ class Study:
     def _open(self, url: str) -> Any:
         import optuna
 
-        directions = ["maximize" if MORE_IS_BETTER[m] else "minimize" for m in self.search.spec.objectives]
+        better = self.search.better
+        directions = ["maximize" if better[m] else "minimize" for m in self.search.spec.objectives]
         make: dict[str, Any] = {"study_name": self.search.name, "storage": url, "directions": directions}
         study = optuna.create_study(**make, load_if_exists=True)
         if DIGEST not in study.user_attrs:

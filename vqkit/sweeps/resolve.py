@@ -25,6 +25,7 @@ from vqkit.sweeps.variant import (
 if TYPE_CHECKING:
     import keras
 
+    from vqkit.evaluation.tasks import Judge
     from vqkit.quantization.data import Data
     from vqkit.quantization.plan import Plan
     from vqkit.strategy import Strategy
@@ -109,19 +110,18 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
     return opened(sweep, cache, notebook=notebook).resolved(sweep)
 
 
-def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None, top1: bool = False) -> LoadedSources:
+def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> LoadedSources:
     """Load what all variants share, once for as many sweeps over it as are wanted.
 
     Args:
         sweep: names model and data.
         cache: the store's cache folder; a built-in model is kept there.
         notebook: runs instead of `20_run_variant.ipynb`.
-        top1: refuse labels that top-1 accuracy cannot judge.
 
     Raises:
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
-    from vqkit.evaluation import check_labels, judges_for, metrics_of
+    from vqkit.evaluation import judges_for, metrics_of
 
     file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
     code = code_digest(source_digest(file))
@@ -129,17 +129,15 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None, top
     net = load_model(path)
     data = _data(sweep, net)
     model_ref = sweep.spec.model if sweep.spec.model == "quickstart" else str(path)
-    if top1:
-        check_labels(net, data)
     stated = sweep.spec.metrics
     if stated is not None:
         # Files by absolute paths, with the digest of what is in them.
         stated = [m.source for m in metrics_of(list(stated), sweep.base_dir)]
-    if file.samefile(find(RUN_NOTEBOOK)):
-        # A notebook of the user's own may have metrics of its own.
-        decides = judges_for(net, data, stated)[0][0].metric.name
-        if sweep.spec.screen is not None and decides != "accuracy":
-            raise SweepError(f"screen: it looks at top-1 accuracy; this sweep is judged by {decides}: leave screen out")
+    # A notebook of the user's own may have metrics of its own.
+    judges = judges_for(net, data, stated)[0] if file.samefile(find(RUN_NOTEBOOK)) else ()
+    decides = judges[0].metric.name if judges else "accuracy"
+    if sweep.spec.screen is not None and decides != "accuracy":
+        raise SweepError(f"screen: it looks at top-1 accuracy; this sweep is judged by {decides}: leave screen out")
     shared = Shared(
         net,
         Source(model_ref, digest.of_file(path)),
@@ -148,7 +146,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None, top
         code,
         stated,
     )
-    return LoadedSources(shared, data, path, file)
+    return LoadedSources(shared, data, path, file, judges)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,12 +170,14 @@ class LoadedSources:
         data: the arrays.
         model_file: absolute path of the model.
         notebook: absolute path of the notebook that runs each variant.
+        judges: what the shipped notebook judges by, the deciding metric first; empty for any other.
     """
 
     shared: Shared
     data: Data
     model_file: Path
     notebook: Path
+    judges: tuple[Judge, ...]
 
     def resolved(self, sweep: Sweep) -> ResolvedSweep:
         """Plan every variant of a sweep over this model and data.

@@ -13,8 +13,9 @@ from vqkit import plots, tables
 from vqkit.comparison.page import figure_html, message_html, page, table
 from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
+from vqkit.search.layer_sensitivity import default_by
 from vqkit.search.layer_sensitivity import sensitivity as ask
-from vqkit.tables import Column, arranged, escaped, next_order
+from vqkit.tables import Column, Measure, arranged, escaped, next_order
 from vqkit.widgets.elements import SerialHandler, mimebundle, picker, queue
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vqkit.quantization.data import Data
     from vqkit.strategy import Strategy
 
-_MEASURES = {"KL divergence (no labels)": "kl", "output SQNR (no labels)": "sqnr_db", "accuracy": "accuracy"}
+_NOISE = {"KL divergence (no labels)": "kl", "output SQNR (no labels)": "sqnr_db"}
 _MODES = {"only this layer quantized": "only", "all quantized but this layer": "all_but"}
 
 
@@ -32,16 +33,22 @@ def _number(form: Any) -> Any:
     return lambda value: escaped(form(value))
 
 
-COLUMNS = (
-    Column("layer", "layer"),
-    Column("kind", "tensors"),
-    Column("bits", "bits", numeric=True),
-    Column("mode", "question"),
-    Column("accuracy", "accuracy %", _number(tables.percent), numeric=True),
-    Column("delta", "Δ float", _number(tables.signed_points), numeric=True),
-    Column("sqnr_db", "SQNR dB", _number(tables.number), numeric=True),
-    Column("kl", "KL nats", _number(lambda v: tables.number(v, 4)), numeric=True),
-)
+def columns_for(measure: Measure) -> tuple[Column, ...]:
+    """Columns of the table.
+
+    Args:
+        measure: the metric.
+    """
+    return (
+        Column("layer", "layer"),
+        Column("kind", "tensors"),
+        Column("bits", "bits", numeric=True),
+        Column("mode", "question"),
+        Column(measure.column, measure.label, _number(measure.plain), numeric=True),
+        Column("delta", "Δ float", _number(measure.signed), numeric=True),
+        Column("sqnr_db", "SQNR dB", _number(tables.number), numeric=True),
+        Column("kl", "KL nats", _number(lambda v: tables.number(v, 4)), numeric=True),
+    )
 
 
 def sensitivity(
@@ -54,6 +61,7 @@ def sensitivity(
     images: int | None = 1000,
     settings: Any = None,
     cache: str | Path | None = None,
+    metrics: Sequence[Any] | None = None,
     progress: bool = True,
 ) -> SensitivityView:
     """Ask every layer what few bits do to the model, and show the answers.
@@ -68,11 +76,12 @@ def sensitivity(
         images: evaluation samples, from the first; None means all.
         settings: as for a sweep.
         cache: folder where answers are kept.
+        metrics: what `vqkit.evaluate` takes, the deciding one first; by default those of the task.
         progress: show a progress bar.
 
     Returns:
         A widget with `.found` (the answers), `.summed` (layers quantized one after another, in graph order)
-        and `.recovered` (accuracy by number of layers left float).
+        and `.recovered` (the metric by number of layers left float).
 
     Raises:
         DataError: an unknown mode, or no bits.
@@ -86,7 +95,7 @@ def sensitivity(
         >>> type(view).__name__
         'SensitivityView'
     """
-    engine = Engine(model, data, settings=settings, cache=cache, images=images)
+    engine = Engine(model, data, settings=settings, cache=cache, images=images, metrics=metrics)
     found = ask(model, data, strategy, bits=bits, modes=modes, engine=engine, progress=progress)
     again = recovery(found, engine, strategy) if "only" in modes else None
     return SensitivityView(found, again, summed=accumulated(found, engine, strategy))
@@ -98,16 +107,16 @@ class SensitivityView:
 
     Attributes:
         found: the answers.
-        recovered: accuracy by number of layers left float; None where it was not asked.
+        recovered: the metric by number of layers left float; None where it was not asked.
         summed: all layers up to each one quantized; None where it was not asked.
-        by, mode, bits: what is ranked; bits None means the smallest.
+        by, mode, bits: what is ranked; by "" means what tells the layers apart, bits None the smallest.
         sorted_by: column of the table, "-" in front for descending.
         theme: of the figures.
     """
 
     found: Sensitivity
     recovered: pd.DataFrame | None = None
-    by: str = "kl"
+    by: str = ""
     mode: str = "only"
     bits: int | None = None
     sorted_by: str = ""
@@ -115,52 +124,62 @@ class SensitivityView:
     summed: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
+        self.by = self.by or default_by(self.found.rows)
         asked = [r["mode"] for r in self.found.rows]
         self.mode = self.mode if self.mode in asked or not asked else asked[0]
+
+    @property
+    def _name(self) -> str:
+        """The metric at the beginning of a sentence."""
+        return self.found.measure.name.capitalize()
 
     def summary(self) -> str:
         """What was asked, in a sentence."""
         f = self.found
         return (
-            f"<p>Sensitivity around <b>{escape(f.strategy)}</b>: float accuracy "
-            f"{tables.percent(f.float_accuracy)} % on {f.n} samples.</p>"
+            f"<p>Sensitivity around <b>{escape(f.strategy)}</b>: float {escape(f.measure.name)} "
+            f"{f.measure.text(f.float_value)} on {f.n} samples.</p>"
         )
 
     def board(self) -> str:
         """The answers of the chosen question, most sensitive first."""
         ranked = self.found.ranked(self.by, mode=self.mode, bits=self.bits)
-        reference = self.found.float_accuracy
-        rows = [{**r, "key": f"{r['layer']} {r['kind']}", "delta": r["accuracy"] - reference} for r in rows_of(ranked)]
-        shown = arranged(rows, COLUMNS, sorted_by=self.sorted_by)
-        return table(shown, COLUMNS, sorted_by=self.sorted_by, label="Sensitivity of each layer")
+        reference, name = self.found.float_value, self.found.measure.column
+        columns = columns_for(self.found.measure)
+        rows = [{**r, "key": f"{r['layer']} {r['kind']}", "delta": r[name] - reference} for r in rows_of(ranked)]
+        shown = arranged(rows, columns, sorted_by=self.sorted_by)
+        return table(shown, columns, sorted_by=self.sorted_by, label="Sensitivity of each layer")
 
     def picture(self) -> str:
         """Layers from the most to the least sensitive."""
         figure = plots.sensitivity_ranked(
             self.found.table,
-            self.found.float_accuracy,
+            self.found.float_value,
             mode=self.mode,
             bits=self.bits,
             by=self.by,
             theme=self.theme,
+            measure=self.found.measure,
         )
-        return figure_html(figure, "Accuracy and noise by layer, most sensitive first")
+        return figure_html(figure, f"{self._name} and noise by layer, most sensitive first")
 
     def sums(self) -> str:
         """Each layer alone beside all layers up to it, at the smallest width."""
         if self.summed is None:
             return ""
         figure = plots.sensitivity_accumulated(
-            self.found.table, self.summed, self.found.float_accuracy, theme=self.theme
+            self.found.table, self.summed, self.found.float_value, theme=self.theme, measure=self.found.measure
         )
-        return figure_html(figure, "Accuracy and SQNR of each layer alone and of all layers up to it")
+        return figure_html(figure, f"{self._name} and SQNR of each layer alone and of all layers up to it")
 
     def curve(self) -> str:
-        """How accuracy comes back."""
+        """How the metric comes back."""
         if self.recovered is None:
             return ""
-        figure = plots.recovery_curve(self.recovered, self.found.float_accuracy, theme=self.theme)
-        return figure_html(figure, "Accuracy by the number of most sensitive layers that are left float")
+        figure = plots.recovery_curve(
+            self.recovered, self.found.float_value, theme=self.theme, measure=self.found.measure
+        )
+        return figure_html(figure, f"{self._name} by the number of most sensitive layers that are left float")
 
     def html(self) -> str:
         """Everything as one static page."""
@@ -179,13 +198,14 @@ class SensitivityView:
 
         asked = {r["mode"] for r in self.found.rows}
         modes = [(words, mode) for words, mode in _MODES.items() if mode in asked]
+        measures = [*_NOISE.items(), (self.found.measure.name, self.found.measure.column)]
         widths = sorted({int(r["bits"]) for r in self.found.rows})
         self._head, self._figure, self._sums, self._curve = (w.HTML() for _ in range(4))
         self._head.value = page(self.summary())
         handlers = SerialHandler(lambda text: setattr(self._head, "value", page(message_html(text, "error"))))
         self._board = picker(queue(handlers), label="Sensitivity of each layer")
         wide = {"style": {"description_width": "initial"}}
-        self._by = w.Dropdown(description="Rank by", options=[*_MEASURES.items()], value=self.by, **wide)
+        self._by = w.Dropdown(description="Rank by", options=measures, value=self.by, **wide)
         self._mode = w.Dropdown(description="Question", options=modes, value=self.mode, **wide)
         self._bits = w.Dropdown(description="Bits", options=widths, value=self.bits or widths[0])
         for control, name in ((self._by, "by"), (self._mode, "mode"), (self._bits, "bits")):
