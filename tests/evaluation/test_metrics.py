@@ -57,7 +57,41 @@ def test_classes_of_places_are_counted_as_the_library_counts_them(seed: int, cla
     assert NAMED["pixel_accuracy"].of(scores, void) == pytest.approx((y == found)[judged].mean())
 
 
-@pytest.mark.parametrize("name", [n for n in NAMED if n != "top5"])
+@given(seed=st.integers(0, 10**6), ties=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_partial_areas_and_anomalies_are_those_of_the_library(seed: int, ties: bool) -> None:
+    random = np.random.default_rng(seed)
+    y = np.append([0, 1], random.integers(0, 2, 58))
+    scores = np.round(random.random(60), 1) if ties else random.random(60)
+    weights = random.random(60) + 0.01
+    for w in (None, weights):
+        wanted = sklearn.metrics.roc_auc_score(y, scores, max_fpr=0.1, sample_weight=w)
+        assert NAMED["pauc"].of(scores[:, None], y, w) == pytest.approx(wanted)
+    x = np.zeros((60, 3, 3, 1))
+    outputs = x + scores[:, None, None, None]
+    metric = NAMED["anomaly_auc"]
+    assert metric.of(metric.seen(outputs, x), y) == pytest.approx(NAMED["auc"].of(scores[:, None], y))
+    with pytest.raises(DataError, match="no inputs are known here"):
+        metric.seen(outputs, None)
+
+
+def test_the_void_label_is_stated() -> None:
+    random = np.random.default_rng(0)
+    scores, y = random.random((6, 5, 5, 3)), random.integers(0, 3, (6, 5, 5))
+    for name in ("miou", "pixel_accuracy", "token_accuracy"):
+        plain, stated = NAMED[name], metric_of({"name": name, "void": 1})
+        assert stated.of(scores, y) == plain.of(scores, np.where(y == 1, 255, y))
+        assert metric_of(stated.source).of(scores, y) == stated.of(scores, y)
+        assert stated.combine is combine_of(name)
+        with pytest.raises(DataError, match="labels up to 255"):
+            stated.of(scores, np.where(y == 1, 255, y))
+    with pytest.raises(DataError, match="void is a label of miou, pixel_accuracy, token_accuracy"):
+        metric_of({"name": "mae", "void": 1})
+    with pytest.raises(DataError, match="void is the number of a label"):
+        metric_of({"name": "miou", "void": "sky"})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMED if n not in ("top5", "sqnr")])
 def test_perfect_answers_score_perfectly_and_worse_ones_worse(name: str) -> None:
     random, metric = np.random.default_rng(0), NAMED[name]
     y: Any = random.integers(0, 2, (50, 3)).astype(float)
@@ -65,13 +99,13 @@ def test_perfect_answers_score_perfectly_and_worse_ones_worse(name: str) -> None
     if name == "accuracy":
         y = random.integers(0, 4, 50)
         perfect = np.eye(4)[y]
-    elif name in ("pixel_accuracy", "miou"):
+    elif name in ("pixel_accuracy", "token_accuracy", "miou"):
         y = random.integers(0, 3, (20, 4, 4))
         perfect = np.eye(3)[y]
     elif name == "accuracy_from_logit":
         y = random.integers(0, 2, 50)
         perfect = np.where(y, 3.0, -3.0)[:, None]
-    elif name == "kl":
+    elif name in ("kl", "agreement"):
         y = perfect = random.dirichlet(np.ones(4), 50)
     best = 1.0 if metric.better == "higher" else 0.0
     assert metric.of(perfect, y) == pytest.approx(best, abs=1e-9)
@@ -83,13 +117,13 @@ def test_perfect_answers_score_perfectly_and_worse_ones_worse(name: str) -> None
 def test_sums_over_batches_give_the_metric_of_all(name: str) -> None:
     scores, y = draw(3)
     labels: Any = y
-    if name in ("mae", "mse", "rmse", "r2", "kl"):
+    if name in ("mae", "mse", "rmse", "r2", "kl", "sqnr", "agreement"):
         labels = np.random.default_rng(4).dirichlet(np.ones(7), 60)
     elif name == "exact_match":
         labels = np.eye(7)[y]
     elif name == "accuracy_from_logit":
         scores, labels = scores[:, :1] - 0.2, y % 2
-    elif name in ("pixel_accuracy", "miou"):
+    elif name in ("pixel_accuracy", "token_accuracy", "miou"):
         scores, labels = scores.reshape(20, 3, 7), y.reshape(20, 3)
     metric = NAMED[name]
     parts = [metric.samples(scores[i : i + 7], labels[i : i + 7]) for i in range(0, len(scores), 7)]

@@ -155,6 +155,39 @@ def test_a_function_with_a_value_for_each_sample_is_streamed_and_one_without_kee
     assert list(found.samples) == ["each_error"]
 
 
+def test_anomalies_are_found_by_errors_of_reconstruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    keras.utils.set_random_seed(0)
+    x = R.normal(size=(N, 4, 4, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 3, padding="same")])
+    error = ((model.predict(x, verbose=0) - x) ** 2).mean((1, 2, 3))
+    # The model is perfect where every anomaly is reconstructed worse than anything else.
+    y = (error > np.median(error)).astype(int)
+    found = vqkit.evaluate(model, x, y)
+    assert found.metrics == {"anomaly_auc": 1.0, "anomaly_pauc": 1.0}
+    assert "anomaly detection" in found.task
+    np.testing.assert_allclose(found.scores["anomaly_auc"][:, 0], error, rtol=1e-4)
+    monkeypatch.setattr(streaming, "KEPT_BYTES", 100)
+    assert vqkit.evaluate(model, generated(x, y)).metrics == found.metrics
+    bench = vqkit.Bench(model, vqkit.Data("anomalies", x[:30], x, y))
+    assert [j.metric.name for j in bench.judges] == ["anomaly_auc", "anomaly_pauc"]
+    assert bench.float_evaluation().metrics == found.metrics
+    assert bench.evaluate(bench.quantize("pof2s")).metrics["anomaly_auc"] > 0.9
+
+
+def test_a_bench_without_labels_compares_with_the_float_model() -> None:
+    data = vqkit.Data("unlabelled", X[:30], X, None)
+    assert data.digest != vqkit.Data("unlabelled", X[:30], X, CLASSES).digest
+    bench = vqkit.Bench(net(), data)
+    assert bench.float_evaluation().metrics == {"agreement": 1.0, "kl": 0.0, "sqnr": float("inf")}
+    quantized = bench.quantize("pof2s", steps=1)
+    found = bench.evaluate(quantized)
+    reference = vqkit.evaluate(net(), X, CLASSES).predictions
+    assert found.metrics["agreement"] == np.mean(found.predictions.argmax(1) == reference.argmax(1))
+    assert found.metrics == pytest.approx(vqkit.evaluate(quantized, X, reference, metrics=list(found.metrics)).metrics)
+    with pytest.raises(DataError, match="there are none"):
+        vqkit.evaluation.check_labels(net(), data)
+
+
 BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
     "no labels": (lambda: X, "there are no labels"),
     "batches without": (lambda: iter([X, X]), "a batch without labels came out"),

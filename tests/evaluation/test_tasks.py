@@ -10,7 +10,7 @@ import pytest
 
 import vqkit
 from vqkit.errors import DataError
-from vqkit.evaluation.tasks import activations_of, task_of
+from vqkit.evaluation.tasks import activations_of, task_of, unlabelled_task
 
 N = 24
 R = np.random.default_rng(0)
@@ -35,7 +35,20 @@ TASKS: dict[str, tuple[tuple[int, ...], Any, str, str, list[str]]] = {
     "a mask": ((5, 5, 1), MAPS[..., None] % 2, "sigmoid", "dense labels", ["miou", "pixel_accuracy"]),
     "an image": ((5, 5, 1), R.normal(size=(N, 5, 5, 1)), "linear", "regression", ["mae", "rmse", "r2"]),
     "a sequence of numbers": ((12, 1), R.normal(size=(N, 12)), "linear", "regression", ["mae", "rmse", "r2"]),
-    "a sequence of classes": ((6, 9), R.integers(0, 9, (N, 6)), "softmax", "dense labels", ["miou", "pixel_accuracy"]),
+    "a sequence of classes": (
+        (6, 9),
+        R.integers(0, 9, (N, 6)),
+        "softmax",
+        "sequence labels",
+        ["token_accuracy", "miou"],
+    ),
+    "a padded sequence": (
+        (6, 9),
+        R.integers(-1, 9, (N, 6, 1)),
+        "linear",
+        "sequence labels",
+        ["token_accuracy", "miou"],
+    ),
 }
 
 
@@ -50,6 +63,37 @@ def test_the_task_is_what_outputs_and_labels_tell(name: str) -> None:
     assert all(np.isfinite(m.of(outputs, np.asarray(labels))) for m in task.metrics)
     assert wanted in str(task)
     assert "is better" in str(task)
+
+
+def test_a_reconstruction_beside_two_labels_finds_anomalies() -> None:
+    x = R.normal(size=(N, 4, 4, 1))
+    task = task_of(x + R.normal(size=x.shape), np.arange(N) % 2, inputs=x)
+    assert (task.name, [m.name for m in task.metrics]) == ("anomaly detection", ["anomaly_auc", "anomaly_pauc"])
+    # Four numbers may be scores of classes; only a loss of values says that they are not.
+    flat = R.normal(size=(N, 4))
+    assert task_of(flat + 1, np.arange(N) % 2, inputs=flat).name == "single label"
+    assert task_of(flat + 1, np.arange(N) % 2, inputs=flat, loss="value").name == "anomaly detection"
+
+
+UNLABELLED: dict[str, tuple[tuple[int, ...], str, list[str]]] = {
+    "probabilities": ((5,), "softmax", ["agreement", "kl", "sqnr"]),
+    "a map of them": ((4, 4, 3), "softmax", ["agreement", "sqnr"]),
+    "a probability": ((1,), "sigmoid", ["agreement", "sqnr"]),
+    "values": ((3,), "linear", ["sqnr", "mae"]),
+}
+
+
+@pytest.mark.parametrize("name", UNLABELLED)
+def test_without_labels_the_float_outputs_are_compared_with(name: str) -> None:
+    shape, activation, metrics = UNLABELLED[name]
+    outputs = R.dirichlet(np.ones(shape[-1]), (N, *shape[:-1])) if activation == "softmax" else R.random((N, *shape))
+    task = unlabelled_task(outputs, activation)
+    assert (task.name, [m.name for m in task.metrics]) == ("no labels", metrics)
+    best = {"agreement": 1.0, "kl": 0.0, "sqnr": np.inf, "mae": 0.0}
+    other = np.roll(outputs, 1, axis=0)
+    for metric in task.metrics:
+        assert metric.of(outputs, outputs) == pytest.approx(best[metric.name])
+        assert metric.sign * (metric.of(outputs, outputs) - metric.of(other, outputs)) > 0
 
 
 def test_a_model_that_gives_its_inputs_reconstructs() -> None:

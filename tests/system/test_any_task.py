@@ -26,6 +26,16 @@ import numpy as np
 
 def worst(predictions, labels):
     return np.abs(predictions - labels).max()
+
+
+def scores(predictions, labels, sample_weight=None):
+    error = np.abs(predictions - labels)[:, 0]
+    return {"high_error": error.max(), "mean_error": np.average(error, weights=sample_weight)}
+
+
+def asked_error(predict, data):
+    found = [predict(data.x[i : i + 50]) for i in range(0, len(data.x), 50)]
+    return np.abs(np.concatenate(found) - data.y)[:, 0]
 """
 MINE = {"name": "mine", "function": "mine.py:worst", "better": "lower"}
 
@@ -91,6 +101,28 @@ def test_everything_names_the_metric_and_agrees_on_the_winner(ran: Path, name: s
     html = view.view.board()
     assert metric in html
     assert html.index(winner) < html.index("fsx weight_bit=2")
+
+
+def test_weights_and_functions_that_ask_the_model_judge_a_sweep(ran: Path) -> None:
+    arrays = dict(np.load(ran / "data.npz"))
+    weights = np.random.default_rng(1).random(len(arrays["y_eval"]))
+    np.savez(ran / "weighted.npz", **arrays, weights_eval=weights)
+    metrics = ["mine.py:asked_error", {"function": "mine.py:scores", "key": "mean_error", "better": "lower"}, "r2"]
+    given = sweep(ran, name="weighed", data={"npz": "weighted.npz"}, metrics=metrics)
+    store = Store.at(ran / "weighed")
+    outcome = run_tracked(given, store)
+    assert not outcome.failed
+    names = ["weighted_asked_error", "weighted_scores/mean_error", "weighted_scores/high_error", "weighted_r2"]
+    for record in store.records("weighed"):
+        assert [m["name"] for m in record.judged] == names
+        own = record.metrics
+        assert own["weighted_asked_error"] == pytest.approx(own["weighted_scores/mean_error"])
+        assert own["weighted_asked_error_low"] < own["weighted_asked_error"] < own["weighted_asked_error_high"]
+        kept = np.load(store.variant_dir(record.key) / "samples.npz")["samples"]
+        assert own["weighted_asked_error"] == pytest.approx(kept[:, 0].sum() / kept[:, 1].sum())
+    board = leaderboard(load_records(ran / "weighed", "weighed"))
+    assert board["name"].tolist() == ["fsx weight_bit=8", "fsx weight_bit=2"]
+    assert board["test"].tolist()[1] == "permutation"
 
 
 def test_the_store_of_mlflow_ranks_alike(ran: Path) -> None:

@@ -20,7 +20,9 @@ from vqkit.bench.cache import ActivationCache, Digests, OutputCache, StatisticsC
 from vqkit.bench.calibration import CalibrationRequest, SharedCalibration, passing
 from vqkit.bench.evaluation import FloatPart, Noise
 from vqkit.bench.structure import Structure, structure_key
-from vqkit.evaluation import Evaluation, judged, judges_for, predict, scored
+from vqkit.evaluation import Evaluation, asking, judged, judges_for, known_answers, predict, scored
+from vqkit.evaluation.compiled import compiled_of
+from vqkit.evaluation.metric import Asked, EvaluationData
 from vqkit.evaluation.noise import Pair
 from vqkit.evaluation.tasks import Judge
 from vqkit.graph.copies import LiveGraph
@@ -28,7 +30,7 @@ from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
 from vqkit.graph.keras_layers import has_custom
 from vqkit.quantization.calibrate import Calibration, Mode
-from vqkit.quantization.data import EVAL_BATCH, Data, batches
+from vqkit.quantization.data import EVAL_BATCH, Data, batches, leaves
 from vqkit.quantization.float_model import SAMPLES, check_float, in_size, size_of, whole
 from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import (
@@ -214,7 +216,7 @@ class Bench:
             The metrics with the predictions.
         """
         structure, baked = self._holding(quantized)
-        return self._scored(self._predict(structure, quantized, baked), metrics)
+        return self._scored(self._predict(structure, quantized, baked), metrics, lambda x: self._ask(structure, x))
 
     def audit(self, quantized: Quantized) -> Any:
         """Requested against applied, read from the very layers that `evaluate` runs.
@@ -268,17 +270,26 @@ class Bench:
         Returns:
             What `vqkit.evaluate(model, x_eval, y_eval)` gives.
         """
+        return self._scored(self._float_outputs(), metrics, asking(self.model))
+
+    @property
+    def labels(self) -> Any:
+        """Labels of the evaluation data; the float model's outputs where there are none."""
+        return self._float_outputs() if self.data.y_eval is None else self.data.y_eval
+
+    def _float_outputs(self) -> Any:
         images = self._digests.of(self.data.x_eval)
         if images not in self._outputs:
             self._outputs = {images: OutputCache(self._cache, self._model_digest, images)}
-        found = self._outputs[images].get(lambda: predict(self.model, self.data.x_eval))
-        return self._scored(found, metrics)
+        return self._outputs[images].get(lambda: predict(self.model, self.data.x_eval))
 
-    def _scored(self, outputs: Any, metrics: Sequence[Any] | None) -> Evaluation:
-        where = f"{self.data.name}/y_eval"
+    def _scored(self, outputs: Any, metrics: Sequence[Any] | None, ask: Callable[[Any], Any]) -> Evaluation:
+        data, labels, where = self.data, self.labels, f"{self.data.name}/y_eval"
+        asked = known_answers(Asked(ask, EvaluationData(data.x_eval, labels, data.weights_eval)), outputs)
+        given: dict[str, Any] = {"weights": data.weights_eval, "asked": asked}
         if metrics is None:
-            return replace(judged(outputs, self.data.y_eval, self._judging[0], where), task=self._judging[1])
-        return scored(outputs, self.data.y_eval, metrics, where)
+            return replace(judged(outputs, labels, self._judging[0], where, **given), task=self._judging[1])
+        return scored(outputs, labels, metrics, where, **given)
 
     @property
     def judges(self) -> tuple[Judge, ...]:
@@ -291,15 +302,16 @@ class Bench:
 
     @cached_property
     def _judging(self) -> tuple[tuple[Judge, ...], str]:
-        return judges_for(self.model, self.data, self._metrics)
+        return judges_for(self.model, self.data, self._metrics, compiled=compiled_of(self.model))
 
     def _predict(self, structure: Structure, quantized: Quantized, baked: Graph) -> Any:
-        from keras import tree
-
         begin, source = self._float_part.start(structure, quantized, baked, self.data.x_eval, EVAL_BATCH, pad=True)
-        run = structure.evaluator(begin)
-        parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
-        return tree.map_structure(lambda *p: np.concatenate(p)[: self.data.n_eval], *parts)
+        return _joined(structure.evaluator(begin), source, self.data.n_eval)
+
+    def _ask(self, structure: Structure, x: Any) -> Any:
+        """Outputs for other inputs, of the variant that a structure holds."""
+        source = in_size(batches(x, batch_size=EVAL_BATCH), structure.graph, pad=True)
+        return _joined(structure.evaluator(0), source, len(leaves(x)[0]))
 
     def _float_checked(self) -> list[str]:
         """Once: that the graph computes what the model computes; lines for the reports."""
@@ -321,6 +333,13 @@ class Bench:
         if key not in self._structures:
             self._structures[key] = Structure(graph)
         return self._structures[key]
+
+
+def _joined(run: Callable[[Any], Any], source: Iterable[Any], n: int) -> Any:
+    from keras import tree
+
+    parts = [tree.map_structure(np.asarray, run(batch)) for batch in source]
+    return tree.map_structure(lambda *p: np.concatenate(p)[:n], *parts)
 
 
 class _Again:

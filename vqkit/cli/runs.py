@@ -91,6 +91,8 @@ def sweep(
     todo = steps(first, store, retry_failed=retry_failed)
     if dry_run:
         typer.echo(step_table(todo))
+    if resolved.judged:
+        typer.echo(resolved.judged)
     typer.echo(forecast(todo, options.jobs))
     typer.echo(f"{_crew_told(options)}; {'warm kernels' if warm else 'a fresh kernel for each variant'}")
     if dry_run:
@@ -161,6 +163,8 @@ def run(
         "metrics": stated_metrics(metric),
     }
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
+    if resolved.judged:
+        typer.echo(resolved.judged)
     options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:

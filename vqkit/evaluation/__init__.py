@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.evaluation.metric import Asked, EvaluationData
+from vqkit.evaluation.compiled import Config, as_compiled, compiled_of, loss_kind
+from vqkit.evaluation.metric import WEIGHTED, Asked, EvaluationData
 from vqkit.evaluation.metrics import NAMED
+from vqkit.evaluation.prediction import asking as asking
+from vqkit.evaluation.prediction import in_one_function as in_one_function
+from vqkit.evaluation.prediction import in_parts
+from vqkit.evaluation.prediction import predict as predict
 from vqkit.evaluation.stated_metrics import metrics_of
-from vqkit.evaluation.streaming import first_and_all, streamed
-from vqkit.evaluation.tasks import Judge, Task, judges_of, paired_with, tasks_of
-from vqkit.primitives.native import traced_here
+from vqkit.evaluation.streaming import Answers, first_and_all, streamed
+from vqkit.evaluation.tasks import Judge, Task, activations_of, judges_of, paired_with, tasks_of, unlabelled_task
 from vqkit.quantization.data import (
     EVAL_BATCH,
     Data,
     Labelled,
-    batches,
     checked_weights,
     labelled_batches,
     leaves,
     map_inputs,
 )
-from vqkit.quantization.float_model import in_size, size_of
 from vqkit.quantization.labels import class_numbers, first_output, right_answers
 from vqkit.quantization.quantized import Quantized
 
@@ -44,8 +45,9 @@ class Evaluation:
         n: number of samples.
         predictions: model outputs, shape (n, …); a list for several outputs; None where they were not kept.
         task: what the metrics were chosen for, and why; "" where they were stated.
-        samples: where predictions were not kept: name of a metric -> what each sample adds to it, shape (n, k), for
-            `judgement.interval_of` and `compared_by`.
+        samples: name of a metric -> what each sample adds to it, shape (n, k), for `judgement.interval_of` and
+            `compared_by`; where predictions were not kept, or do not tell it.
+        scores: name of a metric that judges what follows from outputs and inputs -> that, shape (n, 1).
     """
 
     metrics: Mapping[str, float]
@@ -53,54 +55,7 @@ class Evaluation:
     predictions: Any
     task: str = ""
     samples: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-def predict(model: keras.Model | Quantized, x: Any, *, batch_size: int = EVAL_BATCH) -> Any:
-    """Outputs of a Keras model through one compiled function, without `predict`'s per-call overhead.
-
-    Args:
-        model: any Keras model, or a `Quantized`.
-        x: inputs, array(s) of shape (n, …) or a data set.
-        batch_size: samples at once, for arrays; a model with a fixed batch size is run in that.
-
-    Returns:
-        float32 outputs of shape (n, …), nested as the model's.
-    """
-    from keras import tree
-
-    model = model.model if isinstance(model, Quantized) else model
-    n = 0
-
-    def counted() -> Iterator[Any]:
-        nonlocal n
-        for batch in batches(x, batch_size=batch_size):
-            n += len(leaves(batch)[0])
-            yield batch
-
-    source = in_size(counted(), model, pad=True)
-    first = next(source)
-    run = in_one_function(model, first)
-    parts = [run(b) for b in chain([first], source)]
-    return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
-
-
-def in_one_function(model: keras.Model, like: Any) -> Callable[[Any], Any]:
-    """A model's inference, compiled for batches of any size.
-
-    Args:
-        model: any Keras model.
-        like: a batch, for its structure, shapes and dtypes.
-
-    Returns:
-        A function of a batch that gives the model's outputs.
-    """
-    import tensorflow as tf
-    from keras import tree
-
-    size = size_of(model)
-    free = tree.map_structure(lambda a: tf.TensorSpec((size, *a.shape[1:]), a.dtype), like)
-    run = traced_here(lambda batch: model(batch, training=False), [free])
-    return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -144,16 +99,16 @@ def evaluate(
     """
     net = model.model if isinstance(model, Quantized) else model
     data = EvaluationData(x, y, sample_weight)
-    asked = Asked(lambda inputs: predict(net, inputs, batch_size=batch_size), data)
+    asked = Asked(asking(net, batch_size), data)
     if y is None or not keep_predictions:
         source = labelled_batches(x, y, sample_weight, batch_size=batch_size, shapes=getattr(net, "input_shape", None))
         return _streamed(net, source, metrics, asked)
     predictions = asked.predict(x)
     pairs = pairs_of(predictions, y)
     weights = None if sample_weight is None else checked_weights(sample_weight, len(first_output(predictions)))
-    judges, task = _judges(net, pairs, metrics, inputs=x, weighted=weights is not None)
+    judges, tasks = _judges(net, pairs, metrics, inputs=x, weighted=weights is not None, compiled=compiled_of(net))
     found = judged(predictions, y, judges, weights=weights, asked=known_answers(asked, predictions))
-    return replace(found, task=task)
+    return replace(found, task="; ".join(map(str, tasks)))
 
 
 def known_answers(asked: Asked, predictions: Any) -> Asked:
@@ -173,15 +128,23 @@ def _judges(
     *,
     inputs: Any,
     weighted: bool,
+    compiled: Config | None,
+    unlabelled: bool = False,
     where: str = "labels",
     base_dir: str | Path = ".",
-) -> tuple[tuple[Judge, ...], str]:
-    """The metrics, stated or of the task, and a line that says why they were chosen."""
+) -> tuple[tuple[Judge, ...], Sequence[Task]]:
+    """The metrics, stated or of the tasks, and these."""
     names = [name for name, *_ in pairs]
     stated = None if metrics is None else metrics_of(list(metrics), base_dir) if metrics else ()
-    tasks = [_STATED] * len(names) if stated is not None else tasks_of(model, pairs, inputs=inputs, where=where)
+    tasks = [_STATED] * len(names)
+    if stated is None and unlabelled:
+        tasks = [unlabelled_task(o, a) for (_, o, _), a in zip(pairs, activations_of(model), strict=False)]
+    elif stated is None:
+        tasks = tasks_of(model, pairs, inputs=inputs, where=where, loss=loss_kind(compiled))
+    if stated is None and not unlabelled and len(pairs) == 1:
+        tasks = [as_compiled(tasks[0], compiled, pairs[0][1], np.asarray(pairs[0][2]))]
     judges = judges_of(stated, tasks, names)
-    return with_weights(judges) if weighted else judges, "; ".join(map(str, tasks)) if stated is None else ""
+    return with_weights(judges) if weighted else judges, tasks if stated is None else ()
 
 
 def with_weights(judges: Sequence[Judge]) -> tuple[Judge, ...]:
@@ -201,41 +164,21 @@ def _streamed(
     def joined(parts: list[Any]) -> Any:
         return tree.map_structure(lambda *a: np.concatenate(a), *parts)
 
-    def answers() -> Iterator[tuple[list[np.ndarray], list[Any], Any]]:
+    def answers() -> Answers:
         for x, y, w in every:
             pairs = pairs_of(run(x), y)
-            yield [o for _, o, _ in pairs], [np.asarray(given) for *_, given in pairs], w
+            yield [o for _, o, _ in pairs], [np.asarray(given) for *_, given in pairs], w, x
 
     x, y = joined([b[0] for b in head]), joined([b[1] for b in head])
     pairs, weighted = pairs_of(joined([run(b[0]) for b in head]), y), head[0][2] is not None
-    judges, task = _judges(model, pairs, metrics, inputs=x, weighted=weighted)
+    judges, tasks = _judges(model, pairs, metrics, inputs=x, weighted=weighted, compiled=compiled_of(model))
     judges = settled(judges, pairs)
     del head, x, y, pairs
 
-    found = streamed(answers(), judges, _Whole(asked))
-    return Evaluation(found.metrics, found.n, None, task, found.samples)
-
-
-def in_parts(model: keras.Model, like: Any) -> Callable[[Any], Any]:
-    """`in_one_function` for batches of any size, also of a model that is made for one.
-
-    Args:
-        model: any Keras model.
-        like: a batch, for its structure, shapes and dtypes.
-
-    Returns:
-        A function from a batch to outputs as arrays.
-    """
-    from keras import tree
-
-    run = in_one_function(model, like)
-
-    def outputs(batch: Any) -> Any:
-        parts = [run(b) for b in in_size([batch], model, pad=True)]
-        n = len(leaves(batch)[0])
-        return tree.map_structure(lambda *p: np.concatenate([np.asarray(q) for q in p])[:n], *parts)
-
-    return outputs
+    whole = _Whole(asked)
+    found = streamed(answers(), judges, whole)
+    task = "; ".join(map(str, tasks))
+    return Evaluation(found.metrics, found.n, None, task, {**found.samples, **whole.samples})
 
 
 def settled(judges: Sequence[Judge], pairs: Pairs, asked: Asked | None = None) -> tuple[Judge, ...]:
@@ -338,12 +281,13 @@ def judged(
         labels = np.asarray(given)
         if labels.ndim == 0 or len(outputs) != len(labels):
             raise DataError(f"evaluation data: {len(outputs)} inputs, {len(labels) if labels.ndim else 'no'} labels")
-        samples = metric.samples(outputs, labels, weights)
+        seen = metric.seen(outputs, None if asked is None else asked.data.x)
+        samples = metric.samples(seen, labels, weights)
         if samples is not None:
-            found[metric.name] = metric.finished(samples, outputs, labels)
+            found[metric.name] = metric.finished(samples, seen, labels)
             continue
-        found |= whole(judge, outputs, labels, weights)
-    return Evaluation(found, len(first_output(predictions)), predictions)
+        found |= whole(judge, seen, labels, weights)
+    return Evaluation(found, len(first_output(predictions)), predictions, samples=whole.samples, scores=whole.scores)
 
 
 class _Whole:
@@ -354,25 +298,37 @@ class _Whole:
     """
 
     def __init__(self, asked: Asked | None) -> None:
-        self._asked, self._known = asked, dict[tuple[int, int], Any]()
+        self._asked, self._known = asked, dict[tuple[int, int, int], Any]()
+        self.samples: dict[str, np.ndarray] = {}
+        self.scores: dict[str, np.ndarray] = {}
 
     def __call__(self, judge: Judge, outputs: Any, labels: Any, weights: Any) -> dict[str, float]:
-        one = (id(judge.metric.whole), judge.output)
+        one = (id(judge.metric.whole), id(judge.metric.scores), judge.output)
         if one not in self._known:
             self._known[one] = judge.metric.numbers(outputs, labels, weights, self._asked)
-        return judge.metric.by_name(self._known[one])
+        if judge.metric.scores is not None:
+            self.scores[judge.metric.name] = outputs
+        found = self._known[one]
+        if np.ndim(found):
+            self.samples[judge.metric.name] = judge.metric.added(np.asarray(found, np.float64)[:, None], weights)
+        return judge.metric.by_name(found, weights)
 
 
 def judges_for(
-    model: keras.Model, data: Data, metrics: Sequence[Any] | None = None, base_dir: str | Path = "."
+    model: keras.Model,
+    data: Data,
+    metrics: Sequence[Any] | None = None,
+    base_dir: str | Path = ".",
+    compiled: Config | None = None,
 ) -> tuple[tuple[Judge, ...], str]:
     """What runs on a model and data are judged by, checked on a few samples before anything is quantized.
 
     Args:
         model: the built Keras model.
-        data: with labels.
+        data: with labels; without, the float model's outputs are the labels.
         metrics: what `metric_of` takes; None for those of the task, of which a classifier keeps top-1 accuracy alone.
         base_dir: what paths start from.
+        compiled: what the model was compiled with, whose metrics then stand before the task's.
 
     Returns:
         The metrics, the deciding one first, and a line that says why they were chosen.
@@ -380,26 +336,75 @@ def judges_for(
     Raises:
         DataError: the metrics cannot judge this model by these labels; or nobody says which direction is better.
     """
-    where = f"{data.name}/y_eval"
-    if metrics is None and len(model.outputs) == 1 and isinstance(data.y_eval, np.ndarray):
+    where, weighted = f"{data.name}/y_eval", data.weights_eval is not None
+    if metrics is None and not compiled and len(model.outputs) == 1 and isinstance(data.y_eval, np.ndarray):
         shape = tuple(model.outputs[0].shape[1:])
         if None not in shape and len([s for s in shape if s != 1]) == 1 and data.y_eval.size == len(data.y_eval):
             check_labels(model, data)
-            return (Judge(NAMED["accuracy"], 0),), "class numbers beside scores"
-    x, y = (map_inputs(lambda a, _: a[:EVAL_BATCH], part) for part in (data.x_eval, data.y_eval))
-    outputs = predict(model, x)
+            top1 = NAMED["accuracy"].with_weights() if weighted else NAMED["accuracy"]
+            return (Judge(top1, 0),), "class numbers beside scores"
+    x = map_inputs(lambda a, _: a[:EVAL_BATCH], data.x_eval)
+    weights = data.weights_eval[:EVAL_BATCH] if weighted else None
+    ask = asking(model)
+    outputs = ask(x)
+    unlabelled = data.y_eval is None
+    y = outputs if unlabelled else map_inputs(lambda a, _: a[:EVAL_BATCH], data.y_eval)
+    asked = Asked(ask, EvaluationData(x, y, weights))
     pairs = pairs_of(outputs, y, where)
-    judges, task = _judges(model, pairs, metrics, inputs=x, weighted=False, where=where, base_dir=base_dir)
-    if metrics is None and judges[0].metric.name == "accuracy":
+    judges, tasks = _judges(
+        model,
+        pairs,
+        metrics,
+        inputs=x,
+        weighted=weighted,
+        compiled=compiled,
+        unlabelled=unlabelled,
+        where=where,
+        base_dir=base_dir,
+    )
+    if metrics is None and judges[0].metric.name.removeprefix(WEIGHTED) == "accuracy":
         check_labels(model, data)
         judges = judges[:1]
-    asked = Asked(lambda inputs: predict(model, inputs), EvaluationData(x, y))
     judges = settled(judges, pairs, known_answers(asked, outputs))
     _ = judges[0].metric.sign  # Raises where nobody said which direction is better.
     for judge in judges:
         _, own, given = pairs[judge.output]
-        judge.metric.samples(own, np.asarray(given))
-    return judges, task
+        judge.metric.samples(own, np.asarray(given), weights)
+    return judges, "; ".join(f"{task.name}: {task.why}" for task in tasks)
+
+
+def stated_by_model(model: keras.Model, data: Data, compiled: Config | None) -> list[Any] | None:
+    """Metrics as JSON where what a model was compiled with decides otherwise than outputs and labels alone; else None.
+
+    Args:
+        model: the built Keras model.
+        data: with labels.
+        compiled: what it was compiled with.
+
+    Raises:
+        DataError: the labels fit no task, or several, also with what the loss says.
+    """
+    if not compiled or len(model.outputs) > 1 or data.y_eval is None:
+        return None
+    own = [j.metric for j in judges_for(model, data, compiled=compiled)[0]]
+    try:
+        if [m.name for m in own] == [j.metric.name for j in judges_for(model, data)[0]]:
+            return None
+    except DataError:
+        pass  # A question that the loss has answered.
+    return [m.source for m in own]
+
+
+def told_by(judges: Sequence[Judge], why: str) -> str:
+    """What decides, for the first lines of a run.
+
+    Args:
+        judges: the metrics, the deciding one first.
+        why: they were chosen; "" where they were stated.
+    """
+    decides, *rest = (j.metric for j in judges)
+    more = f", beside {', '.join(m.name for m in rest)}" if rest else ""
+    return f"judged by {decides.name} ({decides.better} is better){more}" + (f": {why}" if why else "")
 
 
 _STATED = Task("stated", (), "")

@@ -85,6 +85,7 @@ class Metric:
         running: makes what computes a `whole` batch by batch, where that is possible.
         key: which of several numbers that `whole` gives by name; "" where it gives one.
         asks: `whole` is a function of (predict, data): it asks the model itself.
+        scores: from outputs and inputs to what is judged in the place of outputs; None where the outputs are.
     """
 
     name: str
@@ -98,6 +99,24 @@ class Metric:
     running: Callable[[], Running] | None = None
     key: str = ""
     asks: bool = False
+    scores: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None = None
+
+    def seen(self, outputs: NDArray[Any], inputs: Any) -> NDArray[Any]:
+        """What is judged: outputs, or what follows from them and the inputs.
+
+        Args:
+            outputs: of the model, shape (n, …).
+            inputs: what it was given; None where they are not known.
+
+        Raises:
+            DataError: the metric needs inputs like the outputs.
+        """
+        if self.scores is None:
+            return outputs
+        if np.shape(inputs) != np.shape(outputs):
+            known = "no inputs are known here" if inputs is None else f"the inputs have shape {np.shape(inputs)}"
+            raise DataError(f"metric {self.name}: it needs inputs like the outputs {np.shape(outputs)}; {known}")
+        return self.scores(outputs, np.asarray(inputs))
 
     def of(self, outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
         """The metric's value.
@@ -116,8 +135,10 @@ class Metric:
 
     def with_weights(self) -> Metric:
         """The same metric of samples that count by weights; its name says so."""
-        head, slash, last = self.name.rpartition("/")
-        return replace(self, name=f"{head}{slash}{WEIGHTED}{last}", combine=weighted(self.combine), weighted=True)
+        key = f"/{self.key}" if self.key else ""
+        head, slash, last = self.name.removesuffix(key).rpartition("/")
+        name = f"{head}{slash}{WEIGHTED}{last}{key}"
+        return replace(self, name=name, combine=weighted(self.combine), weighted=True)
 
     def samples(
         self, outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None
@@ -138,11 +159,14 @@ class Metric:
             raise DataError(f"metric {self.name}: it needs a weight for each of {len(outputs)} samples")
         if self.parts is None:
             return None
-        found = np.asarray(self.parts(outputs, labels))
+        return self.added(np.asarray(self.parts(outputs, labels)), weights)
+
+    def added(self, values: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
+        """What samples add to the sums, from what each of them has, shape (n, k)."""
         if not self.weighted:
-            return found
+            return values
         own = np.asarray(weights, np.float64)[:, None]
-        return np.concatenate([found * own, own], axis=1)
+        return np.concatenate([values * own, own], axis=1)
 
     def finished(
         self,
@@ -153,7 +177,7 @@ class Metric:
     ) -> float:
         """The value, from what `samples` gave."""
         if samples is None:
-            return self.number(self.numbers(outputs, labels, weights))
+            return self.number(self.numbers(outputs, labels, weights), weights)
         return float(self.combined(samples.sum(axis=0, dtype=np.float64), len(samples)))
 
     def numbers(
@@ -181,24 +205,24 @@ class Metric:
             raise DataError(f"metric {self.name}: it asks the model itself, and here only predictions are known")
         return self.whole(asked.predict, asked.data)
 
-    def number(self, found: Any) -> float:
-        """The one number of this metric among what `numbers` gave.
+    def number(self, found: Any, weights: NDArray[Any] | None = None) -> float:
+        """The one number of this metric among what `numbers` gave; of one for each sample the mean.
 
         Raises:
             DataError: there are several, and nobody said which.
         """
         if not isinstance(found, Mapping):
-            return float(np.mean(found))
+            return float(np.average(found, weights=weights if np.ndim(found) else None))
         if self.key not in found:
             given = f"no {self.key!r}" if self.key else "several numbers"
             raise DataError(f"metric {self.name}: its function gave {given}; it has {', '.join(map(str, found))}")
         return float(found[self.key])
 
-    def by_name(self, found: Any) -> dict[str, float]:
+    def by_name(self, found: Any, weights: NDArray[Any] | None = None) -> dict[str, float]:
         """Every number among what `numbers` gave, by the name of its metric."""
         if isinstance(found, Mapping) and not self.key:
             return {(own := self.one_of(key)).name: own.number(found) for key in found}
-        return {self.name: self.number(found)}
+        return {self.name: self.number(found, weights)}
 
     def settled(self, outputs: NDArray[Any], labels: NDArray[Any], asked: Asked | None) -> tuple[Metric, ...]:
         """The same as one metric or several, as far as what it gives of a few samples tells.
@@ -216,7 +240,8 @@ class Metric:
         except Exception:
             return (self,)
         if isinstance(found, Mapping):
-            family = replace(self, name=self.name.removesuffix(f"/{self.key}"), key="")
+            better = None if self.key and self.better == direction(self.key) else self.better
+            family = replace(self, name=self.name.removesuffix(f"/{self.key}"), key="", better=better)
             return tuple(family.one_of(key) for key in sorted(found, key=lambda k: k != self.key))
         if self.asks or np.shape(found) != (len(outputs),):
             return (self,)

@@ -126,7 +126,29 @@ def _area(score: Numbers, label: Numbers, weight: Numbers, most: float) -> float
     return float(np.trapezoid(y, x))
 
 
-def _classes(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any], int]:
+def _partial_auc(outputs: NDArray[Any], labels: NDArray[Any], weights: NDArray[Any] | None = None) -> float:
+    """Area under the ROC curve up to a false positive rate of a tenth, 0.5 where scores tell nothing, 1 at best.
+
+    Source: D. K. McClish, Analyzing a Portion of the ROC Curve, 1989.
+    """
+    x, y = _both_labels(outputs, labels, "pauc")
+    least = MOST_FALSE**2 / 2
+    return (1 + (_mean_area(x, y, weights, MOST_FALSE) - least) / (MOST_FALSE - least)) / 2
+
+
+MOST_FALSE = 0.1
+"""Share of false alarms up to which `pauc` looks."""
+
+
+def _error(outputs: NDArray[Any], inputs: NDArray[Any]) -> Numbers:
+    """How badly each sample is reconstructed: the mean of its squared errors, shape (n, 1)."""
+    difference = np.asarray(outputs, np.float64) - inputs
+    return (difference**2).reshape(len(difference), -1).mean(axis=1)[:, None]
+
+
+def _classes(
+    outputs: NDArray[Any], labels: NDArray[Any], name: str, void: int = VOID
+) -> tuple[NDArray[Any], NDArray[Any], int]:
     """Class of each place as the model answers and as it is, shape (n, places); -1 where it is not judged."""
     y = np.asarray(labels)
     if outputs.shape[-1] == 1:
@@ -140,20 +162,20 @@ def _classes(outputs: NDArray[Any], labels: NDArray[Any], name: str) -> tuple[ND
         raise DataError(f"metric {name}: outputs of shape {outputs.shape}, labels of shape {np.shape(labels)}")
     if y.dtype.kind not in "fiub" or np.any(y != np.floor(y)):
         raise DataError(f"metric {name}: the labels are no class numbers")
-    y = np.where((y < 0) | (y == VOID), -1, y).astype(np.int64)
+    y = np.where((y < 0) | (y == void), -1, y).astype(np.int64)
     if y.size and y.max() >= count:
         raise DataError(f"metric {name}: labels up to {y.max()}, the model knows {count} classes")
     return found.reshape(len(found), -1), y.reshape(len(y), -1), count
 
 
-def _right_places(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
-    found, y, _ = _classes(outputs, labels, "pixel_accuracy")
+def _right_places(outputs: NDArray[Any], labels: NDArray[Any], void: int = VOID) -> Numbers:
+    found, y, _ = _classes(outputs, labels, "pixel_accuracy", void)
     judged = y >= 0
     return np.stack([((found == y) & judged).sum(1), judged.sum(1)], axis=1).astype(np.float64)
 
 
-def _confusion(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
-    found, y, count = _classes(outputs, labels, "miou")
+def _confusion(outputs: NDArray[Any], labels: NDArray[Any], void: int = VOID) -> Numbers:
+    found, y, count = _classes(outputs, labels, "miou", void)
     rows = []
     for f, t in zip(found, y, strict=True):
         judged = t >= 0
@@ -183,13 +205,35 @@ def _divergence(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
     return (p * np.log(p / q)).sum(1)[:, None]
 
 
+def _agreement(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+    """Of each sample: whether the answers to it are the same, or in which share of its places."""
+    x, y = _as_one(outputs, labels, "agreement")
+    answers = [v.argmax(-1) if v.shape[-1] > 1 else v[..., 0] >= 0.5 for v in (x, y)]
+    same = (answers[0] == answers[1]).reshape(len(x), -1)
+    return same if same.shape[1] == 1 else same.mean(axis=1)[:, None]
+
+
+def _signal_and_noise(outputs: NDArray[Any], labels: NDArray[Any]) -> Numbers:
+    x, y = (v.reshape(len(v), -1) for v in _as_one(outputs, labels, "sqnr"))
+    return np.stack([(y**2).sum(1), ((x - y) ** 2).sum(1)], axis=1)
+
+
+def _decibel(sums: Numbers, n: Any) -> Any:  # noqa: ARG001
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 10 * np.log10(sums[..., 0] / sums[..., 1])
+
+
 _NAMED = (
     Metric("accuracy", "higher", "percent", _right),
     Metric("accuracy_from_logit", "higher", "percent", _right_logit),
     Metric("top5", "higher", "percent", _top(5)),
     Metric("exact_match", "higher", "percent", _exact),
     Metric("auc", "higher", "plain", whole=_auc),
+    Metric("pauc", "higher", "plain", whole=_partial_auc),
+    Metric("anomaly_auc", "higher", "plain", whole=_auc, scores=_error),
+    Metric("anomaly_pauc", "higher", "plain", whole=_partial_auc, scores=_error),
     Metric("pixel_accuracy", "higher", "percent", _right_places, _ratio),
+    Metric("token_accuracy", "higher", "percent", _right_places, _ratio),
     Metric("miou", "higher", "percent", _confusion, _miou),
     Metric("mae", "lower", "plain", _mean_over_values(lambda x, y: np.abs(x - y), "mae")),
     Metric("mse", "lower", "plain", _mean_over_values(lambda x, y: (x - y) ** 2, "mse")),
@@ -202,9 +246,26 @@ _NAMED = (
     ),
     Metric("r2", "higher", "plain", _squares, _r2),
     Metric("kl", "lower", "plain", _divergence),
+    Metric("agreement", "higher", "percent", _agreement),
+    Metric("sqnr", "higher", "plain", _signal_and_noise, _decibel),
 )
 NAMED: Mapping[str, Metric] = {m.name: replace(m, source=m.name) for m in _NAMED}
 """Metrics of vqkit's own, by name."""
+
+
+_WITH_VOID = {"miou": _confusion, "pixel_accuracy": _right_places, "token_accuracy": _right_places}
+
+
+def with_void(metric: Metric, void: int) -> Metric:
+    """The same metric with another label of places that are not judged; negative ones never are.
+
+    Raises:
+        DataError: it is not of labels for each place.
+    """
+    own = next((_WITH_VOID[name] for name in _WITH_VOID if metric.parts is NAMED[name].parts), None)
+    if own is None:
+        raise DataError(f"metric {metric.name}: void is a label of {', '.join(_WITH_VOID)}")
+    return replace(metric, parts=lambda outputs, labels: own(outputs, labels, void))
 
 
 def combine_of(name: str) -> Combine | None:

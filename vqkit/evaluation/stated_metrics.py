@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vqkit import digest
 from vqkit.errors import DataError, nearest, no_such_file, not_allowed
-from vqkit.evaluation.metric import EvaluationData, Metric, Numbers, Parts, Unit, Whole, direction
-from vqkit.evaluation.metrics import NAMED
+from vqkit.evaluation.metric import Better, EvaluationData, Metric, Numbers, Parts, Unit, Whole, direction
+from vqkit.evaluation.metrics import NAMED, with_void
 
 
 def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
@@ -24,8 +24,9 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
     Args:
         given: a `Metric`; a name of `NAMED`; a Keras metric or loss, or the name of one; the name of a scikit-learn
             scorer; `file.py:function`; a function of (predictions, labels); or a mapping with `name`, `function`
-            (any of these), `better` ("higher" or "lower"), `unit` ("percent" or "plain") and `key`. A function is
-            given predictions and labels in this order, or the other way round where its first parameter is called
+            (any of these), `better` ("higher" or "lower"), `unit` ("percent" or "plain"), `key`, and for labels of
+            places `void`, the label that is not judged (255 by default, and negative ones). A function is given
+            predictions and labels in this order, or the other way round where its first parameter is called
             `y_true`, `true`, `labels` or `targets`; and the samples' weights where it has a parameter
             `sample_weight`. One whose first two parameters are called `predict` and `data` asks the model itself:
             it is given a function from inputs to outputs, and an `EvaluationData`. It gives one number; or one for
@@ -39,7 +40,7 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
     if isinstance(given, Metric):
         return given
     if isinstance(given, Mapping):
-        return _from_mapping(given, base_dir)
+        return _from_keras_config(given) if "class_name" in given else _from_mapping(given, base_dir)
     if isinstance(given, str):
         found = NAMED.get(given) or _from_file(given, base_dir) or _from_keras(given) or _from_scorer(given)
         if found is None:
@@ -58,7 +59,7 @@ def metric_of(given: Any, base_dir: str | Path = ".") -> Metric:
 
 
 def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
-    allowed = ("name", "function", "better", "unit", "key", "digest")
+    allowed = ("name", "function", "better", "unit", "key", "void", "digest")
     for key in given:
         if key not in allowed:
             raise DataError(not_allowed("metric", key, allowed, what="key"))
@@ -74,6 +75,12 @@ def _from_mapping(given: Mapping[str, Any], base_dir: str | Path) -> Metric:
         inner = metric_of(what, base_dir)
     changes = {k: given[k] for k in ("name", "better", "unit") if k in given}
     found = replace(inner, **changes)
+    void = given.get("void")
+    if void is not None:
+        if isinstance(void, bool) or not isinstance(void, int):
+            raise DataError(f"metric {found.name}: void is the number of a label, not {void!r}")
+        found = with_void(found, void)
+        inner = replace(inner, source={"function": inner.source, "void": void})
     if "key" in given:
         end = f"/{given['key']}"
         found = replace(found, name=found.name.removesuffix(end)).one_of(str(given["key"]))
@@ -152,7 +159,7 @@ def _checked(function: Callable[..., Any], name: str, parameters: Sequence[str])
                 f"metric {name}: samples have weights; its function needs a third parameter {_WEIGHT}, or to give a "
                 "number for each sample"
             )
-        return np.average(found, weights=weights)
+        return found
 
     return value
 
@@ -206,14 +213,33 @@ def _from_keras(given: Any) -> Metric | None:
             except ValueError:
                 return None
     if isinstance(made, keras.metrics.Metric):
-        return _keras_metric(made)
+        return replace(_keras_metric(made), source=given if isinstance(given, str) else _config_of(made))
     if isinstance(made, keras.losses.Loss):
         name, function = made.name, made.call
     elif isinstance(given, str) or (getattr(made, "__module__", "") or "").startswith("keras."):
         name, function = made.__name__, made
     else:
         return None
-    return Metric(name, direction(name), _unit(name), parts=_keras_values(function, name), source=name)
+    is_loss = isinstance(made, keras.losses.Loss)
+    source = given if isinstance(given, str) else _config_of(made) if is_loss else name
+    better: Better | None = "lower" if is_loss else direction(name)
+    return Metric(name, better, _unit(name), parts=_keras_values(function, name), source=source)
+
+
+def _config_of(made: Any) -> dict[str, Any]:
+    return {"class_name": type(made).__name__, "config": made.get_config()}
+
+
+def _from_keras_config(given: Mapping[str, Any]) -> Metric:
+    """A metric of Keras as a compiled model's file has it; code of others is not run."""
+    import keras
+
+    name = str(given["class_name"])
+    made: Any = getattr(keras.metrics, name, None) or getattr(keras.losses, name, None)
+    found = _from_keras(made.from_config(dict(given.get("config") or {}))) if hasattr(made, "from_config") else None
+    if found is None:
+        raise DataError(f"metric {name!r}: it is none of Keras' own")
+    return found
 
 
 def _unit(name: str) -> Unit:
@@ -244,7 +270,8 @@ def _keras_metric(metric: Any) -> Metric:
         return running.value()
 
     name, unit = metric.name, _unit(metric.name)
-    return Metric(name, direction(name), unit, whole=value, source=name, running=lambda: _KerasRunning(metric))
+    better = direction(name) or direction(type(metric).__name__)
+    return Metric(name, better, unit, whole=value, running=lambda: _KerasRunning(metric))
 
 
 def _keras_values(function: Callable[..., Any], name: str) -> Parts:

@@ -102,8 +102,8 @@ class Streamed:
     samples: Mapping[str, NDArray[Any]]
 
 
-Answers = Iterable[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]], NDArray[Any] | None]]
-"""Outputs, their labels and the samples' weights, batch by batch."""
+Answers = Iterable[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]], NDArray[Any] | None, Any]]
+"""Outputs, their labels, the samples' weights and inputs, batch by batch."""
 
 
 def streamed(answers: Answers, judges: Sequence[Judge], numbers: Callable[[Judge, Any, Any, Any], Any]) -> Streamed:
@@ -119,21 +119,22 @@ def streamed(answers: Answers, judges: Sequence[Judge], numbers: Callable[[Judge
         DataError: a metric cannot judge by the labels; or samples with weights follow others without.
     """
     tallies = [_Tally(j, j.metric.running() if j.metric.running else None) for j in judges]
-    whole = {j.output for j in judges if j.metric.parts is None and j.metric.running is None and not j.metric.asks}
+    needed = [j for j in judges if j.metric.parts is None and j.metric.running is None and not j.metric.asks]
+    whole = {_judged(j): j for j in needed}
     outputs, labels, weights, n = {i: Kept() for i in whole}, {i: Kept() for i in whole}, Kept(), 0
-    for values, right, w in answers:
+    for values, right, w, x in answers:
         n += len(values[0])
         for tally in tallies:
             tally.add(values[tally.judge.output], right[tally.judge.output], w)
-        for i in whole:
-            outputs[i].add(values[i])
-            labels[i].add(right[i])
+        for i, judge in whole.items():
+            outputs[i].add(judge.metric.seen(values[judge.output], x))
+            labels[i].add(right[judge.output])
         if whole and w is not None:
             weights.add(w)
     found: dict[str, float] = {}
     weighted = any(j.metric.weighted for j in judges)
     for tally in tallies:
-        metric, at = tally.judge.metric, tally.judge.output
+        metric, at = tally.judge.metric, _judged(tally.judge)
         if tally.running is not None:
             found[metric.name] = tally.running.value()
         elif metric.parts is not None:
@@ -143,6 +144,11 @@ def streamed(answers: Answers, judges: Sequence[Judge], numbers: Callable[[Judge
             found |= numbers(tally.judge, own, given, weights.array() if weighted and at in whole else None)
     samples = {t.judge.metric.name: t.samples.array() for t in tallies if t.n}
     return Streamed(found, n, samples)
+
+
+def _judged(judge: Judge) -> tuple[int, int]:
+    """What a metric looks at: an output, or what follows from it and the inputs."""
+    return judge.output, id(judge.metric.scores)
 
 
 def first_and_all(source: Iterator[Labelled], samples: int) -> tuple[list[Labelled], Iterator[Labelled]]:

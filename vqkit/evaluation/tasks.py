@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from vqkit.quantization.labels import class_numbers
 if TYPE_CHECKING:
     import keras
 
+LossKind = Literal["", "probability", "logit", "one class", "value"]
+"""What the loss of a model says about its outputs."""
 _MANY_CLASSES = 10
 """Above so many classes the five best answers are judged as well."""
 
@@ -29,7 +31,8 @@ class Task:
     """What one output of a model is judged by.
 
     Attributes:
-        name: "single label", "binary", "multi-label", "dense labels", "regression" or "reconstruction".
+        name: "single label", "binary", "multi-label", "soft labels", "dense labels", "sequence labels", "regression",
+            "reconstruction", "anomaly detection" or "no labels".
         metrics: the first one decides.
         why: what was seen, for the first lines of a run.
     """
@@ -44,7 +47,13 @@ class Task:
 
 
 def task_of(
-    outputs: NDArray[Any], labels: Any, *, inputs: Any = None, activation: str = "", where: str = "labels"
+    outputs: NDArray[Any],
+    labels: Any,
+    *,
+    inputs: Any = None,
+    activation: str = "",
+    where: str = "labels",
+    loss: LossKind = "",
 ) -> Task:
     """The task of one output.
 
@@ -54,6 +63,7 @@ def task_of(
         inputs: what the model was given, where it is one array: a model that is to give its inputs reconstructs.
         activation: name of the output's activation function, "" where it is not known.
         where: names the labels in messages.
+        loss: what the loss says, which decides where several tasks fit.
 
     Raises:
         DataError: the labels fit no task, or several; the message says what to state.
@@ -67,19 +77,22 @@ def task_of(
     if inputs is not None and y.shape == np.shape(inputs) == outputs.shape and np.array_equal(y, inputs):
         return _task("reconstruction", ("mse", "mae"), "the labels are the inputs")
     places = int(np.prod(shape[:-1])) if len(shape) > 1 else 1
+    same = inputs is not None and np.shape(inputs) == outputs.shape and (places > 1 or loss == "value")
+    if same and y.size == len(y) and np.all((y == 0) | (y == 1)):
+        return _task("anomaly detection", ("anomaly_auc", "anomaly_pauc"), "labels 0 and 1 beside a reconstruction")
     if places > 1:
         return _dense(outputs, y, whole, where)
     values = int(np.prod(shape)) if shape else 1
     if values == 1:
-        return _single(outputs, y, activation, where)
-    return _several(outputs, y, whole, activation, where)
+        return _single(outputs, y, activation, where, loss)
+    return _several(outputs, y, whole, activation, where, loss)
 
 
 def _task(name: str, metrics: Sequence[str], why: str) -> Task:
     return Task(name, tuple(NAMED[m] for m in metrics), why)
 
 
-def _single(outputs: NDArray[Any], y: NDArray[Any], activation: str, where: str) -> Task:
+def _single(outputs: NDArray[Any], y: NDArray[Any], activation: str, where: str, loss: LossKind) -> Task:
     if y.size != len(y):
         raise DataError(f"{where}: the model gives one number for each sample, the labels have shape {y.shape}")
     if not np.all((y == 0) | (y == 1)):
@@ -88,13 +101,18 @@ def _single(outputs: NDArray[Any], y: NDArray[Any], activation: str, where: str)
         return _task("binary", ("accuracy", "auc"), "labels 0 and 1 beside one probability (sigmoid)")
     if activation in ("", "linear") and not (outputs.min() >= 0 and outputs.max() <= 1):
         return _task("binary", ("accuracy_from_logit", "auc"), "labels 0 and 1 beside one logit")
+    if loss in ("probability", "logit"):
+        metrics = ("accuracy" if loss == "probability" else "accuracy_from_logit", "auc")
+        return _task("binary", metrics, f"labels 0 and 1 beside one {loss}, as the loss says")
+    if loss == "value":
+        return _task("regression", ("mae", "rmse", "r2"), "one number for each sample, as the loss says")
     raise DataError(
         f"{where}: labels 0 and 1 beside one number with the activation {activation or 'unknown'!r}: is it a "
         "probability (metrics: [accuracy, auc]), a logit ([accuracy_from_logit, auc]) or a value ([mae, rmse])?"
     )
 
 
-def _several(outputs: NDArray[Any], y: NDArray[Any], whole: bool, activation: str, where: str) -> Task:
+def _several(outputs: NDArray[Any], y: NDArray[Any], whole: bool, activation: str, where: str, loss: LossKind) -> Task:
     flat = outputs.reshape(len(outputs), -1)
     count, best = flat.shape[1], ("accuracy", "top5") if flat.shape[1] > _MANY_CLASSES else ("accuracy",)
     if y.size == len(y):
@@ -109,9 +127,9 @@ def _several(outputs: NDArray[Any], y: NDArray[Any], whole: bool, activation: st
             return _task("soft labels", ("kl", "mae"), "shares that add up to one beside probabilities")
         return _task("regression", ("mae", "rmse", "r2"), f"{count} numbers for each sample")
     one_hot = bool(np.all(rows.sum(1) == 1))
-    if one_hot and activation != "sigmoid":
+    if one_hot and (activation != "sigmoid" or loss == "one class"):
         return _task("single label", best, f"one-hot labels beside {count} scores")
-    if one_hot:
+    if one_hot and loss not in ("probability", "logit"):
         raise DataError(
             f"{where}: one label for each sample beside {count} sigmoids: do samples have exactly one label (metrics: "
             "[accuracy]) or any number of them ([auc, exact_match])?"
@@ -123,6 +141,8 @@ def _dense(outputs: NDArray[Any], y: NDArray[Any], whole: bool, where: str) -> T
     classes, places = outputs.shape[-1], outputs.shape[:-1]
     numbers = y.shape == places or y.shape == (*places, 1)
     fits = numbers and whole and (y[(y >= 0) & (y != VOID)].max(initial=0) < max(classes, 2))
+    if fits and classes > 1 and len(places) == 2:
+        return _task("sequence labels", ("token_accuracy", "miou"), f"a class number for each of {places[1]} places")
     if fits and (classes > 1 or np.all((y == 0) | (y == 1) | (y == VOID))):
         return _task("dense labels", ("miou", "pixel_accuracy"), f"a class number for each of {places[1:]} places")
     if y.shape == outputs.shape and whole and classes > 1 and np.all((y == 0) | (y == 1)) and np.all(y.sum(-1) == 1):
@@ -130,6 +150,22 @@ def _dense(outputs: NDArray[Any], y: NDArray[Any], whole: bool, where: str) -> T
     if y.shape == outputs.shape or (numbers and classes == 1):
         return _task("regression", ("mae", "rmse", "r2"), f"an array of shape {outputs.shape[1:]} for each sample")
     raise DataError(f"{where}: they have shape {y.shape}, the model's outputs {outputs.shape}; state metrics for them")
+
+
+def unlabelled_task(outputs: NDArray[Any], activation: str = "") -> Task:
+    """The task of an output where the float model's outputs are all that there is to compare with.
+
+    Args:
+        outputs: of the float model, shape (n, …).
+        activation: name of the output's activation function, "" where it is not known.
+    """
+    if activation == "softmax":
+        return _task("no labels", ("agreement", "kl", "sqnr") if outputs.ndim == 2 else ("agreement", "sqnr"), _UNSEEN)
+    decision = activation == "sigmoid" and outputs.shape[-1] == 1
+    return _task("no labels", ("agreement", "sqnr") if decision else ("sqnr", "mae"), _UNSEEN)
+
+
+_UNSEEN = "quantized outputs beside those of the float model"
 
 
 def activations_of(model: keras.Model) -> list[str]:
@@ -158,7 +194,12 @@ def _activation(layer: Any) -> str:
 
 
 def tasks_of(
-    model: keras.Model, pairs: Sequence[tuple[str, NDArray[Any], Any]], *, inputs: Any = None, where: str = "labels"
+    model: keras.Model,
+    pairs: Sequence[tuple[str, NDArray[Any], Any]],
+    *,
+    inputs: Any = None,
+    where: str = "labels",
+    loss: LossKind = "",
 ) -> list[Task]:
     """The task of each output of a model, in the model's order.
 
@@ -167,6 +208,7 @@ def tasks_of(
         pairs: name, values and labels of each output, from `paired_with`.
         inputs: what it was given.
         where: names the labels in messages.
+        loss: what the loss of the model says, which decides where several tasks fit.
 
     Raises:
         DataError: labels and outputs do not fit; the message says what to state.
@@ -174,7 +216,9 @@ def tasks_of(
     own = activations_of(model) if getattr(model, "outputs", None) else [""] * len(pairs)
     single = inputs if hasattr(inputs, "shape") else None
     return [
-        task_of(o, y, inputs=single, activation=a, where=where if len(pairs) == 1 else f"{where} of {name!r}")
+        task_of(
+            o, y, inputs=single, activation=a, where=where if len(pairs) == 1 else f"{where} of {name!r}", loss=loss
+        )
         for (name, o, y), a in zip(pairs, own[: len(pairs)], strict=True)
     ]
 

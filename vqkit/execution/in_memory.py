@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
+    from vqkit.evaluation import Evaluation
+    from vqkit.evaluation.tasks import Judge
     from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
@@ -85,7 +87,7 @@ def run_trial(
         CancelledError: it was stopped.
         VqkitError: as `vqkit.quantize`.
     """
-    from vqkit.evaluation import judged, judges_for, predict
+    from vqkit.evaluation import judges_for
     from vqkit.evaluation.noise import sqnr
     from vqkit.quantization.ptq import quantize
 
@@ -98,17 +100,33 @@ def run_trial(
     labels = calib_labels(data, settings) if isinstance(data, Data) else None
     quantized = quantize(model, strategy, calibration, calib_labels=labels, **_for_quantize(settings))
     if isinstance(data, Data):
-        if float_metrics is None:
+        labels_eval = data.y_eval
+        if float_metrics is None or labels_eval is None:
             seen = watch.batches(x_eval, EVAL_BATCH, "evaluating the float model", 0.55, 0.7)
-            float_metrics = judged(predict(model, seen), data.y_eval, judges).metrics
+            found = _judged(model, seen, data, labels_eval, judges)
+            float_metrics, labels_eval = found.metrics, found.predictions if labels_eval is None else labels_eval
         began = time.perf_counter()
         seen = watch.batches(x_eval, EVAL_BATCH, "evaluating the quantized model", 0.7, 0.85)
-        result = judged(predict(quantized.model, seen), data.y_eval, judges)
-        scores = Scores(float_metrics, result, data.y_eval, time.perf_counter() - began, judges)
+        result = _judged(quantized.model, seen, data, labels_eval, judges)
+        seconds = time.perf_counter() - began
+        scores = Scores(float_metrics, result, labels_eval, seconds, judges, data.weights_eval)
     few = run_api.first_samples(x_eval, settings.sqnr_images) if _cuttable(x_eval) else x_eval
     table = sqnr(quantized, watch.batches(few, 50, "measuring the noise", 0.85, 1.0))
     watch.phase("done", 1.0, 1.0)
     return InMemoryRun(strategy, quantized, table, scores, settings)
+
+
+def _judged(model: keras.Model, seen: Iterable[Any], data: Data, labels: Any, judges: tuple[Judge, ...]) -> Evaluation:
+    """Metrics of a model; of the float one beside its own outputs where there are no labels."""
+    from vqkit.evaluation import asking, judged, known_answers
+    from vqkit.evaluation.metric import Asked, EvaluationData
+
+    weights = data.weights_eval
+    ask = asking(model)
+    outputs = ask(seen)
+    labels = outputs if labels is None else labels
+    asked = Asked(ask, EvaluationData(data.x_eval, labels, weights))
+    return judged(outputs, labels, judges, weights=weights, asked=known_answers(asked, outputs))
 
 
 def _for_quantize(settings: Settings) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Scores:
         labels: what was right, `(n, ...)`.
         seconds: time the quantized evaluation took.
         judges: the metrics, the deciding one first.
+        weights: of the samples, `(n,)`, where the metrics are weighted.
     """
 
     float_metrics: Mapping[str, float]
@@ -110,6 +111,7 @@ class Scores:
     labels: Any
     seconds: float
     judges: tuple[Judge, ...] = (Judge(NAMED["accuracy"], 0),)
+    weights: Any = None
 
     def to_frame(self) -> pd.DataFrame:
         """One row per metric: float, quantized, and the difference."""
@@ -165,8 +167,9 @@ def some_of(data: Data, n: int | None) -> Data:
     if n > data.n_eval:
         raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
     chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
-    x, y = (map_inputs(lambda a, _: a[chosen], part) for part in (data.x_eval, data.y_eval))
-    return replace(data, x_eval=x, y_eval=y, digest=digest.of_json([data.digest, "eval_images", n]))
+    fields = {f: getattr(data, f) for f in ("x_eval", "y_eval", "weights_eval")}
+    some = {f: map_inputs(lambda a, _: a[chosen], v) for f, v in fields.items() if v is not None}
+    return replace(data, **some, digest=digest.of_json([data.digest, "eval_images", n]))
 
 
 def score(bench: Bench, quantized: Quantized) -> Scores:
@@ -182,7 +185,8 @@ def score(bench: Bench, quantized: Quantized) -> Scores:
     reference = bench.float_evaluation()
     began = time.perf_counter()
     result = bench.evaluate(quantized)
-    return Scores(reference.metrics, result, bench.data.y_eval, time.perf_counter() - began, bench.judges)
+    seconds = time.perf_counter() - began
+    return Scores(reference.metrics, result, bench.labels, seconds, bench.judges, bench.data.weights_eval)
 
 
 def worst_tensors(sqnr: pd.DataFrame, n: int = 3) -> list[str]:
@@ -340,15 +344,26 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bounds(scores: Scores) -> dict[str, float]:
     """95 % interval of the deciding metric; that of accuracy follows from the number of samples."""
-    from vqkit.evaluation.judgement import interval
+    from vqkit.evaluation.judgement import interval, interval_of
 
     judge = scores.judges[0]
     name = judge.metric.name
     if name == "accuracy":
         return {}
-    outputs, labels = _of_judge(scores, judge)
-    low, high = interval(judge.metric, outputs, labels)
+    samples = _samples(scores, judge)
+    if samples is not None:
+        low, high = interval_of(judge.metric, samples)
+    elif judge.metric.asks:
+        return {}
+    else:
+        low, high = interval(judge.metric, *_of_judge(scores, judge), scores.weights)
     return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _samples(scores: Scores, judge: Judge) -> np.ndarray | None:
+    """What each sample adds to a metric, where it has a value for a sample."""
+    known = scores.quantized.samples.get(judge.metric.name)
+    return judge.metric.samples(*_of_judge(scores, judge), scores.weights) if known is None else known
 
 
 def _of_judge(scores: Scores, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
@@ -356,7 +371,7 @@ def _of_judge(scores: Scores, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
     from vqkit.evaluation import pairs_of
 
     _, outputs, labels = pairs_of(scores.quantized.predictions, scores.labels)[judge.output]
-    return outputs, np.asarray(labels)
+    return scores.quantized.scores.get(judge.metric.name, outputs), np.asarray(labels)
 
 
 MOST_SAMPLES = 1 << 22
@@ -377,7 +392,7 @@ def _keep_predictions(folder: Path, scores: Scores) -> None:
             return
         write_npz(folder / PREDICTIONS, {"predicted": predicted_classes(own), "labels": y}, compressed=True)
         return
-    samples = judge.metric.samples(*_of_judge(scores, judge))
+    samples = _samples(scores, judge)
     known = judge.metric.combine is combine_of(judge.metric.name)
     if samples is not None and known and samples.size <= MOST_SAMPLES:
         write_npz(folder / SAMPLES, {"samples": samples}, compressed=True)

@@ -99,11 +99,12 @@ class Data:
         name: for people.
         x_calib: unlabelled inputs, `(n, ...)`; a list or dict of arrays for several inputs.
         x_eval: inputs, as `x_calib`.
-        y_eval: labels, `(n, ...)`.
+        y_eval: labels, `(n, ...)`; None where there are none: a run is then compared with the float model's outputs.
         ref: what `load_data` was given; JSON.
         digest: digest of the arrays; computed when not given.
         y_calib: class numbers of the calibration samples, `(n,)`, where they are known; read only by a
             threshold search with `threshold_search_loss` "labels".
+        weights_eval: how much each labelled sample counts, `(n,)`, from 0; None where they count alike.
 
     Example:
         >>> import numpy as np, vqkit
@@ -120,6 +121,7 @@ class Data:
     ref: Any = None
     digest: str = ""
     y_calib: Any = None
+    weights_eval: Any = None
 
     def __post_init__(self) -> None:
         for field in self._fields:
@@ -128,16 +130,20 @@ class Data:
             same_length(value, where)
             object.__setattr__(self, field, value)
         same_unit(self.x_calib, self.x_eval, (f"{self.name}/x_calib", f"{self.name}/x_eval"))
-        if self.n_eval != len(leaves(self.y_eval)[0]):
+        if self.y_eval is not None and self.n_eval != len(leaves(self.y_eval)[0]):
             raise DataError(f"{self.name}: {self.n_eval} images and {len(leaves(self.y_eval)[0])} labels")
         if self.y_calib is not None and self.n_calib != len(leaves(self.y_calib)[0]):
             raise DataError(f"{self.name}: {self.n_calib} calibration images and {len(leaves(self.y_calib)[0])} labels")
+        if self.weights_eval is not None:
+            own = checked_weights(self.weights_eval, self.n_eval, f"{self.name}/weights_eval")
+            object.__setattr__(self, "weights_eval", own)
         if not self.digest:
             object.__setattr__(self, "digest", self._content())
 
     @property
     def _fields(self) -> tuple[str, ...]:
-        return ("x_calib", "x_eval", "y_eval", *(() if self.y_calib is None else ("y_calib",)))
+        known = [name for name in ("y_eval", "y_calib", "weights_eval") if getattr(self, name) is not None]
+        return ("x_calib", "x_eval", *known)
 
     @property
     def n_calib(self) -> int:

@@ -63,12 +63,14 @@ class ResolvedSweep:
         planned: every variant, in order.
         model_file: absolute path of the model.
         notebook: absolute path of the notebook that runs each variant.
+        judged: what decides between variants and why, for people; "" of a notebook of the user's own.
     """
 
     sweep: Sweep
     planned: tuple[Planned, ...]
     model_file: Path
     notebook: Path
+    judged: str = ""
 
     @property
     def to_run(self) -> tuple[Planned, ...]:
@@ -121,7 +123,8 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     Raises:
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
-    from vqkit.evaluation import judges_for, metrics_of
+    from vqkit.evaluation import judges_for, metrics_of, stated_by_model, told_by
+    from vqkit.evaluation.compiled import compiled_in
 
     file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
     code = code_digest(source_digest(file))
@@ -133,8 +136,13 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     if stated is not None:
         # Files by absolute paths, with the digest of what is in them.
         stated = [m.source for m in metrics_of(list(stated), sweep.base_dir)]
-    # A notebook of the user's own may have metrics of its own.
-    judges = judges_for(net, data, stated)[0] if file.samefile(find(RUN_NOTEBOOK)) else ()
+    judges, told = (), ""
+    if file.samefile(find(RUN_NOTEBOOK)):
+        # A notebook of the user's own may have metrics of its own.
+        own = stated_by_model(net, data, compiled_in(path)) if stated is None else None
+        stated = own or stated
+        judges, why = judges_for(net, data, stated)
+        told = told_by(judges, "as the model was compiled" if own else why)
     decides = judges[0].metric.name if judges else "accuracy"
     if sweep.spec.screen is not None and decides != "accuracy":
         raise SweepError(f"screen: it looks at top-1 accuracy; this sweep is judged by {decides}: leave screen out")
@@ -145,6 +153,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
         data.n_calib,
         code,
         stated,
+        told,
     )
     return LoadedSources(shared, data, path, file, judges)
 
@@ -159,6 +168,7 @@ class Shared:
     n_calib: int
     code: str
     metrics: list[Any] | None
+    judged: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +198,7 @@ class LoadedSources:
         planned = _without_repeats(_plan_all(sweep, self.shared))
         parameters = planned[0].variant.parameters(declared_parameters(self.notebook))
         check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
-        return ResolvedSweep(sweep, planned, self.model_file, self.notebook)
+        return ResolvedSweep(sweep, planned, self.model_file, self.notebook, self.shared.judged)
 
 
 def _data(sweep: Sweep, net: keras.Model) -> Data:

@@ -34,8 +34,9 @@ class NpzSpec(BaseModel):
     npz: str
     x_calib: Keys = "x_calib"
     x_eval: Keys = "x_eval"
-    y_eval: str = "y_eval"
+    y_eval: str | None = "y_eval"
     y_calib: str | None = None
+    weights_eval: str | None = None
     n_calib: int | None = Field(default=None, ge=1)
     n_eval: int | None = Field(default=None, ge=1)
     scale: float = Field(default=1.0, allow_inf_nan=False)
@@ -56,10 +57,11 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
 
     Args:
         ref: `"digits"` (built in); or `{"npz": path, "x_calib": key, "x_eval": key, "y_eval": key,
-            "y_calib": key, "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or
+            "y_calib": key, "weights_eval": key, "n_calib": n, "n_eval": n, "scale": s, "offset": o}`; or
             `{"loader": "file.py:function", "args": {...}}`, a function that returns an object or mapping with
             x_calib, x_eval and y_eval,
-            and y_calib where the calibration samples have labels. A loader is code, and it is run.
+            and y_calib where the calibration samples have labels, weights_eval where evaluation samples have weights.
+            A loader is code, and it is run.
             Or these as `data_from_text` takes them: "file.npz", "file.py:function".
         base_dir: relative paths start here.
 
@@ -100,7 +102,8 @@ def _read_only(data: Data) -> Data:
         view.flags.writeable = False
         return view
 
-    parts = {part: map_inputs(locked, getattr(data, part)) for part in ("x_calib", "x_eval", "y_eval")}
+    names = ("x_calib", "x_eval", "y_eval", "weights_eval")
+    parts = {part: map_inputs(locked, own) for part in names if (own := getattr(data, part)) is not None}
     return replace(data, **parts)
 
 
@@ -179,7 +182,7 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
         check_arrays(path, MemoryBudget(path, DataError))
         # Only arrays of plain values: a pickle in the file would be code.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            x_calib, x_eval, y_eval, y_calib = _picked(file, spec)
+            x_calib, x_eval, y_eval, y_calib, weights = _picked(file, spec)
     except VqkitError:
         raise
     except Exception as e:
@@ -194,22 +197,27 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     same_unit(x_calib, x_eval, (f"{path}: array {spec.x_calib!r}", f"array {spec.x_eval!r}"))
     with np.errstate(over="ignore", invalid="ignore"):
         x_calib, x_eval = map_inputs(scaled, x_calib), map_inputs(scaled, x_eval)
-    return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+    return Data(path.stem, x_calib, x_eval, y_eval, ref, y_calib=y_calib, weights_eval=weights)
 
 
-def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any]:
+def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any, Any]:
     def pick(keys: Keys, n: int | None) -> Any:
         missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
         if missing:
             raise DataError(
                 f"{spec.npz}: there is no array {missing[0]!r}{nearest(missing[0], file.files)}. It holds: "
-                f'{", ".join(file.files)}. Other names are given so: {{"npz": …, "y_eval": "labels"}}'
+                f'{", ".join(file.files)}. Other names are given so: {{"npz": …, "y_eval": "labels"}}, '
+                'no labels so: {"npz": …, "y_eval": null}'
             )
         return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
 
     x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
     y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
-    return x_calib, x_eval, pick(spec.y_eval, spec.n_eval), y_calib
+    # An array of this name is what it says; one of another name has to be named.
+    named = spec.weights_eval or ("weights_eval" if "weights_eval" in file.files else None)
+    weights = None if named is None else pick(named, spec.n_eval)
+    y_eval = None if spec.y_eval is None else pick(spec.y_eval, spec.n_eval)
+    return x_calib, x_eval, y_eval, y_calib, weights
 
 
 def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
@@ -221,9 +229,11 @@ def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
         raise
     except Exception as e:
         raise DataError(f"{spec.loader}: failed with {type(e).__name__}: {e}") from e
-    x_calib, x_eval, y_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval", "y_eval"))
-    y_calib = _given(result, "y_calib")
-    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref, y_calib=y_calib)
+    x_calib, x_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval"))
+    none = isinstance(result, Mapping) and result.get("y_eval", ...) is None
+    y_eval = None if none else _part(result, "y_eval", spec.loader)
+    more = {field: _given(result, field) for field in ("y_calib", "weights_eval")}
+    return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref, **more)
 
 
 def _given(result: Any, field: str) -> Any:
