@@ -12,7 +12,7 @@ import pytest
 import vqkit
 from vqkit.errors import DataError
 from vqkit.evaluation import judges_for, stated_by_model, told_by
-from vqkit.evaluation.compiled import compiled_in, compiled_of, loss_kind
+from vqkit.evaluation.compiled import compiled_of, loss_kind
 from vqkit.evaluation.stated_metrics import metric_of
 from vqkit.sweeps.resolve import resolve
 from vqkit.sweeps.spec import Sweep
@@ -53,8 +53,7 @@ def test_metrics_of_the_model_come_first_where_they_can_judge(name: str, tmp_pat
     data = vqkit.Data("given", X[:20], X, y)
     for file in ("net.keras", "net.h5"):
         model.save(tmp_path / file)
-        config = compiled_in(tmp_path / file)
-        stated = stated_by_model(vqkit.load_model(tmp_path / file), data, config)
+        stated = stated_by_model(vqkit.load_model(tmp_path / file), data, tmp_path / file)
         assert (stated is None) == ("compiled with" not in found.task)
         if stated is not None:
             own = [metric_of(m) for m in stated]

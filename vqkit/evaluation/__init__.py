@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import DataError
-from vqkit.evaluation.compiled import Config, as_compiled, compiled_of, loss_kind
+from vqkit.evaluation.compiled import Config, as_compiled, compiled_in, compiled_of, loss_kind
 from vqkit.evaluation.metric import WEIGHTED, Asked, EvaluationData
 from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.prediction import asking as asking
@@ -29,6 +30,7 @@ from vqkit.quantization.data import (
     leaves,
     map_inputs,
 )
+from vqkit.quantization.float_model import check_inputs
 from vqkit.quantization.labels import class_numbers, first_output, right_answers
 from vqkit.quantization.quantized import Quantized
 
@@ -101,7 +103,7 @@ def evaluate(
     data = EvaluationData(x, y, sample_weight)
     asked = Asked(asking(net, batch_size), data)
     if y is None or not keep_predictions:
-        source = labelled_batches(x, y, sample_weight, batch_size=batch_size, shapes=getattr(net, "input_shape", None))
+        source = labelled_batches(x, y, sample_weight, batch_size=batch_size, check=partial(check_inputs, net))
         return _streamed(net, source, metrics, asked)
     predictions = asked.predict(x)
     pairs = pairs_of(predictions, y)
@@ -373,17 +375,18 @@ def judges_for(
     return judges, "; ".join(f"{task.name}: {task.why}" for task in tasks)
 
 
-def stated_by_model(model: keras.Model, data: Data, compiled: Config | None) -> list[Any] | None:
+def stated_by_model(model: keras.Model, data: Data, path: str | Path) -> list[Any] | None:
     """Metrics as JSON where what a model was compiled with decides otherwise than outputs and labels alone; else None.
 
     Args:
         model: the built Keras model.
         data: with labels.
-        compiled: what it was compiled with.
+        path: of its file, which has what it was compiled with.
 
     Raises:
         DataError: the labels fit no task, or several, also with what the loss says.
     """
+    compiled = compiled_in(path)
     if not compiled or len(model.outputs) > 1 or data.y_eval is None:
         return None
     own = [j.metric for j in judges_for(model, data, compiled=compiled)[0]]

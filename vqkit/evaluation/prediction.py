@@ -10,7 +10,7 @@ import numpy as np
 
 from vqkit.primitives.native import traced_here
 from vqkit.quantization.data import EVAL_BATCH, batches, leaves
-from vqkit.quantization.float_model import in_size, size_of
+from vqkit.quantization.float_model import arranged, in_size, size_of
 from vqkit.quantization.quantized import Quantized
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def in_one_function(model: keras.Model, like: Any) -> Callable[[Any], Any]:
 
     size = size_of(model)
     free = tree.map_structure(lambda a: tf.TensorSpec((size, *a.shape[1:]), a.dtype), like)
-    run = traced_here(lambda batch: model(batch, training=False), [free])
+    run = traced_here(lambda batch: model(arranged(model, batch), training=False), [free])
     return lambda batch: run(tree.map_structure(tf.convert_to_tensor, batch))
 
 

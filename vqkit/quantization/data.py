@@ -105,6 +105,7 @@ class Data:
         y_calib: class numbers of the calibration samples, `(n,)`, where they are known; read only by a
             threshold search with `threshold_search_loss` "labels".
         weights_eval: how much each labelled sample counts, `(n,)`, from 0; None where they count alike.
+        class_names: of the class numbers, where they are known.
 
     Example:
         >>> import numpy as np, vqkit
@@ -122,6 +123,7 @@ class Data:
     digest: str = ""
     y_calib: Any = None
     weights_eval: Any = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in self._fields:
@@ -208,7 +210,12 @@ Labelled = tuple[Any, Any, "np.ndarray | None"]
 
 
 def labelled_batches(
-    data: Samples, y: Any = None, weights: Any = None, *, batch_size: int = EVAL_BATCH, shapes: Any = None
+    data: Samples,
+    y: Any = None,
+    weights: Any = None,
+    *,
+    batch_size: int = EVAL_BATCH,
+    check: Callable[[Any, str], None],
 ) -> Iterator[Labelled]:
     """Yield checked inputs with labels and weights, batch by batch; one batch is held at a time.
 
@@ -218,7 +225,7 @@ def labelled_batches(
         y: labels of the same samples, an array or a list or dict of them.
         weights: of the samples, shape (n,).
         batch_size: samples per batch where the data are cut here.
-        shapes: input shapes with the batch axis first, as in `batches`; batches may have any size.
+        check: refuses inputs that the model cannot take; it is given their place for messages.
 
     Raises:
         DataError: as in `batches`; or a batch has no labels, or another number of them.
@@ -235,8 +242,7 @@ def labelled_batches(
         where = f"batch {count}"
         inputs = map_inputs(lambda a, at, w=where: clean(a, w + at), x)
         n = same_length(inputs, where)
-        if shapes is not None:
-            check_shapes(inputs, shapes, where, whole=True)
+        check(inputs, where)
         own = map_inputs(lambda a, _: np.asarray(a), labels)
         if any(a.ndim == 0 or len(a) != n for a in leaves(own)):
             raise DataError(f"{where}: {n} inputs, labels of shape {[a.shape for a in leaves(own)]}")

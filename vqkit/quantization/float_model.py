@@ -17,7 +17,7 @@ from vqkit.graph.ir import Graph, Node, map_refs, refs
 from vqkit.graph.keras_io import replay, tensors
 from vqkit.graph.passes.simplify import WEIGHTED
 from vqkit.graph.state import recurrent_states
-from vqkit.quantization.data import leaves, map_inputs
+from vqkit.quantization.data import check_shapes, leaves, map_inputs
 
 if TYPE_CHECKING:
     import keras
@@ -153,6 +153,43 @@ def _parting(
         f"{head}, though each layer computes the same: the model's calls do not say all that it does. This "
         "is a fault of vqkit; please report it with the model's summary"
     )
+
+
+def arranged(model: keras.Model, batch: Any) -> Any:
+    """Inputs by name in the structure that a model takes; others as they are.
+
+    Args:
+        model: a functional Keras model, or another one, which is given what there is.
+        batch: arrays or tensors, or a dict of them by the names of the model's inputs.
+
+    Raises:
+        DataError: the names are not those of the model's inputs.
+    """
+    own = getattr(model, "inputs", None) or []
+    if not isinstance(batch, Mapping) or not own or isinstance(model.input, Mapping):
+        return batch
+    names = [t.name for t in own]
+    if set(batch) != set(names):
+        raise DataError(f"inputs {', '.join(map(str, batch))} are given, the model takes {', '.join(names)}")
+    return [batch[name] for name in names] if len(names) > 1 else batch[names[0]]
+
+
+def check_inputs(model: keras.Model, inputs: Any, where: str) -> None:
+    """Raise unless inputs, of any number of samples, fit a model's.
+
+    Args:
+        model: a built Keras model.
+        inputs: arrays, in the structure of the model's inputs or by their names.
+        where: names them in messages.
+
+    Raises:
+        DataError: wrong number or names of inputs, wrong rank or size.
+    """
+    shapes = getattr(model, "input_shape", None)
+    if isinstance(inputs, Mapping) and not isinstance(shapes, Mapping) and getattr(model, "inputs", None):
+        shapes = {t.name: tuple(t.shape) for t in model.inputs}
+    if shapes is not None:
+        check_shapes(inputs, shapes, where, whole=True)
 
 
 def size_of(model: keras.Model | Graph) -> int | None:

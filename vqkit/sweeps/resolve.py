@@ -124,7 +124,6 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
         ModelError, DataError, NotebookError: what all variants share is unusable.
     """
     from vqkit.evaluation import judges_for, metrics_of, stated_by_model, told_by
-    from vqkit.evaluation.compiled import compiled_in
 
     file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
     code = code_digest(source_digest(file))
@@ -139,7 +138,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     judges, told = (), ""
     if file.samefile(find(RUN_NOTEBOOK)):
         # A notebook of the user's own may have metrics of its own.
-        own = stated_by_model(net, data, compiled_in(path)) if stated is None else None
+        own = stated_by_model(net, data, path) if stated is None else None
         stated = own or stated
         judges, why = judges_for(net, data, stated)
         told = told_by(judges, "as the model was compiled" if own else why)
@@ -202,11 +201,11 @@ class LoadedSources:
 
 
 def _data(sweep: Sweep, net: keras.Model) -> Data:
-    from vqkit.quantization.data import check_shapes
+    from vqkit.quantization.float_model import check_inputs
 
     data = load_data(absolute_data(sweep.spec.data, sweep.base_dir))
     for part in ("x_calib", "x_eval"):
-        check_shapes(getattr(data, part), net.input_shape, f"{data.name}/{part}", whole=True)
+        check_inputs(net, getattr(data, part), f"{data.name}/{part}")
     return data
 
 

@@ -17,24 +17,29 @@ from vqkit import digest, process_cache
 from vqkit.environment import load_tensorflow
 from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_file, not_allowed
 from vqkit.limits import MemoryBudget, check_arrays
-from vqkit.quantization.data import Data, map_inputs, same_unit
+from vqkit.quantization.data import Data, leaves, map_inputs, same_unit
 from vqkit.strategy.document import plain
+from vqkit.sweeps.folder import FolderSpec, data_from_folders
 
 QUICKSTART = "quickstart"
 DIGITS = "digits"
 MODEL_FILES = (".keras", ".h5", ".hdf5")
-Keys = str | list[str]
+Keys = str | list[str] | dict[str, str]
+"""An array; several in order, or by name."""
 
 
 class NpzSpec(BaseModel):
-    """Arrays of one `.npz` file: the first `n_calib` / `n_eval`, as float32 `x * scale + offset`."""
+    """Arrays of one `.npz` file: the first `n_calib` / `n_eval`, as float32 `x * scale + offset`.
+
+    Where there is no array `x_eval`, but `x_eval.left` and `x_eval.right`, these are inputs `left` and `right`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     npz: str
     x_calib: Keys = "x_calib"
     x_eval: Keys = "x_eval"
-    y_eval: str | None = "y_eval"
+    y_eval: Keys | None = "y_eval"
     y_calib: str | None = None
     weights_eval: str | None = None
     n_calib: int | None = Field(default=None, ge=1)
@@ -52,6 +57,10 @@ class LoaderSpec(BaseModel):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+_FORMS: dict[str, type[BaseModel]] = {"npz": NpzSpec, "loader": LoaderSpec, "folder": FolderSpec}
+_PATHS = (*_FORMS, "calib_folder")
+
+
 def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
     """Data from a JSON-able description.
 
@@ -61,7 +70,8 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
             `{"loader": "file.py:function", "args": {...}}`, a function that returns an object or mapping with
             x_calib, x_eval and y_eval,
             and y_calib where the calibration samples have labels, weights_eval where evaluation samples have weights.
-            A loader is code, and it is run.
+            A loader is code, and it is run; or `{"folder": path, "image_size": [h, w], ...}`, the keys of
+            `folder.FolderSpec`: images in one folder for each class.
             Or these as `data_from_text` takes them: "file.npz", "file.py:function".
         base_dir: relative paths start here.
 
@@ -80,9 +90,8 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
     """
     ref = absolute_data(ref, base_dir)
     # The digest of what was loaded is checked against the run's before anything is recorded.
-    stamps = [
-        _stamp(ref[k].rpartition(".py:")[0] + ".py" if k == "loader" else ref[k]) for k in ("npz", "loader") if k in ref
-    ]
+    paths = [ref[k] for k in _PATHS if ref != DIGITS and ref.get(k)]
+    stamps = [_stamp(path.rpartition(".py:")[0] + ".py" if ".py:" in path else path) for path in paths]
     return process_cache.once("data", (digest.of_json(ref), *stamps), lambda: _read_only(_load(ref)))
 
 
@@ -112,6 +121,8 @@ def _load(ref: Any) -> Data:
         from vqkit.sweeps.quickstart import quickstart_data
 
         return quickstart_data()
+    if "folder" in ref:
+        return data_from_folders(FolderSpec(**ref), ref)
     return _from_npz(NpzSpec(**ref), ref) if "npz" in ref else _from_loader(LoaderSpec(**ref), ref)
 
 
@@ -147,13 +158,13 @@ def absolute_data(ref: Any, base_dir: str | Path) -> Any:
         ref = data_from_text(ref)
     if ref in (DIGITS, QUICKSTART):
         return DIGITS
-    if not isinstance(ref, Mapping) or not {"npz", "loader"} & set(ref):
-        allowed = [f'"{DIGITS}"', "file.npz", "file.py:function", '{"npz": …}', '{"loader": …}']
+    kind = next((k for k in _FORMS if isinstance(ref, Mapping) and k in ref), None)
+    if kind is None:
+        allowed = [f'"{DIGITS}"', "file.npz", "file.py:function", *(f'{{"{k}": …}}' for k in _FORMS)]
         raise DataError(not_allowed("data", ref, allowed))
-    kind, model = ("npz", NpzSpec) if "npz" in ref else ("loader", LoaderSpec)
-    _checked(model, dict(ref))
+    _checked(_FORMS[kind], dict(ref))
     plain(ref, "data", DataError)
-    return {**ref, kind: str(_absolute(base_dir, ref[kind], DataError))}
+    return {**ref, **{k: str(_absolute(base_dir, ref[k], DataError)) for k in _PATHS if ref.get(k)}}
 
 
 def _absolute(base_dir: str | Path, text: str, error: type[VqkitError]) -> Path:
@@ -202,14 +213,16 @@ def _from_npz(spec: NpzSpec, ref: Any) -> Data:
 
 def _picked(file: Any, spec: NpzSpec) -> tuple[Any, Any, Any, Any, Any]:
     def pick(keys: Keys, n: int | None) -> Any:
-        missing = [k for k in ([keys] if isinstance(keys, str) else keys) if k not in file.files]
+        if isinstance(keys, str) and keys not in file.files:
+            keys = {k.removeprefix(f"{keys}."): k for k in file.files if k.startswith(f"{keys}.")} or keys
+        missing = [k for k in leaves(keys) if k not in file.files]
         if missing:
             raise DataError(
                 f"{spec.npz}: there is no array {missing[0]!r}{nearest(missing[0], file.files)}. It holds: "
                 f'{", ".join(file.files)}. Other names are given so: {{"npz": …, "y_eval": "labels"}}, '
                 'no labels so: {"npz": …, "y_eval": null}'
             )
-        return file[keys][:n] if isinstance(keys, str) else [file[k][:n] for k in keys]
+        return map_inputs(lambda key, _: file[key][:n], keys)
 
     x_calib, x_eval = pick(spec.x_calib, spec.n_calib), pick(spec.x_eval, spec.n_eval)
     y_calib = None if spec.y_calib is None else pick(spec.y_calib, spec.n_calib)
