@@ -65,7 +65,7 @@ def calibration_study(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from vqkit.evaluation import judged, judges_for, predict
+    from vqkit.evaluation import check_judged_by_labels, judged, judges_for, predict
     from vqkit.quantization.ptq import quantize
 
     def value(net: keras.Model) -> float:
@@ -74,6 +74,7 @@ def calibration_study(
     chosen = _counts(data.n_calib, counts)
     points = [(n, i) for n in chosen for i in range(1 if n == data.n_calib else subsets)]
     judges, _ = judges_for(model, data, metrics)
+    check_judged_by_labels(data, judges[0].metric, "a study of calibration images")
     measure = judges[0].metric.measure
     judging = {"metric": measure.name, "better": measure.better, "unit": measure.unit}
     reference = value(model)

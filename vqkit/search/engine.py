@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkit import digest, tables
-from vqkit.errors import DataError
-from vqkit.evaluation import judged, judges_for, known_answers, pairs_of, predict
+from vqkit.evaluation import asking, check_judged_by_labels, judged, judges_for, known_answers, pairs_of
 from vqkit.evaluation.cost import totals
 from vqkit.evaluation.judgement import Evidence
 from vqkit.evaluation.metric import Asked, EvaluationData, Metric
@@ -266,11 +265,7 @@ class Engine:
         if self.metrics is not None:
             self.settings = replace(self.settings, metrics=[m.source for m in self.metrics])
         self.judges, self.task = judges_for(model, self.data, self.metrics)
-        if self.metric.asks:
-            raise DataError(
-                f"metric {self.metric.name}: it asks the model itself; a search needs one of predictions and labels to "
-                "decide, and takes this one beside it"
-            )
+        check_judged_by_labels(self.data, self.metric, "a search")
         self.answers = self.cache if _is_json(stated) else None
         self._kept = DiskCache(None if self.answers is None else self.answers / "measured")
         self.evaluations = 0
@@ -351,7 +346,7 @@ class Engine:
         return self._every_metric(self.model, self._float_predictions)
 
     def _every_metric(self, model: keras.Model | Quantized, predictions: Any) -> Mapping[str, float]:
-        asked = Asked(lambda x: predict(model, x), EvaluationData(self.data.x_eval, self.data.y_eval))
+        asked = Asked(asking(model), EvaluationData(self.data.x_eval, self.data.y_eval))
         known = known_answers(asked, predictions)
         return judged(predictions, self.data.y_eval, self.judges, asked=known).metrics
 

@@ -135,7 +135,8 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     if stated is not None:
         # Files by absolute paths, with the digest of what is in them.
         stated = [m.source for m in metrics_of(list(stated), sweep.base_dir)]
-    judges, told = (), ""
+    judges: tuple[Judge, ...] = ()
+    told = ""
     if file.samefile(find(RUN_NOTEBOOK)):
         # A notebook of the user's own may have metrics of its own.
         own = stated_by_model(net, data, path) if stated is None else None
