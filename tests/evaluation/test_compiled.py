@@ -89,6 +89,14 @@ def test_the_loss_answers_where_two_tasks_fit(name: str, tmp_path: Path) -> None
     assert resolved.planned[0].variant.settings.metrics[0] == decides
 
 
+def test_functions_of_the_author_are_left_out() -> None:
+    def own_error(y: Any, p: Any) -> Any:
+        return keras.ops.abs(y - p)
+
+    model = net(1, None, loss=lambda y, p: keras.ops.mean(y - p), metrics=[own_error])
+    assert list(vqkit.evaluate(model, X, X[:, 0]).metrics) == ["mae", "rmse", "r2"]
+
+
 def test_what_is_no_metric_of_keras_is_not_made() -> None:
     with pytest.raises(DataError, match="none of Keras' own"):
         metric_of({"module": "os", "class_name": "system", "config": {}})

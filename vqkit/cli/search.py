@@ -301,15 +301,17 @@ def _engine(
     calibration: str,
     seed: int,
 ) -> Engine:
+    from vqkit.evaluation import stated_by_model
     from vqkit.runs.store import Store
     from vqkit.search.engine import Engine
     from vqkit.sweeps.source import load_data, load_model, model_path
     from vqkit.sweeps.spec import SettingsSpec, settings_of
 
     cache, described = Store.at(runs).cache, data_of(model, data)
-    stated = {"seed": seed, "calibration": calibration, "metrics": stated_metrics(metrics)}
-    parsed = SettingsSpec.model_validate(stated)
-    net, loaded = load_model(model_path(model, ".", cache)), load_data(described)
+    file = model_path(model, ".", cache)
+    net, loaded = load_model(file), load_data(described)
+    own = stated_metrics(metrics) or stated_by_model(net, loaded, file)
+    parsed = SettingsSpec.model_validate({"seed": seed, "calibration": calibration, "metrics": own})
     return Engine(net, loaded, settings=settings_of(parsed), cache=cache, images=images)
 
 

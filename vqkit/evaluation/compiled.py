@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,25 +37,30 @@ _KINDS: Mapping[str, LossKind] = {
 
 def compiled_of(model: keras.Model) -> Config | None:
     """What a model in memory was compiled with; None where it was not."""
-    config = model.get_compile_config() if getattr(model, "compiled", False) else None
+    config: Any = None
+    # Keras warns of functions without a name, and fails on what it cannot write down.
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        config = model.get_compile_config() if getattr(model, "compiled", False) else None
     return config if isinstance(config, Mapping) else None
 
 
 def compiled_in(path: str | Path) -> Config | None:
     """What the model of a `.keras` or `.h5` file was compiled with; None where it was not, or of another file."""
-    path = Path(path)
     found: Any = None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = _config(Path(path))
+    return found if isinstance(found, Mapping) else None
+
+
+def _config(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            found = json.loads(archive.read("config.json")).get("compile_config")
-    elif path.is_file():
-        import h5py
+            return json.loads(archive.read("config.json"))["compile_config"]
+    import h5py
 
-        if h5py.is_hdf5(path):
-            with h5py.File(path) as file:
-                text = file.attrs.get("training_config")
-                found = None if text is None else json.loads(text)
-    return found if isinstance(found, Mapping) else None
+    with h5py.File(path) as file:
+        return json.loads(file.attrs["training_config"])
 
 
 def loss_kind(config: Config | None) -> LossKind:
