@@ -41,7 +41,7 @@ LIGHT_MODULES = (
 )
 SINGLE_IMPORTERS = {
     "papermill": {"vqkit.execution.papermill"},
-    "mlflow": {"vqkit.runs.mlflow"},
+    "mlflow": {"vqkit.runs.mlflow", "vqkit.runs.registry"},
     "distributed": {"vqkit.execution.dask"},
     "keras.src": {"vqkit.graph.copies", "vqkit.graph.keras_io"},
     "anywidget": {"vqkit.widgets.elements"},

@@ -34,9 +34,8 @@ models with vqkit's layers all the same, before or after.
 
 from __future__ import annotations
 
-from vqkit import _moved
+from vqkit import _moved, _registered
 from vqkit._lazy import names_of
-from vqkit._registered import register
 from vqkit._version import __version__
 
 _WHERE = {
@@ -69,6 +68,7 @@ _WHERE = {
     "sweeps.settings": ("Settings",),
     "sweeps.variant": ("build_strategy",),
     "execution": ("run_api",),
+    "execution.registration": ("register",),
     "execution.runner": ("run_sweep",),
     "sweeps.qat": ("make_quantized",),
     "qat.model": ("qat_model",),
@@ -110,6 +110,7 @@ __all__ = [
     "pick_part",
     "qat_model",
     "quantize",
+    "register",
     "run_api",
     "run_sweep",
     "sensitivity",
@@ -120,4 +121,4 @@ __all__ = [
 ]
 __getattr__, __dir__ = names_of(__name__, _HOME, _moved.NAMES)
 _moved.install()
-register()
+_registered.register()

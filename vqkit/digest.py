@@ -17,7 +17,7 @@ NUMERIC = (
     "digest.py",
     "environment.py",
     "bench",
-    "cli/quantized.py",
+    "execution/requantize.py",
     "evaluation",
     "execution/in_memory.py",
     "execution/run_api.py",

@@ -10,8 +10,8 @@ import pytest
 from vqkit import digest, files
 from vqkit.cli import Exit, app
 from vqkit.cli.application import _guarded
-from vqkit.cli.quantized import of_run
 from vqkit.errors import RecordError
+from vqkit.execution.requantize import of_run
 from vqkit.export.onnx import OnnxSession
 from vqkit.quantization import quantize
 from vqkit.runs import store

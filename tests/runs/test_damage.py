@@ -142,8 +142,8 @@ def test_a_damaged_result_is_not_taken_for_one(tmp_path: Path, damage: Callable[
 def test_export_and_reproduce_refuse_in_words(
     whole: Any, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    from vqkit.cli.quantized import of_run
     from vqkit.comparison.reproduce import reproduce
+    from vqkit.execution.requantize import of_run
 
     source, a, _ = whole
     shutil.copytree(source, tmp_path / "runs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -14,10 +15,12 @@ import pytest
 from tests.support import records as make
 from tests.support.server import mlflow_server
 from vqkit.comparison import leaderboard
+from vqkit.comparison.publication import publish
 from vqkit.errors import TrackingError
 from vqkit.runs import mlflow as track
 from vqkit.runs.mlflow import Tracker
 from vqkit.runs.mlflow_tags import Tag
+from vqkit.runs.tracking import rebuild
 
 
 @pytest.fixture(scope="session")
@@ -220,13 +223,13 @@ def test_the_store_is_rebuilt_identically_from_the_records(runs, tmp_path_factor
     (runs / "variants" / "torn" / "record.json").write_text("{")
     fresh = tmp_path_factory.mktemp("fresh") / "again.db"
     shutil.copy(migrated, fresh)
-    rebuilt = track.rebuild(runs, f"sqlite:///{fresh}")
+    rebuilt = rebuild(runs, f"sqlite:///{fresh}")
     assert len(rebuilt.runs) == 6
     assert len(rebuilt.problems) == 1
     assert "torn" in rebuilt.problems[0]
     copy = Tracker.open(f"sqlite:///{fresh}", runs_dir=runs)
     assert content(copy) == content(live)
-    assert track.rebuild(runs, f"sqlite:///{fresh}").runs == rebuilt.runs
+    assert rebuild(runs, f"sqlite:///{fresh}").runs == rebuilt.runs
 
 
 def test_the_leaderboard_from_mlflow_is_the_one_from_disk(runs):
@@ -325,4 +328,43 @@ def _check_server(runs, server, monkeypatch):
     run_dir = make.add(runs, make.record("fs", {"weight_bit": 7}))
     with pytest.raises(TrackingError, match=r"variant .*127.0.0.1.* refused: .*vqkit track"):
         remote.log_variant(run_dir)
-    assert len(track.rebuild(runs).runs) == 6
+    assert len(rebuild(runs).runs) == 6
+
+
+def test_an_experiment_is_one_of_runs_whoever_made_it(runs, monkeypatch):
+    from mlflow import MlflowClient
+
+    kind = "mlflow.experimentKind"
+    made = Tracker.open(runs_dir=runs, experiment="ours")
+    client = client_of(made)
+    theirs = {name: client.create_experiment(name) for name in ("theirs", "agents")}
+    client.set_experiment_tag(theirs["agents"], kind, "genai_development")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    assert Tracker.open(runs_dir=runs).experiment_id == theirs["theirs"]
+    assert Tracker.open(runs_dir=runs, experiment="agents").experiment_id == theirs["agents"]
+    found = {e.name: e.tags.get(kind) for e in MlflowClient(tracking_uri=made.uri).search_experiments()}
+    classic = "custom_model_development"
+    assert {name: found[name] for name in ("ours", "theirs", "agents")} == {
+        "ours": classic,
+        "theirs": classic,
+        "agents": "genai_development",
+    }
+
+
+def test_the_parent_run_holds_what_came_of_the_sweep(runs):
+    tracker, parent, ids = log_all(runs)
+    advice = publish(runs, "quick")
+    publish(runs, "quick")
+    told = client_of(tracker).get_run(parent).data
+    best = make.record("pof2s")
+    assert told.metrics["best_accuracy"] == 0.9733
+    assert told.metrics["variants"] == 5
+    assert (told.tags[Tag.BEST_KEY], told.tags[Tag.BEST_NAME]) == (best["key"], "pof2s")
+    assert told.tags[Tag.BEST] in ids
+    assert told.tags[Tag.NOTE] == advice.sentence
+    assert {"leaderboard.csv", "report.html", "sweep.json"} <= set(files(tracker, parent))
+    path = client_of(tracker).download_artifacts(parent, "leaderboard.csv")
+    with open(path) as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 5
+    assert [r["key"] for r in rows if r["best"] == "True" and r["group"] == "0"] == [best["key"]]

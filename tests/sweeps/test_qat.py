@@ -55,7 +55,7 @@ def test_a_section_that_says_nothing_sensible_is_refused(given, problem):
 
 @pytest.mark.slow
 def test_a_trained_variant_is_run_recorded_and_tracked_like_any_other(tmp_path, quickstart_model_path):
-    from vqkit.runs.mlflow import rebuild
+    from vqkit.runs.tracking import rebuild
 
     runs = Store.at(tmp_path)
     runs.cache.mkdir()

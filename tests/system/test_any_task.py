@@ -13,6 +13,7 @@ import vqkit
 from vqkit import plots
 from vqkit.comparison.difference import difference
 from vqkit.comparison.leaderboard import leaderboard, recommend, render
+from vqkit.comparison.publication import publish
 from vqkit.comparison.report import write
 from vqkit.errors import DataError, SweepError
 from vqkit.execution.runner import run_tracked
@@ -132,6 +133,18 @@ def test_the_store_of_mlflow_ranks_alike(ran: Path) -> None:
     board = leaderboard(to_frame(records))
     assert board["name"].tolist() == ["fsx weight_bit=8", "fsx weight_bit=2"]
     assert set(board["metric"]) == {"mine"}
+
+
+def test_the_parent_run_in_mlflow_has_the_best_by_the_same_metric(ran: Path) -> None:
+    from vqkit.runs.mlflow import Tracker
+
+    sentence = publish(ran / "runs", "own").sentence
+    tracker = Tracker.open(runs_dir=ran / "runs")
+    (parent,) = tracker._search("tags.`vqkit.kind` = 'sweep' and tags.`vqkit.sweep` = 'own'")
+    (winner,) = (r for r in Store.at(ran / "runs").records("own") if r.name == "fsx weight_bit=8")
+    assert parent.data.metrics["best_mine"] == winner.metrics["mine"]
+    assert parent.data.tags["vqkit.best_key"] == winner.key
+    assert parent.data.tags["mlflow.note.content"] == sentence
 
 
 def test_two_runs_are_told_apart_by_a_paired_test(ran: Path) -> None:

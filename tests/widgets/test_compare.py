@@ -15,6 +15,7 @@ from tests.support.hand import having, part, press, told
 from vqkit import plots
 from vqkit.errors import RecordError, TrackingError
 from vqkit.runs import mlflow
+from vqkit.runs.tracking import Reader, rebuild
 from vqkit.widgets.compare import Compare
 
 EVIL = "<script>alert(1)</script>"
@@ -151,7 +152,6 @@ def test_a_folder_without_a_finished_run_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
-    from vqkit.runs.tracking import Reader
 
     uri = mlflow.default_uri(tmp_path)
     client = store(mlflow.Tracker.open(runs_dir=tmp_path, experiment="another").uri)
@@ -163,7 +163,7 @@ def test_reading_a_store_creates_nothing_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_mlflow_store_shows_the_same_runs_and_their_files(runs: Path) -> None:
-    mlflow.rebuild(runs)
+    rebuild(runs)
     bench = vq.compare(mlflow.default_uri(runs), "quick")
     assert names(bench.view.board()) == names(vq.compare(runs, "quick").view.board())
     bench.view.chosen = key(bench, "fsx weight_bit=99")

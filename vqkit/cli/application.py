@@ -113,6 +113,10 @@ Overrides = Annotated[
 ]
 Compat = Annotated[bool, typer.Option("--vitis-compat", help="Reproduce the original quantizer's mistakes.")]
 TrackingUri = Annotated[str | None, typer.Option(help="mlflow store; default: sqlite in the run folder.")]
+Experiment = Annotated[
+    str | None, typer.Option(help="mlflow experiment; default: MLFLOW_EXPERIMENT_NAME, else 'vqkit'.")
+]
+Register = Annotated[str | None, typer.Option(help="Make the model a version of this model of mlflow's registry.")]
 NoTrack = Annotated[bool, typer.Option("--no-track", help="Write records only, no mlflow.")]
 NotebookOption = Annotated[Path | None, typer.Option(help="Runs instead of the built-in notebook.")]
 Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Variants at once; default: what fits.")]

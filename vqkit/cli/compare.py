@@ -1,4 +1,4 @@
-"""Commands that read recorded runs: compare, track, ui."""
+"""Commands that read recorded runs: compare, track, register, ui."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vqkit.cli.application import Pair, Runs, TrackingUri, Where, app, pairs
+from vqkit.cli.application import Experiment, Pair, Runs, TrackingUri, Where, app, pairs
 
 
 @app.command()
@@ -63,15 +63,44 @@ def _compare_pair(run_a: str, run_b: str, runs: Path, why: bool, patch: bool) ->
         typer.echo(f"\n{explain(run_a, run_b, runs=runs)}")
 
 
-@app.command()
-def track(runs: Runs = Path("runs"), tracking_uri: TrackingUri = None) -> None:
-    """Fill an mlflow store from the run records."""
-    from vqkit.runs.mlflow import rebuild
+def published(runs: Path, sweep: str, **where: Any) -> Any:
+    """Write what came of a sweep into its parent run; returns the recommended run."""
+    from vqkit.comparison.publication import publish
 
-    done = rebuild(runs, tracking_uri)
+    return publish(runs, sweep, **where)
+
+
+def registered(run: str, name: str, runs: Path, **where: Any) -> str:
+    """Register a run's model; returns its address."""
+    from vqkit.execution.registration import register
+
+    return register(run, name, runs, **where)
+
+
+@app.command()
+def track(runs: Runs = Path("runs"), tracking_uri: TrackingUri = None, experiment: Experiment = None) -> None:
+    """Fill an mlflow store from the run records."""
+    from vqkit.runs.store import Store
+    from vqkit.runs.tracking import rebuild
+
+    done = rebuild(runs, tracking_uri, experiment=experiment)
+    for name in Store.at(runs).sweeps():
+        published(runs, name, tracking_uri=tracking_uri, experiment=experiment)
     for problem in done.problems:
         typer.echo(problem, err=True)
     typer.echo(f"{done.uri}: {len(done.runs)} runs")
+
+
+@app.command()
+def register(
+    run: Annotated[str, typer.Argument(help="Key or name of a finished run.")],
+    name: Annotated[str, typer.Argument(help="Model of mlflow's registry.")],
+    runs: Runs = Path("runs"),
+    tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+) -> None:
+    """Make a run's model a version in mlflow's model registry."""
+    typer.echo(registered(run, name, runs, tracking_uri=tracking_uri, experiment=experiment))
 
 
 @app.command()

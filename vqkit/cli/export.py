@@ -93,8 +93,8 @@ def _cross_check(quantized: Quantized, check: str, samples: int, format: str, op
 def _quantized(
     source: str, strategy: str, overrides: list[str] | None, data: str | None, vitis_compat: bool, runs: Path
 ) -> Quantized:
-    from vqkit.cli.quantized import of_model, of_run
     from vqkit.errors import StrategyError
+    from vqkit.execution.requantize import of_model, of_run
     from vqkit.runs.store import Store
     from vqkit.sweeps.source import MODEL_FILES, QUICKSTART
     from vqkit.sweeps.variant import Settings

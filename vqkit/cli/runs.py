@@ -14,12 +14,14 @@ from vqkit.cli.application import (
     DataOption,
     DryRun,
     Exit,
+    Experiment,
     FailFast,
     Jobs,
     Metrics,
     NotebookOption,
     NoTrack,
     Overrides,
+    Register,
     RetryFailed,
     Runs,
     Screen,
@@ -33,6 +35,7 @@ from vqkit.cli.application import (
     stated_metrics,
     with_settings,
 )
+from vqkit.cli.compare import published, registered
 from vqkit.errors import SweepError
 
 if TYPE_CHECKING:
@@ -59,6 +62,8 @@ def sweep(
     ] = None,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    register: Register = None,
     no_track: NoTrack = False,
     notebook: NotebookOption = None,
 ) -> None:
@@ -73,6 +78,7 @@ def sweep(
     from vqkit.sweeps.screen import first_round
     from vqkit.sweeps.spec import Sweep
 
+    _check_registers(register, no_track)
     if cold and warm:
         raise SweepError("--cold and --warm: one of the two")
     if dask is not None and jobs is not None:
@@ -97,9 +103,22 @@ def sweep(
     typer.echo(f"{_crew_told(options)}; {'warm kernels' if warm else 'a fresh kernel for each variant'}")
     if dry_run:
         return
-    code = run_told(resolved, store, options, track=not no_track, tracking_uri=tracking_uri)
-    typer.echo(f"\n{conclude(store.root, resolved.sweep.name)}")
+    where: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment": experiment}
+    code = run_told(resolved, store, options, track=not no_track, **where)
+    name = resolved.sweep.name
+    typer.echo(f"\n{conclude(store.root, name)}")
+    if no_track or code in (Exit.TRACKING, Exit.INTERRUPTED):
+        raise typer.Exit(code)
+    advice = published(store.root, name, **where)
+    if register is not None and advice.row is not None:
+        address = registered(str(advice.row["key"]), register, store.root, sweep=name, **where)
+        typer.echo(f"{address}: {advice.row['name']}")
     raise typer.Exit(code)
+
+
+def _check_registers(register: str | None, no_track: bool) -> None:
+    if register is not None and no_track:
+        raise SweepError("--register and --no-track: a registry of models is a tracking store; one of the two")
 
 
 def _crew_told(options: RunOptions) -> str:
@@ -140,6 +159,8 @@ def run(
     warm: Warm = False,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
+    register: Register = None,
     no_track: NoTrack = False,
     notebook: NotebookOption = None,
 ) -> None:
@@ -151,6 +172,7 @@ def run(
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.spec import Sweep
 
+    _check_registers(register, no_track)
     store = Store.at(runs)
     value = {
         "name": "run",
@@ -169,8 +191,12 @@ def run(
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")
-    code = run_told(resolved, store, options, single=True, track=not no_track, tracking_uri=tracking_uri)
-    typer.echo(str(store.variant_dir(resolved.planned[0].variant.key)))
+    where: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment": experiment}
+    code = run_told(resolved, store, options, single=True, track=not no_track, **where)
+    key = resolved.planned[0].variant.key
+    typer.echo(str(store.variant_dir(key)))
+    if register is not None and code == Exit.OK:
+        typer.echo(registered(key, register, store.root, **where))
     raise typer.Exit(code)
 
 

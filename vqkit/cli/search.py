@@ -12,6 +12,7 @@ from vqkit.cli.application import (
     Base,
     DataOption,
     Exit,
+    Experiment,
     Jobs,
     Metrics,
     NotebookOption,
@@ -24,6 +25,7 @@ from vqkit.cli.application import (
     data_of,
     stated_metrics,
 )
+from vqkit.cli.compare import published
 from vqkit.errors import ModelError, SweepError
 from vqkit.tables import parse_size
 
@@ -162,6 +164,7 @@ def search(
     timeout: Timeout = None,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
     no_track: NoTrack = False,
     notebook: NotebookOption = None,
 ) -> None:
@@ -186,9 +189,12 @@ def search(
         tell=lambda t: typer.echo(_line(t, what)),
         track=not no_track,
         tracking_uri=tracking_uri,
+        experiment=experiment,
         say=typer.echo,
     )
     typer.echo(_search_summary(found))
+    if not no_track and found.best is not None:
+        published(store.root, what.name, tracking_uri=tracking_uri, experiment=experiment)
     if found.interrupted:
         raise typer.Exit(Exit.INTERRUPTED)
     raise typer.Exit(Exit.OK if found.best else Exit.SOME_FAILED)
@@ -250,6 +256,7 @@ def recommend(
     output: Output = None,
     runs: Runs = Path("runs"),
     tracking_uri: TrackingUri = None,
+    experiment: Experiment = None,
     no_track: NoTrack = False,
 ) -> None:
     """Find the strategy for a size, a drop and a time; write strategy, model and report."""
@@ -275,7 +282,7 @@ def recommend(
     if found.chosen is None:
         raise typer.Exit(Exit.SOME_FAILED)
     done = advice.deliver(found, engine, folder, title=Path(model).name, formats=formats)
-    tracking: dict[str, Any] = {"track": not no_track, "tracking_uri": tracking_uri}
+    tracking: dict[str, Any] = {"track": not no_track, "tracking_uri": tracking_uri, "experiment": experiment}
     key = advice.record(done, model, data_of(model, data), store, engine.settings, **tracking)
     typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
     for path in done.exports:

@@ -193,6 +193,7 @@ def start_sweep(
     warm: bool | None = None,
     tracking_uri: str | None = None,
     track: bool = True,
+    experiment: str | None = None,
 ) -> Running:
     """Run a sweep in a process of its own, so that a notebook stays usable.
 
@@ -204,6 +205,7 @@ def start_sweep(
         warm: keep kernels warm between variants; None does so for the shipped notebook alone.
         tracking_uri: mlflow store; the one in the folder of runs by default.
         track: log to mlflow.
+        experiment: of the store; the one that `MLFLOW_EXPERIMENT_NAME` names, else "vqkit", by default.
 
     Returns:
         The running sweep; `vqkit.watch` shows it. It goes on when this process ends.
@@ -226,9 +228,8 @@ def start_sweep(
     at = folder.sweep_dir(chosen.name)
     if runner(at) is not None:
         raise SweepError(f"{chosen.name}: process {runner(at)} is running this sweep in {folder.root}")
-    command = _command(
-        chosen, folder, jobs=jobs, retry_failed=retry_failed, warm=warm, track=track, tracking_uri=tracking_uri
-    )
+    tracking: dict[str, Any] = {"track": track, "tracking_uri": tracking_uri, "experiment": experiment}
+    command = _command(chosen, folder, jobs=jobs, retry_failed=retry_failed, warm=warm, **tracking)
     with open(at / LOG, "wb") as log:
         process = subprocess.Popen(
             command,
@@ -249,6 +250,7 @@ def _command(
     warm: bool | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
+    experiment: str | None = None,
 ) -> list[str]:
     """The command line that runs a sweep; its content is written where the command finds it."""
     data = absolute_data(sweep.spec.data, sweep.base_dir)
@@ -258,6 +260,7 @@ def _command(
     told += ["--retry-failed"] if retry_failed else []
     told += [] if warm is None else ["--warm" if warm else "--cold"]
     told += ["--tracking-uri", tracking_uri] if tracking_uri else []
+    told += ["--experiment", experiment] if experiment else []
     told += [] if track else ["--no-track"]
     return [sys.executable, "-m", "vqkit.cli", "sweep", str(file), *told]
 

@@ -184,6 +184,7 @@ def run_tracked(
     notebook: str | Path | None = None,
     track: bool = True,
     tracking_uri: str | None = None,
+    experiment: str | None = None,
     say: Callable[[str], None] = print,
     session: Session | None = None,
     notify: Notify | None = None,
@@ -200,8 +201,9 @@ def run_tracked(
         notebook: runs instead of `20_run_variant.ipynb`.
         track: log to mlflow.
         tracking_uri: mlflow store; None for the one in the folder of runs.
+        experiment: of the store; `runs.mlflow.default_experiment()` where None.
         say: takes one line for people when the store refuses.
-        session: of a caller that runs several sweeps as one; it closes it. Replaces the three above.
+        session: of a caller that runs several sweeps as one; it closes it. Replaces the four above.
         notify, announce, slots: as for `run_sweep`.
 
     Returns:
@@ -219,7 +221,7 @@ def run_tracked(
             announce(told, variants)
         listed = None if single else runs.sweep(resolved.sweep.name)
         if log is None and track:
-            log = Session(runs, tracking_uri, listed, say)
+            log = Session(runs, tracking_uri, listed, say, experiment)
         elif log is not None and session is None and listed is not None:
             log.relist(listed)
 

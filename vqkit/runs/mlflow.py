@@ -1,8 +1,8 @@
-"""mlflow as an index of the run records: Tracker, rebuild, where stores are.
+"""mlflow as an index of the run records: Tracker, where stores are.
 
-The only module that imports mlflow, and only when a store is opened: where stores are can be asked without it.
+Like `registry` it imports mlflow, and only when a store is opened: where stores are can be asked without it.
 
-The records are the truth. Whatever happens to the store, `rebuild` fills it again from them, and logging
+The records are the truth. Whatever happens to the store, `tracking.rebuild` fills it again from them, and logging
 one record twice leaves one run. Only an explicit client is used: mlflow's global state (`set_experiment`,
 `start_run`) files runs of concurrent processes under the wrong experiment without an error.
 
@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -31,11 +31,10 @@ from vqkit.runs.store import RECORD, RunRecord, Status, Store
 
 __all__ = [
     "EXPERIMENT",
-    "Rebuilt",
     "Tracker",
+    "default_experiment",
     "default_uri",
     "environment",
-    "rebuild",
     "ui_command",
 ]
 
@@ -105,6 +104,13 @@ def sqlite_file(uri: str) -> Path | None:
 
 EXPERIMENT = "vqkit"
 _BATCH = 100
+# What tells mlflow's pages that an experiment holds runs of models, and no traces of agents.
+_CLASSIC = ("mlflow.experimentKind", "custom_model_development")
+
+
+def default_experiment() -> str:
+    """The experiment that mlflow's own `MLFLOW_EXPERIMENT_NAME` names, "vqkit" where it names none."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def client_class() -> type:
@@ -115,7 +121,7 @@ def client_class() -> type:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     from mlflow import MlflowClient
 
-    for chatty in ("mlflow.store.db.utils", "alembic"):
+    for chatty in ("mlflow.store.db.utils", "mlflow.pyfunc", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return MlflowClient
 
@@ -126,6 +132,8 @@ def store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
     with warnings.catch_warnings():
         # mlflow 3.17 on SQLAlchemy 2.1, raised whenever a run is read.
         warnings.filterwarnings("ignore", message="The ``noload`` loader strategy")
+        # mlflow 3.17 about its own types, raised when its models are imported.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
         try:
             yield
         except Exception as e:
@@ -137,6 +145,20 @@ def store_errors(uri: str, runs_dir: Path, doing: str) -> Iterator[None]:
                 f"{doing}: the tracking store {uri} refused: {reason}. The run records are safe in "
                 f"{runs_dir}; `vqkit track {runs_dir}` fills the store from them when it is back"
             ) from e
+
+
+def active_id(experiment: Any, name: str) -> str:
+    """Id of an experiment.
+
+    Raises:
+        TrackingError: it was deleted.
+    """
+    if experiment is None or experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {name!r} was deleted in the tracking store; restore it there "
+            "(`mlflow experiments restore`) or give another name"
+        )
+    return str(experiment.experiment_id)
 
 
 @dataclass
@@ -159,7 +181,7 @@ class Tracker:
     _known: dict[str, list[Any]] | None = None
 
     @classmethod
-    def open(cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str = EXPERIMENT) -> Self:
+    def open(cls, tracking_uri: str | None = None, *, runs_dir: str | Path, experiment: str | None = None) -> Self:
         """Connect to a store, creating database and experiment where they are missing.
 
         Do it in the parent before workers start. It is safe to do in several processes at once.
@@ -168,7 +190,7 @@ class Tracker:
             tracking_uri: any address mlflow takes (`http://…`, `sqlite:///…`); by default the sqlite
                 database `mlflow.db` in `runs_dir`, artifacts in `mlartifacts` beside it.
             runs_dir: the folder of runs.
-            experiment: the experiment's name.
+            experiment: the experiment's name; `default_experiment()` where None.
 
         Raises:
             TrackingError: the store cannot be reached, or holds a deleted experiment of that name.
@@ -181,7 +203,8 @@ class Tracker:
         with store_errors(uri, folder, "open"), files.lock(lock):
             client = client_class()(tracking_uri=uri)
             artifacts = None if database is None else database.parent / "mlartifacts"
-            return cls(uri, folder, cls._experiment(client, experiment, artifacts), client, lock)
+            named = experiment or default_experiment()
+            return cls(uri, folder, cls._experiment(client, named, artifacts), client, lock)
 
     @staticmethod
     def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
@@ -191,17 +214,16 @@ class Tracker:
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(client.create_experiment(name, artifact_location=artifacts and artifacts.as_uri()))
+                place = artifacts and artifacts.as_uri()
+                return str(client.create_experiment(name, artifact_location=place, tags=dict([_CLASSIC])))
             except MlflowException as e:
                 if e.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 found = client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
-            raise TrackingError(
-                f"experiment {name!r} was deleted in the tracking store; restore it there "
-                "(`mlflow experiments restore`) or give another name"
-            )
-        return str(found.experiment_id)
+        found_id = active_id(found, name)
+        if _CLASSIC[0] not in found.tags:
+            client.set_experiment_tag(found_id, *_CLASSIC)
+        return found_id
 
     def start_sweep(self, sweep: Mapping[str, Any]) -> str:
         """Open the parent run of a sweep, or the one it had before it was interrupted.
@@ -250,6 +272,34 @@ class Tracker:
         with self._writing(f"variant {record.key}"):
             parent = None if name is None else self._parent_of(name)
             return self._log(record, name, parent)
+
+    def log_conclusion(
+        self, sweep: str, sentence: str, best: RunRecord | None = None, paths: Iterable[str | Path] = ()
+    ) -> None:
+        """Write into a sweep's parent run what came of the sweep.
+
+        Args:
+            sweep: its name.
+            sentence: for people, shown on the run's page.
+            best: record of the best variant: its value of the metric that decides becomes the parent's
+                `best_<metric>`, its name and run id tags. None where nothing has finished.
+            paths: files that are copied, such as the leaderboard and the report.
+
+        Raises:
+            TrackingError: the store refused.
+        """
+        with self._writing(f"sweep {sweep}"):
+            parent = self._parent_of(sweep)
+            tags = {str(Tag.NOTE): words.legal_text(sentence, words.TAG_LIMIT)}
+            if best is not None:
+                run_id = self._log(best, sweep, parent)
+                tags |= {str(Tag.BEST): run_id, str(Tag.BEST_NAME): best.name, str(Tag.BEST_KEY): best.key}
+                name = words.legal_key(f"best_{best.measure.name}")
+                stamp = words.milliseconds(best.ended) or 0
+                self._client.log_metric(parent, name, best.metrics[best.measure.name], timestamp=stamp)
+            self._write_tags(parent, tags)
+            for path in paths:
+                self._client.log_artifact(parent, str(path))
 
     def records(self, sweep: str | None = None) -> list[RunRecord]:
         """The variants that the store knows, as records without artifacts, oldest first.
@@ -313,6 +363,8 @@ class Tracker:
         }
         same = self._same("sweep", name, None)
         run = same[0] if same else self._client.create_run(self.experiment_id, tags=tags, run_name=name)
+        if Tag.BEST in run.data.tags:
+            del tags[str(Tag.NOTE)]  # There is more to say already.
         self._write_tags(run.info.run_id, tags)
         path = self.runs_dir / "sweeps" / name / "sweep.json"
         if path.is_file():
@@ -420,50 +472,3 @@ def _dataset(data: Mapping[str, Any], context: str, count: Any) -> Any:
     name = f"{short_ref(data.get('ref'))}:{context}"[:500]
     source, profile = json.dumps({"ref": data.get("ref")}), json.dumps({"num_rows": count})
     return Dataset(name, str(data["digest"])[:36], "vqkit", source, profile=profile)
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """What `rebuild` did.
-
-    Attributes:
-        uri: the store.
-        runs: run ids of all variants that are now in it.
-        problems: one line per record that could not be read.
-    """
-
-    uri: str
-    runs: tuple[str, ...]
-    problems: tuple[str, ...]
-
-
-def rebuild(runs_dir: str | Path, tracking_uri: str | None = None, *, experiment: str = EXPERIMENT) -> Rebuilt:
-    """Bring a store up to date with every record on disk; what is there already stays as it is.
-
-    Args:
-        runs_dir: the folder of runs.
-        tracking_uri: as in `Tracker.open`.
-        experiment: the experiment's name.
-
-    Raises:
-        TrackingError: the store refused.
-    """
-    tracker = Tracker.open(tracking_uri, runs_dir=runs_dir, experiment=experiment)
-    store = Store(Path(runs_dir))
-    records = store.records()
-    problems = tuple(str(r.error["message"]) for r in records if r.status is Status.BROKEN and r.error)
-    sound = {r.key: r.directory for r in records if r.status is not Status.BROKEN and r.directory}
-    with tracker.bulk():
-        logged = [run for name in store.sweeps() for run in _log_sweep(tracker, name, sound)]
-        listed = {key for key, _ in logged}
-        alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
-    return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
-
-
-def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """Key and run id of each variant of a sweep that has a record."""
-    sweep = {**Store(tracker.runs_dir).sweep(name), "name": name}
-    tracker.start_sweep(sweep)
-    for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
-        yield key, tracker.log_variant(sound[key])
-    tracker.end_sweep()

@@ -1,4 +1,4 @@
-"""Records go to a tracking store beside a sweep, and runs of a store are read."""
+"""Records go to a tracking store beside a sweep or all at once, and runs of a store are read."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from vqkit.errors import RecordError, TrackingError
 from vqkit.runs import mlflow
-from vqkit.runs.mlflow import EXPERIMENT, Tracker
-from vqkit.runs.store import RECORD, RunRecord, Store
+from vqkit.runs.mlflow import Tracker
+from vqkit.runs.store import RECORD, RunRecord, Status, Store
 
 PAUSE = 30.0
 """Seconds after a refusal in which the store is left alone."""
@@ -27,16 +28,22 @@ class Session:
         tracking_uri: any mlflow store; None for the one in the run folder.
         sweep: resolved sweep, None for a single run.
         say: takes one line for people.
+        experiment: as for `Tracker.open`.
 
     Attributes:
         problem: why records are missing in the store; None while there are none.
     """
 
     def __init__(
-        self, runs: Store, tracking_uri: str | None, sweep: dict[str, Any] | None, say: Callable[[str], None]
+        self,
+        runs: Store,
+        tracking_uri: str | None,
+        sweep: dict[str, Any] | None,
+        say: Callable[[str], None],
+        experiment: str | None = None,
     ) -> None:
         self.problem: str | None = None
-        self._runs, self._uri, self._sweep, self._say = runs, tracking_uri, sweep, say
+        self._runs, self._uri, self._sweep, self._say, self._experiment = runs, tracking_uri, sweep, say, experiment
         self._tracker: Any = None
         self._begun = False
         self._owed: dict[Path, None] = {}
@@ -68,10 +75,8 @@ class Session:
             self._say(f"the tracking store lacks records: {self.problem}")
 
     def _catch_up(self) -> None:
-        from vqkit.runs.mlflow import Tracker
-
         if self._tracker is None:
-            self._tracker = Tracker.open(self._uri, runs_dir=self._runs.root)
+            self._tracker = Tracker.open(self._uri, runs_dir=self._runs.root, experiment=self._experiment)
         if self._sweep is not None and not self._begun:
             self._tracker.start_sweep(self._sweep)
             self._begun = True
@@ -102,12 +107,12 @@ class Reader(Tracker):
     """A tracking store that is only read."""
 
     @classmethod
-    def at(cls, tracking_uri: str, *, experiment: str = EXPERIMENT) -> Self:
+    def at(cls, tracking_uri: str, *, experiment: str | None = None) -> Self:
         """Connect to a store that exists.
 
         Args:
             tracking_uri: `sqlite:///…` or `http://…`.
-            experiment: the experiment's name.
+            experiment: as for `Tracker.open`.
 
         Returns:
             The reader; files that it fetches live until it is gone.
@@ -149,11 +154,58 @@ class Reader(Tracker):
     @staticmethod
     def _experiment(client: Any, name: str, artifacts: Path | None) -> str:
         """Who only reads leaves the store as it is: where there is no experiment, there are no runs."""
-        if client.get_experiment_by_name(name) is None:
-            return ""
-        return Tracker._experiment(client, name, artifacts)
+        del artifacts
+        found = client.get_experiment_by_name(name)
+        return "" if found is None else mlflow.active_id(found, name)
 
     def _search(self, condition: str) -> Iterator[Any]:
         return super()._search(condition) if self.experiment_id else iter(())
 
     _scratch: str = ""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What `rebuild` did.
+
+    Attributes:
+        uri: the store.
+        runs: run ids of all variants that are now in it.
+        problems: one line per record that could not be read.
+    """
+
+    uri: str
+    runs: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def rebuild(runs_dir: str | Path, tracking_uri: str | None = None, *, experiment: str | None = None) -> Rebuilt:
+    """Bring a store up to date with every record on disk; what is there already stays as it is.
+
+    Args:
+        runs_dir: the folder of runs.
+        tracking_uri: as in `Tracker.open`.
+        experiment: as for `Tracker.open`.
+
+    Raises:
+        TrackingError: the store refused.
+    """
+    tracker = Tracker.open(tracking_uri, runs_dir=runs_dir, experiment=experiment)
+    store = Store(Path(runs_dir))
+    records = store.records()
+    problems = tuple(str(r.error["message"]) for r in records if r.status is Status.BROKEN and r.error)
+    sound = {r.key: r.directory for r in records if r.status is not Status.BROKEN and r.directory}
+    with tracker.bulk():
+        logged = [run for name in store.sweeps() for run in _log_sweep(tracker, name, sound)]
+        listed = {key for key, _ in logged}
+        alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
+    return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
+
+
+def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Key and run id of each variant of a sweep that has a record."""
+    sweep = {**Store(tracker.runs_dir).sweep(name), "name": name}
+    tracker.start_sweep(sweep)
+    for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
+        yield key, tracker.log_variant(sound[key])
+    tracker.end_sweep()

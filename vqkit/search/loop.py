@@ -433,6 +433,7 @@ def search(
     tell: Callable[[Trial], None] | None = None,
     track: bool = False,
     tracking_uri: str | None = None,
+    experiment: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Found:
     """Search with runs as trials.
@@ -446,6 +447,7 @@ def search(
         tell: called with each trial.
         track: log to mlflow.
         tracking_uri: mlflow store; None for the one in the folder of runs.
+        experiment: of the store; `runs.mlflow.default_experiment()` where None.
         say: takes a line for people: what is judged by, and what the store refuses.
 
     Returns:
@@ -454,7 +456,7 @@ def search(
     Raises:
         SweepError: the search does not fit its model or data, or it is running already.
     """
-    session = Session(runs, tracking_uri, {"name": what.name, "variants": []}, say) if track else None
+    session = Session(runs, tracking_uri, {"name": what.name, "variants": []}, say, experiment) if track else None
     evaluator = Runs(what, runs, options, notebook=notebook, notify=notify, session=session)
     try:
         say(evaluator.search.metrics[0].judges)

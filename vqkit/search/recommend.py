@@ -385,6 +385,7 @@ def record(
     options: RunOptions | None = None,
     track: bool = False,
     tracking_uri: str | None = None,
+    experiment: str | None = None,
 ) -> str:
     """Run the delivered strategy as a variant, so that it stands among the other runs.
 
@@ -396,6 +397,7 @@ def record(
         options: how to run.
         track: log to mlflow.
         tracking_uri: mlflow store; None for the one in the folder of runs.
+        experiment: of the store; `runs.mlflow.default_experiment()` where None.
 
     Returns:
         Key of the run.
@@ -416,7 +418,8 @@ def record(
         **asdict(settings),
     }
     resolved = resolve(Sweep.from_dict(value, source="recommend"), runs.cache)
-    run_tracked(resolved, runs, options, single=True, track=track, tracking_uri=tracking_uri, say=lambda _: None)
+    tracking: dict[str, Any] = {"track": track, "tracking_uri": tracking_uri, "experiment": experiment}
+    run_tracked(resolved, runs, options, single=True, say=lambda _: None, **tracking)
     return resolved.planned[0].variant.key
 
 
