@@ -126,6 +126,39 @@ def test_weights_and_functions_that_ask_the_model_judge_a_sweep(ran: Path) -> No
     assert board["test"].tolist()[1] == "permutation"
 
 
+def test_runs_without_labels_are_compared_with_the_float_model(ran: Path) -> None:
+    """Images in folders, an autoencoder: what it gives is what the float one gave."""
+    random = np.random.default_rng(0)
+    for name in ("good", "odd"):
+        (ran / "images" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = random.integers(0, 256, (6, 6, 3), np.uint8)
+            keras.utils.save_img(ran / "images" / name / f"{i}.png", pixels, scale=False)
+    x = keras.Input((6, 6, 3))
+    code = keras.layers.Conv2D(2, 3, padding="same", activation="relu")(keras.layers.Rescaling(1 / 255)(x))
+    keras.Model(x, keras.layers.Conv2D(3, 3, padding="same")(code)).save(ran / "coder.keras")
+    images = {"folder": "images", "image_size": [6, 6], "n_calib": 8}
+    (ran / "none.py").write_text(
+        "import vqkit\n\n\ndef images(ref):\n    data = vqkit.load_data(ref)\n"
+        "    return {'x_calib': data.x_calib, 'x_eval': data.x_eval, 'y_eval': None}\n"
+    )
+    unlabelled = {"loader": "none.py:images", "args": {"ref": {**images, "folder": str(ran / "images")}}}
+    store = Store.at(ran / "folders")
+    wanted = {"anomalies": (images, "anomaly_auc"), "none": (unlabelled, "sqnr")}
+    for name, (data, metric) in wanted.items():
+        given = sweep(ran, name=name, model="coder.keras", data=data)
+        resolved = resolve(given, store.cache)
+        assert resolved.judged.startswith(f"judged by {metric} (higher is better)")
+        outcome = run_tracked(resolved, store)
+        assert not outcome.failed
+        for record in store.records(name):
+            assert record.measure.name == metric
+            assert record.metrics[f"{metric}_low"] <= record.metrics[metric] <= record.metrics[f"{metric}_high"]
+    board = leaderboard(load_records(store.root, "none"))
+    assert board["name"].tolist() == ["fsx weight_bit=8", "fsx weight_bit=2"]
+    assert board["test"].tolist()[1] == "permutation"
+
+
 def test_the_store_of_mlflow_ranks_alike(ran: Path) -> None:
     from vqkit.runs.mlflow import Tracker
 
