@@ -225,8 +225,48 @@ def test_what_cannot_judge_is_refused_before_anything_runs(ran: Path, tmp_path: 
         resolve(sweep(ran, **more), tmp_path)
 
 
-def test_a_metric_is_no_axis_and_screening_needs_accuracy(ran: Path, tmp_path: Path) -> None:
+def test_a_metric_is_no_axis_and_constraints_name_one(ran: Path, tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="it is no axis"):
         resolve(sweep(ran, axes={"metrics": [["mae"], ["rmse"]]}), tmp_path)
-    with pytest.raises(SweepError, match="this sweep is judged by mae: leave screen out"):
-        resolve(sweep(ran, screen={"images": 50}), tmp_path)
+    with pytest.raises(SweepError, match=r"constraints.*'msae' is not allowed.*did you mean 'mae'"):
+        resolve(sweep(ran, constraints={"msae": {"max": 1}}), tmp_path)
+
+
+@pytest.mark.parametrize(("metric", "stated"), [("mae", None), ("mine", [MINE])])
+def test_screening_goes_by_the_metric_and_its_direction(ran: Path, metric: str, stated: Any) -> None:
+    runs, name = Store.at(ran / "runs"), f"screened-{metric}"
+    outcome = run_tracked(sweep(ran, name=name, screen={"images": 60}, metrics=stated), runs, track=False)
+    assert not outcome.failed
+    eight, two = (
+        next(v for v in runs.sweep(name)["screening"]["variants"] if v["name"] == f"fsx weight_bit={bits}")
+        for bits in (8, 2)
+    )
+    assert (eight["kept"], two["kept"]) == (True, False)
+    assert two["gain"] < 0
+    assert two[metric] > eight[metric]
+
+
+def test_a_run_outside_the_constraints_is_never_the_best(ran: Path) -> None:
+    runs = ran / "runs"
+    sizes = {r.name: r.metrics["size_bytes"] for r in Store.at(runs).records("bits")}
+    cases: list[tuple[str, dict[str, Any], str | None]] = [
+        ("small", {"size_bytes": {"max": sum(sizes.values()) / 2}}, "fsx weight_bit=2"),
+        ("impossible", {"mae": {"max": 0.0}}, None),
+    ]
+    for name, constraints, wanted in cases:
+        outcome = run_tracked(sweep(ran, name=name, constraints=constraints), Store.at(runs), track=False)
+        assert not outcome.ran
+        board = leaderboard(load_records(runs, name))
+        assert board["name"].tolist() == ["fsx weight_bit=8", "fsx weight_bit=2"]
+        assert board["best"].tolist() == [False, wanted is not None]
+        told = recommend(board)
+        if wanted is None:
+            assert told.row is None
+            assert "at most 0 wanted" in told.sentence
+        else:
+            assert told.row is not None
+            assert told.row["name"] == wanted
+            assert "1 of the 2 runs are outside the constraints" in told.sentence
+        assert "outside" in render(runs, name)
+        assert "outside" in write(runs, runs / f"{name}.html", name).read_text("utf-8")
+        assert "outside" in vqkit.compare(runs, name).view.board()

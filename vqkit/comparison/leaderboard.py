@@ -88,7 +88,8 @@ def leaderboard(frame: pd.DataFrame, sort: str = "value") -> pd.DataFrame:
         group (int), rank (1 for the first in its group, NaN for unfinished runs), ci_low, ci_high
         (95 % interval of the metric: Wilson's of accuracy, else the run's own), best (bool), tied (bool, cannot be
         told from the best, which is tied itself), test ("McNemar", "permutation" or "interval", by which that was
-        decided), pareto (bool, the metric against size).
+        decided), pareto (bool, the metric against size). Runs outside a sweep's constraints (`outside`, words) are
+        ranked, and none of these three.
 
     Raises:
         RecordError: no such column to sort by.
@@ -105,6 +106,7 @@ def leaderboard(frame: pd.DataFrame, sort: str = "value") -> pd.DataFrame:
     ranked = (table["status"] == "FINISHED") & table["value"].notna() & (table["better"] != "")
     table["group"] = _groups(table)
     table = table.assign(rank=np.nan, best=False, tied=False, test="", pareto=False)
+    table["outside"] = table["outside"].fillna("") if "outside" in table.columns else ""
     for _, members in table[ranked].groupby("group", sort=True):
         by = "value" if sort in ("value", "accuracy") else sort
         ascending = measure_of(members).sign < 0 if by == "value" else _ASCENDING[sort]
@@ -125,8 +127,11 @@ def _groups(table: pd.DataFrame) -> np.ndarray:
 
 def _rank(table: pd.DataFrame, members: pd.DataFrame) -> None:
     """Fill in the places of one group, whose rows come in the wanted order."""
+    table.loc[members.index, "rank"] = np.arange(1, len(members) + 1, dtype=float)
+    members = members[members["outside"] == ""]
     index = members.index
-    table.loc[index, "rank"] = np.arange(1, len(index) + 1, dtype=float)
+    if members.empty:
+        return
     goodness = measure_of(members).sign * members["value"]
     table.loc[index, "pareto"] = statistics.pareto(members["size_bytes"], goodness)
     best = best_of(members)
@@ -167,12 +172,15 @@ def recommend(frame: pd.DataFrame) -> Recommendation:
     if finished.empty:
         return Recommendation(None, "No run has finished, so there is nothing to recommend.")
     group = finished[finished["group"] == finished["group"].iloc[0]]
+    if not group["best"].any():
+        first = group.iloc[0]
+        return Recommendation(None, f"No run is inside the constraints; {first['name']}: {first['outside']}.")
     best = group[group["best"]].iloc[0]
     up = measure_of(group).sign < 0
     tied = group[group["tied"]].sort_values(["size_bytes", "value", "name"], ascending=[True, up, True])
     chosen = tied.iloc[0]
     others = len(finished) - len(group)
-    parts = [_praise(chosen), _versus(chosen, best, len(tied)), _scope(group, others)]
+    parts = [_praise(chosen), _versus(chosen, best, len(tied)), _excluded(group), _scope(group, others)]
     return Recommendation(chosen, " ".join(p for p in parts if p))
 
 
@@ -212,6 +220,11 @@ def _scope(group: pd.DataFrame, others: int) -> str:
     return f"{source}; {others} more differ in model, data or calibration and are apart." if others else ""
 
 
+def _excluded(group: pd.DataFrame) -> str:
+    n = int((group["outside"] != "").sum())
+    return f"{n} of the {len(group)} runs are outside the constraints." if n else ""
+
+
 def _known(value: float) -> bool:
     return bool(value == value)
 
@@ -237,9 +250,9 @@ def pair(frame: pd.DataFrame, run_a: str = "", run_b: str = "", *, by: str = "di
     group = finished[finished["group"] == finished["group"].min()].sort_values("rank")
     if len(group) < 2:
         raise RecordError(f"a comparison needs two finished runs; there are {len(group)}")
-    first = run_a or str(group[group["best"]][by].iloc[0])
+    first = run_a or str((group[group["best"]] if group["best"].any() else group)[by].iloc[0])
     recommended, _ = recommend(frame)
-    others = [recommended[by], *group[by][::-1]]
+    others = [*([] if recommended is None else [recommended[by]]), *group[by][::-1]]
     return first, run_b or str(next(other for other in others if str(other) != first))
 
 
@@ -312,7 +325,8 @@ def header_of(measure: Measure) -> tuple[str, ...]:
 
 def legend(frame: pd.DataFrame) -> str:
     """What the words of a leaderboard mean."""
-    return LEGEND if measure_of(frame) == Measure() else OTHER_LEGEND
+    told = LEGEND if measure_of(frame) == Measure() else OTHER_LEGEND
+    return f"{told} outside: it breaks a constraint of the sweep." if (frame["outside"] != "").any() else told
 
 
 def _wrapped(text: str) -> str:
@@ -337,7 +351,7 @@ def _cells(run: Mapping[str, Any]) -> list[str]:
 
 def marks(run: Mapping[str, Any]) -> list[str]:
     """The words of the legend that a row of a leaderboard deserves."""
-    level = "best" if run["best"] else "level" if run["tied"] else ""
+    level = "best" if run["best"] else "level" if run["tied"] else "outside" if run["outside"] else ""
     return [mark for mark in (level, "pareto" if run["pareto"] else "") if mark]
 
 

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 OVERRIDE = "override."
 # In `sweep.json`: how a sweep was screened; and, in its variants, which runs are of the screening.
 SCREENING = "screening"
-METRICS = (
-    "accuracy",
-    "float_accuracy",
-    "accuracy_delta",
+MEASURED = (
     "size_bytes",
     "float_size_bytes",
     "macs",
@@ -40,6 +37,8 @@ METRICS = (
     "seconds_evaluate",
     "seconds_total",
 )
+"""Numbers of every record, whatever it is judged by."""
+METRICS = ("accuracy", "float_accuracy", "accuracy_delta", *MEASURED)
 VALUES = ("value", "float_value", "value_delta", "value_low", "value_high")
 """Columns of the deciding metric: its value, that of float, their difference, its interval where the run has one."""
 _PLAIN = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "code")
@@ -71,6 +70,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "error": error.get("message"),
         "error_cell": error.get("cell"),
         "notes": tuple(map(str, record.notes)),
+        "outside": "",
         "started": record.started or None,
         "ended": record.ended,
         "damaged": "; ".join(damaged_files(directory, record.artifacts)),
@@ -185,7 +185,34 @@ def load_records(
     """
     if not Path(runs_dir).is_dir():
         raise RecordError(f"{runs_dir}: there is no such folder of runs")
-    return select(to_frame(Store(Path(runs_dir)).records(sweep)), where)
+    store = Store(Path(runs_dir))
+    records = store.records(sweep)
+    frame = to_frame(records)
+    bounds = {} if sweep is None else store.sweep(sweep).get("spec", {}).get("constraints", {})
+    frame["outside"] = [outside(r, bounds) for r in records]
+    return select(frame, where)
+
+
+def outside(record: RunRecord, bounds: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Which of a sweep's constraints a finished run breaks, in words; "" where it keeps all.
+
+    Args:
+        record: of the run.
+        bounds: name of a number -> `min` and `max`.
+    """
+    if record.status is not Status.FINISHED:
+        return ""
+    found = []
+    for name, bound in bounds.items():
+        value = record.metrics.get(name)
+        least, most = bound.get("min"), bound.get("max")
+        if value is None:
+            found.append(f"no {name}")
+        elif least is not None and not value >= least:
+            found.append(f"{name} {value:.4g}, at least {least:g} wanted")
+        elif most is not None and not value <= most:
+            found.append(f"{name} {value:.4g}, at most {most:g} wanted")
+    return "; ".join(found)
 
 
 def select(frame: pd.DataFrame, where: Mapping[str, Any] | None) -> pd.DataFrame:
@@ -247,7 +274,7 @@ def sentence(sweep: Mapping[str, Any]) -> str:
     if told["variants"] is None:
         return f"Screening on {how}; not yet decided."
     kept = sum(v["kept"] for v in told["variants"])
-    lost = sum(v["accuracy"] is None for v in told["variants"])
+    lost = sum(v["gain"] is None and not v["kept"] for v in told["variants"])
     without = f", {lost} without a result" if lost else ""
     return (
         f"Screened {len(told['variants'])} variants on {how}: {kept} may be the best (confidence "

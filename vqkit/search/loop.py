@@ -15,9 +15,9 @@ from vqkit.errors import SweepError, VqkitError
 from vqkit.files import lock, read_json, write_json
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.runs.tracking import Session
-from vqkit.search.spec import MetricBound, Search
+from vqkit.search.spec import Search
 from vqkit.search.study import Study, Trial
-from vqkit.sweeps.spec import Point, title
+from vqkit.sweeps.spec import MetricBound, Point, title
 from vqkit.tables import Measure
 
 if TYPE_CHECKING:

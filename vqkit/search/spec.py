@@ -33,7 +33,17 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vqkit import digest
 from vqkit.errors import SweepError, not_allowed
-from vqkit.sweeps.spec import LABEL, SETTINGS, Point, SettingsSpec, Sweep, parse, plain_mapping, read_mapping
+from vqkit.sweeps.spec import (
+    LABEL,
+    SETTINGS,
+    MetricBound,
+    Point,
+    SettingsSpec,
+    Sweep,
+    parse,
+    plain_mapping,
+    read_mapping,
+)
 from vqkit.tables import Measure
 
 NOT_IN_DIGEST = ("trials", "minutes")
@@ -72,20 +82,6 @@ class Range(BaseModel):
         """Whether the axis takes whole numbers."""
         parts = (self.low, self.high, *(() if self.step is None else (self.step,)))
         return all(float(p).is_integer() for p in parts)
-
-
-class MetricBound(BaseModel):
-    """What a metric may be."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    min: float | None = None
-    max: float | None = None
-
-    def violation(self, value: float) -> float:
-        """How far a value is outside; at most 0 inside."""
-        over = [value - self.max] if self.max is not None else []
-        return max([*over, *([self.min - value] if self.min is not None else [])], default=0.0)
 
 
 class SearchSpec(SettingsSpec):

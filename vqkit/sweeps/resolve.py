@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
-from vqkit.errors import SweepError, VqkitError
+from vqkit.errors import SweepError, VqkitError, not_allowed
+from vqkit.runs.records import MEASURED
 from vqkit.runs.store import RunRecord
 from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, declared_parameters, find, source_digest
 from vqkit.sweeps.settings import Settings
@@ -143,9 +144,10 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
         stated = own or stated
         judges, why = judges_for(net, data, stated)
         told = told_by(judges, "as the model was compiled" if own else why)
-    decides = judges[0].metric.name if judges else "accuracy"
-    if sweep.spec.screen is not None and decides != "accuracy":
-        raise SweepError(f"screen: it looks at top-1 accuracy; this sweep is judged by {decides}: leave screen out")
+    known = [f"{j.metric.name}{end}" for j in judges for end in ("", "_delta")]
+    for name in sweep.spec.constraints if judges else ():
+        if name not in (*known, *MEASURED):
+            raise SweepError(not_allowed(f"{sweep.source} /constraints", name, [*known, *MEASURED], what="metric"))
     shared = Shared(
         net,
         Source(model_ref, digest.of_file(path)),

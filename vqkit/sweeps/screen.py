@@ -1,26 +1,32 @@
 """Successive screening: try every variant on a part of the evaluation data, finish what may be the best.
 
-A variant is ruled out when the upper confidence bound on what it gains over the best one, from the images on
-which only one of the two is right, lies below `-margin`. The bounds are exact (Clopper and Pearson, 1934) and
-shared out over all comparisons (Bonferroni), so that the variant which is best on all images stays in with
-the given confidence, as far as the cheaper calibration of the screening misleads by no more than `margin`.
+A variant is ruled out when the upper confidence bound on what it gains over the best one lies below `-margin`. Of
+a share of right answers the bound comes from the samples on which only one of the two is right, and is exact
+(Clopper and Pearson, 1934); of any other metric it is that of a bootstrap over pairs, or, where runs keep no values
+of samples, of their own intervals. The bounds are shared out over all comparisons (Bonferroni), so that the variant
+which is best on all samples stays in with the given confidence, as far as the cheaper calibration of the screening
+misleads by no more than `margin`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqkit import statistics
 from vqkit.errors import SweepError
-from vqkit.runs.records import SCREENING, correct
+from vqkit.runs.records import SCREENING, correct, sample_values
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps.resolve import Planned, ResolvedSweep
 from vqkit.sweeps.spec import ScreenSpec
+from vqkit.tables import Measure
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,25 @@ class Judged:
     Attributes:
         planned: the variant on all images.
         key: of its screening run.
-        accuracy: there; None when it has none.
-        gain: upper bound on accuracy gained over the best; None for the best and where nothing is known.
+        value: of the metric that decides; None when it has none.
+        gain: upper bound on what is gained over the best; None for the best and where nothing is known.
         kept: whether it goes on.
         why: for people.
+        metric: the one that decides.
     """
 
     planned: Planned
     key: str
-    accuracy: float | None
+    value: float | None
     gain: float | None
     kept: bool
     why: str
+    metric: str = "accuracy"
 
     def to_json(self) -> dict[str, Any]:
         """The judgement as `sweep.json` holds it."""
         own = {"name": self.planned.variant.name, "key": self.planned.variant.key, "screen_key": self.key}
-        return {**own, "accuracy": self.accuracy, "gain": self.gain, "kept": self.kept, "why": self.why}
+        return {**own, self.metric: self.value, "gain": self.gain, "kept": self.kept, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -109,14 +117,14 @@ def decide(resolved: ResolvedSweep, first: ResolvedSweep, runs: Store) -> Verdic
     keys = [p.variant.key for p in first.planned]
     records = {key: runs.record(key) for key in dict.fromkeys(keys)}
     known = [r for r in records.values() if r is not None and _finished(r)]
-    best = max(known, key=lambda r: (r.metrics["accuracy"], -r.metrics.get("size_bytes", 0)), default=None)
+    best = max(known, key=lambda r: r.goodness or (), default=None)
     each = (1 - _spec(resolved).confidence) / max(1, len(known) - 1)
     pairs = zip(resolved.to_run, keys, strict=True)
     return Verdict(tuple(_judge(p, records[key], key, best, each, runs, _spec(resolved)) for p, key in pairs))
 
 
 def _finished(record: RunRecord) -> bool:
-    return record.status is Status.FINISHED and "accuracy" in record.metrics
+    return record.status is Status.FINISHED and record.goodness is not None
 
 
 def _judge(
@@ -130,19 +138,21 @@ def _judge(
 ) -> Judged:
     if record is None or best is None or not _finished(record):
         return Judged(planned, key, None, None, False, "its screening run has no result")
-    accuracy = record.metrics["accuracy"]
+    measure = best.measure
+    value, name = record.metrics[measure.name], measure.name
     if record.key == best.key:
-        return Judged(planned, key, accuracy, None, True, "best in the screening")
-    gain = gain_bound(
-        runs.variant_dir(record.key),
-        runs.variant_dir(best.key),
-        (accuracy, best.metrics["accuracy"]),
-        spec.images,
-        each,
-    )
-    kept = gain >= -spec.margin
-    why = "may be the best" if kept else f"at least {-gain:.4f} behind {best.name}"
-    return Judged(planned, key, accuracy, gain, kept, why)
+        return Judged(planned, key, value, None, True, "best in the screening", name)
+    folders = runs.variant_dir(record.key), runs.variant_dir(best.key)
+    if measure == Measure():
+        gain = gain_bound(*folders, (value, best.metrics[name]), spec.images, each)
+    else:
+        own, other = map(sample_values, folders)
+        gain = gain_by(record, best, own, other, each)
+    whole = 1.0 if measure.unit == "percent" else abs(best.metrics.get(f"float_{name}", best.metrics[name]))
+    kept = not gain < -spec.margin * whole
+    behind = f"{-gain:.4f}" if measure.unit == "percent" else f"{-gain:.4g}"
+    why = "may be the best" if kept else f"at least {behind} behind {best.name}"
+    return Judged(planned, key, value, gain if math.isfinite(gain) else None, kept, why, name)
 
 
 def gain_bound(run: Path, best: Path, accuracies: Sequence[float], n: int, error: float) -> float:
@@ -164,9 +174,62 @@ def gain_bound(run: Path, best: Path, accuracies: Sequence[float], n: int, error
     else:
         # Images on which both are right or both wrong say nothing about the difference.
         n, ours, theirs = len(a), int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    return _exact(ours, theirs, n, error)
+
+
+def _exact(ours: int, theirs: int, n: int, error: float) -> float:
+    """Upper bound on the difference of two shares, from the samples that only one of two runs has."""
     _, high = statistics.clopper_pearson(ours, n, error=error / 2)
     low, _ = statistics.clopper_pearson(theirs, n, error=error / 2)
     return high - low
+
+
+Values = NDArray[np.float64]
+
+
+def gain_by(run: RunRecord, best: RunRecord, a: Values | None, b: Values | None, error: float) -> float:
+    """The same by another metric than accuracy; infinite where nothing tells.
+
+    Args:
+        run: judged by the same metric as the best one.
+        best: on the same samples.
+        a: what each sample adds in `run`; None where it kept none.
+        b: in `best`.
+        error: chance that the bound is wrong.
+    """
+    from vqkit.evaluation.metrics import combine_of
+
+    sign = best.measure.sign
+    if a is None or b is None or a.shape != b.shape:
+        return _from_intervals(run, best, error)
+    combine, width = combine_of(best.measure.name), a.shape[1]
+    if combine is None and all(np.all((v == 0) | (v == 1)) for v in (a, b)):
+        ours, theirs = sign * (a - b) > 0, sign * (a - b) < 0
+        return _exact(int(ours.sum()), int(theirs.sum()), len(a), error)
+
+    def value(sums: Values, n: Any) -> Any:
+        return sums[..., 0] / n if combine is None else combine(sums, n)
+
+    high = statistics.bootstrap(
+        lambda sums, n: sign * (value(sums[..., :width], n) - value(sums[..., width:], n)),
+        np.concatenate([a, b], axis=1),
+        confidence=1 - 2 * error,
+        # Ten draws beyond the bound, as long as that takes no minutes.
+        resamples=int(np.clip(10 / error, statistics.RESAMPLES, 10 * statistics.RESAMPLES)),
+    )[1]
+    return high if math.isfinite(high) else math.inf
+
+
+def _from_intervals(run: RunRecord, best: RunRecord, error: float) -> float:
+    """From the runs' own 95 % intervals, widened to the error as normal ones would be."""
+    measure, distances = best.measure, []
+    for record, end in ((run, measure.sign), (best, -measure.sign)):
+        bound = record.metrics.get(f"{measure.name}_{'high' if end > 0 else 'low'}", math.nan)
+        distances.append(abs(bound - record.metrics[measure.name]))
+    normal = NormalDist()
+    wider = normal.inv_cdf(1 - error / 2) / normal.inv_cdf(0.5 + statistics.CONFIDENCE / 2)
+    gain = measure.sign * (run.metrics[measure.name] - best.metrics[measure.name]) + wider * sum(distances)
+    return gain if math.isfinite(gain) else math.inf
 
 
 def to_json(resolved: ResolvedSweep, first: ResolvedSweep, verdict: Verdict | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ A sweep file is JSON or YAML:
     eval_images: null
     qat: {epochs: 10}                  # train each variant, or, as an axis, some: [null, {epochs: 10}]
     screen: {images: 1000}             # try all on so many images, finish those that may be the best
+    constraints: {recall: {min: 0.9}}  # only runs that keep these may be the best
 
 Text of a file to a checked value; duplicate and unknown keys and wrong types are told with their place.
 """
@@ -238,7 +239,8 @@ class ScreenSpec(BaseModel):
         images: evaluation images for the first look, a fixed random choice, the same for all variants.
         confidence: that the best variant on all images is not ruled out.
         calibration: of the first look; one float pass serves all variants.
-        margin: how much accuracy that calibration may add or take from a variant, 0..1.
+        margin: how much of the metric that calibration may add or take from a variant, 0..1: of a percentage 0.01 is
+            one point, of any other metric 1 % of the float model's value.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -247,6 +249,20 @@ class ScreenSpec(BaseModel):
     confidence: float = Field(default=0.95, gt=0, lt=1)
     calibration: Literal["quantized", "float"] = "float"
     margin: float = Field(default=0.01, ge=0, le=1)
+
+
+class MetricBound(BaseModel):
+    """What a metric may be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float | None = None
+    max: float | None = None
+
+    def violation(self, value: float) -> float:
+        """How far a value is outside; at most 0 inside."""
+        over = [value - self.max] if self.max is not None else []
+        return max([*over, *([self.min - value] if self.min is not None else [])], default=0.0)
 
 
 class SweepSpec(SettingsSpec):
@@ -262,6 +278,7 @@ class SweepSpec(SettingsSpec):
     exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
     n: int | None = Field(default=None, ge=1)
     screen: ScreenSpec | None = None
+    constraints: dict[str, MetricBound] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_fit_the_mode(self) -> SweepSpec:
