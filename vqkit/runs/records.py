@@ -188,7 +188,8 @@ def load_records(
     store = Store(Path(runs_dir))
     records = store.records(sweep)
     frame = to_frame(records)
-    bounds = {} if sweep is None else store.sweep(sweep).get("spec", {}).get("constraints", {})
+    told = store.sweep(sweep).get("spec") if sweep and sweep in store.sweeps() else None
+    bounds = _mapping(told, "constraints") if isinstance(told, Mapping) else {}
     frame["outside"] = [outside(r, bounds) for r in records]
     return select(frame, where)
 
