@@ -412,6 +412,8 @@ def parse_drop(text: str, measure: Measure, reference: float) -> float:
     if not math.isfinite(value):
         unit = "percentage points" if measure.unit == "percent" else f"the unit of {measure.name}"
         raise SweepError(f"{text!r} is not a drop. Allowed: 0.5 ({unit}), 1% (of the float model's {measure.name})")
+    if not math.isfinite(reference):
+        raise SweepError(f"{text!r}: the float model's {measure.name} is {reference}, so a drop from it says nothing")
     return value / 100 * abs(reference) if sign else value / measure.factor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.stated_metrics import metric_of
 from vqkit.quantization import Data, quantize
 from vqkit.quantization.prepare import prepare
-from vqkit.search import Engine, Sensitivity, mixed, sensitivity
+from vqkit.search import Engine, Sensitivity, accumulated, advise, mixed, recovery, sensitivity
 from vqkit.search.engine import Measured
 from vqkit.search.mixed_precision import Point
 from vqkit.search.questions import questions, strategy_for, units
-from vqkit.search.recommend import Advice, Bounds, choose, spread_over_subsets, write
+from vqkit.search.recommend import Advice, Bounds, choose, figure, spread_over_subsets, write
 from vqkit.strategy import Strategy
 from vqkit.sweeps.variant import Settings
 from vqkit.widgets.sensitivity import SensitivityView
@@ -179,3 +180,59 @@ def test_a_function_in_a_file_is_kept_by_its_content_and_an_object_is_not(
     assert engine.measure(strategy).value == found[0][0].value
     assert spread_over_subsets(engine, strategy, subsets=2) == spread_over_subsets(engine, strategy, subsets=2)
     assert [p for p in sorted(cache.rglob("*.npz")) if p not in before and "measured" in p.parts] == []
+
+
+def test_weights_of_samples_count(regression: tuple[keras.Model, Data]) -> None:
+    model, plain = regression
+    weights = np.linspace(0, 2, plain.n_eval)
+    data = replace(plain, weights_eval=weights, digest="")
+    for stated in (None, [{"name": "mine", "function": weighted_worst, "better": "lower"}]):
+        engine = Engine(model, data, settings=SETTINGS, metrics=stated)
+        found = sensitivity(model, data, "fsx", bits=(3,), kinds=("weights",), engine=engine)
+        first = questions(units(prepare(model, Strategy.builtin("fsx"))), (3,), ("weights",), ("only",))[0]
+        made = quantize(model, strategy_for(Strategy.builtin("fsx"), first), data.x_calib, **SETTINGS.for_quantize)
+        wanted = evaluate(made.model, data.x_eval, data.y_eval, metrics=stated, sample_weight=weights).metrics
+        name = found.measure.name
+        assert name.startswith("weighted_")
+        assert found.rows[0][name] == pytest.approx(wanted[name], rel=1e-6)
+        low, high = engine.reference.interval
+        assert low <= engine.reference.value <= high
+
+
+def weighted_worst(predictions: np.ndarray, labels: np.ndarray, sample_weight: Any = None) -> Any:
+    """A metric of all samples that weighs."""
+    return (np.abs(predictions - labels)[:, 0] * (1 if sample_weight is None else sample_weight)).max()
+
+
+def test_without_labels_quantized_outputs_are_held_against_those_of_float(
+    regression: tuple[keras.Model, Data], tiny: Any
+) -> None:
+    plain = tiny("conv_bn_relu")
+    classes = keras.Model(plain.inputs, keras.layers.Softmax()(plain.outputs[0]))
+    engine = Engine(classes, replace(data_for(classes), y_eval=None, digest=""), settings=SETTINGS)
+    assert engine.judged_by.startswith("Judged by agreement (higher is better): no labels")
+    assert engine.reference.value == 1
+    front = mixed(engine, "fsx", bits=(8, 2), points=2, uniform=(8, 2))
+    eight, two = front.uniform
+    assert eight.measured.value >= two.measured.value
+    assert eight.measured.metrics["kl"] < two.measured.metrics["kl"]
+    assert eight.measured.drop == 1 - eight.measured.value
+
+    model, data = regression
+    engine = Engine(model, replace(data, y_eval=None, digest=""), settings=SETTINGS)
+    assert engine.judged_by.startswith("Judged by sqnr (higher is better): no labels")
+    found = sensitivity(model, engine.data, "fsx", bits=(8, 3), modes=("only", "all_but"), engine=engine)
+    for row in found.rows:
+        assert row["sqnr"] == pytest.approx(row["sqnr_db"])
+    back, summed = recovery(found, engine, "fsx"), accumulated(found, engine, "fsx")
+    assert "sqnr" in SensitivityView(found, back, summed=summed).html()
+    best = mixed(engine, "fsx", bits=(8, 3), points=2).best()
+    assert best is not None
+    assert set(best.bits.values()) == {"w8"}
+    advice = advise(engine, engine, Bounds(), bits=(8,), points=1, strategies=("fsx",))
+    assert "sqnr" in advice.sentence
+    assert figure(advice).axes
+    with pytest.raises(SweepError, match="a drop from it says nothing"):
+        engine.bound("1%")
+    with pytest.raises(DataError, match=r"'sqnr' is not allowed.*sqnr_db"):
+        mixed(engine, "fsx", bits=(8, 3), points=2, by="sqnr")

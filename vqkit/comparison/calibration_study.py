@@ -65,16 +65,20 @@ def calibration_study(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from vqkit.evaluation import check_judged_by_labels, judged, judges_for, predict
+    from vqkit.evaluation import asking, judged, judges_for, known_answers, predict
+    from vqkit.evaluation.compiled import compiled_of
+    from vqkit.evaluation.metric import Asked, EvaluationData
     from vqkit.quantization.ptq import quantize
 
     def value(net: keras.Model) -> float:
-        return judged(predict(net, data.x_eval), data.y_eval, judges[:1]).metrics[measure.name]
+        outputs, weights = predict(net, data.x_eval), data.weights_eval
+        asked = known_answers(Asked(asking(net), EvaluationData(data.x_eval, labels, weights)), outputs)
+        return judged(outputs, labels, judges[:1], weights=weights, asked=asked).metrics[measure.name]
 
     chosen = _counts(data.n_calib, counts)
     points = [(n, i) for n in chosen for i in range(1 if n == data.n_calib else subsets)]
-    judges, _ = judges_for(model, data, metrics)
-    check_judged_by_labels(data, judges[0].metric, "a study of calibration images")
+    judges, _ = judges_for(model, data, metrics, compiled=compiled_of(model))
+    labels = predict(model, data.x_eval) if data.y_eval is None else data.y_eval
     measure = judges[0].metric.measure
     judging = {"metric": measure.name, "better": measure.better, "unit": measure.unit}
     reference = value(model)

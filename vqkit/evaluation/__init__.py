@@ -12,7 +12,7 @@ import numpy as np
 
 from vqkit.errors import DataError
 from vqkit.evaluation.compiled import Config, as_compiled, compiled_in, compiled_of, loss_kind
-from vqkit.evaluation.metric import WEIGHTED, Asked, EvaluationData, Metric
+from vqkit.evaluation.metric import WEIGHTED, Asked, EvaluationData
 from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.prediction import asking as asking
 from vqkit.evaluation.prediction import in_one_function as in_one_function
@@ -396,28 +396,6 @@ def stated_by_model(model: keras.Model, data: Data, path: str | Path) -> list[An
     except DataError:
         pass  # A question that the loss has answered.
     return [m.source for m in own]
-
-
-def check_judged_by_labels(data: Data, metric: Metric, what: str) -> None:
-    """Refuse data and metrics that predictions and labels alone do not judge.
-
-    Args:
-        data: calibration and evaluation samples.
-        metric: what decides.
-        what: names what is asked for in the message.
-
-    Raises:
-        DataError: there are no labels, samples have weights, or the metric needs inputs or the model.
-    """
-    if data.y_eval is None or data.weights_eval is not None:
-        found = "has no labels" if data.y_eval is None else "has weights of samples"
-        raise DataError(f"{data.name}: {what} goes by labels of samples that count alike; this data set {found}")
-    if metric.asks or metric.scores is not None:
-        needed = "asks the model itself" if metric.asks else "needs the inputs"
-        raise DataError(
-            f"metric {metric.name}: it {needed}; {what} needs one of predictions and labels to decide, and takes this "
-            "one beside it"
-        )
 
 
 def told_by(judges: Sequence[Judge], why: str) -> str:

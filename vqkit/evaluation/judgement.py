@@ -77,26 +77,33 @@ class Evidence:
         metric: what is judged by.
         values: what each sample adds, shape (n, k); of a metric that has no such values the outputs, shape (n, …).
         labels: of the samples.
+        weights: of the samples, shape (n,), where the metric is weighted.
     """
 
     metric: Metric
     values: Arrays = field(repr=False)
     labels: Arrays = field(repr=False)
+    weights: Arrays | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, metric: Metric, outputs: Arrays, labels: Arrays) -> Evidence:
+    def of(
+        cls, metric: Metric, outputs: Arrays, labels: Arrays, weights: Arrays | None = None, inputs: Any = None
+    ) -> Evidence:
         """The evidence of a model's outputs.
 
         Args:
             metric: what is judged by.
             outputs: of the model, shape (n, …).
             labels: of the same samples.
+            weights: of the same samples, where the metric is weighted.
+            inputs: of the model, for metrics that judge what follows from both.
 
         Raises:
             DataError: the metric cannot judge these outputs by these labels.
         """
-        samples = metric.samples(outputs, labels)
-        return cls(metric, outputs if samples is None else samples, labels)
+        seen = metric.seen(outputs, inputs)
+        samples = metric.samples(seen, labels, weights)
+        return cls(metric, seen if samples is None else samples, labels, weights)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -114,14 +121,15 @@ class Evidence:
     @cached_property
     def value(self) -> float:
         """The metric."""
-        return self.metric.finished(None if self.metric.parts is None else self.values, self.values, self.labels)
+        samples = None if self.metric.parts is None else self.values
+        return self.metric.finished(samples, self.values, self.labels, self.weights)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Lower and upper bound of the metric, 95 %."""
         if self.metric.parts is not None:
             return interval_of(self.metric, self.values)
-        return statistics.bootstrap_of(_statistic(self.metric, self.values, self.labels, None), len(self))
+        return statistics.bootstrap_of(_statistic(self.metric, self.values, self.labels, self.weights), len(self))
 
     def p_value(self, other: Evidence) -> float:
         """Chance of such a difference, were both models equally good.
@@ -131,7 +139,7 @@ class Evidence:
         """
         if self.metric.parts is not None:
             return _p_value(self.metric, self.values, other.values)
-        return _p_exchanged(self.metric, self.values, other.values, self.labels, None)
+        return _p_exchanged(self.metric, self.values, other.values, self.labels, self.weights)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,10 +70,11 @@ def sensitivity_ranked(
         return fig
     left, right = fig.subplots(1, 2, sharey=True)
     shown = by if by in _NOISE else "sqnr_db"
-    dress(left, theme, title=f"{_WORDS[mode]}, {width} bits", x=measure.against)
+    words, shift = _against(measure, float_value)
+    dress(left, theme, title=f"{_WORDS[mode]}, {width} bits", x=words)
     dress(right, theme, x=_NOISE[shown][0])
     rows = rows[rows["layer"].isin(layers)]
-    points = measure.gain(rows[measure.column].to_numpy(float), float_value)
+    points = shift(rows[measure.column].to_numpy(float))
     _draw(left, rows, squash(points), layers, theme)
     _draw(right, rows, rows[shown].to_numpy(float), layers, theme)
     left.axvline(0, color=theme.ink, lw=1)
@@ -81,6 +83,13 @@ def sensitivity_ranked(
     left.set_ylim(len(layers) - 0.4, -0.6)
     outer_legend(fig, left, theme, loc="outside upper right", ncols=3)
     return fig
+
+
+def _against(measure: Measure, float_value: float) -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
+    """What an axis shows, and from values to it: the gain against float, where that is a number to compare with."""
+    if np.isfinite(float_value) and (float_value or measure.unit == "percent"):
+        return measure.against, lambda values: measure.gain(values, float_value)
+    return measure.axis, lambda values: measure.factor * values
 
 
 def _ranked(rows: pd.DataFrame, by: str, sign: float, mode: str) -> list[str]:
@@ -148,11 +157,12 @@ def sensitivity_accumulated(
         return fig
     width = bits if bits is not None else int(table["bits"].min())
     left, right = fig.subplots(1, 2, sharey=True)
+    label, shift = _against(measure, float_value)
     dress(
         left,
         theme,
         title=f"Isolated and accumulated, {width} bits",
-        x=measure.against,
+        x=label,
     )
     dress(right, theme, x=_NOISE["sqnr_db"][0])
     rows = table[table["bits"] == width]
@@ -165,7 +175,7 @@ def sensitivity_accumulated(
     for i, (words, data) in enumerate(series.items()):
         if len(data):
             y = [layers.index(name) for name in data["layer"]]
-            points = measure.gain(data[measure.column].to_numpy(float), float_value)
+            points = shift(data[measure.column].to_numpy(float))
             lowest = min(lowest, float(points.min()))
             look = {"ms": 5.5, "color": theme.colours[i], **_LINES[words]}
             left.plot(squash(points), y, label=words, **look)
@@ -212,7 +222,8 @@ def recovery_curve(
         return fig
     x, y = table["left_float"].to_numpy(float), measure.factor * table[measure.column].to_numpy(float)
     ax.plot(x, y, marker="o", ms=5, lw=1.5, color=theme.colours[0], label="quantized")
-    ax.axhline(measure.factor * float_value, color=theme.alarm, ls="--", lw=1.2, label="float")
+    if np.isfinite(float_value):
+        ax.axhline(measure.factor * float_value, color=theme.alarm, ls="--", lw=1.2, label="float")
     up = y > (y.min() + y.max()) / 2
     for at, (name, height, high) in enumerate(zip(table["layer"], y, up, strict=True)):
         if name:

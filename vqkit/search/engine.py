@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqkit import digest, tables
-from vqkit.evaluation import asking, check_judged_by_labels, judged, judges_for, known_answers, pairs_of
+from vqkit.errors import DataError
+from vqkit.evaluation import asking, judged, judges_for, known_answers, pairs_of
+from vqkit.evaluation.compiled import compiled_of
 from vqkit.evaluation.cost import totals
 from vqkit.evaluation.judgement import Evidence
-from vqkit.evaluation.metric import Asked, EvaluationData, Metric
+from vqkit.evaluation.metric import WEIGHTED, Asked, EvaluationData, Metric
 from vqkit.evaluation.metrics import NAMED
 from vqkit.evaluation.noise import decibel
 from vqkit.evaluation.stated_metrics import metrics_of
@@ -49,15 +51,24 @@ class OutputSums:
         self._signal = self._noise = self._divergence = 0.0
         self._parts: list[Evidence] = []
 
-    def add(self, outputs: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any]) -> None:
+    def add(
+        self,
+        outputs: NDArray[Any],
+        reference: NDArray[Any],
+        labels: NDArray[Any],
+        weights: NDArray[Any] | None = None,
+        inputs: Any = None,
+    ) -> None:
         """Count one batch.
 
         Args:
             outputs: of the quantized model, shape (n, …).
             reference: of the float model, same shape.
             labels: of the samples, as the metric wants them.
+            weights: of the samples, where the metric is weighted.
+            inputs: of the model, for metrics that judge what follows from both.
         """
-        self._parts.append(Evidence.of(self._metric, outputs, labels))
+        self._parts.append(Evidence.of(self._metric, outputs, labels, weights, inputs))
         wide = reference.astype(np.float64)
         self._signal += float(np.sum(wide**2))
         self._noise += float(np.sum((outputs - wide) ** 2))
@@ -66,8 +77,13 @@ class OutputSums:
     @property
     def evidence(self) -> Evidence:
         """Of all samples."""
-        values, labels = ([getattr(p, name) for p in self._parts] for name in ("values", "labels"))
-        return Evidence(self._metric, np.concatenate(values), np.concatenate(labels))
+        values, labels, weights = (
+            [own for p in self._parts if (own := getattr(p, name)) is not None]
+            for name in ("values", "labels", "weights")
+        )
+        return Evidence(
+            self._metric, np.concatenate(values), np.concatenate(labels), np.concatenate(weights) if weights else None
+        )
 
     def numbers(self) -> dict[str, float]:
         """The metric, `sqnr_db` of the output, `kl` (nats per sample; NaN without classes)."""
@@ -82,7 +98,12 @@ def batch_size(graph: Graph) -> int:
 
 
 def tallied(
-    sums: OutputSums, outputs: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any], size: int = EVAL_BATCH
+    sums: OutputSums,
+    outputs: NDArray[Any],
+    reference: NDArray[Any],
+    labels: NDArray[Any],
+    size: int = EVAL_BATCH,
+    beside: Callable[[slice], Sequence[Any]] = lambda _: (),
 ) -> OutputSums:
     """A whole evaluation, summed in the batches in which `evaluate` computes it.
 
@@ -94,10 +115,11 @@ def tallied(
         reference: likewise.
         labels: likewise.
         size: samples in a batch.
+        beside: from samples to their weights and inputs.
     """
     for begin in range(0, len(outputs), size):
         here = slice(begin, begin + size)
-        sums.add(outputs[here], reference[here], labels[here])
+        sums.add(outputs[here], reference[here], labels[here], *beside(here))
     return sums
 
 
@@ -141,13 +163,13 @@ def are_classes(metric: Metric, outputs: NDArray[Any]) -> bool:
         metric: what they are judged by.
         outputs: of the float model, shape (n, …).
     """
-    if metric.name.rpartition("/")[2] in _OF_CLASSES:
+    if metric.name.rpartition("/")[2].removeprefix(WEIGHTED) in _OF_CLASSES:
         return outputs.ndim == 2
     shares = outputs.ndim == 2 and outputs.shape[1] > 1 and bool(np.all(outputs >= 0))
     return shares and np.allclose(outputs.sum(-1), 1, atol=1e-3)
 
 
-_OF_CLASSES = ("accuracy", "accuracy_from_logit", "top5")
+_OF_CLASSES = ("accuracy", "accuracy_from_logit", "agreement", "top5")
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,20 +228,17 @@ class Measured:
         return {"values": self.evidence.values, **{name: np.asarray(value) for name, value in every.items()}}
 
     @classmethod
-    def from_arrays(
-        cls, strategy: str, metric: Metric, labels: NDArray[Any], found: Mapping[str, NDArray[Any]]
-    ) -> Measured:
+    def from_arrays(cls, strategy: str, like: Evidence, found: Mapping[str, NDArray[Any]]) -> Measured:
         """Read what `to_arrays` gave.
 
         Args:
             strategy: its digest.
-            metric: that decides.
-            labels: of the evaluation samples.
+            like: evidence of another model on the same samples.
             found: the arrays.
         """
         numbers = {name: float(found[name]) for name in _NUMBERS}
         others = {k.removeprefix(_METRIC): float(v) for k, v in found.items() if k.startswith(_METRIC)}
-        return cls(strategy, Evidence(metric, found["values"], labels), metrics=others, **numbers)
+        return cls(strategy, replace(like, values=found["values"]), metrics=others, **numbers)
 
 
 _NUMBERS = ("float_value", "sqnr_db", "kl", "size_bytes", "bit_operations")
@@ -264,8 +283,12 @@ class Engine:
         self.metrics = None if stated is None else metrics_of(list(stated))
         if self.metrics is not None:
             self.settings = replace(self.settings, metrics=[m.source for m in self.metrics])
-        self.judges, self.task = judges_for(model, self.data, self.metrics)
-        check_judged_by_labels(self.data, self.metric, "a search")
+        self.judges, self.task = judges_for(model, self.data, self.metrics, compiled=compiled_of(model))
+        if self.metric.asks:
+            raise DataError(
+                f"metric {self.metric.name}: it asks the model itself; a search needs one of predictions and labels to "
+                "decide, and takes this one beside it"
+            )
         self.answers = self.cache if _is_json(stated) else None
         self._kept = DiskCache(None if self.answers is None else self.answers / "measured")
         self.evaluations = 0
@@ -294,6 +317,7 @@ class Engine:
                 "model": graph_digest(lower(self.model)),
                 "data": self.data.digest,
                 "settings": asdict(self.settings),
+                "judged": [judge.metric.source for judge in self.judges],
                 "code": digest.code_digest(),
             }
             self._context = digest.of_json(parts)
@@ -316,7 +340,7 @@ class Engine:
         Args:
             predictions: of a model, nested as its outputs.
         """
-        return pairs_of(predictions, self.data.y_eval)[self.judges[0].output][1]
+        return pairs_of(predictions, self.bench.labels)[self.judges[0].output][1]
 
     @cached_property
     def output(self) -> int:
@@ -329,8 +353,14 @@ class Engine:
 
     @cached_property
     def labels(self) -> NDArray[Any]:
-        """Labels that the deciding metric judges by, shape (n, …)."""
-        return np.asarray(pairs_of(self._float_predictions, self.data.y_eval)[self.judges[0].output][2])
+        """Labels that the deciding metric judges by, shape (n, …); without any the float model's outputs."""
+        return np.asarray(pairs_of(self._float_predictions, self.bench.labels)[self.judges[0].output][2])
+
+    def beside(self, where: slice) -> tuple[Any, Any]:
+        """Weights and inputs of some evaluation samples; None where there are none, or several inputs."""
+        weights, inputs = self.data.weights_eval, self.data.x_eval
+        known = inputs[where] if self.metric.scores is not None and isinstance(inputs, np.ndarray) else None
+        return None if weights is None else weights[where], known
 
     def float_outputs(self) -> NDArray[Any]:
         """The float model's judged output on the evaluation samples, shape (n, …)."""
@@ -346,14 +376,14 @@ class Engine:
         return self._every_metric(self.model, self._float_predictions)
 
     def _every_metric(self, model: keras.Model | Quantized, predictions: Any) -> Mapping[str, float]:
-        asked = Asked(asking(model), EvaluationData(self.data.x_eval, self.data.y_eval))
-        known = known_answers(asked, predictions)
-        return judged(predictions, self.data.y_eval, self.judges, asked=known).metrics
+        labels, weights = self.bench.labels, self.data.weights_eval
+        asked = known_answers(Asked(asking(model), EvaluationData(self.data.x_eval, labels, weights)), predictions)
+        return judged(predictions, labels, self.judges, weights=weights, asked=asked).metrics
 
     @cached_property
     def reference(self) -> Evidence:
         """How the float model does."""
-        return Evidence.of(self.metric, self.float_outputs(), self.labels)
+        return Evidence.of(self.metric, self.float_outputs(), self.labels, *self.beside(slice(None)))
 
     @cached_property
     def sums(self) -> Callable[[], OutputSums]:
@@ -389,9 +419,8 @@ class Engine:
         made = self.quantize(strategy)
         predictions = self.bench.evaluate(made, metrics=[]).predictions
         self.evaluations += 1
-        sums = tallied(
-            self.sums(), self.outputs_of(predictions), self.float_outputs(), self.labels, batch_size(made.graph)
-        )
+        size, outputs = batch_size(made.graph), self.outputs_of(predictions)
+        sums = tallied(self.sums(), outputs, self.float_outputs(), self.labels, size, self.beside)
         numbers = sums.numbers()
         return Measured(
             strategy.digest,
@@ -409,7 +438,7 @@ class Engine:
 
     def _from_disk(self, key: str) -> Measured | None:
         found = self._kept.arrays(self._name(key))
-        return None if found is None else Measured.from_arrays(key, self.metric, self.labels, found)
+        return None if found is None else Measured.from_arrays(key, self.reference, found)
 
     def _keep(self, measured: Measured) -> Measured:
         self._kept.keep_arrays(self._name(measured.digest), measured.to_arrays())
@@ -427,7 +456,7 @@ def _is_json(stated: Any) -> bool:
 
 def _head(data: Data, images: int) -> Data:
     from vqkit.execution.run_api import first_samples
-    from vqkit.quantization.data import Data as Made
 
-    x, y = first_samples(data.x_eval, images), first_samples(data.y_eval, images)
-    return Made(f"{data.name}[:{images}]", data.x_calib, x, y, data.ref)
+    known = {name: getattr(data, name) for name in ("x_eval", "y_eval", "weights_eval")}
+    some = {name: first_samples(own, images) for name, own in known.items() if own is not None}
+    return replace(data, name=f"{data.name}[:{images}]", digest="", y_calib=None, **some)

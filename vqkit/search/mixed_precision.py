@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,12 +257,12 @@ class LayerOptions:
         """The whole problem; `base_bytes` is the size under the base strategy."""
         asked = [q for kind in kinds for u in self.units if kind in u.kinds for q in self._questions(u, kind)]
         answers = self._ask(asked)
-        self._by = default_by(answers[q] for q in asked) if self._by is None else self._by
-        allowed = harmful(self._asker.metric.measure)
-        if self._by not in allowed or any(answers[q][self._by] != answers[q][self._by] for q in asked):
-            known = [name for name in allowed if all(answers[q][name] == answers[q][name] for q in asked)]
-            raise DataError(not_allowed("by", self._by, known, what="cost"))
-        slots = tuple(self._slot(u, kind, answers) for kind in kinds for u in self.units if kind in u.kinds)
+        by = default_by(answers[q] for q in asked) if self._by is None else self._by
+        costs = {name: [self._cost(answers[q], name) for q in asked] for name in harmful(self._asker.metric.measure)}
+        known = [name for name, own in costs.items() if all(map(isfinite, own))]
+        if by not in known:
+            raise DataError(not_allowed("by", by, known, what="cost"))
+        slots = tuple(self._slot(u, kind, answers, by) for kind in kinds for u in self.units if kind in u.kinds)
         now = sum(s.parameters * self._planned(s.layer) / 8 for s in slots)
         return Problem(slots, base_bytes - now, tuple(self._products(slots)))
 
@@ -269,19 +270,20 @@ class LayerOptions:
         channels = self._channels if kind == "weights" else (None,)
         return [Question(unit, kind, b, "only", c) for b in self._bits for c in channels]
 
-    def _slot(self, unit: Unit, kind: str, answers: Answers) -> ChoiceGroup:
-        options = [Option(q.bits, self._cost(answers[q]), q.per_channel) for q in self._questions(unit, kind)]
+    def _slot(self, unit: Unit, kind: str, answers: Answers, by: str) -> ChoiceGroup:
+        asked = self._questions(unit, kind)
+        options = [Option(q.bits, self._cost(answers[q], by), q.per_channel) for q in asked]
         if self._float:
             options.append(Option(FLOAT_BITS, 0.0))
         return ChoiceGroup(unit.layer, kind, tuple(options), unit.parameters if kind == "weights" else 0)
 
-    def _cost(self, answer: dict[str, float]) -> float:
-        if self._by == "sqnr_db":
+    def _cost(self, answer: dict[str, float], by: str) -> float:
+        if by == "sqnr_db":
             return float(10 ** (-answer["sqnr_db"] / 10))
-        if self._by == "kl":
-            return max(0.0, answer["kl"])
+        if by == "kl":
+            return max(answer["kl"], 0.0)  # in this order, so that no number stays none
         measure = self._asker.metric.measure
-        return max(0.0, float(measure.drop(answer[measure.column], self._asker.reference.value)))
+        return max(float(measure.drop(answer[measure.column], self._asker.reference.value)), 0.0)
 
     def _planned(self, layer: str) -> int:
         rows = [r for r in self._prepared.plan.quantized if r.layer == layer and r.role is Role.WEIGHT]

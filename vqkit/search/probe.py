@@ -97,7 +97,8 @@ class Probes:
                 for number, own in zip(some, outputs, strict=True):
                     here = slice(number * size, (number + 1) * size)
                     n = len(labels[here])
-                    tallies[question].add(own[output][:n], reference[here], labels[here])
+                    beside = self._engine.beside(here)
+                    tallies[question].add(own[output][:n], reference[here], labels[here], *beside)
         return {q: t.numbers() for q, t in tallies.items()}
 
     def _in_a_row(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,7 +293,7 @@ def spread_over_subsets(
     Returns:
         Values, one for each subset.
     """
-    from vqkit.quantization.data import Data, map_inputs
+    from vqkit.quantization.data import map_inputs
 
     n, found = engine.data.n_calib, list[Measured]()
     for k in range(subsets):
@@ -303,13 +303,8 @@ def spread_over_subsets(
         rows = np.sort(rng.choice(n, max(1, n // 2), replace=False))
         half = map_inputs(lambda a, _, rows=rows: a[rows], engine.data.x_calib)
         known = engine.data.y_calib
-        data = Data(
-            f"{engine.data.name} half {k}",
-            half,
-            engine.data.x_eval,
-            engine.data.y_eval,
-            y_calib=None if known is None else known[rows],
-        )
+        labels = None if known is None else known[rows]
+        data = replace(engine.data, name=f"{engine.data.name} half {k}", x_calib=half, y_calib=labels, digest="")
         again = Engine(engine.model, data, settings=engine.settings, cache=engine.cache, metrics=engine.metrics)
         found.append(again.measure(strategy))
     return tuple(m.value for m in found)
@@ -470,7 +465,8 @@ def figure(advice: Advice) -> Any:
     ax.errorbar(sizes, values, yerr=[low, high], fmt="o", color="#0072B2", ecolor="#9ecae1", label="measured")
     line = sorted((s, v) for s, v, k in zip(sizes, values, on_front(advice.points), strict=True) if k)
     ax.step(*zip(*line, strict=True), where="post", color="#0072B2", lw=1, alpha=0.6)
-    ax.axhline(scale * advice.reference.value, color="black", ls=":", lw=1, label="float")
+    if np.isfinite(advice.reference.value):
+        ax.axhline(scale * advice.reference.value, color="black", ls=":", lw=1, label="float")
     if advice.chosen is not None:
         m = advice.chosen.measured
         ax.plot(m.size_bytes / 1e3, scale * m.value, "*", ms=16, color="#D55E00", label="recommended")

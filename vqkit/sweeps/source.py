@@ -20,6 +20,7 @@ from vqkit.limits import MemoryBudget, check_arrays
 from vqkit.quantization.data import Data, leaves, map_inputs, same_unit
 from vqkit.strategy.document import plain
 from vqkit.sweeps.folder import FolderSpec, data_from_folders
+from vqkit.sweeps.quickstart import quickstart_data, quickstart_model
 
 QUICKSTART = "quickstart"
 DIGITS = "digits"
@@ -118,8 +119,6 @@ def _read_only(data: Data) -> Data:
 
 def _load(ref: Any) -> Data:
     if isinstance(ref, str):
-        from vqkit.sweeps.quickstart import quickstart_data
-
         return quickstart_data()
     if "folder" in ref:
         return data_from_folders(FolderSpec(**ref), ref)
@@ -305,8 +304,6 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
     """
     if ref == QUICKSTART:
         load_tensorflow()
-        from vqkit.sweeps.quickstart import quickstart_model
-
         return quickstart_model(cache)
     path = _absolute(base_dir, ref, ModelError)
     if (path / "saved_model.pb").is_file():
