@@ -65,7 +65,7 @@ SKIPS = 20
 LAZY = {
     "cli": (82, "a command loads what it needs when it runs: `vqkit --help` answers at once"),
     "comparison": (
-        8,
+        7,
         "leaderboards and reports need neither TensorFlow nor matplotlib until something is drawn",
     ),
     "execution": (20, "the parent of a sweep needs no TensorFlow; the kernel has it"),
@@ -74,7 +74,7 @@ LAZY = {
     "models": (3, "TensorFlow, Keras or another heavy library stays unloaded until it is needed"),
     "quantization": (9, "TensorFlow, Keras or another heavy library stays unloaded until it is needed"),
     "runs": (1, "records are read without mlflow"),
-    "search": (27, "an import of the package needs neither TensorFlow nor optuna"),
+    "search": (22, "an import of the package needs neither TensorFlow nor optuna"),
     "strategy": (1, "a change is explained only when somebody asks"),
     "sweeps": (10, "a sweep file is read and checked without TensorFlow"),
     "vitis": (6, "an old script's import line answers at once"),

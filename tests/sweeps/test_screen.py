@@ -17,7 +17,7 @@ from vqkit.execution import run_api
 from vqkit.execution.runner import RunOptions, run_sweep
 from vqkit.quantization import Data
 from vqkit.runs.records import sentence
-from vqkit.runs.store import Status, Store
+from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.sweeps import screen
 from vqkit.sweeps.resolve import resolve
 from vqkit.sweeps.spec import Sweep
@@ -65,6 +65,48 @@ def test_the_best_is_rarely_ruled_out():
         high = statistics.clopper_pearson(ours, 300, error=0.05 / 9 / 2)[1]
         lost += high < statistics.clopper_pearson(theirs, 300, error=0.05 / 9 / 2)[0]
     assert lost <= 5
+
+
+def finished(name: str, values: np.ndarray, better: str) -> RunRecord:
+    judged = [{"name": name, "better": better, "unit": "plain"}]
+    return RunRecord("k", "n", Status.FINISHED, {}, metrics={name: float(np.mean(values))}, judged=judged)
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_the_best_is_rarely_ruled_out_by_any_metric(better):
+    """Thirty sweeps of ten variants, the best by little, whose values have a long tail."""
+    rng, lost, out = np.random.default_rng(0), 0, 0
+    scale = np.array([1.0, *np.linspace(1.05, 1.5, 9)])
+    scale = 1 / scale if better == "higher" else scale
+    for _ in range(30):
+        values = rng.exponential(1, 300) * (scale[:, None] + 0.3 * rng.normal(size=(10, 300)))
+        records = [finished("error", v, better) for v in values]
+        best = max(range(10), key=lambda i: records[i].goodness)
+        gains = [
+            screen.gain_by(records[i], records[best], values[i][:, None], values[best][:, None], 0.05 / 9)
+            for i in (0, 9)
+        ]
+        lost += best != 0 and gains[0] < 0
+        out += gains[1] < 0
+    assert lost <= 2
+    assert out >= 27
+
+
+def test_a_share_has_the_exact_bound_and_what_keeps_no_samples_that_of_its_intervals():
+    right = (np.arange(1000) < 900)[:, None].astype(float)
+    worse = right * (np.arange(1000) >= 100)[:, None]
+    a, b = finished("exact_match", worse, "higher"), finished("exact_match", right, "higher")
+    high = statistics.clopper_pearson(0, 1000, error=0.005)[1] - statistics.clopper_pearson(100, 1000, error=0.005)[0]
+    assert screen.gain_by(a, b, worse, right, 0.01) == high
+    assert screen.gain_by(a, b, None, None, 0.01) == np.inf
+    for better, sign in (("higher", 1), ("lower", -1)):
+        one, two = (finished("m", np.array([sign * value]), better) for value in (1.0, 3.0))
+        for record in (one, two):
+            value = record.metrics["m"]
+            record.metrics.update(m_low=value - 0.5, m_high=value + 0.5)
+        # Both intervals reach a half at 95 %, so that together they reach one.
+        assert screen.gain_by(one, two, None, None, 0.05) == pytest.approx(-1)
+        assert screen.gain_by(one, two, None, None, 0.01) > -1
 
 
 def test_the_part_is_a_fixed_choice_over_the_whole_set():

@@ -74,7 +74,6 @@ def sensitivity(
     from vqkit.cli.application import chosen_strategy
     from vqkit.files import write_json
     from vqkit.search import sensitivity as ask
-    from vqkit.search.layer_sensitivity import default_by
 
     engine = _engine(model, data, runs, images, metric, calibration=calibration, seed=seed)
     found = ask(
@@ -93,7 +92,7 @@ def sensitivity(
         typer.echo(json.dumps(found.to_json(), indent=1))
         return
     typer.echo(f"{engine.judged_by}\n{found}")
-    by = by or default_by(found.rows)
+    by = by or found.by
     for mode in _words(modes):
         worst = found.ranked(by, mode=mode).head(5)
         names = ", ".join(f"{r.layer} {r.kind} ({getattr(r, by):.3g})" for r in worst.itertuples())

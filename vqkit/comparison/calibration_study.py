@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,29 +66,21 @@ def calibration_study(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from vqkit.evaluation import asking, judged, judges_for, known_answers, predict
-    from vqkit.evaluation.compiled import compiled_of
-    from vqkit.evaluation.metric import Asked, EvaluationData
-    from vqkit.quantization.ptq import quantize
-
-    def value(net: keras.Model) -> float:
-        outputs, weights = predict(net, data.x_eval), data.weights_eval
-        asked = known_answers(Asked(asking(net), EvaluationData(data.x_eval, labels, weights)), outputs)
-        return judged(outputs, labels, judges[:1], weights=weights, asked=asked).metrics[measure.name]
+    from vqkit.bench import Bench
+    from vqkit.quantization.prepare import as_strategy
 
     chosen = _counts(data.n_calib, counts)
     points = [(n, i) for n in chosen for i in range(1 if n == data.n_calib else subsets)]
-    judges, _ = judges_for(model, data, metrics, compiled=compiled_of(model))
-    labels = predict(model, data.x_eval) if data.y_eval is None else data.y_eval
-    measure = judges[0].metric.measure
+    whole = Bench(model, data, metrics=metrics)
+    measure = whole.judges[0].metric.measure
     judging = {"metric": measure.name, "better": measure.better, "unit": measure.unit}
-    reference = value(model)
+    reference = whole.float_evaluation().metrics[measure.name]
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(seed)
     for n, subset in tqdm(points, desc="calibrations", unit="subset", disable=not progress):
-        images = _subset(data, rng, n)
-        found = quantize(model, strategy, images, batch_size=batch_size, calibration=calibration)
-        own = value(found.model)
+        bench = Bench(model, _subset(data, rng, n), metrics=metrics)
+        found = bench.quantize(as_strategy(strategy), batch_size=batch_size, calibration=calibration)
+        own = bench.evaluate(found).metrics[measure.name]
         said = {"n_images": n, "subset": subset, measure.name: own, f"float_{measure.name}": reference}
         rows += [{**said, **row, "value": own, "float_value": reference, **judging} for row in _ranges(found)]
     return pd.DataFrame(rows)
@@ -103,9 +96,9 @@ def _counts(available: int, counts: Sequence[int] | None) -> list[int]:
     return sorted(set(counts))
 
 
-def _subset(data: Data, rng: np.random.Generator, n: int) -> Any:
+def _subset(data: Data, rng: np.random.Generator, n: int) -> Data:
     at = np.arange(data.n_calib) if n == data.n_calib else np.sort(rng.permutation(data.n_calib)[:n])
-    return map_inputs(lambda a, _: a[at], data.x_calib)
+    return replace(data, x_calib=map_inputs(lambda a, _: a[at], data.x_calib), y_calib=None, digest="")
 
 
 def _ranges(found: Quantized) -> list[dict[str, Any]]:

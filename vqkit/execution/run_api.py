@@ -14,6 +14,7 @@ import numpy as np
 
 from vqkit import digest, process_cache, tables
 from vqkit.errors import DataError, RecordError, not_allowed
+from vqkit.evaluation import pairs_of
 from vqkit.evaluation.metrics import NAMED, combine_of
 from vqkit.evaluation.tasks import Judge
 from vqkit.files import read_json, write_bytes, write_json, write_npz
@@ -368,8 +369,6 @@ def _samples(scores: Scores, judge: Judge) -> np.ndarray | None:
 
 def _of_judge(scores: Scores, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
     """The outputs and labels that a metric judges."""
-    from vqkit.evaluation import pairs_of
-
     _, outputs, labels = pairs_of(scores.quantized.predictions, scores.labels)[judge.output]
     return scores.quantized.scores.get(judge.metric.name, outputs), np.asarray(labels)
 

@@ -72,6 +72,11 @@ class Sensitivity:
         return ("layer", "kind", "bits", "mode", *harmful(self.measure))
 
     @property
+    def by(self) -> str:
+        """What layers are told apart by where nobody says it."""
+        return default_by(self.rows)
+
+    @property
     def table(self) -> pd.DataFrame:
         """The answers, with `columns`."""
         import pandas as pd
@@ -82,7 +87,7 @@ class Sensitivity:
         """The answers of one mode and width, most sensitive layer first.
 
         Args:
-            by: the metric, "sqnr_db" or "kl", which need no labels; by default what `default_by` says.
+            by: the metric, "sqnr_db" or "kl", which need no labels; by default `self.by`.
             mode: "only" or "all_but"; there the layer that helps most when it is float comes first.
             bits: width; the smallest asked by default.
 
@@ -90,7 +95,7 @@ class Sensitivity:
             RecordError: no such measure, mode or width.
         """
         harm = harmful(self.measure)
-        by = default_by(self.rows) if by is None else by
+        by = self.by if by is None else by
         if by not in harm:
             raise RecordError(not_allowed("by", by, harm, what="measure"))
         table = self.table

@@ -13,7 +13,6 @@ from vqkit import plots, tables
 from vqkit.comparison.page import figure_html, message_html, page, table
 from vqkit.runs.records import rows_of
 from vqkit.search import Engine, Sensitivity, accumulated, recovery
-from vqkit.search.layer_sensitivity import default_by
 from vqkit.search.layer_sensitivity import sensitivity as ask
 from vqkit.tables import Column, Measure, arranged, escaped, next_order
 from vqkit.widgets.elements import SerialHandler, mimebundle, picker, queue
@@ -124,7 +123,7 @@ class SensitivityView:
     summed: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
-        self.by = self.by or default_by(self.found.rows)
+        self.by = self.by or self.found.by
         asked = [r["mode"] for r in self.found.rows]
         self.mode = self.mode if self.mode in asked or not asked else asked[0]
 
