@@ -27,7 +27,7 @@ A sweep file is JSON or YAML:
     eval_images: null
     qat: {epochs: 10}                  # train each variant, or, as an axis, some: [null, {epochs: 10}]
     screen: {images: 1000}             # try all on so many images, finish those that may be the best
-    constraints: {recall: {min: 0.9}}  # only runs that keep these may be the best
+    constraints: {accuracy_delta: {min: -0.01}}   # only runs that keep these may be the best
 
 Text of a file to a checked value; duplicate and unknown keys and wrong types are told with their place.
 """
