@@ -38,7 +38,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "experiment.runset": ("comparison.runset",),
     "experiment.source": ("sweeps.source",),
     "experiment.store": ("runs.store",),
-    "experiment.sweep": ("sweeps.spec",),
+    "experiment.sweep": ("sweeps.spec", "sweeps.document"),
     "export.dump": ("export.golden",),
     "primitives.grid": ("primitives.spec",),
     "resources": ("files",),

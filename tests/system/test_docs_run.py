@@ -30,7 +30,7 @@ NOT_RUN = {
 }
 BLOCKS_NOT_RUN = {
     "bash": "installs from the network; .ci/run runs the README's, CI the linters",
-    "text": "a picture, a formula or what a block prints",
+    "text": "a picture, a formula, what a block prints, or cells of a notebook (tests/execution/test_own_notebooks.py)",
 }
 # What the pages call by a word.
 MEANT = {"RUN": "pof2s weight_bit=4", "A": "pof2s weight_bit=8", "B": "pof2s weight_bit=4"}
@@ -82,6 +82,17 @@ def furnish(folder: Path) -> None:
     np.savez(folder / "measured.npz", x_calib=x[:60], x_eval=x[60:], y_eval=level[60:])
     (folder / "regressor.yaml").write_text(REGRESSION)
     (folder / "mine.py").write_text(WORST)
+    notebook(folder)
+
+
+def notebook(folder: Path) -> None:
+    """A notebook of one's own, as the page on sweeps speaks of."""
+    import nbformat
+
+    declared = nbformat.v4.new_code_cell(
+        'strategy = "fsx"\nweight_bit = 8\ntolerance = 0.1', metadata={"tags": ["parameters"]}
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[declared]), folder / "mine.ipynb")
 
 
 def not_run(words: list[str]) -> bool:

@@ -99,6 +99,7 @@ def sweep(
         typer.echo(step_table(todo))
     if resolved.judged:
         typer.echo(resolved.judged)
+    _tell_unheard(resolved)
     typer.echo(forecast(todo, options.jobs))
     typer.echo(f"{_crew_told(options)}; {'warm kernels' if warm else 'a fresh kernel for each variant'}")
     if dry_run:
@@ -119,6 +120,12 @@ def sweep(
 def _check_registers(register: str | None, no_track: bool) -> None:
     if register is not None and no_track:
         raise SweepError("--register and --no-track: a registry of models is a tracking store; one of the two")
+
+
+def _tell_unheard(resolved: ResolvedSweep) -> None:
+    """What a notebook of one's own is not given."""
+    if resolved.unheard:
+        typer.echo(f"{resolved.notebook.name} does not declare {', '.join(resolved.unheard)}: it is not given them")
 
 
 def _crew_told(options: RunOptions) -> str:
@@ -187,6 +194,7 @@ def run(
     resolved = resolve(Sweep.from_dict(value, source="run"), store.cache, notebook=notebook)
     if resolved.judged:
         typer.echo(resolved.judged)
+    _tell_unheard(resolved)
     options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)
     for step in plan_steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
@@ -204,9 +212,10 @@ def run(
 def validate(
     file: Annotated[str, typer.Argument(help="Strategy or sweep file, or 'quickstart'.")],
     runs: Runs = Path("runs"),
+    notebook: NotebookOption = None,
 ) -> None:
     """Check a strategy or sweep file, run nothing."""
-    from vqkit.sweeps.spec import read_mapping
+    from vqkit.sweeps.document import read_mapping
 
     if file != "quickstart" and any(k.endswith("_config") for k in read_mapping(file)):
         from vqkit.strategy import Strategy
@@ -218,7 +227,8 @@ def validate(
     from vqkit.sweeps.quickstart import as_sweep
     from vqkit.sweeps.resolve import resolve
 
-    resolved = resolve(as_sweep(file), Store.at(runs).cache)
+    resolved = resolve(as_sweep(file), Store.at(runs).cache, notebook=notebook)
+    _tell_unheard(resolved)
     typer.echo(f"{file}: a valid sweep of {len(resolved.planned)} variants, {len(resolved.to_run)} different")
     for planned in resolved.planned:
         if planned.same_as:

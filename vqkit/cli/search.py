@@ -172,7 +172,7 @@ def search(
     from vqkit.runs.store import Store
     from vqkit.search import Search
     from vqkit.search import search as look
-    from vqkit.sweeps.spec import read_mapping
+    from vqkit.sweeps.document import read_mapping
 
     stated = (("trials", trials), ("minutes", minutes), ("metrics", stated_metrics(metric)))
     given = {k: v for k, v in stated if v is not None}

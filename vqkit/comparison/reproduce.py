@@ -179,7 +179,8 @@ def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Swe
         "strategy": str(strategy.resolve()),
         "mode": "list",
         "variants": [{"name": record.name}],
-        **{k: inputs[k] for k in SETTINGS if k in inputs},
+        **{k: inputs[k] for k in (*SETTINGS, "parameters") if k in inputs},
+        **({"notebook": inputs["notebook"]["ref"]} if "notebook" in inputs else {}),
     }
     return Sweep.from_dict(value, source=f"{folder}/record.json")
 
@@ -187,7 +188,7 @@ def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Swe
 def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a result, by name, without the names of things."""
     contents = {name: inputs[name]["digest"] for name in ("model", "data", "strategy")}
-    return {**contents, **{k: inputs[k] for k in (*SETTINGS, "code") if k in inputs}}
+    return {**contents, **{k: inputs[k] for k in (*SETTINGS, "parameters", "code") if k in inputs}}
 
 
 def _numbers(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -15,11 +15,12 @@ from vqkit import environment
 from vqkit.errors import RecordError
 from vqkit.execution import papermill
 from vqkit.execution.papermill import Failure
-from vqkit.execution.run_api import ATTEMPT
+from vqkit.execution.run_api import ATTEMPT, RUN_DIR
 from vqkit.files import lock, read_json, write_bytes, write_json
 from vqkit.runs import store
 from vqkit.runs.mlflow_tags import THRESHOLDS
 from vqkit.runs.store import RunRecord, Status, Store
+from vqkit.sweeps.notebook import declared_parameters
 
 if TYPE_CHECKING:
     from vqkit.execution.warm import Kernel
@@ -151,9 +152,11 @@ def _execute(runs: Store, job: Job, folder: Path, kernel: Kernel | None) -> RunR
     )
     runs.write(record)
     began = time.perf_counter()
-    parameters = {**job.parameters, "run_dir": str(folder), "cache": str(runs.cache)}
-    env = {ATTEMPT: record.attempt}
+    env = {ATTEMPT: record.attempt, RUN_DIR: str(folder)}
     try:
+        declared = declared_parameters(job.notebook)
+        places = {"run_dir": str(folder), "cache": str(runs.cache)}
+        parameters = {**job.parameters, **{k: v for k, v in places.items() if k in declared}}
         failure = papermill.execute(job.notebook, folder / NOTEBOOK, parameters, env=env, kernel=kernel)
         found = _result(folder, record) if failure is None else {}
     except Exception as e:

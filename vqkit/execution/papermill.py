@@ -88,6 +88,7 @@ def execute(
                 engine_name=ENGINE,
                 progress_bar=False,
                 kernel_name="python3",
+                language="python",
                 kernel_env={TRACEBACKS: "full", **(env or {})},
                 kernel_cwd=str(target.parent.resolve()),
                 warm=kernel,

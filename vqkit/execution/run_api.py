@@ -8,13 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from vqkit import digest, process_cache, tables
+from vqkit import digest, process_cache, statistics, tables
 from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.evaluation import pairs_of
+from vqkit.evaluation.metric import direction
 from vqkit.evaluation.metrics import NAMED, combine_of
 from vqkit.evaluation.tasks import Judge
 from vqkit.files import read_json, write_bytes, write_json, write_npz
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # One array, or one for each input, by name or in order.
 Inputs = np.ndarray | Mapping[str, np.ndarray] | Sequence[np.ndarray]
 ATTEMPT = "VQKIT_ATTEMPT"
+RUN_DIR = "VQKIT_RUN_DIR"
 
 
 def title(name: str, model: str, strategy: str, overrides: Mapping[str, Any]) -> Any:
@@ -275,8 +277,7 @@ def record(
     if cross_check is not None:
         found |= {k: float(v) for k, v in cross_check.metrics.items()}
         write_json(folder / "cross_check.json", cross_check.to_json())
-    write_json(folder / "plan.json", quantized.plan.to_json())
-    write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+    _write_plan(folder, quantized)
     rows = [{str(k): v for k, v in row.items()} for row in sqnr.to_dict("records")]
     write_json(folder / "sqnr.json", [_finite(row) for row in rows])
     _keep_predictions(folder, scores)
@@ -292,17 +293,112 @@ def record(
     return found
 
 
+def record_metrics(
+    metrics: Mapping[str, float],
+    *,
+    better: Literal["higher", "lower"] | None = None,
+    unit: Literal["percent", "plain"] = "plain",
+    samples: Any = None,
+    quantized: Quantized | None = None,
+) -> dict[str, float]:
+    """Write what a notebook of one's own found, as the result of its run; the one call that it needs.
+
+    Outside a run, as when the notebook is tried by hand, nothing is written.
+
+    Args:
+        metrics: name -> number. The first one decides between runs; `float_<its name>`, if given, is the float model's.
+        better: which direction of the first metric is better; None where its name tells.
+        unit: "percent" is printed times 100, differences in points; "plain" as it is.
+        samples: the deciding metric of each evaluation sample, shape (n,), whose mean it is: runs on the same samples
+            are then compared by paired tests, and the run has an interval.
+        quantized: from `vqkit.quantize`: its strategy is checked against the run's, and its plan, encodings, bytes and
+            operations are kept.
+
+    Returns:
+        The metrics as recorded.
+
+    Raises:
+        DataError: no metric, one that is no finite number, a direction that nobody stated, or samples whose mean is
+            not the first metric.
+        RecordError: another strategy was quantized with than the run stands for, or the run was taken over.
+
+    Example:
+        >>> import vqkit
+        >>> vqkit.run_api.record_metrics({"max_error": 0.25, "float_max_error": 0.2})
+        {'max_error': 0.25, 'float_max_error': 0.2, 'max_error_delta': 0.04999999999999999}
+    """
+    measured = {str(k): float(v) for k, v in metrics.items()}
+    wrong = next((k for k, v in measured.items() if not math.isfinite(v)), None)
+    if wrong is not None or not measured:
+        raise DataError(f"metric {wrong!r} is {measured[wrong]}" if wrong else "no metric is given")
+    name = next(iter(measured))
+    which = better or direction(name)
+    if which is None:
+        raise DataError(f"metric {name!r}: which direction is better? State better='higher' or 'lower'")
+    found = {**measured, **_beside_float(name, measured)}
+    values = None if samples is None else _samples_of(name, samples, measured[name])
+    if values is not None:
+        found[f"{name}_low"], found[f"{name}_high"] = statistics.bootstrap(lambda s, n: s[..., 0] / n, values)
+    if RUN_DIR not in os.environ:
+        return found
+    folder = Path(os.environ[RUN_DIR])
+    expected = read_json(folder / store.RECORD)
+    _check_attempt(expected)
+    notes = ["the notebook recorded figures of its own; that it heeded the run's strategy was not checked"]
+    if quantized is not None:
+        used, wanted = quantized.strategy.digest, expected["inputs"]["strategy"]["digest"]
+        if used != wanted:
+            raise RecordError(f"run {expected['key']}: quantized with strategy {used}, the run stands for {wanted}")
+        notes = list(quantized.outside)
+        found = {**_size_of(quantized), **found}
+        _write_plan(folder, quantized)
+    if values is not None:
+        write_npz(folder / SAMPLES, {"samples": values}, compressed=True)
+    judged = [{"name": name, "better": which, "unit": unit}]
+    result = {"key": expected["key"], "attempt": expected["attempt"], "metrics": found, "notes": notes}
+    write_json(folder / store.RESULT, {**result, "judged": judged})
+    return found
+
+
+def _beside_float(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    reference = metrics.get(f"float_{name}")
+    return {} if reference is None else {f"{name}_delta": metrics[name] - reference}
+
+
+def _samples_of(name: str, samples: Any, value: float) -> np.ndarray:
+    """Of each sample what it adds to the metric, shape (n, 1)."""
+    if combine_of(name) is not None:
+        raise DataError(f"samples of metric {name}: it is no mean over samples")
+    values = np.asarray(samples)
+    if values.ndim != 1 or values.dtype.kind not in "fiub" or len(values) < 2:
+        raise DataError(f"samples of metric {name}: one number for each sample is needed, given shape {values.shape}")
+    if not np.isclose(values.mean(dtype=np.float64), value, rtol=1e-4, atol=1e-9):
+        raise DataError(f"samples of metric {name}: their mean is {values.mean():.6g}, the metric {value:.6g}")
+    return values[:, None]
+
+
 def _check_is_expected(expected: Mapping[str, Any], key: str, inputs: Mapping[str, Any]) -> None:
     wanted = expected["inputs"]
-    used = deciding({**inputs, "code": wanted["code"]})
+    # What a notebook cannot know of itself: its own digest, and that of its parameters.
+    whole = {**inputs, "code": wanted["code"], "parameters": wanted.get("parameters")}
+    used = deciding(whole)
     for name, value in deciding(wanted).items():
         if used[name] != value:
             raise RecordError(f"run {key}: the notebook used {name} {used[name]!r}, the run stands for {value!r}")
-    if key_of({**inputs, "code": wanted["code"]}) != key:
+    if key_of(whole) != key:
         raise RecordError(not_allowed("key", key, [expected["key"]]))
+    _check_attempt(expected)
+
+
+def _write_plan(folder: Path, quantized: Quantized) -> None:
+    write_json(folder / "plan.json", quantized.plan.to_json())
+    write_json(folder / "encodings.json", {k: q.to_json() for k, q in quantized.encodings.items()})
+
+
+def _check_attempt(expected: Mapping[str, Any]) -> None:
     attempt = os.environ.get(ATTEMPT)
     if attempt is not None and attempt != expected["attempt"]:
-        raise RecordError(f"run {key}: another process took the run over")
+        raise RecordError(f"run {expected['key']}: another process took the run over")
 
 
 def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
@@ -316,8 +412,6 @@ def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[
     Returns:
         Name -> number; what is not finite is left out.
     """
-    from vqkit.evaluation.cost import totals
-
     own, reference = scores.quantized.metrics, scores.float_metrics
     compared = {f"float_{k}": reference[k] for k in own} | {f"{k}_delta": own[k] - reference[k] for k in own}
     outputs, inside = sqnr[sqnr.role == "output"], sqnr[sqnr.role != "output"]
@@ -325,17 +419,25 @@ def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[
         **own,
         **compared,
         **_bounds(scores),
-        "size_bytes": quantized.size_bytes,
-        "float_size_bytes": quantized.float_size_bytes,
+        **_size_of(quantized),
         "sqnr_output_db": outputs.sqnr_db.min(),
         "sqnr_min_db": inside.sqnr_db.min(),
+        "seconds_evaluate": scores.seconds,
+    }
+    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
+
+
+def _size_of(quantized: Quantized) -> dict[str, float]:
+    from vqkit.evaluation.cost import totals
+
+    return {
+        "size_bytes": quantized.size_bytes,
+        "float_size_bytes": quantized.float_size_bytes,
         **totals(quantized),
         "quantized_tensors": len(quantized.plan.quantized),
         "float_tensors": len(quantized.plan.float_rows),
         "seconds_quantize": sum(quantized.timings.values()),
-        "seconds_evaluate": scores.seconds,
     }
-    return {k: float(v) for k, v in numbers.items() if math.isfinite(v)}
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -291,7 +291,8 @@ def _job(
     planned: Planned, resolved: ResolvedSweep, runs: Store, sweep: str | None, declared: Container[str], *, warm: bool
 ) -> Job:
     v, notebook = planned.variant, str(resolved.notebook)
-    parameters = {**v.parameters(declared), "model": str(resolved.model_file)}
+    known = {**v.parameters(declared), "model": str(resolved.model_file)}
+    parameters = {name: value for name, value in known.items() if name in declared}
     return Job(str(runs.root), v.key, v.name, v.inputs(), sweep, notebook, parameters, planned.strategy, warm)
 
 

@@ -75,7 +75,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "ended": record.ended,
         "damaged": "; ".join(damaged_files(directory, record.artifacts)),
         "directory": directory,
-        **{OVERRIDE + name: value for name, value in _mapping(inputs, "overrides").items()},
+        **{OVERRIDE + k: v for part in ("overrides", "parameters") for k, v in _mapping(inputs, part).items()},
     }
 
 

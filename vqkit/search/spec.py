@@ -33,17 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from vqkit import digest
 from vqkit.errors import SweepError, not_allowed
-from vqkit.sweeps.spec import (
-    LABEL,
-    SETTINGS,
-    MetricBound,
-    Point,
-    SettingsSpec,
-    Sweep,
-    parse,
-    plain_mapping,
-    read_mapping,
-)
+from vqkit.sweeps.document import parse, plain_mapping, read_mapping
+from vqkit.sweeps.spec import LABEL, SETTINGS, MetricBound, Point, SettingsSpec, Sweep
 from vqkit.tables import Measure
 
 NOT_IN_DIGEST = ("trials", "minutes")

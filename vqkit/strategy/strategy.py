@@ -117,6 +117,17 @@ class Strategy:
         edited = edit.update(self._edited, sections, self.base, source)
         return _checked(self.name, edit.overrides(edited, single, self.base, source), source)
 
+    def takes(self, name: str) -> bool:
+        """Whether `with_overrides` takes a name or JSON pointer, whatever its value.
+
+        Args:
+            name: such as "weight_bit".
+        """
+        try:
+            return name in edit.SECTION_NAMES or bool(edit.address(self._edited.doc, name, self.base, ""))
+        except StrategyError:
+            return False
+
     def without(self, pointers: Iterable[str]) -> Strategy:
         """Without what is said at some places: a name rule's value goes, others become the built-in's.
 

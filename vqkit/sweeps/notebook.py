@@ -13,6 +13,8 @@ from vqkit.files import resource_dir
 
 TAG = "parameters"
 RUN_NOTEBOOK = "20_run_variant.ipynb"
+GIVEN = ("name", "key", "model", "data", "strategy", "overrides", "settings", "run_dir", "cache")
+"""What a sweep hands over to a notebook that declares it."""
 
 # Names that scripts from before the notebooks were numbered still ask for.
 _FORMER = {"run_variant.ipynb": RUN_NOTEBOOK, "compare_runs.ipynb": "40_compare_runs.ipynb"}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
-from vqkit.errors import SweepError, VqkitError, not_allowed
+from vqkit.errors import SweepError, VqkitError, nearest, not_allowed
 from vqkit.runs.records import MEASURED
 from vqkit.runs.store import RunRecord
-from vqkit.sweeps.notebook import RUN_NOTEBOOK, check_parameters, declared_parameters, find, source_digest
+from vqkit.sweeps.notebook import GIVEN, RUN_NOTEBOOK, declared_parameters, find, is_shipped, source_digest
 from vqkit.sweeps.settings import Settings
 from vqkit.sweeps.source import absolute_data, load_data, load_model, model_path
 from vqkit.sweeps.spec import BASE, LABEL, SETTINGS, Point, Sweep, settings_of, title
@@ -65,6 +65,7 @@ class ResolvedSweep:
         model_file: absolute path of the model.
         notebook: absolute path of the notebook that runs each variant.
         judged: what decides between variants and why, for people; "" of a notebook of the user's own.
+        unheard: what a sweep hands over and this notebook does not declare.
     """
 
     sweep: Sweep
@@ -72,6 +73,7 @@ class ResolvedSweep:
     model_file: Path
     notebook: Path
     judged: str = ""
+    unheard: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> tuple[Planned, ...]:
@@ -101,7 +103,7 @@ def resolve(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) ->
     Args:
         sweep: a checked sweep.
         cache: the store's cache folder; a built-in model is kept there.
-        notebook: runs instead of `20_run_variant.ipynb`; it must declare the same parameters.
+        notebook: runs instead of the sweep's or of `20_run_variant.ipynb`; what it declares it is given.
 
     Returns:
         The sweep with all that its variants need.
@@ -126,8 +128,11 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     """
     from vqkit.evaluation import judges_for, metrics_of, stated_by_model, told_by
 
-    file = Path(notebook).resolve() if notebook else find(RUN_NOTEBOOK)
-    code = code_digest(source_digest(file))
+    stated_notebook = notebook or (sweep.spec.notebook and sweep.base_dir / sweep.spec.notebook)
+    file = Path(stated_notebook).resolve() if stated_notebook else find(RUN_NOTEBOOK)
+    declared = tuple(declared_parameters(file))
+    of_notebook = source_digest(file)
+    code = code_digest(of_notebook)
     path = model_path(sweep.spec.model, sweep.base_dir, cache)
     net = load_model(path)
     data = _data(sweep, net)
@@ -156,13 +161,18 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
         code,
         stated,
         told,
+        declared,
+        None if is_shipped(file) else Source(str(file), of_notebook),
     )
     return LoadedSources(shared, data, path, file, judges)
 
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """What all variants of a sweep have in common."""
+    """What all variants of a sweep have in common; `declared` are the notebook's parameters.
+
+    `notebook` is one of the user's own.
+    """
 
     net: keras.Model
     model: Source
@@ -171,6 +181,8 @@ class Shared:
     code: str
     metrics: list[Any] | None
     judged: str
+    declared: tuple[str, ...]
+    notebook: Source | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,10 +209,37 @@ class LoadedSources:
         Raises:
             SweepError: one or more variants cannot run; the message lists them.
         """
+        declared = self.shared.declared
+        _check_own(sweep, declared, self.notebook.name)
         planned = _without_repeats(_plan_all(sweep, self.shared))
-        parameters = planned[0].variant.parameters(declared_parameters(self.notebook))
-        check_parameters(self.notebook, {**parameters, "model": "", "run_dir": "", "cache": ""})
-        return ResolvedSweep(sweep, planned, self.model_file, self.notebook, self.shared.judged)
+        _check_effect(sweep, planned, declared, self.notebook.name)
+        unheard = tuple(name for name in GIVEN if name not in declared)
+        return ResolvedSweep(sweep, planned, self.model_file, self.notebook, self.shared.judged, unheard)
+
+
+def _check_own(sweep: Sweep, declared: Sequence[str], notebook: str) -> None:
+    own = [name for name in declared if name not in (*GIVEN, *SETTINGS)]
+    for name in sweep.spec.parameters:
+        if name not in own:
+            raise SweepError(not_allowed(f"{sweep.source} /parameters", name, own, what=f"parameter of {notebook}"))
+
+
+def _check_effect(sweep: Sweep, planned: Sequence[Planned], declared: Sequence[str], notebook: str) -> None:
+    """What the sweep states must reach the notebook, as a part of a whole or by its own name."""
+    default = {BASE: "pof2s", **asdict(Settings())}
+    stated = {k for k, v in default.items() if getattr(sweep.spec, k) != v} - {"seed"}
+    asked = {"strategy": stated & {BASE}, "settings": stated - {BASE}}
+    asked["overrides"] = {k for p in planned for k in p.variant.overrides}
+    for point in sweep.points():
+        asked["strategy"] |= {BASE} & point.keys()
+        asked["settings"] |= point.keys() & set(SETTINGS)
+    for whole, names in asked.items():
+        deaf = sorted(names - set(declared))
+        if whole not in declared and deaf:
+            raise SweepError(
+                f"{sweep.source}: {deaf[0]!r} has no effect: {notebook} declares neither {whole!r}"
+                + (f" nor {deaf[0]!r}" if deaf[0] != whole else "")
+            )
 
 
 def _data(sweep: Sweep, net: keras.Model) -> Data:
@@ -243,11 +282,22 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
     if settings.eval_images is not None and settings.eval_images > n_eval:
         raise SweepError(f"eval_images={settings.eval_images}, but there are {n_eval} evaluation images")
     base = base_strategy(str(point.get(BASE, sweep.spec.strategy)), sweep.base_dir)
-    overrides = {k: v for k, v in point.items() if k not in (BASE, LABEL, *SETTINGS)}
-    strategy = build_strategy(base, overrides)
+    values = {**sweep.spec.parameters, **{k: v for k, v in point.items() if k not in (BASE, LABEL, *SETTINGS)}}
+    bare = build_strategy(base, {})
+    own = {k: v for k, v in values.items() if k in shared.declared and not bare.takes(k)}
+    overrides = {k: v for k, v in values.items() if k not in own}
+    unknown = next((k for k in overrides if not bare.takes(k)), None)
+    of_notebook = [name for name in shared.declared if name not in (*GIVEN, *SETTINGS)]
+    if unknown is not None and of_notebook:
+        raise SweepError(
+            f"{unknown!r} is no key of the strategy, and the notebook declares no such parameter"
+            f"{nearest(unknown, of_notebook)}; it declares {', '.join(of_notebook)}"
+        )
+    strategy = build_strategy(bare, overrides)
     plan = make_plan(strategy, shared.net, vitis_compat=settings.vitis_compat)
     name = title(point, sweep.spec.strategy)
-    variant = Variant(name, base, overrides, strategy.digest, shared.model, shared.data, settings, shared.code)
+    sources = (shared.model, shared.data)
+    variant = Variant(name, base, overrides, strategy.digest, *sources, settings, shared.code, own, shared.notebook)
     # All steps and all images, by their number or by no number, are the same.
     same = replace(
         settings,
@@ -255,10 +305,10 @@ def _plan(sweep: Sweep, point: Point, shared: Shared) -> Planned:
         eval_images=None if settings.eval_images == n_eval else settings.eval_images,
         sqnr_images=min(settings.sqnr_images, n_eval),
     )
-    return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, same))
+    return Planned(variant, strategy.dump(verbose=2), _effect(strategy, plan, same, own))
 
 
-def _effect(strategy: Strategy, plan: Plan, settings: Settings) -> str:
+def _effect(strategy: Strategy, plan: Plan, settings: Settings, own: Mapping[str, Any]) -> str:
     rows = [{k: r[k] for k in ("layer", "tensor", "role", "slot", "spec")} for r in plan.to_json()["rows"]]
     stages = (strategy.optimize, strategy.quantize, strategy.refine)
     bounds = (strategy.input_layers, strategy.output_layers, strategy.ignore_layers)
@@ -268,6 +318,7 @@ def _effect(strategy: Strategy, plan: Plan, settings: Settings) -> str:
             "stages": [s.model_dump(mode="json") for s in stages],
             "bounds": [sorted(b) for b in bounds],
             "settings": asdict(settings),
+            "parameters": dict(own),
         }
     )
 

@@ -18,6 +18,9 @@ A sweep file is JSON or YAML:
     exclude:                           # combinations that match all keys of one entry are left out
       - {strategy: fsx, weight_bit: [4, 6]}          # a list: any of these
       - {strategy: pof2s, input_layers: {not: null}}
+      - weight_bit > activation_bit                  # or a condition
+    when:                              # an axis that only some combinations have
+      tqt_steps: strategy == "pof2s_tqt"
     seed: 0                            # settings, with their defaults
     calibration: quantized
     vitis_compat: false
@@ -26,180 +29,31 @@ A sweep file is JSON or YAML:
     sqnr_images: 100
     eval_images: null
     qat: {epochs: 10}                  # train each variant, or, as an axis, some: [null, {epochs: 10}]
+    notebook: mine.ipynb               # runs each variant instead of the shipped one,
+    parameters: {threshold: 0.5}       # with parameters of its own, which may also be axes
     screen: {images: 1000}             # try all on so many images, finish those that may be the best
     constraints: {accuracy_delta: {min: -0.01}}   # only runs that keep these may be the best
 
-Text of a file to a checked value; duplicate and unknown keys and wrong types are told with their place.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, cast, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
 
 from vqkit import digest
-from vqkit.errors import SweepError, VqkitError, no_such_file, not_allowed
-from vqkit.strategy.document import MAX_BYTES, plain
+from vqkit.errors import SweepError, not_allowed
+from vqkit.sweeps.conditions import Condition, conditions
+from vqkit.sweeps.document import parse, plain_mapping, read_mapping
 from vqkit.sweeps.qat import QatSpec
 from vqkit.sweeps.settings import Settings
-
-Model = TypeVar("Model", bound=BaseModel)
-SHOWN = 3
-LONGEST = 200
-
-
-def read_mapping(path: str | Path) -> dict[str, Any]:
-    """A JSON or YAML file that holds one mapping.
-
-    Args:
-        path: `.json`, `.yaml` or `.yml`.
-
-    Returns:
-        The mapping.
-
-    Raises:
-        SweepError: missing, malformed, a key twice, or not a mapping.
-    """
-    path = Path(path)
-    text = _text(path)
-    try:
-        value = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _yaml(text)
-    except RecursionError:
-        raise SweepError(f"{path}: nested too deeply") from None
-    except ValueError as e:
-        raise SweepError(f"{path}: {e}") from e
-    return plain_mapping(value, str(path))
-
-
-def plain_mapping(value: Any, source: str) -> dict[str, Any]:
-    """A private copy of a mapping of plain JSON values.
-
-    Args:
-        value: anything.
-        source: where it is from, for messages.
-
-    Raises:
-        SweepError: no mapping, holds what JSON cannot hold, too deep, or too much.
-    """
-    if not isinstance(value, Mapping):
-        raise SweepError(f"{source}: expected a mapping of keys to values, found {type(value).__name__}")
-    copied: dict[str, Any] = plain(dict(value), source, SweepError)
-    return copied
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except FileNotFoundError as e:
-        raise SweepError(no_such_file(path)) from e
-    except OSError as e:
-        raise SweepError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except ValueError as e:
-        raise SweepError(f"{str(path)!r} is no path: {e}") from None
-    if len(content) > MAX_BYTES:
-        raise SweepError(f"{path}: larger than {MAX_BYTES} bytes, this is no sweep")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise SweepError(f"{path}: is not UTF-8 text: {e.reason} at byte {e.start}") from None
-
-
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    for key, _ in pairs:
-        if not isinstance(key, str):
-            raise ValueError(f"key {key!r} is not a word")
-    counts = Counter(k for k, _ in pairs)
-    if len(counts) < len(pairs):
-        raise ValueError(f"key {counts.most_common(1)[0][0]!r} stands twice")
-    return dict(pairs)
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = True) -> dict[Any, Any]:
-            _unique([(self.construct_object(key, True), None) for key, _ in node.value])
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader)
-    # PyYAML's constructors fail in all these ways on ill-formed scalars with a tag of their own.
-    except (yaml.YAMLError, AttributeError, LookupError, TypeError) as e:
-        raise ValueError(" ".join(str(e).split())) from e
-
-
-def parse(model: type[Model], value: Any, source: str, error: type[VqkitError]) -> Model:
-    """A checked instance of a pydantic model.
-
-    Args:
-        model: what the value must be.
-        value: plain JSON.
-        source: file name, or another word for where the value came from.
-        error: the exception to raise.
-
-    Returns:
-        The instance.
-
-    Raises:
-        VqkitError: of type `error`, with at most three problems, each with its JSON pointer.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as e:
-        problems = [_problem(p, model, source) for p in e.errors()]
-        more = [f"… and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise error("\n".join(problems[:SHOWN] + more)) from None
-
-
-def _problem(problem: Any, model: type[BaseModel], source: str) -> str:
-    place = problem["loc"]
-    pointer = "/" + "/".join(str(p).replace("~", "~0").replace("/", "~1") for p in place)
-    inner = _inner(model, place[:-1])
-    if problem["type"] == "extra_forbidden" and inner is not None:
-        where = source if len(place) == 1 else f"{source} {pointer.rpartition('/')[0]}"
-        return not_allowed(where, place[-1], inner.model_fields, what="key")
-    if problem["type"] == "missing":
-        return f"{source}: {pointer[1:]!r} is missing"
-    if problem["type"] == "literal_error":
-        return not_allowed(f"{source} {pointer}", problem["input"], _choices(problem))
-    message = problem["msg"].removeprefix("Value error, ")
-    at = f"{source} {pointer}" if place else source
-    return f"{at}: {message}" + (f", given {_shown(problem['input'])}" if place else "")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-
-
-def _inner(model: type[BaseModel], place: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The form that stands at a place, where it is a form."""
-    from typing import get_args
-
-    for name in place:
-        field = model.model_fields.get(name)
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        found = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
-        if not found:
-            return None
-        model = found[0]
-    return model
-
-
-def _choices(problem: Any) -> list[str]:
-    return [c.strip(" '") for c in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
-
 
 Point = dict[str, Any]
 MAX_POINTS = 100_000
@@ -275,10 +129,13 @@ class SweepSpec(SettingsSpec):
     mode: Literal["grid", "random", "list"] = "grid"
     axes: dict[str, list[JsonValue]] = Field(default_factory=dict)
     variants: list[dict[str, JsonValue]] = Field(default_factory=list)
-    exclude: list[dict[str, JsonValue]] = Field(default_factory=list)
+    exclude: list[dict[str, JsonValue] | str] = Field(default_factory=list)
+    when: dict[str, str] = Field(default_factory=dict)
     n: int | None = Field(default=None, ge=1)
     screen: ScreenSpec | None = None
     constraints: dict[str, MetricBound] = Field(default_factory=dict)
+    notebook: str | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _parts_fit_the_mode(self) -> SweepSpec:
@@ -294,9 +151,15 @@ class SweepSpec(SettingsSpec):
         combinations = math.prod(len(v) for v in self.axes.values())
         if combinations > MAX_POINTS:
             raise ValueError(f"axes: {combinations} combinations, at most {MAX_POINTS} can be listed")
-        unknown = {k for e in self.exclude for k in e} - {k for p in _raw_points(self) for k in p}
+        known = {k for p in (self.variants if self.mode == "list" else [self.axes]) for k in p}
+        unknown = {k for e in self.exclude if isinstance(e, dict) for k in e} - known
         if unknown:
             raise ValueError(f"exclude: {sorted(unknown)[0]!r} is not among the axes, so it can match nothing")
+        if self.when and self.mode == "list":
+            raise ValueError("'when' needs mode 'grid' or 'random'")
+        for axis in self.when:
+            if axis not in known:
+                raise ValueError(not_allowed("when", axis, sorted(known), what="axis"))
         return self
 
 
@@ -378,6 +241,7 @@ class Sweep:
 def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
     """The variants' overrides: axis -> value, nulls dropped.
 
+    An axis whose condition in `when` does not hold is null; combinations that are the same then are one.
     A grid varies its last axis fastest. A random sweep draws `n` different points of the grid with `seed`,
     and keeps the grid's order.
 
@@ -389,9 +253,23 @@ def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
         One mapping per variant; empty for the base itself.
 
     Raises:
-        SweepError: nothing is left, a random sweep wants more than there are, two variants are the same.
+        SweepError: nothing is left, a condition matches nothing or cannot be read, a random sweep wants more than
+            there are, two variants are the same.
     """
-    points = [p for p in _raw_points(spec) if not any(matches(p, rule) for rule in spec.exclude)]
+    points = _raw_points(spec)
+    axes = {k: None for p in points for k in p}
+    points = _conditional(points, conditions({f"/when/{k}": v for k, v in spec.when.items()}, axes, source), source)
+    stated = {f"/exclude/{i}": rule for i, rule in enumerate(spec.exclude)}
+    written = conditions({where: rule for where, rule in stated.items() if isinstance(rule, str)}, axes, source)
+    for where, condition in written.items():
+        if not any(condition.holds(p) for p in points):
+            raise SweepError(f"{source} {where}: {condition.text!r} matches no combination")
+    rules = [rule for rule in spec.exclude if isinstance(rule, dict)]
+    points = [
+        p
+        for p in points
+        if not any(c.holds(p) for c in written.values()) and not any(matches(p, rule) for rule in rules)
+    ]
     if not points:
         raise SweepError(f"{source} /exclude: no variant is left")
     if spec.n is not None:
@@ -406,6 +284,21 @@ def expand(spec: SweepSpec, source: str = "sweep") -> list[Point]:
         if same != i:
             raise SweepError(f"{source}: variants {same} and {i} are the same: {title(point, spec.strategy)}")
     return points
+
+
+def _conditional(points: list[Point], when: Mapping[str, Condition], source: str) -> list[Point]:
+    """Points without the axes whose conditions do not hold; what is the same then stands once."""
+    if not when:
+        return points
+    found: dict[str, Point] = {}
+    for where, condition in when.items():
+        if not any(condition.holds(p) for p in points):
+            raise SweepError(f"{source} {where}: {condition.text!r} matches no combination")
+    for point in points:
+        off = {where.removeprefix("/when/") for where, condition in when.items() if not condition.holds(point)}
+        kept = {k: v for k, v in point.items() if k not in off}
+        found.setdefault(digest.canonical_json(kept), kept)
+    return list(found.values())
 
 
 def settings_of(spec: BaseModel, point: Mapping[str, Any] | None = None) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,6 @@ from vqkit.sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
-
-
-# Parameters of the first run notebooks; one that does not declare them cannot have heeded them.
-_EARLIEST = ("seed", "calibration", "vitis_compat", "batch_size", "steps", "sqnr_images", "qat")
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,8 @@ class Variant:
         model, data: what it is measured on.
         settings: how.
         code: version and digest of what computes the numbers.
+        own: parameters of the notebook's own -> value.
+        notebook: what runs it, unless it is the shipped notebook.
     """
 
     name: str
@@ -61,6 +59,8 @@ class Variant:
     data: Source
     settings: Settings
     code: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+    notebook: Source | None = None
 
     @property
     def key(self) -> str:
@@ -75,26 +75,31 @@ class Variant:
             "strategy": {"base": Path(self.base).stem, "digest": self.strategy_digest},
             "overrides": dict(self.overrides),
             **asdict(self.settings),
+            **({"parameters": dict(self.own)} if self.own else {}),
+            **({} if self.notebook is None else {"notebook": self.notebook.to_json()}),
             "code": self.code,
         }
 
     def parameters(self, declared: Container[str]) -> dict[str, Any]:
-        """The notebook's parameters, but for model, run folder and cache.
+        """What the notebook is given, but for model, run folder and cache.
 
         Args:
-            declared: names that the notebook declares. Where `settings` is not among them, as before version 0.2,
-                each setting is a parameter of its own, and those that are younger only where a sweep uses them.
+            declared: names that the notebook declares, which are given to it: a whole (`overrides`, `settings`), or
+                one of the strategy's keywords or settings by its own name.
         """
-        settings, default = asdict(self.settings), asdict(Settings())
-        each = {k: v for k, v in settings.items() if k in _EARLIEST or v != default[k]}
-        return {
+        settings = asdict(self.settings)
+        known = {
+            **settings,
+            **self.overrides,
+            **self.own,
             "name": self.name,
             "key": self.key,
             "data": self.data.ref,
             "strategy": self.base,
             "overrides": dict(self.overrides),
-            **({"settings": settings} if "settings" in declared else each),
+            "settings": settings,
         }
+        return {name: value for name, value in known.items() if name in declared}
 
 
 def deciding(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,9 +107,10 @@ def deciding(inputs: Mapping[str, Any]) -> dict[str, Any]:
     contents = {name: inputs[name]["digest"] for name in ("model", "data", "strategy")}
     # A record from before a setting was known has its key without it.
     names = [name for name in (*Settings.__dataclass_fields__, "code") if name in inputs and name != "metrics"]
+    own = {"parameters": inputs["parameters"]} if inputs.get("parameters") else {}
     metrics = inputs.get("metrics")
     stated = {} if metrics is None else {"metrics": [_content(m) for m in metrics]}
-    return {**contents, **{name: inputs[name] for name in names}, **stated}
+    return {**contents, **{name: inputs[name] for name in names}, **own, **stated}
 
 
 def _content(metric: Any) -> Any:
