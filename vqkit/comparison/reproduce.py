@@ -172,13 +172,15 @@ def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Swe
     strategy = folder / "strategy.json"
     if not strategy.is_file():
         raise RecordError(f"{strategy}: no such file, so the run's strategy is not known")
+    # A notebook of one's own may take the strategy's keywords by their names; set again they change nothing.
+    again = inputs.get("overrides") or {} if "notebook" in inputs else {}
     value = {
         "name": "reproduce",
         "model": inputs["model"]["ref"],
         "data": inputs["data"]["ref"],
         "strategy": str(strategy.resolve()),
         "mode": "list",
-        "variants": [{"name": record.name}],
+        "variants": [{"name": record.name, **again}],
         **{k: inputs[k] for k in (*SETTINGS, "parameters") if k in inputs},
         **({"notebook": inputs["notebook"]["ref"]} if "notebook" in inputs else {}),
     }
