@@ -80,7 +80,7 @@ def test_a_notebook_that_declares_little_is_swept_ranked_and_reproduced(here: Pa
     assert board.iloc[0]["value"] == min(r.metrics["outside"] for r in outcome.ran)
     assert {"override.weight_bit", "override.tolerance"} <= set(board.columns)
     again = reproduce(here / "runs", records[2, 0.05].key)
-    assert again.changed == again.results == again.tampered == ()
+    assert again.inputs == again.results == again.tampered == ()
 
 
 @pytest.mark.slow
