@@ -32,7 +32,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "experiment": ("runs",),
     "experiment.compare": ("comparison.leaderboard",),
     "experiment.difference": ("comparison.difference",),
-    "experiment.flipped": ("comparison.runset",),
+    "experiment.flipped": ("comparison.samples",),
     "experiment.quickstart": ("sweeps.quickstart",),
     "experiment.records": ("runs.records",),
     "experiment.runset": ("comparison.runset",),

@@ -11,7 +11,8 @@ from PIL import Image
 import vqkit as vq
 from vqkit import plots
 from vqkit.comparison import difference
-from vqkit.comparison.runset import RunSet, flipped_samples, sample_images
+from vqkit.comparison.runset import RunSet
+from vqkit.comparison.samples import flipped_samples, sample_images
 
 HERE = Path(__file__).resolve().parent
 PAIR = ("fsx 8 bit, per channel", "pof2s 4 bit, per tensor")

@@ -60,12 +60,27 @@ def flips(n: int) -> pd.DataFrame:
     return pd.DataFrame({"sample": np.arange(n) * 3, "label": 1, "a": 1, "b": 7, "right": "A"})
 
 
+def pictures(n: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(n, 16, 16, 1))
+
+
+def mistakes(classes: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, 400)
+    return np.where(random.uniform(size=400) < 0.2, (labels + 1) % classes, labels), labels
+
+
 DRAWN = {
     "pareto": lambda theme: plots.pareto(runs(), theme=theme, chosen="b"),
     "operations": lambda theme: plots.pareto(runs(), cost="bit_operations", theme=theme, chosen="d"),
     "parallel": lambda theme: plots.parallel_coordinates(runs(), theme=theme, chosen="a"),
     "sqnr": lambda theme: plots.sqnr_difference(two(), ("pof2s", "fs"), theme=theme),
     "flipped": lambda theme: plots.flipped_samples(flips(9), np.ones((9, 8, 8, 1)), theme=theme),
+    "pictures": lambda theme: plots.samples(pictures(11), [f"#{i}\nmae 0.25" for i in range(11)], theme=theme),
+    "series": lambda theme: plots.samples(pictures(5)[:, :, :2, 0], [f"#{i}\nmae 0.25" for i in range(5)], theme=theme),
+    "confusion": lambda theme: plots.confusion(*mistakes(10), theme=theme),
+    "many classes": lambda theme: plots.confusion(*mistakes(100), theme=theme),
+    "residuals": lambda theme: plots.residuals(pictures(60)[:, 0, 0], np.arange(60.0)[:, None] / 60, theme=theme),
 }
 
 
@@ -167,6 +182,8 @@ def test_flipped_samples_show_their_answers() -> None:
         (lambda: plots.parallel_coordinates(runs().head(1)), "differ in nothing"),
         (lambda: plots.sqnr_difference(two().head(0)), "no signal-to-noise ratios"),
         (lambda: plots.flipped_samples(flips(0), []), "alike on every sample"),
+        (lambda: plots.samples([], []), "no sample"),
+        (lambda: plots.confusion(np.arange(4), np.arange(4)), "0 mistakes of 4"),
     ],
 )
 def test_nothing_to_show_is_said(draw: Any, said: str) -> None:

@@ -43,7 +43,7 @@ def record(
         "batch_size": 32,
         "steps": None,
         "code": "0.1.0+abc",
-        **{k: v for k, v in changes.items() if k in ("model", "data", "seed", "calibration", "code")},
+        **{k: v for k, v in changes.items() if k in ("model", "data", "seed", "calibration", "code", "eval_images")},
     }
     name = " ".join([base, *(f"{k}={json.dumps(v)}" for k, v in overrides.items())])
     finished = status == "FINISHED"
@@ -71,7 +71,7 @@ def record(
             "git": {"sha": "f" * 40, "dirty": False},
         },
     }
-    return built | {k: v for k, v in changes.items() if k in built}
+    return built | {k: v for k, v in changes.items() if k in (*built, "judged")}
 
 
 def _metrics(accuracy: float, size: float) -> dict[str, float]:

@@ -27,7 +27,8 @@ from vqkit.comparison.page import (
     section,
     table,
 )
-from vqkit.comparison.runset import NOTEBOOK, TRACEBACK, Run, RunSet, flipped_html
+from vqkit.comparison.runset import NOTEBOOK, TRACEBACK, Run, RunSet
+from vqkit.comparison.samples import differing_html, worst_html
 from vqkit.errors import RecordError, VqkitError
 from vqkit.files import read_json, write_bytes
 from vqkit.plots.runs import COSTS
@@ -208,6 +209,18 @@ class View:
             self._differences[self.pair] = difference(*(r.folder or r.key for r in runs))
         return self._differences[self.pair]
 
+    def samples(self) -> str:
+        """Where the chosen run goes wrong, sample by sample."""
+        if not self.chosen:
+            return message_html("Choose a run.")
+        try:
+            run = self.runs.run(self.chosen)
+        except VqkitError as e:
+            return message_html(str(e), "error")
+        if run.folder is None or _known(run.row["value"]) is None:
+            return message_html(f"{run.name} has no samples to show: its files were not kept, or it has no result.")
+        return f"<h4>{escape(run.name)}</h4>" + worst_html(run.folder, self.theme)
+
     def two(self) -> str:
         """Strategy, noise and answers of two runs."""
         try:
@@ -338,8 +351,8 @@ def _two(found: Difference, theme: plots.Theme | None) -> Iterator[str]:
     if len(found.sqnr):
         said = f"Noise by tensor of {names[1]} against {names[0]}"
         yield drawn(lambda t: plots.sqnr_difference(found.sqnr, names, theme=t), said, theme)
-    yield "<p><b>Samples that flipped</b></p>"
-    yield flipped_html(found.a["directory"], found.b["directory"], theme)
+    yield "<p><b>Samples on which they differ</b></p>"
+    yield differing_html(found.a["directory"], found.b["directory"], theme)
 
 
 def conclude(runs_dir: str | Path, sweep: str) -> str:

@@ -1,4 +1,4 @@
-"""Chosen runs with their files and samples."""
+"""Chosen runs with their files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from vqkit import plots
 from vqkit.comparison import leaderboard
-from vqkit.comparison.page import cells, drawn, message_html
-from vqkit.errors import DataError, RecordError, VqkitError, not_allowed
-from vqkit.runs.records import answers, load_records, rows_of, select, to_frame
-from vqkit.runs.store import RunRecord
+from vqkit.errors import RecordError, not_allowed
+from vqkit.runs.records import load_records, rows_of, select, to_frame
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +20,6 @@ if TYPE_CHECKING:
     from vqkit.strategy import Strategy
 
 NOTEBOOK, TRACEBACK = "notebook.ipynb", "traceback.txt"
-_SHOWN_FLIPS = 24
 
 
 @dataclass(frozen=True)
@@ -157,88 +151,3 @@ class RunSet:
     @cached_property
     def _cache(self) -> dict[str, Any]:
         return {}
-
-
-def flipped_samples(run_a: str | Path, run_b: str | Path) -> pd.DataFrame:
-    """Every sample on which two runs answer differently.
-
-    Args:
-        run_a, run_b: run directories; both evaluated on the same samples.
-
-    Returns:
-        Columns sample (position in the evaluation data), label, a, b (class numbers) and right ("A", "B",
-        "neither"); those that one of the runs has right come first.
-
-    Raises:
-        RecordError: predictions are missing, or the runs were evaluated on different samples.
-    """
-    import pandas as pd
-
-    (a, labels), (b, others) = answers(run_a), answers(run_b)
-    if not np.array_equal(labels, others):
-        raise RecordError(f"{run_a} and {run_b} were evaluated on different samples")
-    at = np.flatnonzero(a != b)
-    right = np.where(a[at] == labels[at], "A", np.where(b[at] == labels[at], "B", "neither"))
-    table = pd.DataFrame({"sample": at, "label": labels[at], "a": a[at], "b": b[at], "right": right})
-    return table.sort_values(["right", "sample"], kind="stable", ignore_index=True)
-
-
-def sample_images(run_dir: str | Path, samples: Any) -> list[np.ndarray]:
-    """Evaluation samples of a run as pictures; the data are loaded again from where the record says.
-
-    Args:
-        run_dir: `runs/variants/<key>`.
-        samples: positions in the evaluation data.
-
-    Returns:
-        Arrays of shape (height, width, 1 or 3) or (height, width).
-
-    Raises:
-        DataError: the data cannot be loaded, are others than the run used, or are no pictures.
-    """
-    from vqkit.sweeps.source import load_data
-
-    said = RunRecord.read(run_dir).inputs.get("data", {})
-    data = load_data(said.get("ref"))
-    if data.digest != said.get("digest"):
-        raise DataError(
-            f"{data.name}: the data have digest {data.digest}, the run used {said.get('digest')}; "
-            "their pictures would be of other samples"
-        )
-    x = data.x_eval
-    if not isinstance(x, np.ndarray) or not _is_picture(x.shape[1:]):
-        shape = getattr(x, "shape", type(x).__name__)
-        raise DataError(f"{data.name}: samples of shape {shape} are no pictures")
-    return [x[i] for i in samples]
-
-
-def _is_picture(shape: tuple[int, ...]) -> bool:
-    return min(shape[:2], default=0) > 1 and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
-
-
-def flipped_html(run_a: str | Path, run_b: str | Path, theme: plots.Theme | None) -> str:
-    """The samples on which two runs answer differently: how many, and the first of them as pictures.
-
-    Args:
-        run_a, run_b: run directories.
-        theme: of the pictures; see `page.drawn`.
-    """
-    try:
-        samples = flipped_samples(run_a, run_b)
-    except VqkitError as e:
-        return message_html(str(e))
-    counts = samples["right"].value_counts()
-    kinds = {"A": "only A is right", "B": "only B is right", "neither": "both are wrong"}
-    said = ", ".join(f"{counts.get(who, 0)} where {what}" for who, what in kinds.items())
-    few = samples.head(_SHOWN_FLIPS)
-    parts = [f"<p>{len(samples)} samples are answered differently: {said}.</p>"]
-    try:
-        images = sample_images(run_a, few["sample"])
-        said = "Samples that two runs answer differently, with both answers"
-        parts.append(drawn(lambda t: plots.flipped_samples(few, images, theme=t), said, theme))
-    except VqkitError as e:
-        parts += [
-            message_html(f"No pictures: {e}"),
-            cells([*few.columns], few.astype(str).to_numpy().tolist()),
-        ]
-    return "".join(parts)

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,6 +22,7 @@ from vqkit.files import read_json, write_bytes, write_json, write_npz
 from vqkit.quantization.data import map_inputs
 from vqkit.runs import store
 from vqkit.runs.records import PREDICTIONS, SAMPLES
+from vqkit.sweeps.source import some_of
 from vqkit.sweeps.variant import Settings, deciding, key_of
 
 if TYPE_CHECKING:
@@ -148,31 +149,6 @@ def workbench(model: keras.Model, data: Data, inputs: Mapping[str, Any], cache: 
     key = (inputs["model"]["digest"], inputs["data"]["digest"], n, str(cache), digest.of_json(metrics))
     made = process_cache.once("bench", key, lambda: Bench(model, some_of(data, n), cache=cache, metrics=metrics))
     return cast("Bench", made)
-
-
-def some_of(data: Data, n: int | None) -> Data:
-    """The same data with fewer evaluation samples: a random choice, which the number alone decides.
-
-    The first samples would not do: many data sets are sorted by class.
-
-    Args:
-        data: calibration and evaluation samples.
-        n: how many; None means all.
-
-    Returns:
-        Data whose evaluation part has `n` samples, in their old order.
-
-    Raises:
-        DataError: there are fewer.
-    """
-    if n is None:
-        return data
-    if n > data.n_eval:
-        raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
-    chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
-    fields = {f: getattr(data, f) for f in ("x_eval", "y_eval", "weights_eval")}
-    some = {f: map_inputs(lambda a, _: a[chosen], v) for f, v in fields.items() if v is not None}
-    return replace(data, **some, digest=digest.of_json([data.digest, "eval_images", n]))
 
 
 def score(bench: Bench, quantized: Quantized) -> Scores:
@@ -477,6 +453,8 @@ def _of_judge(scores: Scores, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
 
 MOST_SAMPLES = 1 << 22
 """Numbers that a run keeps of its samples for paired tests."""
+MOST_OUTPUTS = 1 << 20
+"""Numbers that a run keeps of its outputs, to be looked at."""
 
 
 def _keep_predictions(folder: Path, scores: Scores) -> None:
@@ -496,4 +474,8 @@ def _keep_predictions(folder: Path, scores: Scores) -> None:
     samples = _samples(scores, judge)
     known = judge.metric.combine is combine_of(judge.metric.name)
     if samples is not None and known and samples.size <= MOST_SAMPLES:
-        write_npz(folder / SAMPLES, {"samples": samples}, compressed=True)
+        outputs, labels = _of_judge(scores, judge)
+        plain = all(a.dtype.kind in "fiub" and len(a) == len(samples) for a in (outputs, labels) if a.ndim)
+        small = plain and labels.ndim > 0 and outputs.size + labels.size <= MOST_OUTPUTS
+        kept = {"outputs": outputs, "labels": labels} if small else {}
+        write_npz(folder / SAMPLES, {"samples": samples, **kept}, compressed=True)

@@ -6,7 +6,8 @@ repeat what colours say.
 """
 
 from vqkit.plots.model import model_graph
-from vqkit.plots.runs import flipped_samples, pareto, sqnr_difference
+from vqkit.plots.runs import pareto, sqnr_difference
+from vqkit.plots.samples import confusion, flipped_samples, residuals, samples
 from vqkit.plots.sensitivity import recovery_curve, sensitivity_accumulated, sensitivity_ranked
 from vqkit.plots.style import DARK, LIGHT, Theme
 from vqkit.plots.sweeps import leaderboard_bars, marginal_effects, parallel_coordinates
@@ -19,6 +20,7 @@ __all__ = [
     "Theme",
     "calibration_curve",
     "channel_ranges",
+    "confusion",
     "error_by_scale",
     "flipped_samples",
     "leaderboard_bars",
@@ -27,6 +29,8 @@ __all__ = [
     "parallel_coordinates",
     "pareto",
     "recovery_curve",
+    "residuals",
+    "samples",
     "sensitivity_accumulated",
     "sensitivity_ranked",
     "sqnr_by_layer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
 from vqkit.plots.style import LIGHT, Theme, dress, figure, looks, note, outer_legend
-from vqkit.runs.records import measure_of, rows_of, with_values
+from vqkit.runs.records import measure_of, with_values
 from vqkit.runs.store import LOST
 from vqkit.tables import Measure
 
@@ -359,7 +358,6 @@ def _draw_failed(ax: Axes, failed: pd.DataFrame, theme: Theme, chosen: str) -> N
 
 
 _MAX_ROWS = 60
-_COLUMNS = 8
 
 
 def sqnr_difference(frame: pd.DataFrame, names: tuple[str, str] = ("A", "B"), *, theme: Theme = LIGHT) -> Figure:
@@ -414,45 +412,3 @@ def largest_differences(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     order = frame["delta_db"].abs().fillna(np.inf).to_numpy().argsort(kind="stable")[::-1]
     return frame.iloc[np.sort(order[:_MAX_ROWS])]
-
-
-def flipped_samples(
-    table: pd.DataFrame, images: Sequence[np.ndarray], *, classes: Sequence[str] = (), theme: Theme = LIGHT
-) -> Figure:
-    """The samples on which two runs answer differently, as pictures.
-
-    Args:
-        table: sample, label, a, b (class numbers), right ("A", "B" or "neither"), as
-            `vqkit.comparison.runset.flipped_samples` returns it.
-        images: one for each row of `table`, shape (height, width), (height, width, 1) or (…, 3), any range.
-        classes: name of each class; numbers by default.
-        theme: `LIGHT` or `DARK`.
-
-    Returns:
-        A figure with up to eight pictures in a row; above each its number, label and both answers, the
-        right one marked with a tick.
-    """
-    count = len(table)
-    rows = max(1, -(-count // _COLUMNS))
-    fig = figure(0.3 + 1.6 * rows, theme)
-    if not count:
-        ax = fig.add_subplot()
-        ax.set_axis_off()
-        note(ax, "the two runs answer alike on every sample", theme)
-        return fig
-    grid = fig.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for ax, row, image in zip(grid, rows_of(table), images, strict=False):
-        _draw_sample(ax, row, image, classes, theme)
-    for ax in grid[count:]:
-        ax.set_visible(False)
-    return fig
-
-
-def _draw_sample(ax: Axes, row: Mapping[str, Any], image: np.ndarray, classes: Sequence[str], theme: Theme) -> None:
-    shown = np.squeeze(np.asarray(image, np.float64))
-    low, high = float(shown.min()), float(shown.max())
-    ax.imshow((shown - low) / ((high - low) or 1.0), cmap="gray", interpolation="nearest", vmin=0, vmax=1)
-    ax.set_axis_off()
-    name = (lambda i: short(classes[i], 10)) if classes else str
-    answers = [f"{side} {name(row[key])} {'✓' if row[key] == row['label'] else '✗'}" for side, key in ("Aa", "Bb")]
-    ax.set_title(f"#{row['sample']}: {name(row['label'])}\n{answers[0]}\n{answers[1]}", fontsize=8, color=theme.ink)

@@ -411,6 +411,20 @@ def sample_values(run_dir: str | Path | None) -> NDArray[np.float64] | None:
         return None
 
 
+def kept_outputs(run_dir: str | Path) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """What a run's model gave for each evaluation sample, and the labels; None where it kept none.
+
+    Args:
+        run_dir: `runs/variants/<key>`.
+    """
+    try:
+        kept = read_npz(Path(run_dir, SAMPLES))
+        outputs, labels = kept["outputs"], kept["labels"]
+    except (RecordError, KeyError):
+        return None
+    return (outputs, labels) if len(outputs) == len(labels) else None
+
+
 def correct(run_dir: str | Path | None) -> NDArray[np.bool_] | None:
     """Which evaluation samples a run got right, from its `predictions.npz`.
 

@@ -96,6 +96,31 @@ def load_data(ref: Any, base_dir: str | Path = ".") -> Data:
     return process_cache.once("data", (digest.of_json(ref), *stamps), lambda: _read_only(_load(ref)))
 
 
+def some_of(data: Data, n: int | None) -> Data:
+    """The same data with fewer evaluation samples: a random choice, which the number alone decides.
+
+    The first samples would not do: many data sets are sorted by class.
+
+    Args:
+        data: calibration and evaluation samples.
+        n: how many; None means all.
+
+    Returns:
+        Data whose evaluation part has `n` samples, in their old order.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if n is None:
+        return data
+    if n > data.n_eval:
+        raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
+    chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
+    fields = {f: getattr(data, f) for f in ("x_eval", "y_eval", "weights_eval")}
+    some = {f: map_inputs(lambda a, _: a[chosen], v) for f, v in fields.items() if v is not None}
+    return replace(data, **some, digest=digest.of_json([data.digest, "eval_images", n]))
+
+
 def _stamp(path: str | Path) -> tuple[Any, ...]:
     """Changes whenever a file does, or one in a folder."""
     path = Path(path)

@@ -18,7 +18,7 @@ from vqkit.plots.runs import COSTS
 from vqkit.tables import next_order
 from vqkit.widgets.elements import Action, SerialHandler, actions, mimebundle, picker, queue
 
-_TABS = ("Accuracy", "Choices", "Effects", "Two runs")
+_TABS = ("Against cost", "Choices", "Effects", "Two runs", "Samples")
 
 
 def compare(runs: str | Path = "runs", sweep: str = "", *, where: Mapping[str, Any] | None = None) -> Compare:
@@ -83,7 +83,7 @@ class Compare:
         parts = [view.summary(), view.board()]
         parts += [section(_TABS[0], view.pareto()), section(_TABS[1], view.parallel())]
         parts += [section(_TABS[2], view.effects()), section("The chosen run", view.details())]
-        return page(*parts, section(_TABS[3], view.two()))
+        return page(*parts, section(_TABS[3], view.two()), section(_TABS[4], view.samples()))
 
     def __str__(self) -> str:
         return str(comparison.Leaderboard(self.view.runs.frame, self.view.runs.title))
@@ -146,9 +146,10 @@ class Compare:
         self._summary, self._details = w.HTML(), w.HTML()
         line = queue(self._turns)
         self._board = picker(line, label="Leaderboard")
-        self._pareto = picker(line, label="Accuracy against cost")
-        self._parallel = picker(line, label="Choices and accuracy")
-        self._effects, self._two = w.HTML(), w.HTML()
+        metric = self.view.measure.name
+        self._pareto = picker(line, label=f"{metric.capitalize() if metric == 'accuracy' else metric} against cost")
+        self._parallel = picker(line, label=f"Choices and {metric}")
+        self._effects, self._two, self._samples = w.HTML(), w.HTML(), w.HTML()
         self._words = w.Text(description="Filter", placeholder="words, e.g. fs 4", continuous_update=False)
         self._front = w.Checkbox(description="Pareto front only", indent=False)
         self._cost = w.Dropdown(
@@ -165,7 +166,8 @@ class Compare:
         self._link = w.Output()
         self._fill_options()
         two = w.VBox([w.HBox([self._a, self._as_a]), w.HBox([self._b, self._as_b]), self._two])
-        self._tab = w.Tab([w.VBox([self._cost, self._pareto]), self._parallel, self._effects, two], titles=_TABS)
+        shown = [w.VBox([self._cost, self._pareto]), self._parallel, self._effects, two, self._samples]
+        self._tab = w.Tab(shown, titles=_TABS)
         controls = w.HBox([self._words, self._front, self._reload], layout=w.Layout(flex_flow="row wrap"))
         self._box = w.VBox([self._summary, controls, self._group, self._board, self._tab, self._details, self._link])
         self._box.add_class("vq-widget")
@@ -218,6 +220,7 @@ class Compare:
             self._draw_parallel,
             self._draw_effects,
             self._draw_two,
+            self._draw_samples,
         )
         draw[self._tab.selected_index or 0]()
 
@@ -233,6 +236,9 @@ class Compare:
     def _draw_two(self) -> None:
         self._two.value = page(self.view.two())
 
+    def _draw_samples(self) -> None:
+        self._samples.value = page(self.view.samples())
+
     def _chosen(self, key: str) -> None:
         if key and key != self.view.chosen:
             self.view.chosen = key
@@ -240,8 +246,8 @@ class Compare:
             self._links()
             for shown in (self._board, self._pareto, self._parallel):
                 shown.chosen = key
-            if self._tab.selected_index == 1:
-                self._draw_parallel()
+            if self._tab.selected_index in (1, 4):
+                self._show_tab()
 
     def _links(self) -> None:
         """The chosen run's notebook as a link that JupyterLab opens."""

@@ -13,12 +13,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from tests.support import records as make
 from tests.system.browser.lab import ROOT, Lab, code_notebook
+from vqkit.execution.runner import run_sweep
+from vqkit.runs.store import Store
 from vqkit.sweeps.quickstart import quickstart_data
+from vqkit.sweeps.spec import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -88,13 +92,64 @@ def test_the_compare_notebook_filters_and_a_clicked_point_shows_its_run(lab: Lab
         page.get_by_role("tab", name="Two runs").click()
         opened.wait(f"{box} img[alt^='Samples that two runs answer differently']")
         opened.wait(f"{box} label:has-text('Run A')")
-        page.get_by_role("tab", name="Accuracy").click()
+        page.get_by_role("tab", name="Against cost").click()
         light = opened.wait(f"{box} svg image").get_attribute("href")
         opened.dark()
         differs = "(old) => document.querySelector('.vq-compare svg image')?.getAttribute('href') !== old"
         opened.wait_until(differs, light)
         opened.screenshot("compare_dark", box)
         opened.dark(False)
+        assert opened.errors == []
+
+
+def regression(folder: Path) -> None:
+    """A sweep of a net that reads a level off pictures: real runs, in `folder/runs`."""
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 0.2, (200, 12, 12, 1)).astype("float32")
+    y = random.uniform(0, 1, (200, 1)).astype("float32")
+    for picture, level in zip(x, y[:, 0], strict=True):
+        picture[12 - round(12 * float(level)) :] += 0.8
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 1)),
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(1, name="level"),
+        ]
+    )
+    features = keras.Model(model.inputs, model.layers[-2].output).predict(x, verbose=0)
+    model.get_layer("level").kernel.assign(np.linalg.lstsq(features, y, rcond=None)[0])
+    model.save(folder / "level.keras")
+    np.savez(folder / "level.npz", x_calib=x[:50], x_eval=x[50:], y_eval=y[50:])
+    sweep = {"name": "levels", "model": "level.keras", "data": {"npz": "level.npz"}, "axes": {"weight_bit": [8, 4, 3]}}
+    outcome = run_sweep(Sweep.from_dict(sweep, base_dir=folder), Store.at(folder / "runs"))
+    assert not outcome.failed
+
+
+def test_a_regression_shows_its_metric_its_direction_and_its_worst_samples(lab: Lab) -> None:
+    regression(lab.root)
+    source = ROOT / "notebooks" / "40_compare_runs.ipynb"
+    with lab.open(source, width=1280, height=1400, runs_dir="../runs", sweep="levels") as opened:
+        opened.run_all()
+        assert opened.tracebacks() == []
+        page, box = opened.page, ".vq-compare"
+        opened.wait(f"{box} .vq-picker table tbody tr")
+        best = page.locator(f"{box} .vq-picker table tbody tr").first.inner_text()
+        assert "weight_bit=8" in best
+        assert "mae" in page.locator(f"{box} .vq-picker table thead").first.inner_text()
+        assert "accuracy" not in page.locator(box).inner_text().lower()
+        page.get_by_role("tab", name="Samples").click()
+        opened.wait(f"{box} :text('By mae (lower is better) these 24 samples are worst.')")
+        opened.wait(f"{box} img[alt='The samples on which the run does worst']")
+        opened.wait(f"{box} img[alt='Output minus label against the label']")
+        opened.screenshot("compare_regression_samples", box)
+        page.get_by_role("tab", name="Two runs").click()
+        opened.wait(f"{box} :text('By mae B is worse on')")
+        opened.wait(f"{box} img[alt='The samples that got worst from run A to run B']")
+        page.get_by_role("tab", name="Against cost").click()
+        opened.wait(f"{box} circle[aria-label*='weight_bit=3']")
+        opened.screenshot("compare_regression", box)
         assert opened.errors == []
 
 
