@@ -22,7 +22,7 @@ from vqkit.execution import attempt, papermill, workers
 from vqkit.execution.runner import RunOptions, _job, run_sweep
 from vqkit.execution.warm import Kernel, Limits
 from vqkit.runs.store import RunRecord, Status, Store
-from vqkit.sweeps.notebook import RUN_NOTEBOOK, find, is_shipped
+from vqkit.sweeps.notebook import RUN_NOTEBOOK, declared_parameters, find, is_shipped
 from vqkit.sweeps.resolve import resolve
 from vqkit.sweeps.spec import Sweep
 
@@ -75,7 +75,8 @@ def test_the_same_record_from_a_warm_and_from_a_fresh_kernel(tmp_path, quickstar
         value = {"name": "s", "model": str(quickstart_model_path), "data": "digits", "mode": "list"}
         runs = Store.at(tmp_path / where / "runs")
         sweep = resolve(Sweep.from_dict({**value, "variants": [variant]}), runs.cache)
-        record = attempt.run(_job(sweep.planned[0], sweep, runs, None, ("settings",), warm=used is not None), used)
+        declared = declared_parameters(sweep.notebook)
+        record = attempt.run(_job(sweep.planned[0], sweep, runs, None, declared, warm=used is not None), used)
         assert record.status is Status.FINISHED, record.error
         return record
 

@@ -17,7 +17,6 @@ from vqkit.errors import DataError, RecordError, VqkitError
 from vqkit.plots.samples import is_picture, is_series
 from vqkit.runs.records import PREDICTIONS, SAMPLES, answers, kept_outputs, rows_of, sample_values
 from vqkit.runs.store import RunRecord
-from vqkit.sweeps.source import load_data, some_of
 from vqkit.tables import Measure
 
 if TYPE_CHECKING:
@@ -64,6 +63,8 @@ def sample_inputs(run_dir: str | Path, samples: Any) -> list[NDArray[Any]]:
     Raises:
         DataError: the data cannot be loaded, are others than the run used, or are several inputs.
     """
+    from vqkit.sweeps.source import load_data, some_of
+
     inputs = RunRecord.read(run_dir).inputs
     said = inputs.get("data", {})
     data = load_data(said.get("ref"))
