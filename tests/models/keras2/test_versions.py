@@ -24,7 +24,9 @@ CHOSEN = one_of_each()
 def test_it_computes_what_that_version_computed(name, tmp_path):
     version = Version(name)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no layer name with a slash.*")
+        warnings.filterwarnings(
+            "ignore", message=".*(no layer name with a slash|does not write invert|interpolation of).*"
+        )
         found = [version.wrong(file, tmp_path) for file in CHOSEN[name]]
     assert not any(found), [f for f in found if f]
     assert len(found) > 2
@@ -100,6 +102,52 @@ def test_bilinear_upsampling_of_keras_2_3_is_told(tmp_path):
         file.attrs["keras_version"] = "2.3.1"
     with pytest.warns(UserWarning, match="resized at the corners of pixels"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("archive", "name"),
+    [
+        ("tf_2_13_lookups", "texts_text_file.keras"),
+        ("tf_2_15_lookups", "lookups_string_file.keras"),
+        ("tf_2_15_lookups", "lookups_string_file.h5"),
+        ("tf_2_15_lookups", "texts_text_saved_model"),
+    ],
+)
+def test_a_vocabulary_that_is_no_data_of_the_file_is_not_read(archive, name, tmp_path):
+    """A path of any file of the reader's machine, or tables that only a graph fills."""
+    with zipfile.ZipFile(LEGACY / f"{archive}.zip") as files:
+        files.extractall(tmp_path, [m for m in files.namelist() if m.split("/")[0] == name])
+    with pytest.raises(ModelError, match=r"layer 'made' .*: its vocabulary is not in the file as data"):
+        load_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [".h5", ".keras"])
+def test_an_inverse_normalization_that_its_version_does_not_write_is_told_and_can_be_set(kind, tmp_path):
+    path = member("tf_2_12", f"floats_norm_inverse{kind}", tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"Keras 2\.12\.0 does not write invert .* False for 'made'.*layer.invert = True"
+    ):
+        model = load_model(path)
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("f4")
+    layer = model.get_layer("made")
+    np.testing.assert_allclose(model(x), (x - layer.mean) / np.sqrt(layer.variance), rtol=1e-5)
+    layer.invert = True
+    model.save(tmp_path / "stated.keras")
+    for stated in (model, load_model(tmp_path / "stated.keras")):
+        np.testing.assert_allclose(stated(x), x * np.sqrt(layer.variance) + layer.mean, rtol=1e-5)
+
+
+def test_an_interpolation_that_its_version_does_not_write_is_told_and_can_be_set(tmp_path):
+    path = member("tf_2_12", "unsaid_bilinear.h5", tmp_path)
+    with pytest.warns(
+        UserWarning, match=r"2\.2\.4-tf does not write interpolation of UpSampling2D.*'nearest' for 'up'"
+    ):
+        model = load_model(path)
+    x = np.random.default_rng(0).normal(size=(1, 4, 4, 2)).astype("f4")
+    model.get_layer("up").interpolation = "bilinear"
+    model.save(tmp_path / "stated.keras")
+    resized = keras.ops.image.resize(x, (8, 8), interpolation="bilinear")
+    np.testing.assert_allclose(load_model(tmp_path / "stated.keras")(x), model.get_layer("c")(resized), rtol=1e-5)
 
 
 def test_names_that_repeat_in_a_layer_lost_weights(tmp_path):

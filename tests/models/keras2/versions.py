@@ -68,12 +68,12 @@ def _text(array: np.ndarray) -> Any:
 
 
 def one_of_each() -> dict[str, list[str]]:
-    """Archive -> model files: nets from each, every layer class from one of those that have it, in turn."""
+    """Archive -> model files: nets from each, every layer class from one that has it, of few files first."""
     versions = {name: Version(name) for name in ARCHIVES}
     taken: dict[str, list[str]] = {name: [] for name in ARCHIVES}
-    for number, model in enumerate(sorted({m for v in versions.values() for m in v.names})):
+    for model in sorted({m for v in versions.values() for m in v.names}):
         have = [name for name, v in versions.items() if model in v.names]
-        chosen = have if "_" not in model else [have[number % len(have)]]
+        chosen = have if "_" not in model else [min(have, key=lambda name: len(taken[name]))]
         for name in chosen:
             taken[name] += versions[name].files(model)
     return taken

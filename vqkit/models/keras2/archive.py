@@ -24,10 +24,12 @@ class Archive:
 
     Attributes:
         architecture: `class_name` and `config` of the model.
+        version: of Keras, as the file has it ("2.2.4-tf"); empty where it does not say.
         assign: puts the weights into a model that was rebuilt from the architecture.
     """
 
     architecture: Mapping[str, Any]
+    version: str
     assign: Callable[[RebuiltModel], None]
 
 
@@ -75,7 +77,7 @@ def _h5(path: Path) -> Archive | None:
             UserWarning,
             stacklevel=2,
         )
-    return Archive(_with_layers(architecture, path), lambda made: _assign_h5(made, path))
+    return Archive(_with_layers(architecture, path), version, lambda made: _assign_h5(made, path))
 
 
 def _assign_h5(made: RebuiltModel, path: Path) -> None:
@@ -105,10 +107,11 @@ def _zip(path: Path) -> Archive | None:
     with zipfile.ZipFile(path) as file:
         if not {"metadata.json", "config.json"} <= set(file.namelist()):
             return None
-        if not str(json.loads(file.read("metadata.json")).get("keras_version", "")).startswith("2"):
+        version = str(json.loads(file.read("metadata.json")).get("keras_version", ""))
+        if not version.startswith("2"):
             return None
         architecture = json.loads(file.read("config.json"))
-    return Archive(_with_layers(architecture, path), lambda made: _assign_zip(made, path))
+    return Archive(_with_layers(architecture, path), version, lambda made: _assign_zip(made, path))
 
 
 def _assign_zip(made: RebuiltModel, path: Path) -> None:
@@ -142,8 +145,11 @@ def _saved_model(path: Path) -> Archive:
             "(tf.saved_model.save, model.export or TensorFlow 1 wrote it). It runs, but there is no layer to "
             "quantize: save the model itself, with model.save('model.keras'), where its code is"
         )
-    architecture = metadata.get("model_config") or metadata
-    return Archive(_with_layers(architecture, path), lambda made: from_checkpoint(made, path))
+    # Where it has the layers, its own configuration has their vocabularies too.
+    whole = isinstance(config := metadata.get("config"), Mapping) and "layers" in config
+    architecture = metadata if whole else metadata.get("model_config") or metadata
+    version = str(metadata.get("keras_version", ""))
+    return Archive(_with_layers(architecture, path), version, lambda made: from_checkpoint(made, path))
 
 
 def _root_metadata(path: Path) -> Any:

@@ -27,6 +27,9 @@ _OTHER_WAYS = re.compile(
     r"signatures|metrics|layer_metrics|optimizer|save_counter|\d+)$"
 )
 
+# Where the vocabulary can be read, the configuration has them too.
+_OF_LOOKUPS = ("idf_weights", "num_documents")
+
 
 def from_checkpoint(made: RebuiltModel, path: Path) -> None:
     """Set the weights from the checkpoint of a SavedModel.
@@ -51,7 +54,7 @@ def from_checkpoint(made: RebuiltModel, path: Path) -> None:
         )
     done: set[int] = set()
     for way, key in _ways(reader.get_tensor(_GRAPH)).items():
-        if ONLY_TRAINING.match(way[-1]):
+        if ONLY_TRAINING.match(way[-1]) or way[-1] in _OF_LOOKUPS:
             continue
         if way[-1] == "summary" and counts(live := _at(made, made.model, way[:-1])):
             live.summary = reader.get_tensor(key)

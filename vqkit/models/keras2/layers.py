@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from vqkit.errors import ModelError, nearest
+from vqkit.models.keras2.lookups import config_of_lookup
 from vqkit.models.loading import reason
 
 _SAME_activations = {
@@ -222,7 +223,7 @@ def _in_words_of_keras_3(kind: str, config: dict[str, Any], where: str) -> dict[
         value = config.pop(key, neutral)
         if neutral is not None and value != neutral:
             raise ModelError(f"{where} ({kind}): {key}={value!r}; Keras 3 has it only as {neutral!r}")
-    config = {**_DEFAULTS.get(kind, {}), **_training_left_out(_plain(config))}
+    config = {**_DEFAULTS.get(kind, {}), **_training_left_out(_plain(config_of_lookup(kind, config)))}
     if kind == "LeakyReLU" and "alpha" in config:
         config["negative_slope"] = config.pop("alpha")
     if isinstance(config.get("axis"), list) and len(config["axis"]) == 1:

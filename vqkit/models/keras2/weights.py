@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from vqkit.errors import ModelError
+from vqkit.models.keras2.lookups import is_lookup, learned, set_vocabulary
 from vqkit.models.keras2.rebuild import LayerParts, RebuiltModel
 from vqkit.models.loading import reason
 
@@ -49,9 +50,11 @@ def from_h5(file: Any, made: RebuiltModel, path: Path) -> None:
         ModelError: layers, numbers or shapes of weights differ.
     """
     groups = file["model_weights"]
-    stored = {name: _arrays(groups[name], name, path) for name in _names(groups, "layer_names")}
     parts = {p.name: p for p in made.parts[id(made.model)]}
-    live = {name for name, p in parts.items() if weighted(p)}
+    lookups = {name for name, part in parts.items() if is_lookup(part.live)}
+    names = [name for name in _names(groups, "layer_names") if name not in lookups]
+    stored = {name: _arrays(groups[name], name, path) for name in names}
+    live = {name for name, p in parts.items() if weighted(p) and name not in lookups}
     left = {name for name, arrays in stored.items() if arrays and (name not in parts or parts[name].live)}
     if left != live:
         refuse(path, f"weights of {sorted(left ^ live)} have no counterpart")
@@ -99,7 +102,7 @@ def weighted(part: LayerParts) -> bool:
     if part.live is None:
         return False
     inside = part.live.layers if isinstance(part.live, keras.Model) else [part.live]
-    return bool(part.live.weights) or any(map(counts, inside))
+    return bool(part.live.weights) or any(counts(live) or learned(live) for live in inside)
 
 
 def _base(label: str) -> str:
@@ -183,6 +186,8 @@ def finalize(live: Any) -> None:
     Args:
         live: a layer or a model.
     """
+    if is_lookup(live):
+        return
     if hasattr(live, "finalize_state"):
         live.finalize_state()
     for inner in live.layers if isinstance(live, keras.Model) else _layers_in(live):
@@ -236,10 +241,10 @@ def from_groups(file: Any, made: RebuiltModel, path: Path, assets: Callable[[str
     Raises:
         ModelError: groups, numbers or shapes of weights differ.
     """
-    found = {place.replace("\\", "/"): group for place, group in _groups_of_vars(file)}
+    found = dict(_groups_of_vars(file))
     reader = _Groups(found, made, path, assets)
     reader.model(made.model, "")
-    left = sorted(set(found) - reader.read)
+    left = sorted({place for place, group in found.items() if len(group)} - reader.read)
     if left:
         refuse(path, f"{left[0]!r} has no counterpart")
     missing = [v.path for v in made.model.weights if id(v) not in reader.filled]
@@ -248,13 +253,13 @@ def from_groups(file: Any, made: RebuiltModel, path: Path, assets: Callable[[str
 
 
 def _groups_of_vars(file: Any) -> list[tuple[str, Any]]:
-    """Place of a layer -> the group of its variables, where it has any."""
+    """Place of a layer -> the group of its variables, which may be empty."""
     found = []
 
     def look(name: str, group: Any) -> None:
         # On Windows a whole path is one name: `layers\\dense`.
         place, _, last = name.replace("\\", "/").rpartition("/")
-        if last == "vars" and hasattr(group, "keys") and len(group) and not _ASIDE & set(place.split("/")):
+        if last == "vars" and hasattr(group, "keys") and not _ASIDE & set(place.split("/")):
             found.append((place, group))
 
     file.visititems(look)
@@ -307,12 +312,15 @@ class _Groups:
     def _layer(self, live: Any, place: str, kind: str = "") -> None:
         """A layer's own variables, what it stored beside them, and the layers in it."""
         group = self._found.get(place)
-        if group is not None:
+        if is_lookup(live):
+            # A TextVectorization stores the same again, for the lookup in it.
+            self.read |= {place, f"{place}/_lookup_layer"}
+            idf = np.asarray(group["idf_weights"]) if group is not None and "idf_weights" in group else None
+            set_vocabulary(live, self._assets(place), idf)
+            return
+        if group is not None and len(group):
             self.read.add(place)
             self._own(live, group, kind)
-        folder = self._assets(place)
-        if folder is not None and hasattr(live, "load_assets"):
-            live.load_assets(folder)
         inner = {name[len(place) + 1 :].split("/")[0] for name in self._found if name.startswith(f"{place}/")}
         for step in sorted(inner):
             child = attribute(live, step)
@@ -361,4 +369,5 @@ def attribute(owner: Any, step: str) -> Any:
         owner: a layer.
         step: the name.
     """
-    return getattr(owner, step, getattr(owner, _RENAMED.get(step, step), None))
+    renamed = _RENAMED.get(step, step)
+    return getattr(owner, renamed if hasattr(owner, renamed) else step, None)
