@@ -174,6 +174,45 @@ def test_a_function_of_several_tensors(function):
     np.testing.assert_array_equal(model([VECTOR, POSITIVE]), wanted)
 
 
+NUMBERS = [float(n) for n in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("function", "constant", "kwargs"),
+    [
+        ("tile", [1.0], {"multiples": [10**10]}),
+        ("repeat", [1.0, 2.0], {"repeats": 10**10, "axis": 0}),
+        ("repeat", [1.0, 2.0], {"repeats": [10**9, 10**10], "axis": 0}),
+        ("pad", [1.0], {"paddings": [[0, 10**10]]}),
+        ("math.add", [[n] for n in NUMBERS * 9], {"y": NUMBERS * 9}),
+        ("math.add_n", [[[n] for n in NUMBERS * 9], NUMBERS * 9], {}),
+        ("linalg.matmul", [[n] for n in NUMBERS * 9], {"b": [NUMBERS * 9]}),
+        ("gather", [NUMBERS * 9], {"indices": [0] * 9000, "axis": 0}),
+        ("image.resize", [[[[1.0]]]], {"size": [10**5, 10**5]}),
+        ("where", [[True]] * 9000, {"x": NUMBERS * 9, "y": 0.0}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_constants_of_a_file_are_not_made_larger_than_it_may_claim(function, constant, kwargs):
+    with pytest.raises(ModelError, match=r"calls on constants would take \d+ bytes"):
+        call_function(function, constant, kwargs, "test")
+
+
+def test_constants_count_together_and_small_ones_are_computed():
+    budget = operations.ConstantBudget()
+    for _ in range(3):
+        np.testing.assert_array_equal(
+            call_function("tile", [1.0, 2.0], {"multiples": [2]}, "test", budget), [1, 2, 1, 2]
+        )
+    assert budget.used == 3 * (2 + 4) * 8
+    for _ in range(2):
+        call_function("tile", [1.0], {"multiples": [3 * 10**6]}, "test", budget)
+    with pytest.raises(ModelError, match="at most 67108864 are taken for all of a file"):
+        call_function("tile", [1.0], {"multiples": [3 * 10**6]}, "test", budget)
+    x = keras.Input((6,))
+    assert call_function("tile", x, {"multiples": [1, 10**6]}, "test", budget).shape == (None, 6 * 10**6)
+
+
 def test_operators_of_python():
     x = keras.Input((6,))
     given = {

@@ -10,7 +10,9 @@ position. Each is called as the function that made it, from a table.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -32,7 +34,53 @@ _OLD_KEYWORDS = {
 }
 
 
-def call_function(function: str, args: Any, kwargs: Mapping[str, Any], where: str) -> Any:
+_MOST = 1 << 26
+# They pick from what is there; sizes of a shape stay Python numbers in them.
+_PICKING = ("shape", "stack", "slice", "strided_slice", "__operators__.getitem")
+
+
+@dataclass
+class ConstantBudget:
+    """What calls on constants may take, all of a file together: 64 MB.
+
+    Attributes:
+        used: bytes so far, read and made.
+    """
+
+    used: int = 0
+
+    def hold(self, call: Function, args: Any, given: Mapping[str, Any]) -> None:
+        """Raise before a call on constants would take more; a call on the model's tensors computes nothing yet.
+
+        Args:
+            call: of the table.
+            args: its first argument.
+            given: the others, by name.
+
+        Raises:
+            ValueError: it would.
+        """
+        if _has_tensor((args, list(given.values()))):
+            return
+        one_by_one = isinstance(args, list) and any(np.ndim(a) for a in args)
+        symbols = [_symbol(a) for a in args] if one_by_one and call in _MANY else _symbol(args)
+        made = keras.tree.flatten(call(symbols, **given))
+        self.used += sum(8 * math.prod(s.shape) for s in [*keras.tree.flatten(symbols), *made])
+        if self.used > _MOST:
+            raise ValueError(
+                f"calls on constants would take {self.used} bytes, at most {_MOST} are taken for all of a file; "
+                "Keras writes no such file"
+            )
+
+
+def _symbol(constant: Any) -> Any:
+    array = np.asarray(constant)
+    return keras.KerasTensor(array.shape, str(array.dtype))
+
+
+def call_function(
+    function: str, args: Any, kwargs: Mapping[str, Any], where: str, constants: ConstantBudget | None = None
+) -> Any:
     """Call what Keras 3 has for a TensorFlow function.
 
     Args:
@@ -40,6 +88,7 @@ def call_function(function: str, args: Any, kwargs: Mapping[str, Any], where: st
         args: its first argument: a tensor, a constant, or a list of them.
         kwargs: the other arguments by name.
         where: names the layer in messages.
+        constants: of the file, if the call is one of several.
 
     Returns:
         A tensor, a list of tensors, or a shape.
@@ -56,6 +105,8 @@ def call_function(function: str, args: Any, kwargs: Mapping[str, Any], where: st
         )
     given = {_OLD_KEYWORDS.get(k, k): v for k, v in kwargs.items() if v is not None and k != "name"}
     try:
+        if name not in _PICKING:
+            (constants or ConstantBudget()).hold(known, args, given)
         return known(args, **given)
     except Exception as error:
         raise ModelError(f"{where}: tf.{function} with {sorted(given)}: {reason(error)}") from error
@@ -329,6 +380,8 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
+_MANY = [FUNCTIONS[name] for name in ("concat", "math.add_n", "add_n")]
+
 # Operation -> function of one or of two operands.
 _UNARY = {
     "Relu": "nn.relu", "Relu6": "nn.relu6", "Elu": "nn.elu", "Selu": "nn.selu", "Tanh": "math.tanh",
@@ -386,13 +439,14 @@ _OTHERS: dict[str, Call] = {
 }
 
 
-def call_raw(config: Mapping[str, Any], tensors: list[Any], where: str) -> Any:
+def call_raw(config: Mapping[str, Any], tensors: list[Any], where: str, constants: ConstantBudget | None = None) -> Any:
     """Call what Keras 3 has for a graph operation.
 
     Args:
         config: of the layer: `node_def` and `constants`.
         tensors: the operands that are tensors, in order.
         where: names the layer in messages.
+        constants: of the file, if the call is one of several.
 
     Returns:
         A tensor or a list of tensors.
@@ -400,12 +454,12 @@ def call_raw(config: Mapping[str, Any], tensors: list[Any], where: str) -> Any:
     Raises:
         ModelError: the operation has no counterpart.
     """
-    node, constants = config["node_def"], {int(k): v for k, v in config.get("constants", {}).items()}
+    node, known = config["node_def"], {int(k): v for k, v in config.get("constants", {}).items()}
     rest = iter(tensors)
-    inputs = [constants[k] if k in constants else next(rest) for k in range(len(tensors) + len(constants))]
+    inputs = [known[k] if k in known else next(rest) for k in range(len(tensors) + len(known))]
     attributes = {k: _attribute(v) for k, v in node.get("attr", {}).items()}
     function, first, kwargs = _function(node["op"], inputs, attributes, where)
-    return call_function(function, first, kwargs, where)
+    return call_function(function, first, kwargs, where, constants)
 
 
 def _function(op: str, inputs: list[Any], attr: Mapping[str, Any], where: str) -> tuple[str, Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ import keras
 from vqkit.errors import ModelError
 from vqkit.graph.keras_io import name_operation
 from vqkit.models.keras2.layers import MODELS, make_layer, short_name
-from vqkit.models.keras2.operations import call_function, call_raw
+from vqkit.models.keras2.operations import ConstantBudget, call_function, call_raw
 from vqkit.models.loading import reason
 
 _LAMBDAS = ("TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty")
@@ -42,11 +42,14 @@ class RebuiltModel:
     Attributes:
         parts: of each live model (by `id`), its layers in the file's order.
         renamed: name in the file -> name in Keras 3.
+        model: the whole.
+        constants: what calls on constants took.
     """
 
     parts: dict[int, list[LayerParts]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     model: Any = None
+    constants: ConstantBudget = field(default_factory=ConstantBudget)
 
     def name(self, written: str, taken: Any = ()) -> str:
         """A name that Keras 3 takes, unlike those of `taken`."""
@@ -264,12 +267,13 @@ class _Functional:
             return args[0] if isinstance(args, list) else args
         if kind in _LAMBDAS:
             return name_operation(
-                call_function(config["function"], args, kwargs, where),
+                call_function(config["function"], args, kwargs, where, self._made.constants),
                 self._made.name(name, self._entries),
                 (args, kwargs),
             )
         if kind == "TensorFlowOpLayer":
-            return name_operation(call_raw(config, _listed(args), where), self._made.name(name, self._entries), args)
+            made = call_raw(config, _listed(args), where, self._made.constants)
+            return name_operation(made, self._made.name(name, self._entries), args)
         if isinstance(args, list) and len(args) == 1:
             (args,) = args
         if name not in self._live:
