@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqkit.models.keras2.lookups import refuse_without_vocabulary
+from vqkit.models.keras2.unsaid import tell_what_is_unsaid
+
 __all__ = ["load"]
 
 
@@ -36,9 +39,7 @@ def load(path: Path, custom_objects: Mapping[str, Any]) -> Any | None:
         ModelError: the file holds something that cannot be rebuilt; the message says what, and the way out.
     """
     from vqkit.models.keras2.archive import read
-    from vqkit.models.keras2.lookups import refuse_without_vocabulary
     from vqkit.models.keras2.rebuild import rebuild
-    from vqkit.models.keras2.unsaid import tell_what_is_unsaid
 
     archive = read(path)
     if archive is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from vqkit.errors import ModelError
@@ -19,6 +18,8 @@ def is_lookup(live: Any) -> bool:
     Args:
         live: a layer.
     """
+    import keras
+
     return isinstance(live, tuple(getattr(keras.layers, kind) for kind in _KINDS))
 
 
