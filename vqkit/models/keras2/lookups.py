@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vqkit.errors import ModelError
+
+if TYPE_CHECKING:
+    import keras
 
 _KINDS = ("StringLookup", "IntegerLookup", "TextVectorization")
 
@@ -70,7 +73,7 @@ def set_vocabulary(live: Any, folder: Path | None, idf: np.ndarray | None) -> No
         inner.set_vocabulary(words, idf_weights=idf[: len(words)])
 
 
-def refuse_without_vocabulary(model: Any, path: Path) -> None:
+def refuse_without_vocabulary(model: keras.Model, path: Path) -> None:
     """Raise where a lookup layer of a model knows no word.
 
     Args:
