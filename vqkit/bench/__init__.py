@@ -25,6 +25,7 @@ from vqkit.evaluation.compiled import compiled_of
 from vqkit.evaluation.metric import Asked, EvaluationData
 from vqkit.evaluation.noise import Pair
 from vqkit.evaluation.tasks import Judge
+from vqkit.files import DiskCache
 from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
@@ -357,7 +358,8 @@ class _Remembered:
     """The steps of one quantization on a bench."""
 
     def __init__(self, bench: Bench, cut: dict[str, Any], progress: bool) -> None:
-        self._bench, self._cut, self._progress = bench, cut, progress
+        self._bench, self._cut, self.progress = bench, cut, progress
+        self.cache = DiskCache(None if bench._cache is None else Path(bench._cache, "blocks"))
         self.weights: WeightSolver = bench._weights
         self._notes: list[str] = []
 
@@ -394,7 +396,7 @@ class _Remembered:
         compat: bool,
     ) -> Calibration:
         request = self._request(live.loaded, rows, passed, mode, compat)
-        return self._bench._facts.calibrate(request, with_progress(data, self._progress))
+        return self._bench._facts.calibrate(request, with_progress(data, self.progress))
 
     def float_request(self, strategy: Strategy, compat: bool) -> CalibrationRequest:
         """What `calibrate` would ask for under a strategy in "float" mode."""

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vqkit.files import DiskCache
 from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import lower
@@ -115,6 +116,10 @@ class Work(Protocol):
 
     weights: WeightSolver
     """Decides and rounds weights."""
+    cache: DiskCache
+    """Where what takes long is kept, so that a run that was killed goes on."""
+    progress: bool
+    """Whether to show it."""
 
     def prepare(self, strategy: Strategy, compat: bool) -> PreparedModel:
         """Lower, optimize and plan."""
@@ -191,6 +196,8 @@ def assemble(
         labels,
         work.weights,
         work.live,
+        work.cache,
+        work.progress,
     )
     state = run_pipeline(RefineState(graph, graph, live, encodings, encodings), given, passes, clock.mark)
     result = Quantized(
@@ -215,7 +222,8 @@ class _Fresh:
     """Every step anew, for one model and one strategy."""
 
     def __init__(self, model: keras.Model, data: Samples, batch_size: int, steps: int | None, progress: bool) -> None:
-        self._model, self._data, self._progress = model, data, progress
+        self._model, self._data, self.progress = model, data, progress
+        self.cache = DiskCache(None)
         self._cut: dict[str, Any] = {"batch_size": batch_size, "steps": steps}
         self.weights, self.lowered = WeightSolver(), lower(model)
         self._notes: list[str] = []
@@ -246,7 +254,7 @@ class _Fresh:
         compat: bool,
     ) -> Calibration:
         seen = passing_through(live.live, passed) if passed else live.live
-        return calibrate(live.graph, rows, seen, with_progress(data, self._progress), mode=mode, vitis_compat=compat)
+        return calibrate(live.graph, rows, seen, with_progress(data, self.progress), mode=mode, vitis_compat=compat)
 
 
 def with_progress(source: Iterable[Any], show: bool) -> Iterable[Any]:

@@ -68,6 +68,7 @@ TypeField = Annotated[
 ]
 Bits = Annotated[int, Field(ge=1, le=32)]
 Percent = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
 
@@ -267,6 +268,15 @@ class RefinePipelineConfig(SchemaModel):
     include_threshold_search: bool = False
     threshold_search_loss: Literal["mse", "kl", "labels"] = "mse"
     integer_arithmetic: bool = False
+    include_block_reconstruction: bool = False
+    block_images: Annotated[int, Field(ge=1)] = 512
+    block_iterations: Annotated[int, Field(ge=1)] = 200
+    block_rounding_rate: Rate = 0.03
+    block_bias_rate: Rate = 0.02
+    block_step_rate: Rate = 0.005
+    block_drop_probability: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    block_loss: Literal["fisher", "mse"] = "fisher"
+    block_seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
 
 
 class FinalizePipelineConfig(SchemaModel):

@@ -51,7 +51,7 @@ class Strategy:
 
     @classmethod
     def builtin(cls, name: str) -> Strategy:
-        """One of pof2s (8bit), pof2s_tqt (8bit_tqt), fs, fsx.
+        """One of pof2s (8bit), pof2s_tqt (8bit_tqt), fs, fsx, or a preset: int8, w4a4, …
 
         Raises:
             StrategyError: no built-in has this name.
@@ -210,6 +210,9 @@ class Strategy:
     def digest(self) -> str:
         """Same for strategies that mean the same, in any spelling and whatever in them changes nothing."""
         stages = self._form.model_dump(mode="json", include=set(vocabulary.PIPELINES))
+        if not self.refine.include_block_reconstruction:
+            refine = stages["refine_pipeline_config"]
+            stages["refine_pipeline_config"] = {k: v for k, v in refine.items() if k not in vocabulary.BLOCK_KEYS}
         return digest.of_json({**vocabulary.document(self._book.effective().doc), **stages})
 
     def __eq__(self, other: object) -> bool:

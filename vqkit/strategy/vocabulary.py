@@ -1,4 +1,4 @@
-"""Tables of keys, old names, normal spelling, the four built-in strategies, and differences in meaning."""
+"""Tables of keys, old names, normal spelling, the built-in strategies, and differences in meaning."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ PIPELINES: dict[str, type[SchemaModel]] = {
 
 USER_KEYS = tuple(UserQuantizeConfig.model_fields)
 
+BLOCK_KEYS = (
+    "include_block_reconstruction",
+    "block_images",
+    "block_iterations",
+    "block_rounding_rate",
+    "block_bias_rate",
+    "block_step_rate",
+    "block_drop_probability",
+    "block_loss",
+    "block_seed",
+)
+"""They change nothing, a digest neither, while the first is off."""
+
 EXTENSIONS: dict[str, tuple[str, ...]] = {
     "refine_pipeline_config": (
         "adjust_dpu_shift_write",
@@ -49,6 +62,7 @@ EXTENSIONS: dict[str, tuple[str, ...]] = {
         "include_threshold_search",
         "threshold_search_loss",
         "integer_arithmetic",
+        *BLOCK_KEYS,
     ),
 }
 
@@ -169,7 +183,9 @@ def _tree(key: str, given: Any) -> Any:
     return value(key, given)
 
 
-NAMES = ("pof2s", "pof2s_tqt", "fs", "fsx")
+ORIGINALS = ("pof2s", "pof2s_tqt", "fs", "fsx")
+PRESETS = ("int8", "int8_per_tensor", "int8_pow2", "int16x8", "w4a8", "w4a4")
+NAMES = (*ORIGINALS, *PRESETS)
 ALIASES = {"8bit": "pof2s", "8bit_tqt": "pof2s_tqt"}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from vqkit.files import DiskCache
 from vqkit.graph.copies import LiveGraph
 from vqkit.graph.ir import Graph
 from vqkit.quantization.calibrate import TensorStatistics
@@ -17,6 +18,7 @@ from vqkit.quantization.plan import Plan, QuantizedRow, Role
 from vqkit.quantization.prepare import rounding_rows
 from vqkit.quantization.refine import refine
 from vqkit.quantization.refine.bias_correction import correct_biases, correctable
+from vqkit.quantization.refine.block_reconstruction import reconstruct
 from vqkit.quantization.refine.finetune import finetune, round_adaptively
 from vqkit.quantization.refine.integer_arithmetic import in_integers
 from vqkit.quantization.refine.outside import lines, values_outside, weights_outside
@@ -64,6 +66,8 @@ class RefineInputs:
         labels: of their samples, where it wants them.
         weights: decides and rounds weights.
         make_live: live layers of a graph.
+        cache: where what takes long is kept.
+        progress: whether to show it.
     """
 
     plan: Plan
@@ -76,6 +80,8 @@ class RefineInputs:
     labels: Any
     weights: WeightSolver
     make_live: Callable[[Graph], LiveGraph]
+    cache: DiskCache
+    progress: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +174,24 @@ def shift_biases(state: RefineState, given: RefineInputs) -> RefineState:
     return adjust_positions(shifted, given).noted([f"include_bias_corr: {len(correctable(graph))} biases shifted"])
 
 
+def reconstruct_blocks(state: RefineState, given: RefineInputs) -> RefineState:
+    """Each block trained to give the float block's output again."""
+    made = reconstruct(
+        state.graph,
+        given.rows,
+        given.plan,
+        state.encodings,
+        state.live.live,
+        given.batches,
+        given.config,
+        weights=state.corrected,
+        solver=given.weights,
+        cache=given.cache,
+        progress=given.progress,
+    )
+    return adjust_positions(replace(state, corrected=made.graph, calibrated=made.encodings), given).noted(made.report)
+
+
 def find_outside(state: RefineState, given: RefineInputs) -> RefineState:
     """Which tensors lie outside the range that was chosen for them."""
     shares = weights_outside(state.corrected, given.plan, state.encodings)
@@ -209,6 +233,7 @@ PIPELINE = (
     RefinePass("include_fast_ft", "correct", tune_weights, reads_data=True),
     RefinePass("include_adaround", "correct", choose_rounding, reads_data=True),
     RefinePass("include_bias_corr", "correct", shift_biases, reads_data=True, in_compat=False),
+    RefinePass("include_block_reconstruction", "correct", reconstruct_blocks, reads_data=True, in_compat=False),
     RefinePass("", "check", find_outside),
     RefinePass("integer_arithmetic", "build", to_integers),
 )
