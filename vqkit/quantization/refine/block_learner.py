@@ -254,7 +254,7 @@ class Learner:
             first = self._start.layers[row.layer].weights[row.tensor]
             new = {row.tensor: self._cells[row.name].rounded(first, self._trained[row.name])}
             if f"{row.layer}/{BIAS}" in shown_by:
-                new[BIAS] = shown_by[f"{row.layer}/{BIAS}"].numpy()
+                new[BIAS] = np.asarray(shown_by[f"{row.layer}/{BIAS}"])
             self.weights.layers[row.layer] = layer.with_(weights={**layer.weights, **new})
         trained = {row.layer for row in kernels}
         part = replace(self.plan, rows=tuple(r for r in self.plan.rows if r.layer in trained))
