@@ -33,7 +33,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "w2a8": ("w4a8", {"weight_bit": 2}),
 }
 ENDS = "w4a4 ends 8"
-"""W4A4 with the first and the last layer at 8 bits."""
+"""W4A4 with the weights of the first and the last layer at 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def strategies(net: Any) -> dict[str, Any]:
     found = {name: Strategy.builtin(name) for name in vocabulary.PRESETS}
     found |= {name: Strategy.builtin(base).with_kwargs(**changes) for name, (base, changes) in MORE.items()}
     weighted = [layer.name for layer in net.layers if any(w.path.endswith("kernel") for w in layer.weights)]
-    rules = {weighted[i]: {"weight_bit": 8, "activation_bit": 8} for i in (0, -1)}
+    rules = {weighted[i]: {"weight_bit": 8} for i in (0, -1)}
     return found | {ENDS: found["w4a4"].with_name_rules(rules)}
 
 

@@ -52,7 +52,7 @@ def test_one_digest_exactly_where_every_quantizer_is_the_same(data: st.DataObjec
     assert (made.digest == base.digest) == (wanted == decided(base)), said
 
 
-@pytest.mark.parametrize("base", vocabulary.NAMES)
+@pytest.mark.parametrize("base", vocabulary.ORIGINALS)
 def test_a_value_that_the_built_in_has_anyway_changes_nothing(base: str) -> None:
     plain = Strategy.builtin(base)
     for values in ({"weight_bit": 8}, {"weight_bit": None}, {"ignore_layers": []}, {"align_concat": False}):

@@ -18,7 +18,7 @@ from vqkit.primitives.spec import Method, QuantizerType, RoundMode
 from vqkit.strategy import schema, vocabulary
 from vqkit.sweeps.settings import Settings
 
-PRESETS = ("pof2s", "pof2s_tqt", "fs", "fsx", "8bit", "8bit_tqt")
+PRESETS = (*vocabulary.ORIGINALS, *vocabulary.PRESETS, "8bit", "8bit_tqt")
 
 
 def text(page: str) -> str:

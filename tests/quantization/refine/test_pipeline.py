@@ -36,4 +36,4 @@ def test_a_strategy_asks_for_passes_by_their_keys() -> None:
     assert [p.key for p in wanted(plain.refine, vitis_compat=False)] == ["", ""]
     assert wanted(every.refine, vitis_compat=False) == list(pipeline.PIPELINE)
     left_out = set(pipeline.PIPELINE) - set(wanted(every.refine, vitis_compat=True))
-    assert {p.key for p in left_out} == {"include_bias_corr"}
+    assert {p.key for p in left_out} == {"include_bias_corr", "include_block_reconstruction"}
