@@ -1,6 +1,7 @@
 """Accuracy and cost of the presets, and of a few bits more or less, on the real models.
 
-    python benchmarks/presets.py --case resnet8|vww|kws|mobilenet [--only w4a4 ...] [--seeds 0 1 2] [--json]
+    python benchmarks/presets.py --case resnet8|vww|kws|mobilenet [--only w4a4 ...] [--seeds 0 1 2]
+                                 [--set KEY=VALUE ...] [--json]
 
 Needs the models and data in `../shared`. Calibration images have no labels. Prints one row for each strategy
 and seed; with --json, one JSON object as the last line.
@@ -21,6 +22,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -87,14 +89,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--calib", type=int, default=500, help="calibration images (default 500)")
     parser.add_argument("--eval", type=int, default=None, help="labelled images (default all)")
-    parser.add_argument("--iterations", type=int, help="training steps for each block")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="keys of a strategy, for all rows")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args(argv)
     case = load_case(args.case, args.calib, args.eval)
     print(f"{args.case}: {len(case.x_calib)} calibration and {len(case.x_eval)} labelled samples")
     print(f"{'':<24} {'seed':>4} {'accuracy %':>10} {'CPU s':>8} {'s':>8}")
     found = []
-    changes = {} if args.iterations is None else {"block_iterations": args.iterations}
+    changes = {key: yaml.safe_load(value) for key, value in (one.split("=", 1) for one in args.set)}
     for line in lines(case, args.only, args.seeds, changes):
         found.append(line)
         numbers = f"{line.seed:>4} {100 * line.accuracy:>10.2f} {line.cpu_seconds:>8.1f} {line.seconds:>8.1f}"

@@ -11,6 +11,7 @@ from vqkit.strategy.schema import RefinePipelineConfig
 
 CORRECTED = {"include_bias_corr": True}
 TRAINED = CORRECTED | {"include_block_reconstruction": True}
+LONG = TRAINED | {"block_iterations": 800}
 ONE_SIDED: dict[str, Any] = {"method": 0, "symmetry": False}
 FOUR_BITS: dict[str, Any] = {"bit_width": 4, "method": 1}
 WIDE: dict[str, Any] = {"bit_width": 16}
@@ -31,10 +32,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = {
             "bias": {"bit_width": 32},
         },
     ),
-    "w4a8": ("fsx", TRAINED, {"input": ONE_SIDED, "activation": ONE_SIDED, "bias": WIDE, "weight": FOUR_BITS}),
+    "w4a8": ("fsx", LONG, {"input": ONE_SIDED, "activation": ONE_SIDED, "bias": WIDE, "weight": FOUR_BITS}),
     "w4a4": (
         "fsx",
-        TRAINED,
+        LONG,
         {"input": ONE_SIDED, "activation": FOUR_BITS | {"symmetry": False}, "bias": WIDE, "weight": FOUR_BITS},
     ),
 }

@@ -270,7 +270,8 @@ class RefinePipelineConfig(SchemaModel):
     integer_arithmetic: bool = False
     include_block_reconstruction: bool = False
     block_images: Annotated[int, Field(ge=1)] = 512
-    block_iterations: Annotated[int, Field(ge=1)] = 200
+    block_iterations: Annotated[int, Field(ge=1)] = 400
+    block_batch_size: Annotated[int, Field(ge=1)] = 16
     block_rounding_rate: Rate = 0.03
     block_bias_rate: Rate = 0.02
     block_step_rate: Rate = 0.005

@@ -41,6 +41,7 @@ BLOCK_KEYS = (
     "include_block_reconstruction",
     "block_images",
     "block_iterations",
+    "block_batch_size",
     "block_rounding_rate",
     "block_bias_rate",
     "block_step_rate",

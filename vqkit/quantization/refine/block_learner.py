@@ -67,7 +67,8 @@ class Learner:
         weights: the graph with float weights; those of trained units are replaced.
         solver: decides and rounds weights.
         loss: judges the outputs of units.
-        size: samples in a training step.
+        size: samples at once where nothing is trained.
+        step_size: samples in a training step.
     """
 
     graph: Graph
@@ -80,6 +81,7 @@ class Learner:
     solver: WeightSolver
     loss: Loss
     size: int
+    step_size: int
 
     def __post_init__(self) -> None:
         calls = self.graph.calls()
@@ -144,10 +146,11 @@ class Learner:
         state, fixed = (trained, zeros, zeros, tf.constant(0.0)), self._fixed(unit)
         scale = tf.constant(max(before, 1e-12), tf.float32)
         draw = np.random.default_rng((self.config.block_seed, unit.begin, len(unit.nodes)))
-        order = np.concatenate([draw.permutation(samples.n) for _ in range(1 + steps * self.size // samples.n)])
+        size = min(self.step_size, samples.n)
+        order = np.concatenate([draw.permutation(samples.n) for _ in range(1 + steps * size // samples.n)])
         for step in range(steps):
             slow = 0.5 * (1 + np.cos(np.pi * step / steps))
-            some = samples.take(order[step * self.size : (step + 1) * self.size])
+            some = samples.take(order[step * size : (step + 1) * size])
             now = {k: tf.constant(slow * rate, tf.float32) for k, rate in rates.items()}
             seed = tf.constant([self.config.block_seed, (unit.begin << 16) + 64 * step])
             state = trainer.run("step", state, now, fixed, scale, *some, seed)

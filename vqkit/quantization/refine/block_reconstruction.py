@@ -28,6 +28,7 @@ from vqkit.graph.execute import Partition
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import replay, tensors
 from vqkit.primitives.native import traced_here
+from vqkit.quantization.float_model import size_of
 from vqkit.quantization.plan import Plan, QuantizedRow
 from vqkit.quantization.prepare import passing_through, rounding_rows
 from vqkit.quantization.refine.block_learner import LOSSES, Learner, Samples
@@ -82,7 +83,7 @@ def reconstruct(
         plan: says which weights are quantized.
         encodings: the decisions to start from.
         live: live objects of the quantized model, decisions applied; what is trained is assigned to them.
-        batches: calibration inputs; a training step takes as many samples as the first batch has.
+        batches: calibration inputs; what is not training is computed for as many samples at once as the first has.
         config: the strategy's refine section.
         weights: the graph with the weights that `live` was quantized from.
         solver: decides and rounds weights.
@@ -102,7 +103,8 @@ def reconstruct(
     known = fisher(graph, floats, data, units, size, config.block_seed) if config.block_loss == "fisher" else {}
     loss = Loss(known, frozenset(v for v in units[-1].writes if before_softmax(graph, v)))
     kept = _Kept(cache, weights, plan, encodings, config, data, size)
-    work = Learner(graph, rows, plan, dict(encodings), live, config, weights.copy(), solver, loss, size)
+    sizes = size, size_of(graph) or config.block_batch_size
+    work = Learner(graph, rows, plan, dict(encodings), live, config, weights.copy(), solver, loss, *sizes)
     teacher, student = _Side(floats, dict(data), size), _Side(live, dict(data), size)
     report, total = [], len(units) * config.block_iterations
     with tqdm(total=total, desc="reconstructing", unit="step", disable=not progress) as bar:
