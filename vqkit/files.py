@@ -7,16 +7,18 @@ kernel frees. A cache (`DiskCache`) may lose anything at any time: what cannot b
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
 import os
 import socket
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 
@@ -49,9 +51,50 @@ def read_json(path: str | Path) -> Any:
         RecordError: missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_file(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as e:
         raise RecordError(f"{path}: cannot be read: {_why(e)}") from e
+
+
+def read_text(path: str | Path, *, most: int | None = None) -> str:
+    """Text of a file for people to read, such as a log; what is no UTF-8 in it is replaced.
+
+    Args:
+        path: the file.
+        most: its last so many bytes; None for all.
+
+    Returns:
+        The text; of a file that cannot be read, why.
+    """
+    try:
+        with open_file(path) as file:
+            if most is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - most))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError as e:
+        return f"{path}: cannot be read: {_why(e)}"
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A file opened for reading; what is none (a folder, a pipe, a device) is refused and not waited for.
+
+    Args:
+        path: the file, or a link to one.
+
+    Raises:
+        OSError: there is none, it is no regular file, or may not be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise OSError(code, "is a folder" if stat.S_ISDIR(mode) else "is a pipe or a device, not a file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def read_npz(path: str | Path, *, most: int | None = MOST_BYTES) -> Arrays:
@@ -68,12 +111,14 @@ def read_npz(path: str | Path, *, most: int | None = MOST_BYTES) -> Arrays:
         RecordError: missing, cut short, no arrays, or larger than that.
     """
     try:
-        with zipfile.ZipFile(path) as packed:
-            size = sum(part.file_size for part in packed.infolist())
-        if most is not None and size > most:
-            raise ValueError(f"its arrays take {size} bytes, at most {most} are read")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with open_file(path) as opened:
+            with zipfile.ZipFile(opened) as packed:
+                size = sum(part.file_size for part in packed.infolist())
+            if most is not None and size > most:
+                raise ValueError(f"its arrays take {size} bytes, at most {most} are read")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
     # A file can be damaged in more ways than zipfile, zlib and numpy have exceptions of their own for.
     except Exception as e:
         raise RecordError(f"{path}: cannot be read: {_why(e)}") from e

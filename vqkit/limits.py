@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ class MemoryBudget:
             ModelError: `VQKIT_FILE_MEMORY` is no number of bytes (or `error`, where that is another).
         """
         self.path, self.error = path, error
+        check_regular(path, error)
         files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
         self.size = sum(f.stat().st_size for f in files)
         self.most = self._most()
@@ -90,6 +92,19 @@ def _readable(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.3g} {unit}"
     return f"{size} bytes"
+
+
+def check_regular(path: Path, error: Refusal) -> None:
+    """Raise where a path, or something in a folder, is a pipe, a socket or a device: who opens it may wait for ever.
+
+    Args:
+        path: an existing file or folder.
+        error: the exception to raise.
+    """
+    for found in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        mode = found.stat().st_mode if found.exists() else stat.S_IFREG
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise error(f"{found}: is a pipe, a socket or a device, not a file")
 
 
 def check_zip(path: Path, room: MemoryBudget) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.support import records
 from tests.support.pretend import resolved
 from vqkit import __version__, cli
 from vqkit.cli import application
@@ -138,3 +139,49 @@ def test_compare_and_track_read_what_a_sweep_wrote(tmp_path):
     tracked = vqkit("track", "--runs", str(tmp_path))
     assert tracked.returncode == 0, tracked.stderr
     assert tracked.stdout.strip().endswith("2 runs")
+
+
+def test_control_characters_of_others_do_nothing_to_a_terminal(tmp_path):
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil"
+    made = records.record()
+    records.add(tmp_path, {**made, "name": evil})
+    failed = records.record("fs", status="FAILED", error={"type": evil, "message": evil, "cell": 1})
+    records.add(tmp_path, failed)
+    folder = tmp_path / "variants" / evil
+    folder.mkdir()
+    (folder / "record.json").write_text("{}")
+    for words in (
+        ["compare"],
+        ["compare", evil, "x"],
+        ["compare", "--where", f"{evil}=1"],
+        ["compare", "--sort", evil],
+    ):
+        done = vqkit(*words, "--runs", str(tmp_path))
+        told = done.stdout + done.stderr
+        assert "evil" in told
+        assert not [c for c in told if (ord(c) < 32 and c != "\n") or 0x7F <= ord(c) < 0xA0 or c == "\u202e"]
+
+
+LONG = "x" * 280
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"compare {LONG} y",
+        f"compare --sweep {LONG}",
+        f"reproduce {LONG}",
+        f"sweep {LONG}",
+        f"strategies dump {LONG}",
+        f"validate {LONG}.json",
+        f"plan {LONG}.keras",
+        f"run {LONG}.keras --data {LONG}.npz",
+        f"search {LONG}.yaml",
+    ],
+    ids=lambda words: words.replace(LONG, "NAME"),
+)
+def test_a_name_that_no_file_can_have_is_told(tmp_path, words):
+    records.example(tmp_path)
+    done = vqkit(*words.split(), *([] if "strategies" in words else ["--runs", str(tmp_path)]))
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr

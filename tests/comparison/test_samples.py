@@ -25,6 +25,7 @@ from vqkit.comparison.samples import (
 )
 from vqkit.errors import DataError, RecordError
 from vqkit.sweeps.quickstart import quickstart_data
+from vqkit.sweeps.source import load_data
 
 
 def run(root: Path, seed: int, predicted: list[int], labels: list[int], **changes: object) -> Path:
@@ -63,6 +64,34 @@ def test_pictures_are_those_of_the_run(tmp_path: Path) -> None:
     other = run(tmp_path, 2, [0], [0], data={**said, "digest": "of others"})
     with pytest.raises(DataError, match="the run used of others"):
         sample_images(other, [3])
+
+
+def test_a_record_of_others_starts_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    loader, sign = tmp_path / "loader.py", tmp_path / "it_ran"
+    loader.write_text(
+        "from pathlib import Path\n\nimport numpy as np\n\n\ndef make(sign):\n    Path(sign).touch()\n"
+        "    x = np.zeros((4, 5, 5, 1), 'f4')\n"
+        "    return {'x_calib': x, 'x_eval': x, 'y_eval': np.arange(4)}\n"
+    )
+    ref = {"loader": f"{loader}:make", "args": {"sign": str(sign)}}
+    data = {"ref": ref, "digest": "0" * 16, "n_calib": 4, "n_eval": 4}
+    folder = run(tmp_path, 1, [0, 1, 2, 0], [0, 1, 2, 3], data=data)
+    page = worst_html(folder, plots.LIGHT)
+    assert "is code that you have not run on this machine as it is now" in page
+    assert not sign.exists()
+    # Who ran it, as every run of one's own does, sees the pictures.
+    right = {**data, "digest": load_data(ref).digest}
+    assert sign.exists()
+    own = run(tmp_path, 2, [0, 1, 2, 0], [0, 1, 2, 3], data=right)
+    assert len(sample_inputs(own, [3])) == 1
+    # Other arguments, and other content, are other code.
+    other = {**right, "ref": {**ref, "args": {"sign": str(tmp_path / "elsewhere")}}}
+    with pytest.raises(DataError, match="have not run"):
+        sample_inputs(run(tmp_path, 3, [0], [0], data=other), [0])
+    loader.write_text(loader.read_text() + "\n")
+    with pytest.raises(DataError, match="have not run"):
+        sample_inputs(own, [3])
 
 
 def test_what_is_no_picture_is_said(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import records as make
 from vqkit import files
 from vqkit.errors import RecordError
 from vqkit.runs import store as st
+from vqkit.runs.records import load_records
 from vqkit.runs.store import RunRecord, Status, Store
 
 
@@ -122,3 +124,45 @@ def test_readers_never_see_half_a_record(tmp_path):
 def test_an_object_store_is_no_folder_for_runs():
     with pytest.raises(RecordError, match=r"runs: 's3:/bucket/runs' is an address, not a folder"):
         Store.at(Path("s3://bucket/runs"))
+
+
+IMPOSSIBLE = {
+    "more than all": ({"accuracy": 7}, "no share between 0 and 1"),
+    "less than none": ({"float_accuracy": -0.1}, "no share between 0 and 1"),
+    "infinity": ({"sqnr_output_db": float("inf")}, "no finite number"),
+    "no number": ({"accuracy": float("nan")}, "no finite number"),
+    "more than a float holds": ({"seconds_total": 10**400}, "no finite number"),
+    "text": ({"accuracy": "0.9"}, "no finite number"),
+    "truth": ({"accuracy": True}, "no finite number"),
+    "negative size": ({"size_bytes": -1}, "less than nothing"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_numbers_that_cannot_be_are_no_result(tmp_path: Path, name: str) -> None:
+    metrics, why = IMPOSSIBLE[name]
+    made = make.record()
+    made["metrics"] |= metrics
+    folder = tmp_path / "variants" / made["key"]
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(made))
+    (found,) = Store.at(tmp_path).records()
+    assert found.status is Status.BROKEN
+    assert why in found.error["message"]
+    assert str(folder / "record.json") in found.error["message"]
+
+
+def test_metrics_of_one_s_own_may_be_any_number(tmp_path: Path) -> None:
+    judged = [{"name": "error", "better": "lower", "unit": "plain"}]
+    record = RunRecord("k", "n", Status.FINISHED, {}, metrics={"error": -7.5, "accuracy": 12.0}, judged=judged)
+    Store.at(tmp_path).write(record)
+    assert RunRecord.read(tmp_path / "variants" / "k").metrics == record.metrics
+
+
+def test_a_record_that_was_changed_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "variants" / "k"
+    Store.at(tmp_path).write(RunRecord("k", "n", Status.FINISHED, {}, metrics={"accuracy": 0.5}))
+    assert load_records(tmp_path)["damaged"].tolist() == [""]
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+    assert load_records(tmp_path)["damaged"].tolist() == [f"{path}: was changed after the run"]

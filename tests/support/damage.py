@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def empty(path: Path) -> None:
 def garbage(path: Path) -> None:
     """Something else altogether."""
     path.write_bytes(bytes(np.random.default_rng(0).integers(0, 256, 999, dtype=np.uint8)))
+
+
+def zeros(path: Path) -> None:
+    """Of its length, and never flushed before the machine went down."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def a_number(path: Path) -> None:
+    """JSON, of another type."""
+    path.write_text("3")
 
 
 def foreign(path: Path) -> None:
@@ -65,13 +76,29 @@ def dangling(path: Path) -> None:
     path.symlink_to(path.parent / "nowhere")
 
 
+def unreadable(path: Path) -> None:
+    """A link to itself: what nobody can open, root neither."""
+    path.unlink()
+    path.symlink_to(path)
+
+
+def pipe(path: Path) -> None:
+    """A pipe in its place: who opens it waits for a writer."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES: tuple[Callable[[Path], None], ...] = (
     cut,
     flipped,
     empty,
+    zeros,
     garbage,
     foreign,
     another_kind,
+    a_number,
     folder,
     dangling,
+    unreadable,
+    pipe,
 )

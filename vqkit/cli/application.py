@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -23,6 +24,42 @@ from vqkit.sweeps.settings import Settings
 
 if TYPE_CHECKING:
     from vqkit.strategy import Strategy
+
+
+class Terminal(io.TextIOWrapper):
+    """A text stream that writes control characters as escapes: a name of others does nothing to a terminal.
+
+    Line ends and tabulators remain, and the return of a progress bar.
+    """
+
+    _ESCAPES: ClassVar = {
+        i: f"\\x{i:02x}" if i < 256 else f"\\u{i:04x}"
+        for i in (
+            *range(0x20),
+            *range(0x7F, 0xA0),
+            0x61C,
+            *range(0x200E, 0x2010),
+            *range(0x2028, 0x202F),
+            *range(0x2066, 0x206A),
+        )
+        if chr(i) not in "\n\t\r"
+    }
+
+    @classmethod
+    def over(cls, stream: Any) -> Any:
+        """The same stream, escaped; a stream without bytes beneath it stays as it is.
+
+        Args:
+            stream: `sys.stdout` or `sys.stderr`.
+        """
+        beneath = getattr(stream, "buffer", None)
+        if beneath is None:
+            return stream
+        return cls(beneath, stream.encoding, "backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        """Write text, its control characters as `\\x1b`."""
+        return super().write(text.translate(self._ESCAPES))
 
 
 class Exit(IntEnum):
@@ -53,6 +90,8 @@ def main() -> None:
     from vqkit.environment import quiet
 
     os.environ.update({k: v for k, v in quiet().items() if k not in os.environ})
+    interruptible()
+    sys.stdout, sys.stderr = map(Terminal.over, (sys.stdout, sys.stderr))
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     sys.exit(_guarded(app, debug))
@@ -80,7 +119,7 @@ def _guarded(command: Callable[[], object], debug: bool) -> int:
 
 
 def interruptible() -> None:
-    """Let SIGINT end this process where only somebody who means it can send one.
+    """Let SIGTERM end this process as SIGINT does, with its records closed, and let SIGINT where it is meant.
 
     Started from a shell's background a process inherits that Ctrl-C means nothing; in a session of its own no
     terminal sends it, only `background.cancel`.
@@ -88,6 +127,8 @@ def interruptible() -> None:
     own = hasattr(os, "getsid") and os.getsid(0) == os.getpid()
     if own and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vqkit.cli.application import Experiment, Pair, Runs, TrackingUri, Where, app, pairs
+from vqkit.errors import RecordError
 
 
 @app.command()
@@ -84,9 +85,13 @@ def track(runs: Runs = Path("runs"), tracking_uri: TrackingUri = None, experimen
     from vqkit.runs.tracking import rebuild
 
     done = rebuild(runs, tracking_uri, experiment=experiment)
+    problems = dict.fromkeys(done.problems)
     for name in Store.at(runs).sweeps():
-        published(runs, name, tracking_uri=tracking_uri, experiment=experiment)
-    for problem in done.problems:
+        try:
+            published(runs, name, tracking_uri=tracking_uri, experiment=experiment)
+        except RecordError as e:
+            problems[str(e)] = None
+    for problem in problems:
         typer.echo(problem, err=True)
     typer.echo(f"{done.uri}: {len(done.runs)} runs")
 

@@ -209,7 +209,7 @@ def _kernel() -> HealthCheck:
 
 def _folder(runs: Path) -> HealthCheck:
     there = runs.resolve()
-    while not there.exists():
+    while not os.path.exists(there):
         there = there.parent
     if not there.is_dir():
         return HealthCheck("run folder", "bad", f"{there} is a file", "choose another folder with --runs")

@@ -30,7 +30,6 @@ from vqkit.cli.application import (
     Warm,
     app,
     data_of,
-    interruptible,
     pairs,
     stated_metrics,
     with_settings,
@@ -83,7 +82,6 @@ def sweep(
         raise SweepError("--cold and --warm: one of the two")
     if dask is not None and jobs is not None:
         raise SweepError("-j and --dask: the cluster decides how many variants run at once")
-    interruptible()
     store = Store.at(runs)
     wanted = Sweep.load(file, base_dir=relative_to) if relative_to else as_sweep(file)
     if screen is not None:

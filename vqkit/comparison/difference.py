@@ -355,7 +355,7 @@ def _or_told(read: Callable[[], Found], instead: Found, damaged: list[str]) -> F
 
 
 def _directory(run: str | Path, runs_dir: str | Path | None) -> Path:
-    if Path(run, RECORD).is_file():
+    if os.path.isfile(Path(run, RECORD)):
         return Path(run)
     if runs_dir is None:
         raise RecordError(f"{run}: not a run directory (no record.json); to give a key or a name, give runs_dir too")

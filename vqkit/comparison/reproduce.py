@@ -15,7 +15,7 @@ from vqkit.files import lock, read_json, read_npz
 from vqkit.runs.store import RECORD, RESULT, RunRecord, Status, Store
 from vqkit.strategy import Strategy, vocabulary
 from vqkit.sweeps.resolve import resolve
-from vqkit.sweeps.spec import SETTINGS, Sweep
+from vqkit.sweeps.spec import SETTINGS, Sweep, title
 from vqkit.sweeps.variant import build_strategy, checked_inputs, key_of
 
 FILES = ("plan.json", "encodings.json", "sqnr.json", "predictions.npz")
@@ -33,6 +33,7 @@ class Reproduction:
         inputs: what decides a result and is not what it was: name, then, now.
         results: what came out differently: name, then, now.
         tampered: what in the record or beside it does not fit its key: name, as it stands, as it should.
+        elsewhere: versions, machine and threads that are not what they were: name, then, now.
     """
 
     first: Path
@@ -40,6 +41,7 @@ class Reproduction:
     inputs: tuple[tuple[str, Any, Any], ...]
     results: tuple[tuple[str, Any, Any], ...]
     tampered: tuple[tuple[str, Any, Any], ...] = ()
+    elsewhere: tuple[tuple[str, Any, Any], ...] = ()
 
     @property
     def same(self) -> bool:
@@ -51,10 +53,11 @@ class Reproduction:
         told = (
             ("does not fit the run's key or digest", self.tampered),
             ("changed since then", self.inputs),
+            ("another environment", self.elsewhere),
             ("came out differently", self.results),
         )
-        for title, found in told:
-            lines += [f"{title}: {name}: {_short(a)} -> {_short(b)}" for name, a, b in found[:MOST_SHOWN]]
+        for heading, found in told:
+            lines += [f"{heading}: {name}: {_short(a)} -> {_short(b)}" for name, a, b in found[:MOST_SHOWN]]
             lines += [f"… and {len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else []
         return "\n".join([*lines, "the same to the last bit" if self.same else "not the same"])
 
@@ -111,7 +114,20 @@ def reproduce(
         *_differences(_numbers(record.metrics), _numbers(again.metrics)),
         *(d for name in FILES for d in _files(first / name, second / name)),
     )
-    return Reproduction(first, second, changed, results, tuple(tampered(record, again, first)))
+    found = tuple(tampered(record, again, first))
+    return Reproduction(first, second, changed, results, found, tuple(elsewhere(record, again)))
+
+
+def elsewhere(record: RunRecord, again: RunRecord) -> Iterator[tuple[str, Any, Any]]:
+    """In which versions, on what machine and with which threads a repetition is another one: name, then, now.
+
+    Args:
+        record: as read from its file.
+        again: the record of its repetition.
+    """
+    # What a repetition is: in another commit of the user's own files, in a fresh kernel.
+    own, other = ({k: v for k, v in r.environment.items() if k not in ("git", "kernel")} for r in (record, again))
+    return _differences(own, other)
 
 
 def _forget(runs: Store, key: str) -> None:
@@ -141,6 +157,7 @@ def tampered(record: RunRecord, again: RunRecord, folder: Path) -> Iterator[tupl
         if found != key_of(inputs):
             yield name, found, f"{key_of(inputs)} by its inputs"
     yield from _strategy_tampered(inputs, folder)
+    yield from _name_tampered(record)
     own, other = record.environment, again.environment
     if inputs.get("code") == again.inputs["code"]:
         # These versions are in the digest of the code, which is the same.
@@ -165,6 +182,18 @@ def _strategy_tampered(inputs: Mapping[str, Any], folder: Path) -> Iterator[tupl
         said = str(e)
     if said != stated["digest"]:
         yield "base and overrides", f"{base} {inputs.get('overrides')}", "those of another strategy"
+
+
+def _name_tampered(record: RunRecord) -> Iterator[tuple[str, Any, Any]]:
+    """What a name says of the strategy and of single keys; a name that a person gave says neither."""
+    inputs, words = record.inputs, record.name.split()
+    base, overrides = inputs["strategy"].get("base"), inputs.get("overrides") or {}
+    known = {**inputs, **{str(k).rpartition("/")[2]: v for k, v in overrides.items()}}
+    if words and words[0] in vocabulary.NAMES and any("=" in w for w in words[1:]) and words[0] != base:
+        yield "name", record.name, f"of the strategy {base}"
+    for key, _, value in (w.partition("=") for w in words):
+        if key in known and title({key: known[key]}, "") != f" {key}={value}":
+            yield "name", record.name, f"{key}={known[key]}"
 
 
 def _as_sweep(record: RunRecord, inputs: Mapping[str, Any], folder: Path) -> Sweep:

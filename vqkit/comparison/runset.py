@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vqkit.comparison import leaderboard
 from vqkit.errors import RecordError, not_allowed
+from vqkit.files import read_json, read_text
 from vqkit.runs.records import load_records, rows_of, select, to_frame
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Run:
     def traceback(self) -> str:
         """Why it failed, as Python told it; "" where nothing was kept."""
         path = self.file(TRACEBACK)
-        return path.read_text("utf-8", errors="replace") if path else ""
+        return read_text(path) if path else ""
 
     @property
     def strategy(self) -> Strategy:
@@ -78,8 +78,8 @@ class Run:
         """The content of one of its JSON files; None where it is missing or broken."""
         path = self.file(name)
         try:
-            return None if path is None else json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return None if path is None else read_json(path)
+        except RecordError:
             return None
 
 

@@ -61,12 +61,14 @@ def sample_inputs(run_dir: str | Path, samples: Any) -> list[NDArray[Any]]:
         Arrays without the first axis.
 
     Raises:
-        DataError: the data cannot be loaded, are others than the run used, or are several inputs.
+        DataError: the data cannot be loaded, are others than the run used, are several inputs, or come from a loader
+            that this user has not run before.
     """
-    from vqkit.sweeps.source import load_data, some_of
+    from vqkit.sweeps.source import check_known, load_data, some_of
 
     inputs = RunRecord.read(run_dir).inputs
     said = inputs.get("data", {})
+    check_known(said.get("ref"))
     data = load_data(said.get("ref"))
     if data.digest != said.get("digest"):
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,7 @@ def _loaded(given: str, base_dir: str | Path) -> tuple[Callable[..., Any], dict[
     """A function of a user's file, and what identifies it."""
     file, _, name = given.rpartition(":")
     path = Path(base_dir, file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"metric {given!r}: {no_such_file(path)}")
     spec = importlib.util.spec_from_file_location(f"vqkit_metric_{path.stem}", path)
     if spec is None or spec.loader is None:

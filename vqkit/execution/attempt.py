@@ -197,7 +197,11 @@ def _result(folder: Path, record: RunRecord) -> dict[str, Any]:
         raise RecordError(f"{path}: not a result: expected a JSON object with 'metrics'")
     if (result.get("key"), result.get("attempt")) != (record.key, record.attempt):
         raise RecordError(f"{path}: the result belongs to key {result.get('key')}, not to {record.key}")
-    lists = {name: list(result.get(name, ())) for name in ("notes", "judged")}
+    try:
+        lists = {name: list(result.get(name, ())) for name in ("notes", "judged")}
+        store.check_result(result["metrics"], lists["judged"])
+    except (TypeError, ValueError) as e:
+        raise RecordError(f"{path}: not a result: {e}") from e
     return {"metrics": dict(result["metrics"]), **lists}
 
 

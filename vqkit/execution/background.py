@@ -19,7 +19,7 @@ from typing import Any
 
 from vqkit import tables
 from vqkit.errors import SweepError
-from vqkit.files import holder, locked, process_alive, write_json
+from vqkit.files import holder, locked, process_alive, read_text, write_json
 from vqkit.runs.store import LOST, RunRecord, Status, Store
 from vqkit.sweeps.quickstart import as_sweep
 from vqkit.sweeps.source import absolute_data
@@ -177,7 +177,7 @@ class Running:
     def log(self) -> str:
         """What the process said."""
         path = self.runs / "sweeps" / self.name / LOG
-        return path.read_text("utf-8", errors="replace") if path.exists() else ""
+        return read_text(path) if path.exists() else ""
 
     def cancel(self) -> None:
         """Ask it to stop; see `cancel`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def load_model(path: str | Path, custom_objects: Mapping[str, Any] | None = None
     from vqkit.models import keras2
 
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelError(f"model: {no_such_file(Path(path))}")
     if path.suffix in _OTHER_FORMATS:
         raise ModelError(f"model: {path}: {_OTHER_FORMATS[path.suffix]}. {_GIVE}")
@@ -101,7 +102,7 @@ def _is_h5(path: Path) -> bool:
     """By content, or by a name that says it is one."""
     import h5py
 
-    return path.is_file() and (path.suffix in (".h5", ".hdf5") or bool(h5py.is_hdf5(path)))
+    return os.path.isfile(path) and (path.suffix in (".h5", ".hdf5") or bool(h5py.is_hdf5(path)))
 
 
 def _explained(path: str | Path, error: Exception) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vqkit import digest
+from vqkit.errors import RecordError
 from vqkit.runs.records import short_ref
 from vqkit.runs.store import RunRecord, Status
 
@@ -39,9 +40,12 @@ def threshold_metrics(run_dir: str | Path) -> Iterator[tuple[str, float, int]]:
     path = Path(run_dir, THRESHOLDS)
     if not path.is_file():
         return
-    with open(path, encoding="utf-8", newline="") as f:
-        for row in csv.DictReader(f):
-            yield from _row_metrics(row)
+    try:
+        with open(path, encoding="utf-8", newline="") as f:
+            for row in csv.DictReader(f):
+                yield from _row_metrics(row)
+    except (OSError, LookupError, TypeError, ValueError, csv.Error) as e:
+        raise RecordError(f"{path}: no table of thresholds: {type(e).__name__}: {e}") from e
 
 
 def _row_metrics(row: Mapping[str, str]) -> Iterator[tuple[str, float, int]]:

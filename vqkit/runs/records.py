@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vqkit import statistics
 from vqkit.errors import RecordError, not_allowed
-from vqkit.files import read_npz
-from vqkit.runs.store import RESULT, RunRecord, Status, Store
+from vqkit.files import open_file, read_npz
+from vqkit.runs.store import RECORD, RESULT, RunRecord, Status, Store
 from vqkit.tables import Measure
 
 if TYPE_CHECKING:
@@ -73,10 +73,14 @@ def row(record: RunRecord) -> dict[str, Any]:
         "outside": "",
         "started": record.started or None,
         "ended": record.ended,
-        "damaged": "; ".join(damaged_files(directory, record.artifacts)),
+        "damaged": "; ".join([*_altered(record), *damaged_files(directory, record.artifacts)]),
         "directory": directory,
         **{OVERRIDE + k: v for part in ("overrides", "parameters") for k, v in _mapping(inputs, part).items()},
     }
+
+
+def _altered(record: RunRecord) -> list[str]:
+    return [] if record.is_as_written else [f"{Path(record.directory or '', RECORD)}: was changed after the run"]
 
 
 def _decided(record: RunRecord) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def load_records(
     Raises:
         RecordError: no such folder, sweep or column.
     """
-    if not Path(runs_dir).is_dir():
+    if not os.path.isdir(runs_dir):
         raise RecordError(f"{runs_dir}: there is no such folder of runs")
     store = Store(Path(runs_dir))
     records = store.records(sweep)
@@ -310,7 +314,7 @@ def damaged_files(directory: str | Path | None, artifacts: Mapping[str, Any]) ->
 
 def _problem(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             begin = file.read(16)
             file.seek(0, 2)
             size = file.tell()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -162,6 +163,9 @@ class RunRecord:
 
 
 _KEPT = tuple(f.name for f in fields(RunRecord) if f.compare)
+_ROUNDED = 1e-6
+# Names of metrics that count something begin so.
+_COUNTED = ("seconds", "size_bytes", "float_size_bytes", "macs", "bit_operations", "quantized_tens", "float_tens")
 _TYPES = {
     **dict.fromkeys(("key", "name", "started", "attempt"), (str,)),
     **dict.fromkeys(("inputs", "metrics", "artifacts", "environment"), (dict,)),
@@ -182,6 +186,36 @@ def _check_types(given: Mapping[str, Any]) -> None:
     for stamp in (given.get("started"), given.get("ended")):
         if stamp:
             datetime.fromisoformat(stamp)
+    for name, value in given.get("artifacts", {}).items():
+        if not isinstance(value, str):
+            raise TypeError(f"artifact {name!r} is no text")
+    check_result(given.get("metrics", {}), given.get("judged", []))
+
+
+def check_result(metrics: Mapping[str, Any], judged: Sequence[Any]) -> None:
+    """Raise for numbers that nothing can have measured.
+
+    Args:
+        metrics: of a record or a result.
+        judged: likewise.
+
+    Raises:
+        TypeError: `judged` are no metrics with names.
+        ValueError: a metric is no finite number, a share outside 0 to 1, or a negative count.
+    """
+    if not all(isinstance(entry, dict) and isinstance(entry.get("name"), str) for entry in judged):
+        raise TypeError("'judged' is no list of metrics with names")
+    measure = Measure.of(judged[0]) if judged else Measure()
+    for name, value in metrics.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise ValueError(f"metric {name!r} is {value!r}, which is no finite number")
+        share = measure == Measure() and name in ("accuracy", "float_accuracy")
+        if share and not -_ROUNDED <= value <= 1 + _ROUNDED:
+            raise ValueError(f"metric {name!r} is {value!r}, which is no share between 0 and 1")
+        if value < 0 and name.startswith(_COUNTED):
+            raise ValueError(f"metric {name!r} is {value!r}, which is less than nothing")
 
 
 def _status(text: str) -> Status:
@@ -337,7 +371,7 @@ class Store:
             RecordError: there is none of that name, or the file is no resolved sweep.
         """
         path = self.sweep_dir(name) / "sweep.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise RecordError(not_allowed(str(self.root), name, self.sweeps(), what="sweep"))
         found = read_json(path)
         variants = found.get("variants", []) if isinstance(found, dict) else None

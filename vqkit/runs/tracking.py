@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -121,7 +122,7 @@ class Reader(Tracker):
             TrackingError: there is no such database, or the store cannot be reached.
         """
         database = mlflow.sqlite_file(mlflow.absolute(tracking_uri, Path.cwd()))
-        if database is not None and not database.is_file():
+        if database is not None and not os.path.isfile(database):
             raise TrackingError(f"{tracking_uri}: there is no database {database}")
         scratch = tempfile.mkdtemp(prefix="vqkit-")
         reader = cls.open(tracking_uri, runs_dir=scratch, experiment=experiment)
@@ -147,7 +148,7 @@ class Reader(Tracker):
             try:
                 self._client.download_artifacts(run_id, "", str(target))
             except Exception as e:
-                target.rmdir()
+                shutil.rmtree(target)
                 raise TrackingError(f"{self.uri}: the files of run {run_id} cannot be fetched: {e}") from e
         return target
 
@@ -193,19 +194,27 @@ def rebuild(runs_dir: str | Path, tracking_uri: str | None = None, *, experiment
     tracker = Tracker.open(tracking_uri, runs_dir=runs_dir, experiment=experiment)
     store = Store(Path(runs_dir))
     records = store.records()
-    problems = tuple(str(r.error["message"]) for r in records if r.status is Status.BROKEN and r.error)
+    problems = [str(r.error["message"]) for r in records if r.status is Status.BROKEN and r.error]
     sound = {r.key: r.directory for r in records if r.status is not Status.BROKEN and r.directory}
+    logged: list[tuple[str, str]] = []
+
+    def log(keys: Iterable[str]) -> None:
+        for key in keys:
+            try:
+                logged.append((key, tracker.log_variant(sound[key])))
+            except RecordError as e:
+                problems.append(str(e))
+
     with tracker.bulk():
-        logged = [run for name in store.sweeps() for run in _log_sweep(tracker, name, sound)]
+        for name in store.sweeps():
+            try:
+                sweep = {**store.sweep(name), "name": name}
+            except RecordError as e:
+                problems.append(str(e))
+                continue
+            tracker.start_sweep(sweep)
+            log(dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound))
+            tracker.end_sweep()
         listed = {key for key, _ in logged}
-        alone = [tracker.log_variant(sound[key]) for key in sound if key not in listed]
-    return Rebuilt(tracker.uri, (*(run for _, run in logged), *alone), problems)
-
-
-def _log_sweep(tracker: Tracker, name: str, sound: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
-    """Key and run id of each variant of a sweep that has a record."""
-    sweep = {**Store(tracker.runs_dir).sweep(name), "name": name}
-    tracker.start_sweep(sweep)
-    for key in dict.fromkeys(v["key"] for v in sweep.get("variants", []) if v["key"] in sound):
-        yield key, tracker.log_variant(sound[key])
-    tracker.end_sweep()
+        log(key for key in sound if key not in listed)
+    return Rebuilt(tracker.uri, tuple(run for _, run in logged), tuple(problems))

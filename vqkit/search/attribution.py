@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def patch_between(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "r
 
 
 def _folders(run_a: str | Path, run_b: str | Path, runs: str | Path) -> list[Path]:
-    return [Path(r) if Path(r, RECORD).is_file() else Store(Path(runs)).find(str(r)) for r in (run_a, run_b)]
+    return [Path(r) if os.path.isfile(Path(r, RECORD)) else Store(Path(runs)).find(str(r)) for r in (run_a, run_b)]
 
 
 def _check_comparable(records: Sequence[RunRecord]) -> None:

@@ -5,14 +5,47 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from vqkit.errors import StrategyError, VqkitError
+from vqkit.errors import StrategyError, VqkitError, no_such_file
+from vqkit.files import open_file
+from vqkit.tables import elide
 
 MAX_BYTES = 4 * 2**20
 MAX_DEPTH = 16
 MAX_NODES = 100_000
+_SHOWN = 400
+
+
+def text_of(path: str | Path, error: type[VqkitError] = StrategyError) -> str:
+    """Text of a file that a person wrote: UTF-8, with or without a mark of it at its beginning.
+
+    Args:
+        path: the file.
+        error: the exception to raise.
+
+    Raises:
+        VqkitError: of type `error`: it cannot be read, is no file, larger than `MAX_BYTES`, or not UTF-8.
+    """
+    try:
+        with open_file(path) as file:
+            content = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise error(no_such_file(Path(path))) from None
+    except OSError as e:
+        raise error(f"{path}: cannot be read: {e.strerror or e}") from None
+    except ValueError as e:
+        raise error(f"{str(path)!r} is no path: {e}") from None
+    if len(content) > MAX_BYTES:
+        kind = "strategy" if error is StrategyError else "sweep"
+        raise error(f"{path}: larger than {MAX_BYTES} bytes, this is no {kind}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise error(f"{path}: not UTF-8 text: {e.reason} at byte {e.start}") from None
 
 
 def parse(text: str, source: str) -> Any:
@@ -61,8 +94,7 @@ def to_text(value: Any) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [k for k, _ in pairs]
-        twice = next(k for k in keys if keys.count(k) > 1)
+        twice, _ = Counter(k for k, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {twice!r} stands twice in one object")
     return found
 
@@ -103,7 +135,7 @@ class _Copier:
             return int(value)
         if isinstance(value, float) and math.isfinite(value):
             return float(value)
-        raise self.error(f"{self.source}: {value!r} is no JSON value")
+        raise self.error(f"{self.source}: {elide(repr(value), _SHOWN)} is no JSON value")
 
     def string(self, value: str) -> str:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -398,22 +399,14 @@ def resolve_name_or_path(name_or_path: str | Path) -> Strategy:
     given = str(name_or_path)
     if given in (*vocabulary.NAMES, *vocabulary.ALIASES):
         return Strategy.builtin(given)
-    if Path(given).suffix == ".json" or Path(given).is_file():
+    if Path(given).suffix == ".json" or os.path.isfile(given):
         return Strategy.load(given)
     allowed = [*vocabulary.NAMES, *vocabulary.ALIASES, "a .json file"]
     raise StrategyError(not_allowed("strategy", given, allowed, what="name"))
 
 
 def _read(path: str | Path) -> Any:
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except OSError as e:
-        raise StrategyError(f"{path}: cannot be read: {e.strerror or e}") from None
-    except UnicodeDecodeError:
-        raise StrategyError(f"{path}: not UTF-8 text") from None
-    except ValueError as e:
-        raise StrategyError(f"{str(path)!r} is no path: {e}") from None
-    return document.parse(content, str(path))
+    return document.parse(document.text_of(path), str(path))
 
 
 _KNOWN: dict[str, Strategy] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from vqkit.environment import load_tensorflow
 from vqkit.errors import DataError, no_such_file
 from vqkit.evaluation.streaming import Kept
+from vqkit.limits import check_regular
 from vqkit.quantization.data import Data
 
 BATCH = 32
@@ -72,8 +74,9 @@ def _read(spec: FolderSpec, folder: str, n: int | None) -> tuple[Any, Any, list[
     load_tensorflow()
     import keras
 
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise DataError(no_such_file(Path(folder)))
+    check_regular(Path(folder), DataError)
     try:
         read = keras.utils.image_dataset_from_directory(
             folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def find(name: str) -> Path:
         NotebookError: there is none of that name.
     """
     path = resource_dir("notebooks") / _FORMER.get(name, name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise NotebookError(not_allowed("notebook", name, [p.name for p in path.parent.glob("*.ipynb")]))
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vqkit import digest, process_cache
 from vqkit.environment import load_tensorflow
 from vqkit.errors import DataError, ModelError, VqkitError, nearest, no_such_file, not_allowed
+from vqkit.files import DiskCache
 from vqkit.limits import MemoryBudget, check_arrays
 from vqkit.quantization.data import Data, leaves, map_inputs, same_unit
 from vqkit.strategy.document import plain
@@ -124,8 +126,8 @@ def some_of(data: Data, n: int | None) -> Data:
 def _stamp(path: str | Path) -> tuple[Any, ...]:
     """Changes whenever a file does, or one in a folder."""
     path = Path(path)
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    found = [(str(f), f.stat()) for f in files if f.exists()]
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if os.path.isdir(path) else [path]
+    found = [(str(f), f.stat()) for f in files if os.path.exists(f)]
     return str(path), *((name, s.st_size, s.st_mtime_ns, s.st_ino) for name, s in found)
 
 
@@ -211,7 +213,7 @@ def _checked(model: type[BaseModel], ref: dict[str, Any]) -> None:
 
 def _from_npz(spec: NpzSpec, ref: Any) -> Data:
     path = Path(spec.npz)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(no_such_file(path))
     try:
         check_arrays(path, MemoryBudget(path, DataError))
@@ -266,11 +268,44 @@ def _from_loader(spec: LoaderSpec, ref: Any) -> Data:
         raise
     except Exception as e:
         raise DataError(f"{spec.loader}: failed with {type(e).__name__}: {e}") from e
+    vouched = _vouched(ref)
+    if vouched.json(_LOADED) is None:
+        vouched.keep_json(_LOADED, spec.loader)
     x_calib, x_eval = (_part(result, field, spec.loader) for field in ("x_calib", "x_eval"))
     none = isinstance(result, Mapping) and result.get("y_eval", ...) is None
     y_eval = None if none else _part(result, "y_eval", spec.loader)
     more = {field: _given(result, field) for field in ("y_calib", "weights_eval")}
     return Data(f"{Path(path).stem}.{name}", x_calib, x_eval, y_eval, ref, **more)
+
+
+def check_known(ref: Any) -> None:
+    """Raise where data come from code that this user has not run yet: a record of others may name any function.
+
+    Args:
+        ref: of the data, as a record has it.
+
+    Raises:
+        DataError: a loader whose file, function and arguments together were not loaded by this user on this machine.
+    """
+    if isinstance(ref, Mapping) and "loader" in ref and _vouched(ref).json(_LOADED) is None:
+        raise DataError(
+            f"{ref['loader']}: is code that you have not run on this machine as it is now, and a record alone does not "
+            f"start it. If you trust it: vqkit.load_data({dict(ref)!r}), once"
+        )
+
+
+_LOADED = "loaded.json"
+
+
+def _vouched(ref: Mapping[str, Any]) -> DiskCache:
+    """Where it is kept that this user has run a loader; of another file, function or arguments it is another place."""
+    from platformdirs import user_cache_path
+
+    file = str(ref["loader"]).rpartition(":")[0]
+    content = digest.of_file(file) if os.path.isfile(file) else ""
+    return DiskCache(
+        user_cache_path("vqkit") / "loaders" / digest.of_json([dict(ref), os.path.realpath(file), content])
+    )
 
 
 def _given(result: Any, field: str) -> Any:
@@ -285,7 +320,7 @@ def _part(result: Any, field: str, where: str) -> Any:
 
 
 def _function(path: Path, name: str) -> Callable[..., Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(no_such_file(path))
     # Registered under a name of its own: dataclasses look their module up in sys.modules.
     module_name = f"vqkit_loader_{digest.of_bytes(str(path).encode())}"
@@ -331,12 +366,12 @@ def model_path(ref: str, base_dir: str | Path, cache: Path) -> Path:
         load_tensorflow()
         return quickstart_model(cache)
     path = _absolute(base_dir, ref, ModelError)
-    if (path / "saved_model.pb").is_file():
+    if os.path.isfile(path / "saved_model.pb"):
         return path
     if path.suffix not in MODEL_FILES:
         allowed = [QUICKSTART, *(f"*{s}" for s in MODEL_FILES), "a SavedModel folder"]
         raise ModelError(not_allowed("model", ref, allowed))
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"model: {no_such_file(path)}")
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -179,7 +180,7 @@ def base_strategy(name: str, base_dir: str | Path) -> str:
     path = Path(base_dir, name)
     if path.suffix != ".json":
         return name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SweepError(not_allowed("strategy", name, ["a built-in name", "the path of an existing .json file"]))
     return str(path.resolve())
 

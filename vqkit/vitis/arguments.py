@@ -39,10 +39,7 @@ def strategy_values(given: Any, what: str) -> dict[str, Any]:
         StrategyError: no such file, not JSON, or neither of the two.
     """
     if isinstance(given, str | Path):
-        try:
-            value = document.parse(Path(given).read_text(encoding="utf-8"), str(given))
-        except OSError as error:
-            raise StrategyError(f"{what}: {given}: cannot be read: {error.strerror or error}") from None
+        value = document.parse(document.text_of(given), str(given))
     elif isinstance(given, Mapping):
         value = document.plain(given, what)
     else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqkit.errors import StrategyError, not_allowed
-from vqkit.files import write_text
+from vqkit.errors import RecordError, StrategyError, not_allowed
+from vqkit.files import read_json, write_text
 from vqkit.quantization.prepare import as_strategy, prepare
 from vqkit.targets import Inspection, inspect
 from vqkit.vitis.arguments import settings, with_input_shape
@@ -131,8 +130,8 @@ def _target(given: str) -> str:
     """
     if given.endswith(".json"):
         try:
-            named = json.loads(Path(given).read_text(encoding="utf-8")).get("target")
-        except (OSError, ValueError) as error:
+            named = read_json(given)["target"]
+        except (RecordError, LookupError, TypeError) as error:
             raise StrategyError(f"target: {given}: cannot be read: {error}") from None
         if not isinstance(named, str):
             raise StrategyError(f'target: {given}: has no "target"; an arch.json of a DPU is expected')

@@ -13,6 +13,7 @@ from vqkit.comparison.leaderboard import leaderboard
 from vqkit.comparison.page import figure_html, message_html, page
 from vqkit.errors import RecordError, VqkitError
 from vqkit.execution.background import Running, SweepProgress, cancel, error_of, seconds_since, standing
+from vqkit.files import read_text
 from vqkit.runs.records import to_frame
 from vqkit.runs.store import RunRecord, Status, Store
 from vqkit.widgets.compare import compare
@@ -218,10 +219,9 @@ def _at_work(now: SweepProgress) -> str:
 def _failure(runs: Path, record: RunRecord) -> str:
     line = f"{record.status}  {record.name}: {error_of(record)}"
     path = Path(runs, "variants", record.key, _TRACEBACK)
-    try:
-        told = path.read_text("utf-8", errors="replace")[-20_000:]
-    except OSError:
+    if not path.exists():
         return f"<p>{escape(line)}</p>"
+    told = read_text(path, most=20_000)
     return f"<details><summary>{escape(line)}</summary><pre>{escape(told)}</pre></details>"
 
 

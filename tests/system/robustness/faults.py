@@ -67,6 +67,24 @@ def parent_killed(folder: Path, turn: int) -> str:
     return "workers and kernels end; the same command runs the rest, nothing twice"
 
 
+def terminated(folder: Path, turn: int) -> str:
+    """SIGTERM to the sweep's own process while a variant runs."""
+    scene = Scene(folder)
+    wanted = variants("abc", 0.4)
+    wanted[turn % 2]["do"] = "await"
+    sweep = scene.start(wanted, jobs=1 + turn % 2)
+    wait_for(lambda: len(scene.begun()) > turn % 2)
+    sweep.process.terminate()
+    code, told = sweep.end()
+    assert code == 130, (code, told)
+    scene.check(whole=False)
+    lost = [r.status for r in scene.runs.records() if r.status is not Status.FINISHED]
+    assert lost == [Status.KILLED] * len(lost) != [], lost
+    (scene.runs.root / "go").touch()
+    scene.repaired(wanted)
+    return "exit code 130, its variant is KILLED, as with Ctrl-C; the same command repairs"
+
+
 def parent_killed_after_the_result(folder: Path, turn: int) -> str:  # noqa: ARG001
     """`kill -9` of the sweep's own process between a variant's result and its record."""
     scene = Scene(folder, track=False)
@@ -262,6 +280,7 @@ FAULTS: dict[str, Fault] = {
         kernel_killed,
         worker_killed,
         parent_killed,
+        terminated,
         parent_killed_after_the_result,
         torn_notebook,
         server_killed,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.support.pretend import resolved
-from vqkit.cli.application import _guarded
+from vqkit.cli.application import _guarded, interruptible
 from vqkit.cli.runs import run_told
 from vqkit.execution.runner import RunOptions
 from vqkit.runs import tracking as session
@@ -18,6 +18,7 @@ from vqkit.runs.store import Store
 def main(folder: Path, told: dict) -> int:
     """Run the sweep that `scene.Scene` describes; the exit code of `vqkit sweep`."""
     session.PAUSE = 0.5
+    interruptible()
     sweep = resolved(*told["variants"], name=told["name"])
     if told["cluster"]:
         (folder / "m.keras").write_bytes(b"a model")

@@ -105,7 +105,7 @@ def test_hostile_sweep_files(tmp_path, content, suffix, message):
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_bytes(b"name: \xff\xfe")
-    with pytest.raises(SweepError, match=r"sweep.yaml: is not UTF-8 text"):
+    with pytest.raises(SweepError, match=r"sweep.yaml: not UTF-8 text"):
         Sweep.load(path)
 
 

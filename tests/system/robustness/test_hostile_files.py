@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import vqkit as vq
+from tests.system.robustness import spoiled
 from vqkit.errors import DataError, ModelError
 from vqkit.models import load_model
 
@@ -72,3 +74,33 @@ def test_data_that_compress_well_load(tmp_path, monkeypatch):
     (tmp_path / "e.npz").write_bytes((tmp_path / "d.npz").read_bytes())
     with pytest.raises(DataError, match="its content, unpacked, claims 1.57 MB".replace(".", "[.]")):
         vq.load_data({"npz": str(tmp_path / "e.npz")})
+
+
+@pytest.mark.parametrize(
+    "name", ["m.keras", "m.h5", "saved/variables/variables.index", "images/a/1.png", "m.json", "m.npz"]
+)
+def test_a_pipe_is_told_and_not_waited_for(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    (path.parent / "beside.png").write_bytes(b"")
+    saved, images = tmp_path / "saved", tmp_path / "images"
+    saved.mkdir(exist_ok=True)
+    (saved / "saved_model.pb").write_bytes(b"")
+    asked = {
+        ".index": lambda: load_model(saved),
+        ".png": lambda: vq.load_data({"folder": str(images), "image_size": [4, 4]}),
+        ".json": lambda: vq.Strategy.load(path),
+        ".npz": lambda: vq.load_data({"npz": str(path)}),
+    }.get(path.suffix, lambda: load_model(path))
+    with spoiled.at_most(30), pytest.raises(vq.VqkitError, match=r"is a pipe|no such file"):
+        asked()
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m.h5", "m.json", "m.npz", "saved"])
+def test_a_link_to_itself_is_told(tmp_path, name):
+    path = tmp_path / name
+    path.symlink_to(path)
+    asked = {".json": lambda: vq.Strategy.load(path), ".npz": lambda: vq.load_data({"npz": str(path)})}
+    with pytest.raises(vq.VqkitError, match=r"no such file|cannot be read"):
+        asked.get(path.suffix, lambda: load_model(path))()
