@@ -56,6 +56,23 @@ def test_together_as_alone(case: str, compat: bool, quantized: bool) -> None:
             np.testing.assert_array_equal(one, other)
 
 
+def test_batches_of_any_size_go_through_a_sum_with_a_constant() -> None:
+    """Keras says of such a sum that it has one sample, as the constant has."""
+    x = keras.Input((4, 3))
+    places = keras.layers.Embedding(4, 3)(np.arange(4)[None])
+    added = keras.layers.Add()([keras.layers.Dense(3)(x), places])
+    assert added.shape[0] == 1
+    model = keras.Model(x, keras.layers.Dense(2)(added))
+    prepared = prepare(model, Strategy.builtin("fsx"))
+    graph, rows = instrument(prepared.graph, prepared.plan)
+    data = np.random.default_rng(0).normal(size=(10, 4, 3)).astype("float32")
+    found = facts(Calibrator(graph, rows, make_all_live(graph), False, False), [data[:4], data[4:8], data[8:]])
+    counts, edges = found[f"{model.layers[-1].name}/output"][-2:]
+    outputs = np.asarray(model(data))
+    assert counts.sum() == outputs.size
+    assert edges[-1] >= np.abs(outputs).max() * (1 - 1e-6)
+
+
 def test_a_second_round_starts_anew() -> None:
     model = zoo.build("residual")
     prepared = prepare(model, Strategy.builtin("fsx").with_kwargs(activation_method=0, input_method=0))

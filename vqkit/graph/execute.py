@@ -223,13 +223,16 @@ class _Runner:
         return with_all
 
     def _free(self, value: int, x: Any) -> Any:
-        """The shape to trace with: sizes that the model leaves free stay free."""
+        """The shape to trace with: sizes that the model leaves free stay free, and those that it states wrongly.
+
+        Keras' Add of a batch and a constant, a position embedding for instance, says one sample.
+        """
         import tensorflow as tf
 
         known = self.graph.values[value].shape if value in self.graph.values else ()
         if len(known) != x.shape.rank:
             return tf.TensorSpec([None] * x.shape.rank, x.dtype)
-        shape = [None if k is None else s for k, s in zip(known, x.shape, strict=True)]
+        shape = [s if k == s else None for k, s in zip(known, x.shape, strict=True)]
         return tf.TensorSpec(shape, x.dtype)
 
 
