@@ -38,6 +38,7 @@ ORDER = (
     "search",
     "vitis",
     "widgets",
+    "examples",
     "cli",
 )
 # What the next owner must know; the others are entered by their `__init__` and can be left for later.

@@ -63,7 +63,7 @@ UNTYPED_NOUNS = 4
 SKIPS = 20
 """How many statements are kept from the formatter."""
 LAZY = {
-    "cli": (82, "a command loads what it needs when it runs: `vqkit --help` answers at once"),
+    "cli": (81, "a command loads what it needs when it runs: `vqkit --help` answers at once"),
     "comparison": (
         7,
         "leaderboards and reports need neither TensorFlow nor matplotlib until something is drawn",

@@ -26,6 +26,7 @@ A package imports only packages that stand before it:
     search        the search for a strategy: sensitivity, mixed precision, budget
     vitis         the API of the original quantizer
     widgets       what a person touches in a notebook
+    examples      small trained models of many tasks, with their data and sweeps
     cli           the command line
 
 Nothing heavy is imported until it is used: `import vqkit` loads neither TensorFlow nor mlflow. Keras loads
@@ -79,6 +80,7 @@ _WHERE = {
     "widgets.compare": ("compare",),
     "widgets.sensitivity": ("sensitivity",),
     "widgets.watch": ("watch",),
+    "examples.tasks": ("example",),
 }
 # The package `export` is the function of its name as well.
 _HOME = {"export": "", **{name: module for module, names in _WHERE.items() for name in names}}
@@ -99,6 +101,7 @@ __all__ = [
     "cross_check",
     "deploy_model",
     "evaluate",
+    "example",
     "explore",
     "export",
     "inspect",

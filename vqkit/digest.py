@@ -50,6 +50,7 @@ VIEWS = (
     "tables.py",
     "cli",
     "comparison",
+    "examples",
     "evaluation/preview.py",
     "execution",
     "plots",

@@ -23,6 +23,7 @@ SHIPPED = (
     "40_compare_runs.ipynb",
     "50_partial_model.ipynb",
     "70_finetune.ipynb",
+    "80_any_task.ipynb",
     "dashboard.ipynb",
 )
 LINES = 5

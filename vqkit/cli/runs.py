@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -231,3 +232,16 @@ def validate(
     for planned in resolved.planned:
         if planned.same_as:
             typer.echo(f"  {planned.variant.name}: does the same as {planned.same_as!r}")
+
+
+@app.command()
+def example(
+    name: Annotated[str, typer.Argument(help="One of docs/examples.md, such as segmentation.")],
+    folder: Annotated[Path | None, typer.Argument(help="Where to; the example's name by default.")] = None,
+) -> None:
+    """Write a small trained model of some task with its data and a sweep."""
+    from vqkit.examples.tasks import example as written
+
+    sweep = written(name, folder)
+    typer.echo(f"{sweep.parent}: {', '.join(sorted(p.name for p in sweep.parent.iterdir() if p.is_file()))}")
+    typer.echo(f"Now: vqkit sweep {shlex.quote(str(sweep))}")

@@ -22,6 +22,7 @@ from vqkit.cli.application import (
     Timeout,
     TrackingUri,
     app,
+    chosen_strategy,
     data_of,
     stated_metrics,
 )
@@ -71,7 +72,6 @@ def sensitivity(
     from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.cli.application import chosen_strategy
     from vqkit.files import write_json
     from vqkit.search import sensitivity as ask
 
@@ -125,7 +125,6 @@ def mixed(
     from vqkit.environment import load_tensorflow
 
     load_tensorflow()
-    from vqkit.cli.application import chosen_strategy
     from vqkit.search import mixed as choose
 
     engine = _engine(model, data, runs, None, metric, calibration=calibration, seed=seed)
