@@ -9,8 +9,10 @@ import pytest
 import vqkit
 from tests.support.exported import quantized, samples
 from vqkit.errors import CrossCheckError, DataError, ModelError
+from vqkit.examples import TASKS
 from vqkit.export import crosscheck_result, runtimes
 from vqkit.export.crosscheck_result import Tolerance, Witness
+from vqkit.export.onnx import OnnxSession, to_onnx
 
 
 def test_all_runtimes_hold_their_bounds() -> None:
@@ -32,6 +34,17 @@ def test_all_runtimes_hold_their_bounds() -> None:
     assert found.metrics["onnxruntime_top1_agreement"] == 1
     assert "holds" in str(found)
     assert "<table" in found._repr_html_()
+
+
+def test_a_copy_that_the_runtime_cannot_rewrite_is_run_as_it_stands() -> None:
+    task = TASKS["sequences"]
+    x = task.samples(24, 1).x
+    q = vqkit.quantize(task.net(), "fsx", x)
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the file"):
+        OnnxSession(to_onnx(q, intermediate=True).model)
+    found = vqkit.cross_check(q, x, ["onnxruntime"])
+    assert set(found.table.tensor) == {*(r.name for r in q.plan.quantized if not r.is_weight), "output"}
+    assert found.metrics["onnxruntime_output_within_1"] == 1.0
 
 
 def wrong_at(row: str, codes: int, share: float):
