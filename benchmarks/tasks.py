@@ -1,6 +1,6 @@
 """Ten tasks from float to a recommended strategy, each judged by its own metric.
 
-    python benchmarks/tasks.py [--only NAME ...] [--keep DIR] [--minutes 5] [--json] [--write]
+    python benchmarks/tasks.py [--only NAME ...] [--keep DIR] [--minutes 3] [--json] [--write]
 
 The nine examples of `vqkit.examples` (models trained here; data that the code makes or scikit-learn ships) and keyword
 spotting from `../shared`. For each: the float model, `fsx` and `pof2s` at 8 bits, `pof2s` at 4, and what `recommend`
@@ -98,20 +98,20 @@ class Task:
     perfect: Any
 
 
-def tasks(names: list[str] | None, folder: Path) -> Iterator[Task]:
-    """The tasks, one after the other."""
+def tasks(names: list[str], folder: Path) -> Iterator[Task]:
+    """The tasks with these names, one after the other."""
     from vqkit.evaluation import metrics_of
     from vqkit.examples import TASKS, example
     from vqkit.sweeps.source import load_data, load_model
 
     for name, made in TASKS.items():
-        if names and name not in names:
+        if name not in names:
             continue
         place = example(name, folder / name).parent
         data = load_data({"npz": str(place / "data.npz")})
         metrics = None if made.metrics is None else [m.source for m in metrics_of(list(made.metrics), place)]
         yield Task(name, load_model(place / "model.keras"), data, metrics, perfect(name, made.samples(made.n[1], 1)))
-    if names and KEYWORDS not in names:
+    if KEYWORDS not in names:
         return
     from benchmarks.accuracy import SHARED, load_case
     from vqkit.quantization.data import Data
@@ -196,20 +196,27 @@ def text(rows: list[Row]) -> str:
 
 
 def main() -> int:
+    from vqkit.examples import TASKS
+
+    every = [*TASKS, KEYWORDS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these tasks (default: all)")
-    parser.add_argument("--keep", type=Path, help="folder where trained models stay for the next call")
-    parser.add_argument("--minutes", type=float, default=5, help="for the search of each task")
+    parser.add_argument("--only", nargs="+", choices=every, default=every, help="these tasks (default: all)")
+    parser.add_argument("--keep", type=Path, help="folder where models and rows stay, and are not made again")
+    parser.add_argument("--minutes", type=float, default=3, help="for the search of each task")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--write", action="store_true", help="write docs/tasks.md")
     args = parser.parse_args()
     say = (lambda line: print(line, file=sys.stderr, flush=True)) if args.json else print
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
-        rows = [row_of(task, args.minutes, say) for task in tasks(args.only, folder)]
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {path.stem: Row(**json.loads(path.read_text("utf-8"))) for path in folder.glob("*.json")}
+        for task in tasks([name for name in args.only if name not in found], folder):
+            row = found[task.name] = row_of(task, args.minutes, say)
+            (folder / f"{task.name}.json").write_text(json.dumps(asdict(row)), "utf-8")
+    rows = [found[name] for name in args.only if name in found]
     print(text(rows))
-    for row in rows:
-        print(f"{row.task}: ONNX: {row.onnx}{'; ' + row.why if row.why else ''}")
+    print(notes(rows))
     wrong = [row.task for row in rows if not is_perfect(row.perfect, row.better)]
     if wrong:
         print(f"predictions that are right are not perfect: {', '.join(wrong)}")
@@ -220,14 +227,18 @@ def main() -> int:
     return int(bool(wrong))
 
 
+def notes(rows: list[Row]) -> str:
+    """What the table has no room for, a line for each task."""
+    return "\n".join(f"- {row.task}: ONNX: {row.onnx}.{' ' + row.why if row.why else ''}" for row in rows)
+
+
 def page(rows: list[Row]) -> str:
     """The document that `--write` writes."""
-    notes = [f"- {row.task}: ONNX: {row.onnx}.{' ' + row.why if row.why else ''}" for row in rows]
     kept = sum(row.kept for row in rows)
     return (
         "# Ten tasks\n\nWritten by `python benchmarks/tasks.py --write`. At most 1 % of the float metric may be lost "
         f"and 30 % of float's bytes kept; {kept} of {len(rows)} tasks have a strategy that does both. p: paired test "
-        f"of the recommended strategy against float on the same samples.\n\n{text(rows)}\n\n" + "\n".join(notes) + "\n"
+        f"of the recommended strategy against float on the same samples.\n\n{text(rows)}\n\n{notes(rows)}\n"
     )
 
 

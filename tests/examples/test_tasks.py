@@ -79,16 +79,16 @@ def truth(*objects: tuple[int, float, float, float]) -> np.ndarray:
 
 
 def test_mean_average_precision_is_what_a_hand_computes() -> None:
-    labels = np.stack([truth((0, 15, 20, 16), (2, 36, 36, 10)), truth((0, 30, 20, 10))])
-    seen, last = (3, 0, 15, 20, 16), cells((1, 0, 30, 20, 10))
-    both = cells(seen, (3, 2, 36, 36, 10))
+    labels = np.stack([truth((0, 13, 20, 16), (2, 26, 5, 8)), truth((0, 10, 6, 8))])
+    seen, last = (3, 0, 13, 20, 16), cells((1, 0, 10, 6, 8))
+    both = cells(seen, (3, 2, 26, 5, 8))
     assert detection.mean_average_precision(np.stack([both, last]), labels) == 1.0
     # Kind 0: a hit, a false alarm, a hit: 1/2 x 1 + 1/2 x 2/3. Kind 2: its object is taken for kind 0, and missed.
-    mixed = np.stack([cells(seen, (2, 0, 36, 36, 10)), last])
+    mixed = np.stack([cells(seen, (2, 0, 26, 5, 8)), last])
     assert detection.mean_average_precision(mixed, labels) == pytest.approx((5 / 6 + 0) / 2)
-    # The same object once more, less certain: covered by the first at an overlap of 14 / 18, a false alarm at 9 / 23.
-    for x, expected in ((17, 1.0), (22, (5 / 6 + 1) / 2)):
-        twice = np.stack([cells(seen, (2, 0, x, 20, 16), (3, 2, 36, 36, 10)), last])
+    # The same object once more, less certain: covered by the first at an overlap of 12 / 20, a false alarm at 9 / 23.
+    for x, expected in ((17, 1.0), (20, (5 / 6 + 1) / 2)):
+        twice = np.stack([cells(seen, (2, 0, x, 20, 16), (3, 2, 26, 5, 8)), last])
         assert detection.mean_average_precision(twice, labels) == pytest.approx(expected)
 
 
