@@ -60,7 +60,7 @@ def outcome_line(record: RunRecord, runs: Store) -> str:
         measure = record.measure
         value, delta = (record.metrics.get(name) for name in (measure.name, f"{measure.name}_delta"))
         told = "" if value is None or delta is None else f"  {_value(measure, value)} ({measure.difference(delta)})"
-        notes = "".join(f"\n        {note}" for note in record.notes)
+        notes = "".join(f"\n        {note}" for note in (record.coverage, *record.notes) if note)
         return f"{head}{told}  {record.metrics.get('seconds_total', 0):.1f} s{notes}"
     error = record.error or {}
     where = f" in cell {error['cell']}" if error.get("cell") is not None else ""

@@ -321,6 +321,8 @@ def _facts(run: Run, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "size", f"{tables.size(row['size_bytes'])} (float {tables.size(run.row['float_size_bytes'])})"
     if row["bit_operations"] is not None:
         yield "bit-operations for one sample", f"{row['bit_operations'] / 1e6:,.2f} million"
+    if run.row.get("coverage"):
+        yield "quantized", str(run.row["coverage"]).removeprefix("quantized: ")
     yield "calibration", str(run.row["calibration"])
     yield (
         "data",

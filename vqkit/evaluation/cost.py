@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from vqkit.errors import ModelError
 from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.quantization.layer_kinds import HALF_BITS, KEEPS_GRID
 from vqkit.quantization.plan import Plan, QuantizedRow, Row
+from vqkit.quantization.refine.integer_arithmetic import SCALES
 
 if TYPE_CHECKING:
     from vqkit.quantization.quantized import Quantized
@@ -23,15 +25,30 @@ FLOAT_BITS = 32
 # Kernels of these are used once for each position of their output, those of the second once for each input's.
 _PER_OUTPUT = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
 _PER_INPUT = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_DENSE = ("Dense", "EinsumDense")
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "Bidirectional")
+KERNEL, RECURRENT = "kernel", "recurrent_kernel"
+
+
+class Work(NamedTuple):
+    """Multiply-accumulates of one call of a layer.
+
+    Attributes:
+        macs: how many for one sample.
+        weight: name of the variable that is one operand, or the end of it; "" where both are values.
+        values: ids of the values that are operands.
+    """
+
+    macs: int
+    weight: str
+    values: tuple[int, ...]
 
 
 def macs(graph: Graph) -> dict[str, int]:
-    """Multiply-accumulates of each weighted layer for one sample, all its calls together.
+    """Multiply-accumulates of each layer that has some, for one sample, all its calls together.
 
-    Convolutions, their depthwise, separable and transposed forms, and dense layers are counted; biases,
-    element-wise operations and layers of other classes are not.
+    Convolutions, their depthwise, separable and transposed forms, dense and recurrent layers, attention and
+    einsum are counted; biases, element-wise operations and layers of other classes are not.
 
     Args:
         graph: lowered from a Keras model, or prepared.
@@ -44,26 +61,62 @@ def macs(graph: Graph) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for node in graph.nodes:
-        count = _macs_of(graph, node)
-        if count is not None:
-            found[node.layer] = found.get(node.layer, 0) + count
+        work = work_of(graph, node)
+        if work:
+            found[node.layer] = found.get(node.layer, 0) + sum(w.macs for w in work)
     return found
 
 
-def _macs_of(graph: Graph, node: Node) -> int | None:
-    layer = graph.layer_of(node)
+def work_of(graph: Graph, node: Node) -> list[Work]:
+    """The multiply-accumulates of a call; none where its layer is not counted.
+
+    Raises:
+        ModelError: its feature map has no fixed size.
+    """
+    layer, values = graph.layer_of(node), node.inputs[:1]
     if layer.kind in _PER_OUTPUT:
-        return _size(layer, "kernel") * _positions(graph, node, node.output, layer)
+        return [Work(_size(layer, KERNEL) * _positions(graph, node, node.output, layer), KERNEL, values)]
     if layer.kind in _PER_INPUT:
-        return _size(layer, "kernel") * _positions(graph, node, node.inputs[0], layer)
-    if layer.kind == "Dense":
-        return _size(layer, "kernel") * _product(node, graph.values[node.output].shape[1:-1])
+        return [Work(_size(layer, KERNEL) * _positions(graph, node, node.inputs[0], layer), KERNEL, values)]
+    if layer.kind == "Dense" or _each_step_dense(layer):
+        return [Work(_size(layer, KERNEL) * _product(node, graph.values[node.output].shape[1:-1]), KERNEL, values)]
     if layer.kind == "EinsumDense":
-        return _einsum(graph, node, layer)
+        shapes = graph.values[node.inputs[0]].shape, layer.weights[KERNEL].shape
+        return [Work(_einsum(node, layer.config["equation"], shapes), KERNEL, values)]
+    if layer.kind == "op:Einsum" and len(node.inputs) == 2:
+        shapes = graph.values[node.inputs[0]].shape, graph.values[node.inputs[1]].shape
+        return [Work(_einsum(node, layer.source.subscripts, shapes), "", node.inputs)]
     if layer.kind in _SEPARABLE:
         kernels = _size(layer, "depthwise_kernel") + _size(layer, "pointwise_kernel")
-        return kernels * _positions(graph, node, node.output, layer)
-    return None
+        return [Work(kernels * _positions(graph, node, node.output, layer), KERNEL, values)]
+    if layer.kind in _RECURRENT:
+        return _recurrent(graph, node, layer)
+    return _attention(graph, node, layer) if layer.kind == "MultiHeadAttention" else []
+
+
+def _each_step_dense(layer: Layer) -> bool:
+    return layer.kind == "TimeDistributed" and layer.config["layer"].get("class_name") == "Dense"
+
+
+def _recurrent(graph: Graph, node: Node, layer: Layer) -> list[Work]:
+    """Each step multiplies its input and the state before it, which no quantizer reaches."""
+    steps = _product(node, graph.values[node.inputs[0]].shape[1:2])
+    sizes = {k: int(w.size) for k, w in layer.weights.items() if k.endswith(KERNEL)}
+    own = sum(n for k, n in sizes.items() if not k.endswith(RECURRENT))
+    return [
+        Work(own * steps, KERNEL, node.inputs[:1]),
+        Work((sum(sizes.values()) - own) * steps, RECURRENT, ()),
+    ]
+
+
+def _attention(graph: Graph, node: Node, layer: Layer) -> list[Work]:
+    """What is inside is computed in float where the layer was not taken apart."""
+    query, value = (graph.values[v].shape[1:-1] for v in (*node.inputs, *node.inputs)[:2])
+    read, seen = _product(node, query), _product(node, value)
+    sizes = {k: _size(layer, f"{k}/kernel") for k in ("query", "key", "value", "attention_output")}
+    weighted = (sizes["query"] + sizes["attention_output"]) * read + (sizes["key"] + sizes["value"]) * seen
+    heads = layer.config["num_heads"] * (layer.config["key_dim"] + layer.config["value_dim"])
+    return [Work(weighted + heads * read * seen, KERNEL, ())]
 
 
 def _size(layer: Layer, weight: str) -> int:
@@ -86,15 +139,15 @@ def _product(node: Node, sizes: tuple[int | None, ...]) -> int:
     return math.prod(known)
 
 
-def _einsum(graph: Graph, node: Node, layer: Layer) -> int:
+def _einsum(node: Node, equation: str, shapes: tuple[tuple[int | None, ...], ...]) -> int:
     """Product of the sizes of all letters; an ellipsis or a batch letter counts by the input's shape."""
-    left, _ = layer.config["equation"].replace(" ", "").split("->")
+    left, _ = equation.replace(" ", "").split("->")
     first, second = left.split(",")
-    shape = graph.values[node.inputs[0]].shape
+    shape = shapes[0]
     rest = first.replace("...", "")
     spread = shape[1 : len(shape) - len(rest)] if "..." in first else ()
     sizes: dict[str, int | None] = dict(zip(reversed(rest), reversed(shape), strict=False))
-    sizes |= dict(zip(second.replace("...", ""), layer.weights["kernel"].shape, strict=True))
+    sizes |= dict(zip(reversed(second.replace("...", "")), reversed(shapes[1]), strict=False))
     batch = first[0] if "..." not in first else ""
     return _product(node, (*spread, *(s for letter, s in sizes.items() if letter != batch)))
 
@@ -113,30 +166,45 @@ def bit_operations(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -
     Raises:
         ModelError: as `macs`.
     """
-    weights = {r.layer: _bits(r) for r in reversed(plan.rows) if r.is_weight and _is_kernel(r)}
+    weights = _weight_bits(plan)
     values = _value_bits(graph, rows, plan)
     found: dict[str, int] = {}
     for node in graph.nodes:
-        count = _macs_of(graph, node)
-        if count is not None:
-            bits = weights.get(node.layer, FLOAT_BITS) * values[node.inputs[0]]
-            found[node.layer] = found.get(node.layer, 0) + count * bits
+        for work in work_of(graph, node):
+            first, second = _operands(node, work, weights, values)
+            found[node.layer] = found.get(node.layer, 0) + work.macs * first * second
     return found
+
+
+def _weight_bits(plan: Plan, half: int = HALF_BITS) -> dict[tuple[str, str], int]:
+    """(layer, variable) -> bits; a variable inside a layer also stands under the end of its name."""
+    kernels = [r for r in reversed(plan.rows) if r.is_weight and _is_kernel(r)]
+    ends = {(r.layer, RECURRENT if r.tensor.endswith(RECURRENT) else KERNEL): _bits(r, half) for r in kernels}
+    return ends | {(r.layer, r.tensor): _bits(r, half) for r in kernels}
+
+
+def _operands(
+    node: Node, work: Work, weights: Mapping[tuple[str, str], int], values: Mapping[int, int]
+) -> tuple[int, int]:
+    """Bits of both operands."""
+    own = [weights.get((node.layer, work.weight), FLOAT_BITS)] if work.weight else []
+    first, second, *_ = (*own, *(values[v] for v in work.values), FLOAT_BITS, FLOAT_BITS)
+    return first, second
 
 
 def _is_kernel(row: Row) -> bool:
     return row.tensor.endswith("kernel")
 
 
-def _bits(row: Row) -> int:
+def _bits(row: Row, half: int = HALF_BITS) -> int:
     if row.spec is not None:
         return row.spec.bit_width
-    return HALF_BITS if row.data_type else FLOAT_BITS
+    return half if row.data_type else FLOAT_BITS
 
 
-def _value_bits(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> dict[int, int]:
-    """Bits in which each value of the graph is held."""
-    half = {r.layer for r in plan.typed if not r.is_weight}
+def _value_bits(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan, half: int = HALF_BITS) -> dict[int, int]:
+    """Bits in which each value of the graph is held; a 16-bit float counts as `half`."""
+    typed = {r.layer for r in plan.typed if not r.is_weight}
     bits = dict.fromkeys(graph.inputs.values(), FLOAT_BITS)
     for node in graph.nodes:
         if node.layer in rows:
@@ -144,7 +212,7 @@ def _value_bits(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> d
         elif graph.kind(node) in KEEPS_GRID:
             width = max((bits[v] for v in node.inputs), default=FLOAT_BITS)
         else:
-            width = HALF_BITS if node.name in half else FLOAT_BITS
+            width = half if node.name in typed else FLOAT_BITS
         bits |= dict.fromkeys(node.outputs, width)
     return bits
 
@@ -163,3 +231,97 @@ def totals(quantized: Quantized) -> dict[str, float]:
     except ModelError:
         return {}
     return {"macs": float(sum(counted[0].values())), "bit_operations": float(sum(counted[1].values()))}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of a model is quantized.
+
+    Attributes:
+        weights: share of the numbers that are weights; 1.0 where there are none.
+        macs: share of the multiply-accumulates of which both operands are; None where they cannot be counted.
+        left: name -> why it is float, what costs most first.
+    """
+
+    weights: float
+    macs: float | None
+    left: Mapping[str, str]
+
+    def __str__(self) -> str:
+        """One line for people."""
+        shares = [f"{_percent(self.weights)} of weights"]
+        shares += [] if self.macs is None else [f"{_percent(self.macs)} of multiply-accumulates"]
+        shown = [f"{name} ({why})" for name, why in list(self.left.items())[:_SHOWN]]
+        more = [f"{len(self.left) - _SHOWN} more"] if len(self.left) > _SHOWN else []
+        told = f"; float: {', '.join([*shown, *more])}" if shown else ""
+        return f"quantized: {', '.join(shares)}{told}"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What a record says of it."""
+        macs = {} if self.macs is None else {"quantized_macs": self.macs}
+        return {"quantized_weights": self.weights, **macs}
+
+
+_SHOWN = 3
+
+
+def _percent(share: float) -> str:
+    # All of it is said where it is all.
+    return "100 %" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
+
+
+def coverage(quantized: Quantized) -> Coverage:
+    """How much of the weights and of the multiply-accumulates is quantized, and why the rest is not.
+
+    Args:
+        quantized: a `Quantized`.
+    """
+    graph, plan = quantized.graph, quantized.plan
+    sizes = {
+        (name, key): int(w.size)
+        for name, layer in graph.layers.items()
+        if name not in quantized.rows
+        for key, w in layer.weights.items()
+        if key not in SCALES
+    }
+    done = {(r.layer, r.tensor) for r in plan.quantized if r.is_weight}
+    total = sum(sizes.values())
+    share = sum(n for key, n in sizes.items() if key in done) / total if total else 1.0
+    work, floats = _float_work(quantized)
+    everything = sum(work.values())
+    rows = {(r.layer, r.tensor): r.reason for r in plan.float_rows if r.is_weight}
+    left: dict[str, tuple[int, int, str]] = {}
+    for (name, key), n in sizes.items():
+        if (name, key) not in done:
+            whole = not any(layer == name for layer, _ in done)
+            label = name if whole else f"{name}/{key}"
+            old = left.get(label, (0, 0, ""))
+            left[label] = (floats.get(name, 0) if whole else 0, old[1] + n, rows.get((name, key), old[2]))
+    for name, n in floats.items():
+        if name not in left and n:
+            left[name] = (n, 0, _why_float(graph, name))
+    order = sorted(left, key=lambda name: left[name][:2], reverse=True)
+    macs = 1 - sum(floats.values()) / everything if everything else None
+    return Coverage(share, macs, {name: left[name][2] for name in order})
+
+
+def _float_work(quantized: Quantized) -> tuple[dict[str, int], dict[str, int]]:
+    """Multiply-accumulates of each layer: all, and those with a float operand; none where a size is free."""
+    graph, weights = quantized.graph, _weight_bits(quantized.plan, FLOAT_BITS)
+    values = _value_bits(graph, quantized.rows, quantized.plan, FLOAT_BITS)
+    try:
+        calls = [(node, work) for node in graph.nodes for work in work_of(graph, node)]
+    except ModelError:
+        return {}, {}
+    work: dict[str, int] = {}
+    floats: dict[str, int] = {}
+    for node, each in calls:
+        work[node.layer] = work.get(node.layer, 0) + each.macs
+        if max(_operands(node, each, weights, values)) >= FLOAT_BITS:
+            floats[node.layer] = floats.get(node.layer, 0) + each.macs
+    return work, floats
+
+
+def _why_float(graph: Graph, name: str) -> str:
+    return "its state is float" if graph.layers[name].kind in _RECURRENT else "it reads float tensors"

@@ -202,7 +202,7 @@ def _result(folder: Path, record: RunRecord) -> dict[str, Any]:
         store.check_result(result["metrics"], lists["judged"])
     except (TypeError, ValueError) as e:
         raise RecordError(f"{path}: not a result: {e}") from e
-    return {"metrics": dict(result["metrics"]), **lists}
+    return {"metrics": dict(result["metrics"]), "coverage": str(result.get("coverage", "")), **lists}
 
 
 def _failed(runs: Store, record: RunRecord, failure: Failure) -> RunRecord:

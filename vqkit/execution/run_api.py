@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from vqkit.bench import Bench
     from vqkit.evaluation import Evaluation
+    from vqkit.evaluation.cost import Coverage
     from vqkit.quantization.data import Data
     from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
@@ -264,7 +265,8 @@ def record(
     judged = [judge.metric.to_json() for judge in scores.judges]
     # Of a record without the list the metric is accuracy, as in those of earlier versions.
     said = {} if [m["name"] for m in judged] == ["accuracy"] else {"judged": judged}
-    result = {"key": key, "attempt": expected["attempt"], "metrics": found, "notes": notes, **said}
+    told = {"notes": notes, "coverage": str(covered(quantized)), **said}
+    result = {"key": key, "attempt": expected["attempt"], "metrics": found, **told}
     write_json(folder / store.RESULT, result)
     return found
 
@@ -377,6 +379,17 @@ def _check_attempt(expected: Mapping[str, Any]) -> None:
         raise RecordError(f"run {expected['key']}: another process took the run over")
 
 
+def covered(quantized: Quantized) -> Coverage:
+    """How much of a model is quantized, and why the rest is not.
+
+    Args:
+        quantized: from `vqkit.quantize`.
+    """
+    from vqkit.evaluation.cost import coverage
+
+    return coverage(quantized)
+
+
 def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[str, float]:
     """The numbers of a record: accuracy beside float, bytes, signal-to-noise ratios, counts, seconds.
 
@@ -410,6 +423,7 @@ def _size_of(quantized: Quantized) -> dict[str, float]:
         "size_bytes": quantized.size_bytes,
         "float_size_bytes": quantized.float_size_bytes,
         **totals(quantized),
+        **covered(quantized).numbers,
         "quantized_tensors": len(quantized.plan.quantized),
         "float_tensors": len(quantized.plan.float_rows),
         "seconds_quantize": sum(quantized.timings.values()),

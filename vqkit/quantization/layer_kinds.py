@@ -6,7 +6,7 @@ that multiply in 16 bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,14 @@ _KEEPS_SIGN = KEEPS_GRID | {
 }  # fmt: skip
 
 
-def linear_weighted(layer: Layer) -> bool:
-    """A convolution or dense layer without activation."""
-    return layer.kind in WEIGHTED and activation_name(layer) == "linear"
+def linear_weighted(layer: Layer, weighted: Collection[str] = WEIGHTED) -> bool:
+    """Whether a layer is a convolution or dense layer without activation.
+
+    Args:
+        layer: any.
+        weighted: class names of the layers that count as such.
+    """
+    return layer.kind in weighted and activation_name(layer) == "linear"
 
 
 class Signs:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from fnmatch import filter as matching
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vqkit.errors import StrategyError
@@ -11,6 +13,7 @@ from vqkit.graph.ir import Graph, Layer, Node
 from vqkit.graph.keras_layers import is_custom
 from vqkit.graph.passes.match import Chains, activation_name, kind_in, reference_name
 from vqkit.graph.passes.select import input_nodes
+from vqkit.graph.passes.simplify import EXTRA_WEIGHTED, WEIGHTED
 from vqkit.quantization.layer_kinds import (
     ACTIVATIONS,
     KEEPS_GRID,
@@ -135,7 +138,9 @@ class _Planner:
         patterns: list[tuple[Any, tuple[str, ...]]] = []
         if getattr(config, "no_quant_in_conv_act", True):
             leaky = not (self.compat and self.float_scale)
-            patterns.append((linear_weighted, ACTIVATIONS if leaky else ("ReLU", "Activation")))
+            weighted = EXTRA_WEIGHTED if self.strategy.extra_layers and not self.compat else WEIGHTED
+            heads = partial(linear_weighted, weighted=weighted)
+            patterns.append((heads, ACTIVATIONS if leaky else ("ReLU", "Activation")))
         if getattr(config, "no_quant_in_add_act", True):
             patterns.append((adds, ("ReLU", "Activation")))
         if getattr(config, "no_quant_in_conv_bn_act", True) and not self.compat:
@@ -337,8 +342,8 @@ class _Planner:
         rows = []
         for stated, q in quantizers:
             name = stated if stated in layer.weights else _VARIABLES.get(stated, stated)
-            if name in layer.weights:
-                rows.append(constant(layer, name, role, q))
+            names = [name] if name in layer.weights else matching(layer.weights, name)
+            rows += [constant(layer, each, role, q) for each in names]
         return rows
 
     def _activation(self, node: Node, layer: Layer, quantizer: Any) -> Row:

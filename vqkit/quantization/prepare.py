@@ -117,7 +117,8 @@ def graphs(lowered: Graph, strategy: Strategy, *, vitis_compat: bool = False) ->
     def leave(some: Graph) -> Graph:
         return leave_float(some, lowered, ignored) if ignored else some
 
-    optimized = optimize(whole, strategy.optimize, vitis_compat=vitis_compat, leave=leave)
+    extra = strategy.extra_layers and not vitis_compat
+    optimized = optimize(whole, strategy.optimize, vitis_compat=vitis_compat, leave=leave, extra_layers=extra)
     device = to_device_form(leave(optimized.graph), strategy.quantize, vitis_compat=vitis_compat)
     return Graphs(graph, optimized.graph, device.graph, (*lowered.notes, *optimized.report, *device.report))
 
@@ -157,6 +158,7 @@ def graphs_key(strategy: Strategy, vitis_compat: bool) -> str:
         "optimize": strategy.optimize.model_dump(mode="json"),
         "quantize": strategy.quantize.model_dump(mode="json"),
         "vitis_compat": vitis_compat,
+        "extra_layers": strategy.extra_layers,
     }
     return of_json(parts)
 

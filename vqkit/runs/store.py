@@ -66,6 +66,7 @@ class RunRecord:
         environment: versions, threads and git state.
         notes: what a person should know of the result, such as tensors outside the range chosen for them.
         judged: the metrics, the deciding one first: name, better and unit of each; empty where it is accuracy.
+        coverage: a line that says how much is quantized, and why the rest is not; "" in records of before.
         directory: the run's folder, None where it is not at hand. This and what follows stand in no file.
         run_id: what an mlflow store calls the run; "" where it was not read from one.
         written: the content of the file that it was read from; empty where it was made otherwise.
@@ -86,6 +87,7 @@ class RunRecord:
     environment: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     judged: list[dict[str, Any]] = field(default_factory=list)
+    coverage: str = ""
     directory: Path | None = field(default=None, compare=False, repr=False)
     run_id: str = field(default="", compare=False, repr=False)
     written: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -167,7 +169,7 @@ _ROUNDED = 1e-6
 # Names of metrics that count something begin so.
 _COUNTED = ("seconds", "size_bytes", "float_size_bytes", "macs", "bit_operations", "quantized_tens", "float_tens")
 _TYPES = {
-    **dict.fromkeys(("key", "name", "started", "attempt"), (str,)),
+    **dict.fromkeys(("key", "name", "started", "attempt", "coverage"), (str,)),
     **dict.fromkeys(("inputs", "metrics", "artifacts", "environment"), (dict,)),
     **dict.fromkeys(("sweep", "ended"), (str, type(None))),
     "error": (dict, type(None)),

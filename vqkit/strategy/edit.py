@@ -126,6 +126,7 @@ def _taken_elsewhere(name: str) -> str:
 def kwarg_places(doc: Mapping[str, Any], base: str) -> dict[str, list[str]]:
     """Every flat name that this strategy takes, and the container it goes to; the first owner wins."""
     places = {key: [vocabulary.REGISTRY, vocabulary.USER] for key in vocabulary.USER_KEYS}
+    places[vocabulary.EXTRA] = [vocabulary.REGISTRY]
     for section in vocabulary.PIPELINES:
         known = [
             *doc[section],
@@ -180,10 +181,10 @@ def _registry(now: Edited, new: Mapping[str, Any], base: str, source: str) -> Ed
             now = set_at(now, [vocabulary.REGISTRY, key], value, source)
         elif key == vocabulary.LAYERS:
             now = _entries(now, value, source)
-        elif key in vocabulary.USER_KEYS:
+        elif key in (*vocabulary.USER_KEYS, vocabulary.EXTRA):
             flat[key] = value
         else:
-            allowed = [*SECTIONS, vocabulary.LAYERS]
+            allowed = [*SECTIONS, vocabulary.LAYERS, vocabulary.EXTRA]
             raise StrategyError(not_allowed(f"{source} /{vocabulary.REGISTRY}", key, allowed, what="key"))
     return overrides(now, flat, base, source)
 

@@ -136,7 +136,9 @@ class RuleSet:
         """The rule of a layer, None where its type has no entry."""
         index = self.entry_index(layer_type)
         if index is None:
-            return None
+            extra = None if vitis_compat else self._extra(layer_type)
+            like = None if extra is None else self.layer_rule(extra.like, layer_name, relu_like=relu_like)
+            return None if extra is None or like is None else _lent(like, layer_type, extra)
         where = pointer.join([vocabulary.REGISTRY, vocabulary.LAYERS, index])
         left_float, data_type = self.left_float(layer_name)
         request = (
@@ -165,6 +167,11 @@ class RuleSet:
     def entry_index(self, layer_type: str) -> int | None:
         """Index of the type's entry."""
         return self._indices.get(vocabulary.short_type(layer_type))
+
+    def _extra(self, layer_type: str) -> vocabulary.ExtraEntry | None:
+        """The entry that `extra_layers` gives a type that has none of its own."""
+        switched_on = self.doc[vocabulary.REGISTRY].get(vocabulary.EXTRA)
+        return vocabulary.EXTRA_ENTRIES.get(vocabulary.short_type(layer_type)) if switched_on else None
 
     def custom_type_origin(self, layer_type: str) -> Origin | None:
         """Where `custom_layer_type` names a class."""
@@ -202,10 +209,10 @@ class RuleSet:
         for key in idle:
             without = {k: v for k, v in user.items() if k != key}
             user = without if self._specs(stated, without) == wanted else user
-        return replace(
-            self,
-            doc={**self.doc, vocabulary.REGISTRY: {**self.doc[vocabulary.REGISTRY], vocabulary.USER: user}},
-        )
+        registry = {**self.doc[vocabulary.REGISTRY], vocabulary.USER: user}
+        if not registry.get(vocabulary.EXTRA):
+            registry.pop(vocabulary.EXTRA, None)
+        return replace(self, doc={**self.doc, vocabulary.REGISTRY: registry})
 
     def _stated(self) -> list[tuple[EntryQuantizer, QuantizerRole]]:
         """Every quantizer that an entry or the inputs' section states; of those that state the same, one."""
@@ -336,6 +343,27 @@ class RuleSet:
             return frozenset()
         rule, where = self._named(pattern)
         return frozenset(self._key_origins(rule, where).values())
+
+
+def _lent(rule: LayerRule, layer_type: str, extra: vocabulary.ExtraEntry) -> LayerRule:
+    """The rule of one layer type for another: its origins stay, and so do its parameters but for the axis."""
+
+    def named(tensors: Tensors, names: tuple[str, ...]) -> Tensors:
+        return tuple((name, _from_the_end(q)) for stated, q in tensors for name in names or (stated,))
+
+    return replace(
+        rule,
+        layer_type=layer_type,
+        weights=named(rule.weights, extra.kernels),
+        biases=named(rule.biases, extra.biases),
+    )
+
+
+def _from_the_end(quantizer: ResolvedQuantizer | None) -> ResolvedQuantizer | None:
+    """The same with a channel axis that counts from the last one: kernels of images have four."""
+    if quantizer is None or quantizer.spec.channel_axis < 0:
+        return quantizer
+    return replace(quantizer, spec=replace(quantizer.spec, channel_axis=quantizer.spec.channel_axis - 4))
 
 
 def _origins(parts: Iterable[Tensors]) -> frozenset[Origin]:

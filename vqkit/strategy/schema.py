@@ -207,13 +207,14 @@ class InputQuantizeConfig(SchemaModel):
 
 
 class QuantizeRegistryConfig(SchemaModel):
-    """Which quantizer stands where; `layer_config` is an extension."""
+    """Which quantizer stands where; `layer_config` and `extra_layers` are extensions."""
 
     user_quantize_config: UserQuantizeConfig
     custom_layer_type: Names = ()
     input_quantize_config: InputQuantizeConfig
     layer_quantize_config: LayerEntries
     layer_config: dict[str, Annotated[NameRule, BeforeValidator(_name_rule)]] = Field(default={}, repr=False)
+    extra_layers: bool = False
 
 
 class OptimizePipelineConfig(SchemaModel):

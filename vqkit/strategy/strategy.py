@@ -199,7 +199,7 @@ class Strategy:
         value: dict[str, Any] = document.plain(self._edited.doc, self.name)
         if verbose < 2:
             registry = value[vocabulary.REGISTRY]
-            kept = (vocabulary.USER, vocabulary.CUSTOM, vocabulary.NAMED)
+            kept = (vocabulary.USER, vocabulary.CUSTOM, vocabulary.NAMED, vocabulary.EXTRA)
             value[vocabulary.REGISTRY] = {k: v for k, v in registry.items() if k in kept}
         if verbose < 1:
             value = {vocabulary.REGISTRY: value[vocabulary.REGISTRY]}
@@ -285,6 +285,11 @@ class Strategy:
     def ignore_layers(self) -> tuple[str, ...]:
         """Layers left out."""
         return self._form.quantize_registry_config.user_quantize_config.ignore_layers
+
+    @property
+    def extra_layers(self) -> bool:
+        """Whether layer types that version 2.5 does not know have the entries of `vocabulary.EXTRA_ENTRIES`."""
+        return self._form.quantize_registry_config.extra_layers
 
     @property
     def custom_layer_types(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ LAYERS = "layer_quantize_config"
 NAMED = "layer_config"
 CUSTOM = "custom_layer_type"
 INPUT = "input_quantize_config"
+EXTRA = "extra_layers"
 LISTS = ("input_layers", "output_layers", "ignore_layers")
 
 PIPELINES: dict[str, type[SchemaModel]] = {
@@ -80,6 +81,40 @@ OLD_NAMES = {
     "replace_average_pooling2d": "convert_average_pooling2d_to_dpu_version",
     "replace_leaky_relu": "convert_leaky_relu_to_dpu_version",
 }
+
+
+@dataclass(frozen=True)
+class ExtraEntry:
+    """The entry of a layer type that version 2.5 does not know: that of another one.
+
+    Attributes:
+        like: the layer type whose entry it has.
+        kernels: names of the variables that the other one's weight stands for, where they are called otherwise;
+            "*" stands for anything.
+        biases: the same for its bias.
+    """
+
+    like: str
+    kernels: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
+
+
+_RECURRENT = ExtraEntry("Dense", ("kernel", "recurrent_kernel"))
+_INNER = ExtraEntry("Dense", ("*/kernel", "*/recurrent_kernel"), ("*/bias",))
+EXTRA_ENTRIES: dict[str, ExtraEntry] = {
+    **dict.fromkeys(("Conv1D", "Conv3D"), ExtraEntry("Conv2D")),
+    **dict.fromkeys(("Conv1DTranspose", "Conv3DTranspose"), ExtraEntry("Conv2DTranspose")),
+    "DepthwiseConv1D": ExtraEntry("DepthwiseConv2D"),
+    **dict.fromkeys(("EinsumDense", "TimeDistributed"), ExtraEntry("Dense")),
+    "Embedding": ExtraEntry("Dense", ("embeddings",)),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _RECURRENT),
+    "Bidirectional": _INNER,
+    **{f"{kind}{n}D": ExtraEntry(f"{kind}2D") for kind in ("MaxPooling", "AveragePooling", "GlobalAveragePooling",
+       "UpSampling", "ZeroPadding") for n in (1, 3)},
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
+       "Subtract", "Maximum", "Minimum", "Average", "op:Einsum"), ExtraEntry("Add")),
+}  # fmt: skip
+"""What `extra_layers` switches on: layer type -> its entry."""
 
 
 class QuantizerRole(StrEnum):
@@ -286,7 +321,7 @@ def flat_overrides(doc: dict[str, Any], base: str) -> dict[str, Any]:
 
 
 def _flat_names(doc: dict[str, Any]) -> set[str]:
-    return {*USER_KEYS, *(key for section in PIPELINES for key in doc[section])}
+    return {*USER_KEYS, EXTRA, *(key for section in PIPELINES for key in doc[section])}
 
 
 def _differ(before: Any, after: Any) -> bool:

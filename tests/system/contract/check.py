@@ -10,8 +10,9 @@ import numpy as np
 
 from vqkit.graph.keras_io import lower
 from vqkit.quantization import make_plan, quantize
+from vqkit.strategy import Strategy
 
-STRATEGIES = ("pof2s", "pof2s_tqt", "fs", "fsx")
+STRATEGIES = ("pof2s", "pof2s_tqt", "fs", "fsx", Strategy.builtin("fsx").with_kwargs(extra_layers=True))
 
 
 def leaves(outputs: Any) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vqkit.graph.ir import Graph
-from vqkit.graph.passes import device, equalize, simplify
+from vqkit.graph.passes import decompose, device, equalize, simplify
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,13 @@ class PassInputs:
         config: the strategy's section, one attribute for each key.
         vitis_compat: with the reference's mistakes.
         leave: takes the layers out of a graph's candidates whose function must not change.
+        weighted: class names of the convolutions and dense layers that passes know.
     """
 
     config: Any
     vitis_compat: bool = False
     leave: Callable[[Graph], Graph] = lambda graph: graph
+    weighted: tuple[str, ...] = simplify.WEIGHTED
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ def _equalized(graph: Graph, given: PassInputs) -> Graph:
 OPTIMIZE = (
     GraphPass("remove_dropout", lambda g, given: simplify.remove_dropout(g, vitis_compat=given.vitis_compat)),
     GraphPass("convert_tf_op_to_keras", lambda g, _: simplify.ops_to_layers(g)),
-    GraphPass("separate_conv_act", lambda g, _: simplify.separate_activations(g)),
+    GraphPass("separate_conv_act", lambda g, given: simplify.separate_activations(g, given.weighted)),
     GraphPass("convert_relu6_to_relu", _relu6_to_relu),
-    GraphPass("fold_conv_bn", lambda g, _: simplify.fold_batch_norm(g), unless="train_with_bn"),
+    GraphPass("fold_conv_bn", lambda g, given: simplify.fold_batch_norm(g, given.weighted), unless="train_with_bn"),
     GraphPass("convert_bn_to_dwconv", lambda g, _: simplify.batch_norm_to_depthwise(g)),
     GraphPass("include_cle", _equalized),
 )
@@ -113,6 +115,7 @@ def optimize(
     *,
     vitis_compat: bool = False,
     leave: Callable[[Graph], Graph] = lambda graph: graph,
+    extra_layers: bool = False,
 ) -> Prepared:
     """Run the optimize pipeline.
 
@@ -121,11 +124,17 @@ def optimize(
         config: the strategy's `optimize_pipeline_config`, one attribute for each key.
         vitis_compat: with the reference's mistakes.
         leave: takes the layers out of a graph's candidates whose function must not change.
+        extra_layers: passes know the layers that version 2.5 does not, and take some of them apart first.
 
     Returns:
         The float graph that will be quantized.
     """
-    return _run(graph, OPTIMIZE, PassInputs(config, vitis_compat, leave))
+    if not extra_layers:
+        return _run(graph, OPTIMIZE, PassInputs(config, vitis_compat, leave))
+    whole = decompose.take_apart(graph)
+    report = _report("extra_layers", graph, whole) if whole is not graph else ()
+    done = _run(whole, OPTIMIZE, PassInputs(config, vitis_compat, leave, simplify.EXTRA_WEIGHTED))
+    return replace(done, report=(*report, *done.report))
 
 
 def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> Prepared:
@@ -145,11 +154,15 @@ def to_device_form(graph: Graph, config: Any, *, vitis_compat: bool = False) -> 
 
 
 def _run(graph: Graph, passes: Iterable[GraphPass], given: PassInputs) -> Prepared:
-    report = []
+    report: list[str] = []
     for each in passes:
         if each.wanted(given.config):
             before, graph = graph, each.run(graph, given)
-            changed = sum(1 for k, v in graph.layers.items() if before.layers.get(k) is not v)
-            gone = len(before.layers.keys() - graph.layers.keys())
-            report.append(f"{each.key}: {changed} layers changed or added, {gone} removed")
+            report += _report(each.key, before, graph)
     return Prepared(graph, tuple(report))
+
+
+def _report(key: str, before: Graph, after: Graph) -> tuple[str]:
+    changed = sum(1 for k, v in after.layers.items() if before.layers.get(k) is not v)
+    gone = len(before.layers.keys() - after.layers.keys())
+    return (f"{key}: {changed} layers changed or added, {gone} removed",)

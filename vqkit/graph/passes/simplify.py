@@ -5,6 +5,7 @@ Batch normalization into the weights before it, or into a 1x1 depthwise convolut
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from vqkit.graph.passes.match import Chains, activation_name, reference_name
 
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "Conv2DTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Dense")
+EXTRA_CONVOLUTIONS = ("Conv1D", "Conv3D", "DepthwiseConv1D", "Conv1DTranspose", "Conv3DTranspose")
+EXTRA_WEIGHTED = (*WEIGHTED, *EXTRA_CONVOLUTIONS, "EinsumDense")
+"""Weighted layers where a strategy speaks of more than those of version 2.5."""
 DROPOUTS = (
     "Dropout",
     "SpatialDropout1D",
@@ -55,10 +59,14 @@ def _heir(graph: Graph, gone: Node) -> Node | None:
     return next(iter(graph.consumers()[gone.output]), graph.producers().get(gone.inputs[0]))
 
 
-def separate_activations(graph: Graph) -> Graph:
+def separate_activations(graph: Graph, weighted: Collection[str] = WEIGHTED) -> Graph:
     """Split `activation=` off convolutions and dense layers, so that it can be quantized on its own.
 
     The new layer is named `<layer>_<activation>`, as the strategy format's tools name it.
+
+    Args:
+        graph: to rewrite.
+        weighted: class names of the layers that count as such.
     """
     import keras
 
@@ -67,7 +75,7 @@ def separate_activations(graph: Graph) -> Graph:
     fused = {
         name: layer
         for name, layer in graph.layers.items()
-        if layer.kind in WEIGHTED and activation_name(layer) != "linear" and name not in fixed
+        if layer.kind in weighted and activation_name(layer) != "linear" and name not in fixed
     }
     for node in list(graph.nodes):
         if node.layer in fused:
@@ -167,26 +175,31 @@ def _same_shapes(graph: Graph, inputs: tuple[Ref, ...]) -> bool:
 KERNEL = "kernel"
 
 
-def fold_batch_norm(graph: Graph) -> Graph:
+def fold_batch_norm(graph: Graph, weighted: Collection[str] = WEIGHTED) -> Graph:
     """Fold each batch normalization into the convolution or dense layer that alone feeds it.
 
     With m = gamma / sqrt(variance + epsilon), per output channel and in float32:
     kernel <- kernel * m, bias <- beta + (bias - mean) * m.
     Source: Jacob et al. 2018 (arXiv:1712.05877) §3.2.
+
+    Args:
+        graph: to rewrite.
+        weighted: class names of the layers that it is folded into; an EinsumDense never is.
     """
     graph = graph.copy()
     for name in [n.name for n in graph.nodes if graph.kind(n) == "BatchNormalization"]:
         node = graph.node(name)
         if _channels_last(graph, node):
-            found = Chains(graph).upstream(node, _foldable)
+            found = Chains(graph).upstream(node, lambda layer: _foldable(layer, weighted))
             if found is not None:
                 _fold(graph, found[0], node)
     return graph
 
 
-def _foldable(layer: Layer) -> bool:
+def _foldable(layer: Layer, weighted: Collection[str]) -> bool:
     return (
-        layer.kind in WEIGHTED
+        layer.kind in weighted
+        and layer.kind != "EinsumDense"
         and activation_name(layer) == "linear"
         and layer.config.get("data_format", "channels_last") == "channels_last"
     )
@@ -223,9 +236,9 @@ def scale_and_shift(bn: Layer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _along_output(kind: str, factor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if kind == "DepthwiseConv2D":
-        return factor.reshape(shape[2], shape[3])
-    return factor[:, None] if kind == "Conv2DTranspose" else factor
+    if kind.startswith("DepthwiseConv"):
+        return factor.reshape(shape[-2], shape[-1])
+    return factor[:, None] if kind.endswith("Transpose") else factor
 
 
 def batch_norm_to_depthwise(graph: Graph) -> Graph:
