@@ -101,6 +101,7 @@ class ExtraEntry:
 
 _RECURRENT = ExtraEntry("Dense", ("kernel", "recurrent_kernel"))
 _INNER = ExtraEntry("Dense", ("*/kernel", "*/recurrent_kernel"), ("*/bias",))
+_OF_IMAGES = ("MaxPooling", "AveragePooling", "GlobalAveragePooling", "UpSampling", "ZeroPadding")
 EXTRA_ENTRIES: dict[str, ExtraEntry] = {
     **dict.fromkeys(("Conv1D", "Conv3D"), ExtraEntry("Conv2D")),
     **dict.fromkeys(("Conv1DTranspose", "Conv3DTranspose"), ExtraEntry("Conv2DTranspose")),
@@ -109,11 +110,10 @@ EXTRA_ENTRIES: dict[str, ExtraEntry] = {
     "Embedding": ExtraEntry("Dense", ("embeddings",)),
     **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _RECURRENT),
     "Bidirectional": _INNER,
-    **{f"{kind}{n}D": ExtraEntry(f"{kind}2D") for kind in ("MaxPooling", "AveragePooling", "GlobalAveragePooling",
-       "UpSampling", "ZeroPadding") for n in (1, 3)},
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
-       "Subtract", "Maximum", "Minimum", "Average", "op:Einsum"), ExtraEntry("Add")),
-}  # fmt: skip
+    **{f"{kind}{n}D": ExtraEntry(f"{kind}2D") for kind in _OF_IMAGES for n in (1, 3)},
+    **{f"{kind}Normalization": ExtraEntry("Add") for kind in ("Layer", "RMS", "Group", "Unit")},
+    **dict.fromkeys(("Subtract", "Maximum", "Minimum", "Average", "op:Einsum"), ExtraEntry("Add")),
+}
 """What `extra_layers` switches on: layer type -> its entry."""
 
 
