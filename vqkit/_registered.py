@@ -18,8 +18,11 @@ from typing import Any
 
 HOMES = {
     "graph.passes.layers": (
+        "AttentionBias",
+        "CarryMask",
         "EqualizedReLU",
         "InlineActivation",
+        "Projection",
         "VitisAveragePooling2D",
         "VitisGlobalAveragePooling2D",
         "VitisSigmoid",

@@ -9,7 +9,7 @@ import pytest
 from vqkit.strategy import Strategy, resolve_name_or_path, vocabulary
 from vqkit.strategy.schema import RefinePipelineConfig
 
-CORRECTED = {"include_bias_corr": True}
+CORRECTED = {"extra_layers": True, "include_bias_corr": True}
 TRAINED = CORRECTED | {"include_block_reconstruction": True}
 LONG = TRAINED | {"block_iterations": 800}
 ONE_SIDED: dict[str, Any] = {"method": 0, "symmetry": False}

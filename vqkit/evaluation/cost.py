@@ -8,12 +8,13 @@ Quantization for Hardware Efficiency, 2020; C. Baskin et al., UNIQ, 2018, add th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vqkit.errors import ModelError
 from vqkit.graph.ir import Graph, Layer, Node
+from vqkit.graph.keras_layers import is_custom
 from vqkit.quantization.layer_kinds import HALF_BITS, KEEPS_GRID
 from vqkit.quantization.plan import Plan, QuantizedRow, Row
 from vqkit.quantization.refine.integer_arithmetic import SCALES
@@ -26,7 +27,10 @@ FLOAT_BITS = 32
 _PER_OUTPUT = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D")
 _PER_INPUT = ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 _SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
-_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "Bidirectional")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional")
+_CONV_RECURRENT = ("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_PROJECTED = ("MultiHeadAttention", "GroupedQueryAttention")
+_MATCHED = ("Attention", "AdditiveAttention")
 KERNEL, RECURRENT = "kernel", "recurrent_kernel"
 
 
@@ -36,7 +40,7 @@ class Work(NamedTuple):
     Attributes:
         macs: how many for one sample.
         weight: name of the variable that is one operand, or the end of it; "" where both are values.
-        values: ids of the values that are operands.
+        values: ids of the values that are operands; what the layer makes inside, and keeps float, has none.
     """
 
     macs: int
@@ -80,18 +84,19 @@ def work_of(graph: Graph, node: Node) -> list[Work]:
         return [Work(_size(layer, KERNEL) * _positions(graph, node, node.inputs[0], layer), KERNEL, values)]
     if layer.kind == "Dense" or _each_step_dense(layer):
         return [Work(_size(layer, KERNEL) * _product(node, graph.values[node.output].shape[1:-1]), KERNEL, values)]
+    if is_custom(layer.cls):
+        return []
     if layer.kind == "EinsumDense":
         shapes = graph.values[node.inputs[0]].shape, layer.weights[KERNEL].shape
         return [Work(_einsum(node, layer.config["equation"], shapes), KERNEL, values)]
-    if layer.kind == "op:Einsum" and len(node.inputs) == 2:
-        shapes = graph.values[node.inputs[0]].shape, graph.values[node.inputs[1]].shape
-        return [Work(_einsum(node, layer.source.subscripts, shapes), "", node.inputs)]
+    if layer.kind in _PRODUCTS and len(node.inputs) == 2:
+        return [Work(_PRODUCTS[layer.kind](graph, node, layer), "", node.inputs)]
     if layer.kind in _SEPARABLE:
         kernels = _size(layer, "depthwise_kernel") + _size(layer, "pointwise_kernel")
         return [Work(kernels * _positions(graph, node, node.output, layer), KERNEL, values)]
-    if layer.kind in _RECURRENT:
+    if layer.kind in (*_RECURRENT, *_CONV_RECURRENT):
         return _recurrent(graph, node, layer)
-    return _attention(graph, node, layer) if layer.kind == "MultiHeadAttention" else []
+    return _attention(graph, node, layer) if layer.kind in (*_PROJECTED, *_MATCHED) else []
 
 
 def _each_step_dense(layer: Layer) -> bool:
@@ -99,8 +104,12 @@ def _each_step_dense(layer: Layer) -> bool:
 
 
 def _recurrent(graph: Graph, node: Node, layer: Layer) -> list[Work]:
-    """Each step multiplies its input and the state before it, which no quantizer reaches."""
+    """Each step multiplies its input and the state before it."""
     steps = _product(node, graph.values[node.inputs[0]].shape[1:2])
+    if layer.kind in _CONV_RECURRENT:
+        rank, shape = int(layer.kind[-2]), graph.values[node.output].shape
+        first = layer.config["data_format"] == "channels_first"
+        steps *= _product(node, shape[-rank:] if first else shape[-rank - 1 : -1])
     sizes = {k: int(w.size) for k, w in layer.weights.items() if k.endswith(KERNEL)}
     own = sum(n for k, n in sizes.items() if not k.endswith(RECURRENT))
     return [
@@ -110,13 +119,21 @@ def _recurrent(graph: Graph, node: Node, layer: Layer) -> list[Work]:
 
 
 def _attention(graph: Graph, node: Node, layer: Layer) -> list[Work]:
-    """What is inside is computed in float where the layer was not taken apart."""
-    query, value = (graph.values[v].shape[1:-1] for v in (*node.inputs, *node.inputs)[:2])
-    read, seen = _product(node, query), _product(node, value)
-    sizes = {k: _size(layer, f"{k}/kernel") for k in ("query", "key", "value", "attention_output")}
-    weighted = (sizes["query"] + sizes["attention_output"]) * read + (sizes["key"] + sizes["value"]) * seen
-    heads = layer.config["num_heads"] * (layer.config["key_dim"] + layer.config["value_dim"])
-    return [Work(weighted + heads * read * seen, KERNEL, ())]
+    """Of a layer that was not taken apart: projections, logits, context, projection."""
+    query, value = (graph.values[v].shape for v in (*node.inputs, *node.inputs)[:2])
+    read, seen = _product(node, query[1:-1]), _product(node, value[1:-1])
+    if layer.kind in _MATCHED:
+        return [Work(_product(node, (query[-1], read, seen)) + _product(node, (value[-1], read, seen)), "", ())]
+    size = {k: _size(layer, f"{k}/kernel") for k in ("query", "key", "value", "attention_output")}
+    # A kernel is (read, heads, size of one), and the last one (heads, size of one, given).
+    heads = math.prod(layer.weights["query/kernel"].shape[1:]) + math.prod(
+        layer.weights["attention_output/kernel"].shape[:2]
+    )
+    return [
+        Work(size["query"] * read + (size["key"] + size["value"]) * seen, KERNEL, node.inputs[:1]),
+        Work(heads * read * seen, "", ()),
+        Work(size["attention_output"] * read, KERNEL, ()),
+    ]
 
 
 def _size(layer: Layer, weight: str) -> int:
@@ -150,6 +167,27 @@ def _einsum(node: Node, equation: str, shapes: tuple[tuple[int | None, ...], ...
     sizes |= dict(zip(reversed(second.replace("...", "")), reversed(shapes[1]), strict=False))
     batch = first[0] if "..." not in first else ""
     return _product(node, (*spread, *(s for letter, s in sizes.items() if letter != batch)))
+
+
+def _of_einsum(graph: Graph, node: Node, layer: Layer) -> int:
+    return _einsum(node, layer.source.subscripts, tuple(graph.values[v].shape for v in node.inputs))
+
+
+def _of_matmul(graph: Graph, node: Node, _: Layer) -> int:
+    return _product(node, (*graph.values[node.output].shape[1:], graph.values[node.inputs[0]].shape[-1]))
+
+
+def _of_dot(graph: Graph, node: Node, layer: Layer) -> int:
+    axes = layer.config["axes"]
+    inner = graph.values[node.inputs[0]].shape[axes if isinstance(axes, int) else axes[0]]
+    return _product(node, (*graph.values[node.output].shape[1:], inner))
+
+
+_PRODUCTS: Mapping[str, Callable[[Graph, Node, Layer], int]] = {
+    "op:Einsum": _of_einsum,
+    "op:Matmul": _of_matmul,
+    "Dot": _of_dot,
+}
 
 
 def bit_operations(graph: Graph, rows: Mapping[str, QuantizedRow], plan: Plan) -> dict[str, int]:
@@ -288,7 +326,7 @@ def coverage(quantized: Quantized) -> Coverage:
     done = {(r.layer, r.tensor) for r in plan.quantized if r.is_weight}
     total = sum(sizes.values())
     share = sum(n for key, n in sizes.items() if key in done) / total if total else 1.0
-    work, floats = _float_work(quantized)
+    work, floats, why = _float_work(quantized)
     everything = sum(work.values())
     rows = {(r.layer, r.tensor): r.reason for r in plan.float_rows if r.is_weight}
     left: dict[str, tuple[int, int, str]] = {}
@@ -300,28 +338,26 @@ def coverage(quantized: Quantized) -> Coverage:
             left[label] = (floats.get(name, 0) if whole else 0, old[1] + n, rows.get((name, key), old[2]))
     for name, n in floats.items():
         if name not in left and n:
-            left[name] = (n, 0, _why_float(graph, name))
+            left[name] = (n, 0, why[name])
     order = sorted(left, key=lambda name: left[name][:2], reverse=True)
     macs = 1 - sum(floats.values()) / everything if everything else None
     return Coverage(share, macs, {name: left[name][2] for name in order})
 
 
-def _float_work(quantized: Quantized) -> tuple[dict[str, int], dict[str, int]]:
-    """Multiply-accumulates of each layer: all, and those with a float operand; none where a size is free."""
+def _float_work(quantized: Quantized) -> tuple[dict[str, int], dict[str, int], dict[str, str]]:
+    """Multiply-accumulates of each layer: all, and those with a float operand, and why; none where a size is free."""
     graph, weights = quantized.graph, _weight_bits(quantized.plan, FLOAT_BITS)
     values = _value_bits(graph, quantized.rows, quantized.plan, FLOAT_BITS)
     try:
         calls = [(node, work) for node in graph.nodes for work in work_of(graph, node)]
     except ModelError:
-        return {}, {}
+        return {}, {}, {}
     work: dict[str, int] = {}
     floats: dict[str, int] = {}
+    why: dict[str, str] = {}
     for node, each in calls:
         work[node.layer] = work.get(node.layer, 0) + each.macs
         if max(_operands(node, each, weights, values)) >= FLOAT_BITS:
             floats[node.layer] = floats.get(node.layer, 0) + each.macs
-    return work, floats
-
-
-def _why_float(graph: Graph, name: str) -> str:
-    return "its state is float" if graph.layers[name].kind in _RECURRENT else "it reads float tensors"
+            why[node.layer] = "it reads float tensors" if each.values else "what is inside stays float"
+    return work, floats, why

@@ -15,6 +15,7 @@ import numpy as np
 from vqkit import digest, process_cache, statistics, tables
 from vqkit.errors import DataError, RecordError, not_allowed
 from vqkit.evaluation import pairs_of
+from vqkit.evaluation.cost import Coverage, coverage, totals
 from vqkit.evaluation.metric import direction
 from vqkit.evaluation.metrics import NAMED, combine_of
 from vqkit.evaluation.tasks import Judge
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from vqkit.bench import Bench
     from vqkit.evaluation import Evaluation
-    from vqkit.evaluation.cost import Coverage
     from vqkit.quantization.data import Data
     from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
@@ -385,8 +385,6 @@ def covered(quantized: Quantized) -> Coverage:
     Args:
         quantized: from `vqkit.quantize`.
     """
-    from vqkit.evaluation.cost import coverage
-
     return coverage(quantized)
 
 
@@ -417,8 +415,6 @@ def summarize(quantized: Quantized, scores: Scores, sqnr: pd.DataFrame) -> dict[
 
 
 def _size_of(quantized: Quantized) -> dict[str, float]:
-    from vqkit.evaluation.cost import totals
-
     return {
         "size_bytes": quantized.size_bytes,
         "float_size_bytes": quantized.float_size_bytes,

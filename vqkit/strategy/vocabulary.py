@@ -99,20 +99,21 @@ class ExtraEntry:
     biases: tuple[str, ...] = ()
 
 
-_RECURRENT = ExtraEntry("Dense", ("kernel", "recurrent_kernel"))
-_INNER = ExtraEntry("Dense", ("*/kernel", "*/recurrent_kernel"), ("*/bias",))
-_OF_IMAGES = ("MaxPooling", "AveragePooling", "GlobalAveragePooling", "UpSampling", "ZeroPadding")
+_INNER = ExtraEntry("Dense", ("*kernel",), ("*bias",))
+_POOLS = ("MaxPooling", "AveragePooling", "GlobalAveragePooling", "UpSampling", "ZeroPadding")
+_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization")
+_MERGES = ("Subtract", "Maximum", "Minimum", "Average", "Dot", "op:Einsum", "op:Matmul")
 EXTRA_ENTRIES: dict[str, ExtraEntry] = {
     **dict.fromkeys(("Conv1D", "Conv3D"), ExtraEntry("Conv2D")),
     **dict.fromkeys(("Conv1DTranspose", "Conv3DTranspose"), ExtraEntry("Conv2DTranspose")),
     "DepthwiseConv1D": ExtraEntry("DepthwiseConv2D"),
-    **dict.fromkeys(("EinsumDense", "TimeDistributed"), ExtraEntry("Dense")),
-    "Embedding": ExtraEntry("Dense", ("embeddings",)),
-    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _RECURRENT),
-    "Bidirectional": _INNER,
-    **{f"{kind}{n}D": ExtraEntry(f"{kind}2D") for kind in _OF_IMAGES for n in (1, 3)},
-    **{f"{kind}Normalization": ExtraEntry("Add") for kind in ("Layer", "RMS", "Group", "Unit")},
-    **dict.fromkeys(("Subtract", "Maximum", "Minimum", "Average", "op:Einsum"), ExtraEntry("Add")),
+    "EinsumDense": ExtraEntry("Dense"),
+    **dict.fromkeys(("Embedding", "ReversibleEmbedding"), ExtraEntry("Dense", ("embeddings",))),
+    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "TimeDistributed"), _INNER),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _INNER),
+    **dict.fromkeys(("MultiHeadAttention", "GroupedQueryAttention"), _INNER),
+    **{f"{kind}{n}D": ExtraEntry(f"{kind}2D") for kind in _POOLS for n in (1, 3)},
+    **dict.fromkeys((*_NORMALIZATIONS, *_MERGES, "Attention", "AdditiveAttention"), ExtraEntry("Add")),
 }
 """What `extra_layers` switches on: layer type -> its entry."""
 

@@ -116,7 +116,9 @@ class Floats:
         name = f"{constant.name}{suffix}"
         key = f"{name}/{id(constant)}"
         if key not in self.w.memo:
-            self.w.memo[key] = self.w.quant.weight(constant, lay, name)
+            # ONNX Runtime 1.32 refuses a DequantizeLinear inside a loop that reads a constant around it.
+            with self.b.outside():
+                self.w.memo[key] = self.w.quant.weight(constant, lay, name)
         return self.w.memo[key]
 
     def dtype(self, slot: Slot) -> str:

@@ -6,7 +6,8 @@ needs the other layout and not before, and keeps the layout it has through steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,7 @@ class Builder:
             raise ModelError(f"onnx_opset_version: {opset} is not allowed. Allowed: {OLDEST_OPSET} to {newest}")
         self.opset = opset
         self._onnx, self._nodes = onnx, list[Any]()
+        self._outer = self._nodes
         self._constants: dict[str, Any] = {}
         self._names: dict[str, int] = {}
 
@@ -170,6 +172,15 @@ class Builder:
             return helper.make_graph(self._nodes, name, given, made)
         finally:
             self._nodes = around
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Append nodes in front of the node whose subgraph is being written, so that all graphs read what they give."""
+        inside, self._nodes = self._nodes, self._outer
+        try:
+            yield
+        finally:
+            self._nodes = inside
 
     def _info(self, name: str, shape: Sequence[int | None], dtype: str) -> Any:
         sizes = [f"{name}_{i}" if n is None else n for i, n in enumerate(shape)]

@@ -52,9 +52,14 @@ def _split_gate(graph: Graph, node: Node) -> Node:
 
 
 def _hard_sigmoid(name: str) -> Layer:
-    from vqkit.graph.passes.layers import VitisSigmoid
+    return Layer(name, _class("VitisSigmoid"), {})
 
-    return Layer(name, VitisSigmoid, {})
+
+def _class(name: str) -> type:
+    from vqkit.graph.passes import layers
+
+    found: type = getattr(layers, name)
+    return found
 
 
 def _times_input(graph: Graph, gate: Node, name: str) -> None:
@@ -131,8 +136,6 @@ def average_pools(graph: Graph, *, vitis_compat: bool = False) -> Graph:
     By default a non-square window is scaled by its own size; with `vitis_compat` only a global one is,
     as in the reference. A global pool over an image of unknown size stays exact.
     """
-    from vqkit.graph.passes import layers
-
     graph = graph.copy()
     chains = Chains(graph)
     for node in graph.nodes:
@@ -141,8 +144,7 @@ def average_pools(graph: Graph, *, vitis_compat: bool = False) -> Graph:
             continue
         factor = _pool_factor(layer, _image_size(graph, node, layer), vitis_compat)
         if factor is not None:
-            cls = getattr(layers, f"Vitis{layer.kind}")
-            graph.layers[layer.name] = layer.with_(config={"factor": factor}, cls=cls)
+            graph.layers[layer.name] = layer.with_(config={"factor": factor}, cls=_class(f"Vitis{layer.kind}"))
     return graph
 
 
