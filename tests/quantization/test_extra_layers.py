@@ -329,3 +329,22 @@ def test_the_key_is_a_word_of_the_format() -> None:
     assert Strategy.builtin("pof2s").update(chosen.dump(verbose=0)) == chosen
     with pytest.raises(StrategyError, match="extra_layers"):
         chosen.with_kwargs(extra_layers="yes")
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GroupQueryAttention"])
+def test_blocks_of_extra_layers_are_reconstructed(name: str) -> None:
+    model, x = made(name)
+    short = Strategy.builtin("w4a8").with_kwargs(block_iterations=60)
+    found = vqkit.quantize(model, short, x, batch_size=len(x))
+    found.audit()
+    plain = vqkit.quantize(model, short.with_kwargs(include_block_reconstruction=False), x, batch_size=len(x))
+    assert coverage(found).weights == 1
+    assert decibels(model, found, x) > decibels(model, plain, x)
+
+
+def test_blocks_between_which_masks_go_are_not_reconstructed() -> None:
+    model, x = made("masked MultiHeadAttention")
+    found = vqkit.quantize(model, "w4a8", x, batch_size=len(x))
+    assert [line for line in found.report if "left out, as masks" in line]
+    plain = Strategy.builtin("w4a8").with_kwargs(include_block_reconstruction=False)
+    np.testing.assert_array_equal(predict(found, x), predict(vqkit.quantize(model, plain, x, batch_size=len(x)), x))

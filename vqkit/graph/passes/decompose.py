@@ -30,7 +30,7 @@ def take_apart(graph: Graph) -> Graph:
     1/sqrt(size of a head) goes into the query's weights; `_bias` and `_masked` where masks are at work.
     """
     graph = graph.copy()
-    masked = _masked(graph)
+    masked = masked_values(graph)
     for name in [n for n, layer in graph.layers.items() if layer.kind in _PARTS and not is_custom(layer.cls)]:
         nodes = [n for n in graph.nodes if n.layer == name]
         given = [_arguments(graph, n, masked) for n in nodes]
@@ -42,13 +42,16 @@ def take_apart(graph: Graph) -> Graph:
     return graph
 
 
-def _masked(graph: Graph) -> set[int]:
-    """The values that may carry a mask of Keras, which a layer makes unseen by the graph."""
+def masked_values(graph: Graph) -> set[int]:
+    """Ids of the values that may carry a mask of Keras, which a layer makes unseen by the graph."""
+    from keras.layers import Layer as KerasLayer
+
     found: set[int] = set()
     for node in graph.nodes:
         layer = graph.layer_of(node)
-        makes = layer.kind == "Masking" or layer.config.get("mask_zero") or is_custom(layer.cls)
-        if makes or found.intersection(node.inputs):
+        own = is_custom(layer.cls) and getattr(layer.cls, "compute_mask", None) is not KerasLayer.compute_mask
+        made = layer.kind == "Masking" or layer.config.get("mask_zero") or (own and not layer.is_op)
+        if made or found.intersection(node.inputs):
             found.update(node.outputs)
     return found
 

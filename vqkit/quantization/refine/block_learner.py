@@ -178,7 +178,7 @@ class Learner:
             self._cells[row.name] = Cell.of(weight, self._first[row.name])
             self._trained[row.name] = self._cells[row.name].start(weight)
         for name in self._biases(unit):
-            self._trained[name] = self._start.layers[name.rpartition("/")[0]].weights[BIAS]
+            self._trained[name] = self._start.layers[name.partition("/")[0]].weights[BIAS]
         for fq, row in self._quantizers(unit).items():
             if not row.spec.pow2:
                 self._trained[fq] = np.zeros_like(self._first[row.name].scale)

@@ -27,6 +27,7 @@ from vqkit.graph.copies import make_all_live
 from vqkit.graph.execute import Partition
 from vqkit.graph.ir import Graph
 from vqkit.graph.keras_io import replay, tensors
+from vqkit.graph.passes.decompose import masked_values
 from vqkit.primitives.native import traced_here
 from vqkit.quantization.float_model import size_of
 from vqkit.quantization.plan import Plan, QuantizedRow
@@ -98,6 +99,8 @@ def reconstruct(
     units = find_units(graph, plan)
     if not units:
         return Reconstructed(weights, encodings, (f"{KEY}: no layer has quantized weights",))
+    if masked_values(graph).intersection(v for unit in units for v in unit.reads):
+        return Reconstructed(weights, encodings, (f"{KEY}: left out, as masks of Keras go from block to block",))
     floats = passing_through(make_all_live(graph), rows, rounding_rows(graph, plan))
     data, size = _samples(graph, batches, config.block_images)
     known = fisher(graph, floats, data, units, size, config.block_seed) if config.block_loss == "fisher" else {}

@@ -166,7 +166,7 @@ class UnitTrainer:
 
         mapping = []
         for name, value in effective(self._graph, self._weights, self._biases, trained, fixed).items():
-            layer, _, variable = name.rpartition("/")
+            layer, _, variable = name.partition("/")
             found = variables(self._live[layer], self._graph.layers[layer].weights)
             mapping.append((found[variable], value))
         quantizers = {
@@ -213,7 +213,7 @@ class UnitTrainer:
         """Mean input per channel of each layer whose bias can take it."""
         import tensorflow as tf
 
-        able = {n.rpartition("/")[0] for n in self._biases} & {n.rpartition("/")[0] for n in self._weights}
+        able = {n.partition("/")[0] for n in self._biases} & {n.partition("/")[0] for n in self._weights}
         values, found = dict(zip(self._unit.reads, inputs, strict=True)), {}
 
         def look(node: Any, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -269,10 +269,10 @@ def effective(graph: Graph, weights: Iterable[str], biases: Iterable[str], train
     for name in weights:
         low, width, near = cells[name]
         found[name] = low + width * rounded(tf.clip_by_value(trained[name], 0.0, 1.0))
-        layer = name.rpartition("/")[0]
+        layer = name.partition("/")[0]
         if layer in means:
             moved = tf.reduce_sum(found[name] - near, axis=list(range(len(near.shape) - 2)))
             shift = moved * tf.convert_to_tensor(means[layer])[:, None]
             depthwise = graph.layers[layer].kind == "DepthwiseConv2D"
             shifts[layer] = tf.reshape(shift, [-1]) if depthwise else tf.reduce_sum(shift, axis=0)
-    return found | {name: trained[name] - shifts.get(name.rpartition("/")[0], 0.0) for name in biases}
+    return found | {name: trained[name] - shifts.get(name.partition("/")[0], 0.0) for name in biases}
