@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -66,6 +69,32 @@ def outcome_line(record: RunRecord, runs: Store) -> str:
     where = f" in cell {error['cell']}" if error.get("cell") is not None else ""
     message = " ".join(str(error.get("message", "")).split())
     return f"{head}: {error.get('type')}{where}: {message}\n        {runs.variant_dir(record.key)}"
+
+
+BAD = 0.01
+"""Share of the float model's value that a run may lose before it is told what to do."""
+
+
+def what_to_do(record: RunRecord | None, runs: Path) -> str:
+    """What to do about a bad run, in one line with the command; "" where it is none.
+
+    Args:
+        record: of the run.
+        runs: folder of the runs, as the user named it.
+    """
+    if record is None or record.status is not Status.FINISHED:
+        return ""
+    measure, found = record.measure, record.metrics
+    value, float_value = (found.get(name, math.nan) for name in (measure.name, f"float_{measure.name}"))
+    low, high = (found.get(f"{measure.name}_{end}", value) for end in ("low", "high"))
+    lost = measure.drop(value, float_value)
+    # More than chance: the float model's value lies outside the run's interval.
+    if not (lost > BAD * abs(float_value) and not low <= float_value <= high):
+        return ""
+    where = "" if str(runs) == "runs" else f" --runs {shlex.quote(str(runs))}"
+    return (
+        f"{measure.distance(lost)} worse than float. vqkit diagnose {record.key}{where} finds why, and what repairs it"
+    )
 
 
 def _value(measure: Measure, value: float) -> str:

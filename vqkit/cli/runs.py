@@ -171,9 +171,8 @@ def run(
     notebook: NotebookOption = None,
 ) -> None:
     """Run one variant as an executed notebook."""
-    from vqkit.cli.console import outcome_line
-    from vqkit.execution.runner import RunOptions
-    from vqkit.execution.runner import steps as plan_steps
+    from vqkit.cli.console import outcome_line, what_to_do
+    from vqkit.execution.runner import RunOptions, steps
     from vqkit.runs.store import Store
     from vqkit.sweeps.resolve import resolve
     from vqkit.sweeps.spec import Sweep
@@ -195,13 +194,15 @@ def run(
         typer.echo(resolved.judged)
     _tell_unheard(resolved)
     options = RunOptions(retry_failed=True, timeout=timeout, warm=warm)
-    for step in plan_steps(resolved, store, retry_failed=True):
+    for step in steps(resolved, store, retry_failed=True):
         if step.record is not None and not step.runs:
             typer.echo(f"{step.reason}: {outcome_line(step.record, store)}")
     where: dict[str, Any] = {"tracking_uri": tracking_uri, "experiment": experiment}
     code = run_told(resolved, store, options, single=True, track=not no_track, **where)
     key = resolved.planned[0].variant.key
     typer.echo(str(store.variant_dir(key)))
+    if code == Exit.OK and (told := what_to_do(store.record(key), runs)):
+        typer.echo(told)
     if register is not None and code == Exit.OK:
         typer.echo(registered(key, register, store.root, **where))
     raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""Commands that find a strategy: sensitivity, mixed, search, recommend."""
+"""Commands that find a strategy: sensitivity, mixed, search, recommend, diagnose."""
 
 from __future__ import annotations
 
@@ -285,6 +285,27 @@ def recommend(
     typer.echo(f"\nstrategy: {done.strategy}\nmodel: {done.model}\nreport: {done.report}\nrun: {key}")
     for path in done.exports:
         typer.echo(f"{path.suffix.removeprefix('.') or path.stem}: {path}")
+
+
+@app.command()
+def diagnose(
+    run: Annotated[str, typer.Argument(help="Key or name of a finished run.")],
+    images: Annotated[int, typer.Option(min=1, help="Evaluation samples that repairs are judged by.")] = 500,
+    max_drop: Annotated[str, typer.Option(help="What may be lost, as for mixed.")] = "1%",
+    output: Output = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Find why a run is bad: the cause, each repair measured, the repaired strategy."""
+    from vqkit.search.diagnosis.investigation import diagnose_run
+
+    found = diagnose_run(run, runs, images=images, max_drop=max_drop, say=None if as_json else typer.echo)
+    written = found.save(output or runs / "diagnosed" / run.replace("/", "_"))
+    typer.echo(
+        json.dumps(found.to_json(), indent=1) if as_json else "\n".join(["", str(found), "", *map(str, written)])
+    )
+    if found.interrupted:
+        raise typer.Exit(Exit.INTERRUPTED)
 
 
 def _bound(engine: Engine, text: str | None) -> float | None:

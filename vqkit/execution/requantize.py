@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vqkit import digest
 from vqkit.errors import RecordError
 from vqkit.files import read_json
-from vqkit.runs.store import RECORD, Status, Store
+from vqkit.runs.store import RECORD, RunRecord, Status, Store
 from vqkit.sweeps.qat import quantized_by
 from vqkit.sweeps.source import load_data, load_model, model_path
 from vqkit.sweeps.variant import Settings, checked_inputs
 
 if TYPE_CHECKING:
+    import keras
+
+    from vqkit.quantization.data import Data
     from vqkit.quantization.quantized import Quantized
     from vqkit.strategy import Strategy
 
@@ -40,18 +44,34 @@ def of_model(
     return quantized_by(settings, net, strategy, load_data(data))
 
 
-def of_run(run: str, runs: Path) -> Quantized:
-    """Quantize again what a run quantized, and check that the same came out.
+@dataclass(frozen=True, eq=False)
+class RunInputs:
+    """What a finished run was made of.
+
+    Attributes:
+        record: of the run.
+        model: float.
+        data: as the run names it, all samples.
+        strategy: as it was applied.
+        settings: how.
+    """
+
+    record: RunRecord
+    model: keras.Model
+    data: Data
+    strategy: Strategy
+    settings: Settings
+
+
+def inputs_of(run: str, runs: Path) -> RunInputs:
+    """Load again what a run was made of; seeds are set as it had them.
 
     Args:
         run: key or name of a finished run.
         runs: folder of the runs.
 
-    Returns:
-        A `Quantized` whose encodings are the run's.
-
     Raises:
-        RecordError: no such run, its model or data have changed, or other encodings came out.
+        RecordError: no such run, or its model or data have changed.
     """
     from vqkit.strategy import Strategy
 
@@ -70,9 +90,25 @@ def of_run(run: str, runs: Path) -> Quantized:
             raise RecordError(
                 f"run {run}: its {what} has changed since: digest {found}, the run used {inputs[what]['digest']}"
             )
-    strategy = Strategy.load(Path(folder, "strategy.json"))
-    quantized = quantized_by(settings, load_model(path), strategy, data)
-    _check_encodings(run, quantized, Path(folder, "encodings.json"))
+    return RunInputs(record, load_model(path), data, Strategy.load(Path(folder, "strategy.json")), settings)
+
+
+def of_run(run: str, runs: Path) -> Quantized:
+    """Quantize again what a run quantized, and check that the same came out.
+
+    Args:
+        run: key or name of a finished run.
+        runs: folder of the runs.
+
+    Returns:
+        A `Quantized` whose encodings are the run's.
+
+    Raises:
+        RecordError: no such run, its model or data have changed, or other encodings came out.
+    """
+    found = inputs_of(run, runs)
+    quantized = quantized_by(found.settings, found.model, found.strategy, found.data)
+    _check_encodings(run, quantized, Store.at(runs).variant_dir(found.record.key) / "encodings.json")
     return quantized
 
 

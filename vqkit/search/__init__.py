@@ -2,6 +2,7 @@
 
     allocation         integer programming over additive costs
     attribution        Which changed keys of a strategy make the difference in accuracy
+    diagnosis          why a strategy hurts a model, and the repaired one
     engine             a strategy measured once, kept by content
     layer_sensitivity  how much each layer alone, all layers up to one, and each layer restored cost
     loop               search under a budget

@@ -8,10 +8,10 @@ would decide is found alike: one walk over the calibration data serves all quest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -30,11 +30,11 @@ from vqkit.quantization.prepare import PreparedModel, instrument
 from vqkit.quantization.refine import refine
 from vqkit.quantization.solve import Encodings, WeightMemory, solve_activations, weights_while_calibrating
 from vqkit.search.engine import Engine, batch_size
-from vqkit.search.questions import Question
 from vqkit.strategy import Strategy
 
 Place = tuple[Any, ...]
 Observing = tuple[Place, QuantizerSpec]
+K = TypeVar("K", bound=Hashable)
 # Bytes of the float model's values that are held while questions are asked about them.
 KEPT = 1 << 28
 
@@ -65,7 +65,7 @@ class Probe:
         return (self.row.name, *before), self.row.spec
 
 
-class Probes:
+class Probes(Generic[K]):
     """Answers questions of mode "only" about one base strategy.
 
     Args:
@@ -73,19 +73,31 @@ class Probes:
         base: the strategy around which is asked; its passes may not train or correct.
         plans: question -> plan of its strategy.
         graph: the prepared graph that all these plans are about.
+        decided: question -> decisions about its tensors, where calibration shall not make them.
     """
 
-    def __init__(self, engine: Engine, base: Strategy, plans: Mapping[Question, Plan], graph: Graph) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        base: Strategy,
+        plans: Mapping[K, Plan],
+        graph: Graph,
+        decided: Mapping[K, Encodings] | None = None,
+    ) -> None:
         self._engine, self._base, self._graph = engine, base, graph
+        self._given = decided or {}
         self._first = {n.layer: i for i, n in reversed([*enumerate(graph.nodes)])}
         self._weights = WeightMemory()
         drafts = {q: self._draft(plan) for q, plan in plans.items() if self._fits(plan)}
         cuts = {cut for d in drafts.values() for cut in (d.start, d.end)}
         self._runner = CutRunner(graph, {0, len(graph.nodes), *cuts})
-        facts = self._observe(drafts.values())
-        self.probes = {q: self._probe(plans[q], draft, facts) for q, draft in drafts.items()}
+        facts = self._observe(d for q, d in drafts.items() if q not in self._given)
+        self.probes = {
+            q: self._probe(plans[q], draft, self._given.get(q) or self._decisions(plans[q], draft, facts))
+            for q, draft in drafts.items()
+        }
 
-    def answers(self) -> dict[Question, dict[str, float]]:
+    def answers(self) -> dict[K, dict[str, float]]:
         """The metric, output SQNR and KL of every question that can be asked here."""
         tallies = {q: self._engine.sums() for q in self.probes}
         reference, labels, output = self._engine.float_outputs(), self._engine.labels, self._engine.output
@@ -111,7 +123,7 @@ class Probes:
     def _starts(self) -> set[int]:
         return {p.start for p in self.probes.values()}
 
-    def _ask(self, some: Sequence[Any]) -> Iterator[tuple[Question, list[list[Any]]]]:
+    def _ask(self, some: Sequence[Any]) -> Iterator[tuple[K, list[list[Any]]]]:
         for start, states in self._walked(some, self._starts):
             for question, probe in self.probes.items():
                 if probe.start == start:
@@ -203,15 +215,17 @@ class Probes:
             weights = self._baked(seen, self._weights.solve(self._graph, seen, settings.vitis_compat))
         return Probe(weights, start, row, None, ends[0] if ends else start)
 
-    def _probe(self, plan: Plan, draft: Probe, facts: Mapping[Observing, QParams]) -> Probe:
+    def _decisions(self, plan: Plan, draft: Probe, facts: Mapping[Observing, QParams]) -> Encodings:
         compat, row = self._engine.settings.vitis_compat, draft.row
         encodings = self._weights.solve(self._graph, plan, compat)
         if row is not None:
             encodings[row.name] = facts[draft.observing]
         instrumented, inserted = instrument(self._graph, plan)
-        refined, _ = refine(instrumented, inserted, encodings, self._base.refine, vitis_compat=compat)
-        params = None if row is None else refined[row.name]
-        return replace(draft, weights=self._baked(plan, refined), params=params)
+        return refine(instrumented, inserted, encodings, self._base.refine, vitis_compat=compat)[0]
+
+    def _probe(self, plan: Plan, draft: Probe, encodings: Encodings) -> Probe:
+        params = None if draft.row is None else encodings[draft.row.name]
+        return replace(draft, weights=self._baked(plan, encodings), params=params)
 
     def _baked(self, plan: Plan, encodings: Encodings) -> dict[str, Mapping[str, np.ndarray]]:
         layers = {r.layer for r in plan.quantized if r.is_weight}

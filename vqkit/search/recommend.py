@@ -15,6 +15,7 @@ from vqkit import statistics, tables
 from vqkit.errors import StrategyError, SweepError
 from vqkit.evaluation.judgement import Evidence
 from vqkit.files import write_bytes
+from vqkit.quantization.data import map_inputs
 from vqkit.runs.store import Store
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.mixed_precision import Point, SizeFront, mixed, on_front
@@ -293,8 +294,6 @@ def spread_over_subsets(
     Returns:
         Values, one for each subset.
     """
-    from vqkit.quantization.data import map_inputs
-
     n, found = engine.data.n_calib, list[Measured]()
     for k in range(subsets):
         if time.monotonic() > until:

@@ -1,0 +1,1 @@
+"""Nets and faults of `benchmarks/diagnose.py`."""
