@@ -6,10 +6,12 @@ inputs   N inputs for each entry point, from a seeded source: how many were refu
          own, how many accepted, and how many ended in anything else, which must be none. Memory is the peak
          of the entry point's own process, above what it has when it begins.
 atheris  the same for strategy and sweep files, guided by coverage (extra `fuzz`; skipped where it is absent)
+state    each file of a folder of runs, of a real small sweep, spoiled in `--ways` ways before each use of the folder;
+         files made to do harm, given to their loaders; each field of a run's record, changed
 faults   each fault N times, at other moments; afterwards a machine checks that nothing was lost, doubled or
          falsified, and that the next command repairs
 
-Prints two tables; with --json, one JSON object as the last line; --write writes docs/faults.md.
+Prints three tables; with --json, one JSON object as the last line; --write writes docs/faults.md.
 """
 
 from __future__ import annotations
@@ -36,12 +38,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from tests.system.robustness import spoiled, tampering  # noqa: E402
 from tests.system.robustness.faults import FAULTS, can_fill_a_disk  # noqa: E402
 from tests.system.robustness.inputs import TARGETS  # noqa: E402
 
 Row = dict[str, Any]
 PAGE = ROOT / "docs" / "faults.md"
-ATHERIS = "atheris"
+ATHERIS, SPOILED, TAMPERED, HOSTILE = "atheris", "spoiled", "tampered", "hostile"
+STATE = (HOSTILE, TAMPERED, SPOILED)
+MOST_MB = 300
 # A new database and each closed door cost time, not insight.
 FEWER = {"tracking_uri": 5, "cli_arguments": 2, "model_file": 2}
 
@@ -144,6 +149,39 @@ def hurt(name: str, times: int) -> Row:
     }
 
 
+def state(wanted: list[str], ways: int) -> list[Row]:
+    """Spoiled and tampered folders of runs, and files made to do harm."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="vqkit-state-") as place:
+        if HOSTILE in wanted:
+            rows.append(_hostile(Path(place, HOSTILE)))
+        if {SPOILED, TAMPERED} & {*wanted}:
+            folder = spoiled.made(Path(place).resolve())
+            if TAMPERED in wanted:
+                rows.append(tampering.counted(folder.kept / "variants" / folder.a))
+            if SPOILED in wanted:
+                rows += spoiled.counted(folder, ways=ways)
+    return rows
+
+
+def _hostile(place: Path) -> Row:
+    """Each file that `tests.system.robustness.hostile` makes, in its process."""
+    place.mkdir()
+    command = [sys.executable, "-m", "tests.system.robustness.hostile", str(place)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    tried = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    odd = [t for t in tried if t[2] not in ("ModelError", "DataError") or t[1] not in t[3] or t[4] > MOST_MB]
+    what = f"file of at most 1 MB made to do harm, refused with its reason, at most {MOST_MB} MB taken"
+    return {
+        "what": what,
+        "tried": len(tried),
+        "told": len(tried) - len(odd),
+        "recomputed": 0,
+        "bad": len(odd),
+        "odd": odd,
+    }
+
+
 def apart(entry: str, inputs: int) -> Row:
     """`fuzz` in a process of its own: its memory is its own, and a crash is seen."""
     command = [sys.executable, "-W", "ignore", __file__, "--one", entry, "--inputs", str(inputs)]
@@ -173,7 +211,8 @@ def page(result: dict[str, list[Row]]) -> str:
     """The tables as docs/faults.md."""
     from vqkit import __version__
 
-    inputs, faults = result["inputs"], result["faults"]
+    inputs, faults, states = result["inputs"], result["faults"], result["state"]
+    sums = [sum(r[k] for r in states) for k in STATE_COLUMNS[1:]]
     told = " ".join(sys.argv[1:])
     machine = f"Python {platform.python_version()}, {os.cpu_count()} cores"
     tried, other = sum(r.get("tried", 0) for r in inputs), sum(r.get("else", 0) for r in inputs)
@@ -191,6 +230,16 @@ of the whole process.
 
 {table(inputs, INPUTS)}
 
+## Files
+
+{sums[0]} spoiled, tampered or hostile files tried: {sums[1]} told in a sentence that names the file, {sums[2]}
+recomputed, not needed or harmless, {sums[3]} bad. Spoiled are the files of a real sweep of three variants, one of which
+fails, and its caches: cut short, a bit changed, empty, zeros, garbage, of another content, of another type, a number, a
+folder, a link to nowhere, a link to itself, a pipe. What a use of the folder says is compared with what it says of the
+whole one.
+
+{table(states, STATE_COLUMNS)}
+
 ## Faults
 
 {injected} faults injected, {survived} survived. Survived means that a machine checked, right after the fault
@@ -202,6 +251,7 @@ or in another experiment than its own; no process is left over; and the next com
 """
 
 
+STATE_COLUMNS = ("what", "tried", "told", "recomputed", "bad")
 INPUTS = ("entry", "tried", "refused", "accepted", "else", "seconds", "peak_mb")
 FAULT_COLUMNS = ("fault", "injected", "survived", "what", "then", "seconds")
 
@@ -211,31 +261,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=[*TARGETS, *FAULTS, ATHERIS], metavar="NAME")
+    parser.add_argument("--only", nargs="+", choices=[*TARGETS, *STATE, *FAULTS, ATHERIS], metavar="NAME")
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--ways", type=int, default=3, help="of spoiling each file")
     parser.add_argument("--one", choices=TARGETS, help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.one:
         print(json.dumps(fuzz(told.one, told.inputs)))
         return 0
-    wanted = told.only or [*TARGETS, ATHERIS, *FAULTS]
-    result: dict[str, list[Row]] = {"inputs": [], "faults": []}
+    wanted = told.only or [*TARGETS, ATHERIS, *STATE, *FAULTS]
+    result: dict[str, list[Row]] = {"inputs": [], "state": [], "faults": []}
     for entry in (t for t in TARGETS if t in wanted):
         result["inputs"].append(apart(entry, max(20, told.inputs // FEWER.get(entry, 1))))
         print(result["inputs"][-1], file=sys.stderr, flush=True)
     if ATHERIS in wanted:
         result["inputs"] += [guided(entry, 5 * told.inputs) for entry in ("strategy_file", "sweep_file")]
+    result["state"] = state(wanted, told.ways)
     for name in (f for f in FAULTS if f in wanted):
         result["faults"].append(hurt(name, told.times))
         print(result["faults"][-1], file=sys.stderr, flush=True)
     print(table(result["inputs"], INPUTS), "\n")
+    print(table(result["state"], STATE_COLUMNS), "\n")
     print(table(result["faults"], FAULT_COLUMNS[:3] + FAULT_COLUMNS[4:]))
     if told.write:
         PAGE.write_text(page(result), "utf-8")
     if told.json:
         print(json.dumps(result))
     sound = all(r.get("else", 0) == 0 for r in result["inputs"])
+    sound &= all(r["bad"] == 0 for r in result["state"])
     return int(not sound or any(r.get("survived") != r.get("injected") for r in result["faults"]))
 
 

@@ -15,7 +15,6 @@ import os
 import socket
 import stat
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -24,10 +23,9 @@ import numpy as np
 
 from vqkit import digest
 from vqkit.errors import RecordError, VqkitError
+from vqkit.limits import MemoryBudget, check_arrays
 
 LOCK = ".lock"
-MOST_BYTES = 1 << 30
-"""A file of a run that would take more memory than this is not one that vqkit wrote."""
 _CONTENT = "content digest"
 _log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
@@ -97,12 +95,12 @@ def open_file(path: str | Path) -> BinaryIO:
         raise
 
 
-def read_npz(path: str | Path, *, most: int | None = MOST_BYTES) -> Arrays:
+def read_npz(path: str | Path, *, trusted: bool = False) -> Arrays:
     """Read the arrays of an `.npz` file; nothing in it is executed.
 
     Args:
         path: the file.
-        most: bytes that the arrays may take in memory; None for no bound.
+        trusted: of one's own, so that its arrays may take any memory; else what `limits` says.
 
     Returns:
         Name -> array.
@@ -112,13 +110,13 @@ def read_npz(path: str | Path, *, most: int | None = MOST_BYTES) -> Arrays:
     """
     try:
         with open_file(path) as opened:
-            with zipfile.ZipFile(opened) as packed:
-                size = sum(part.file_size for part in packed.infolist())
-            if most is not None and size > most:
-                raise ValueError(f"its arrays take {size} bytes, at most {most} are read")
-            opened.seek(0)
+            if not trusted:
+                check_arrays(opened, MemoryBudget(Path(path), RecordError))
+                opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
+    except RecordError:
+        raise
     # A file can be damaged in more ways than zipfile, zlib and numpy have exceptions of their own for.
     except Exception as e:
         raise RecordError(f"{path}: cannot be read: {_why(e)}") from e
@@ -325,7 +323,7 @@ class DiskCache:
 
 
 def _arrays(path: Path) -> Arrays:
-    found = read_npz(path, most=None)
+    found = read_npz(path, trusted=True)
     written = found.pop(_CONTENT, None)
     if written is None or str(written) != digest.of_arrays(found):
         raise RecordError(f"{path}: its content is not what was written")

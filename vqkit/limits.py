@@ -15,15 +15,15 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, BinaryIO, NoReturn
 
-from vqkit.errors import DataError, ModelError
+from vqkit.errors import DataError, ModelError, RecordError
 
 OPTION = "VQKIT_FILE_MEMORY"
 _TIMES, _LEAST, _SHARE = 50, 64 << 20, 0.5
 # Text becomes objects of some twenty times its size.
 _TEXT = 4 << 20
-Refusal = type[ModelError] | type[DataError]
+Refusal = type[ModelError] | type[DataError] | type[RecordError]
 
 
 class MemoryBudget:
@@ -247,11 +247,11 @@ def _written(data: Any) -> bool:
     return bool(data.id.get_num_chunks() >= expected)
 
 
-def check_arrays(path: Path, room: MemoryBudget) -> None:
+def check_arrays(path: Path | BinaryIO, room: MemoryBudget) -> None:
     """Raise where the arrays of an `.npz` file claim more than it may, or more than their member holds.
 
     Args:
-        path: an existing file.
+        path: an existing file, or the opened one.
         room: of the file.
 
     Raises:

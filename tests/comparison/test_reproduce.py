@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from vqkit.comparison.reproduce import elsewhere, reproduce, tampered
+from tests.system.robustness import tampering
+from vqkit.comparison.reproduce import reproduce, tampered
 from vqkit.errors import ModelError, RecordError
 from vqkit.execution.runner import RunOptions, run_single
 from vqkit.runs.store import RunRecord, Status, Store
@@ -103,94 +103,11 @@ def test_what_differs_is_named(recorded, tmp_path):
     assert "predictions.npz: damaged: " in str(later)
 
 
-# What is noticed in a record whose digest somebody made to fit again: each field of the record, of its inputs and of
-# its environment, and why nothing is where nothing is.
-NOTICED = {
-    "key": "key",
-    "name": "name",
-    "inputs/model": "key",
-    "inputs/data": "key",
-    "inputs/strategy": "strategy.json",
-    "inputs/overrides": "base and overrides",
-    "inputs/seed": "key",
-    "inputs/calibration": "key",
-    "inputs/vitis_compat": "key",
-    "inputs/batch_size": "key",
-    "inputs/steps": "key",
-    "inputs/code": "key",
-    "environment/tensorflow": "environment tensorflow",
-    "environment/keras": "environment keras",
-    "environment/numpy": "environment numpy",
-    "environment/vqkit": "environment vqkit",
-}
-HARMLESS = {
-    "schema": "another one is not read",
-    "status": "another one than FINISHED is not repeated",
-    "digest": "it was made to fit",
-    "sweep": "which sweep it was in changes no number",
-    "started": "nor when it ran",
-    "ended": "nor when it ended",
-    "pid": "nor in which process",
-    "attempt": "nor the token of the attempt",
-    "metrics": "each number is compared with the repetition's",
-    "error": "a finished run has none to repeat",
-    "artifacts": "the files that are compared are found by their own names",
-    "notes": "words for people, without a part in a number",
-    "judged": "in the inputs, if somebody stated it",
-    "environment/python": "named as another environment",
-    "environment/platform": "named as another environment",
-    "environment/cpu_count": "named as another environment",
-    "environment/threads": "named as another environment",
-    "environment/switches": "named as another environment",
-    "environment/kernel": "the same numbers come of warm and fresh kernels",
-    "environment/git": "of the user's own files",
-}
-ELSEWHERE = [name for name, why in HARMLESS.items() if "another environment" in why]
-
-
-def _fields(record):
-    """Every field of a record, with those of its inputs and its environment by their own names."""
-    for name, value in record.items():
-        if name in ("inputs", "environment"):
-            yield from (f"{name}/{inner}" for inner in value)
-        else:
-            yield name
-
-
-def _tampered(record, field):
-    """Another value of a field, of its own kind."""
-    owner, _, name = field.rpartition("/")
-    part = record[owner] if owner else record
-    value = part[name]
-    if name in ("model", "data", "strategy"):
-        part[name] = {**value, "digest": "0" * 16}
-    elif field == "name":
-        part[name] = value.replace("weight_bit=5", "weight_bit=4")
-    elif name == "overrides":
-        part[name] = {"weight_bit": 7}
-    elif value is None:
-        part[name] = {"error": {"type": "x"}, "sweep": "other", "metrics": ["top5"]}.get(name, 3)
-    elif isinstance(value, bool):
-        part[name] = not value
-    elif isinstance(value, int):
-        part[name] = value + 1
-    elif name in ("started", "ended"):
-        part[name] = "2001-01-01T00:00:00+00:00"
-    elif name == "calibration":
-        part[name] = "float" if value == "quantized" else "quantized"
-    elif isinstance(value, str):
-        part[name] = f"{value}1"
-    elif isinstance(value, list):
-        part[name] = [*value, {"name": "x"}] if name == "judged" else [*value, "x"]
-    else:
-        part[name] = {**value, "x": "y" if name == "artifacts" else 1}
-
-
 def test_every_field_of_a_record_is_in_the_table_of_tamperings(recorded):
     folder, key = recorded
     whole = json.loads((folder / "runs" / "variants" / key / "record.json").read_text())
-    found = set(_fields(whole))
-    stated = {*NOTICED, *HARMLESS}
+    found = set(tampering.fields(whole))
+    stated = {*tampering.NOTICED, *tampering.HARMLESS}
     settings = {f"inputs/{name}" for name in SETTINGS} | {"inputs/metrics"}
     assert found - stated <= settings, "say in the table whether changing it is noticed"
     assert stated - found <= {"environment/switches", "environment/git"}
@@ -198,43 +115,29 @@ def test_every_field_of_a_record_is_in_the_table_of_tamperings(recorded):
 
 def test_each_tampering_is_noticed_or_harmless(recorded):
     folder, key = recorded
-    source = folder / "runs" / "variants" / key
-    whole = json.loads((source / "record.json").read_text())
-    again = RunRecord.from_json(copy.deepcopy(whole))
-    assert list(tampered(again, again, source)) == []
-    for field in _fields(whole):
-        changed = copy.deepcopy(whole)
-        _tampered(changed, field)
-        if field in ("schema", "digest"):
-            continue
-        if field == "status":
-            with pytest.raises(ValueError, match="FINISHED1"):
-                Status(changed["status"])
-            continue
-        as_found = [t[0] for t in tampered(RunRecord.from_json(changed), again, source)]
-        assert "record" in as_found, field
-        resealed = RunRecord.from_json(RunRecord.from_json(changed).to_json())
-        told = [t[0] for t in tampered(resealed, again, source)]
-        assert "record" not in told
-        if field in HARMLESS:
-            assert told == [], (field, told)
+    run = folder / "runs" / "variants" / key
+    again = RunRecord.read(run)
+    assert list(tampered(again, again, run)) == []
+    for field, plain, sealed, named in tampering.outcomes(run):
+        assert "record" in plain, field
+        assert "record" not in sealed
+        if field in tampering.HARMLESS:
+            assert sealed == [], (field, sealed)
         else:
             # Settings that the table does not name are in the key.
-            assert NOTICED.get(field, "key") in told, (field, told)
+            assert tampering.NOTICED.get(field, "key") in sealed, (field, sealed)
+        if field in tampering.ELSEWHERE:
+            assert named == [field.rpartition("/")[2]]
+    with pytest.raises(ValueError, match="FINISHED1"):
+        Status("FINISHED1")
 
 
-def test_another_environment_is_named(recorded):
+def test_a_record_of_an_older_version_counts_as_it_stands(recorded):
     folder, key = recorded
-    whole = json.loads((folder / "runs" / "variants" / key / "record.json").read_text())
-    again = RunRecord.from_json(copy.deepcopy(whole))
-    for field in (f for f in ELSEWHERE if f.rpartition("/")[2] in whole["environment"]):
-        changed = copy.deepcopy(whole)
-        _tampered(changed, field)
-        name = field.rpartition("/")[2]
-        assert [d[0] for d in elsewhere(RunRecord.from_json(changed), again)] == [name]
-    # A record of an older version has no digest of its own, and counts as it stands.
-    older = RunRecord.from_json({k: v for k, v in whole.items() if k != "digest"})
-    assert list(tampered(older, again, folder / "runs" / "variants" / key)) == []
+    run = folder / "runs" / "variants" / key
+    again = RunRecord.read(run)
+    older = RunRecord.from_json({k: v for k, v in again.written.items() if k != "digest"})
+    assert list(tampered(older, again, run)) == []
 
 
 @pytest.mark.parametrize("spelling", ["same", "dots", "link", "relative"])

@@ -396,7 +396,7 @@ def write(
     """
     runs = RunSet(str(runs_dir), sweep or "", where or {})
     runs.reload()
-    view = View(runs, theme=None, beside=Path(path).resolve().parent)
+    view = View(runs, theme=None, beside=Path(path).parent.resolve())
     title = runs.title if sweep else f"Runs in {Path(runs_dir).name}"
     write_bytes(path, document(title, *_parts(view, title, limit), sortable=True).encode())
     return Path(path)

@@ -373,10 +373,10 @@ class Store:
             RecordError: there is none of that name, or the file is no resolved sweep.
         """
         path = self.sweep_dir(name) / "sweep.json"
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             raise RecordError(not_allowed(str(self.root), name, self.sweeps(), what="sweep"))
         found = read_json(path)
-        variants = found.get("variants", []) if isinstance(found, dict) else None
+        variants = found.get("variants") if isinstance(found, dict) else None
         if not isinstance(variants, list) or not all(
             isinstance(v, dict) and isinstance(v.get("key"), str) for v in variants
         ):

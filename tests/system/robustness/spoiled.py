@@ -212,8 +212,17 @@ def _flips(folder: Folder) -> str:
     return differing_html(runs[0], runs[1], None) + worst_html(runs[0], None)
 
 
+def _store_address(folder: Folder) -> str:
+    """The folder's mlflow store under another name each time: mlflow keeps a connection to a database open."""
+    base = folder.root / "mlflow.db"
+    place = Path(tempfile.mkdtemp(dir=folder.root.parent, prefix="vqkit-")) / base.name
+    if os.path.lexists(base):
+        os.rename(base, place)
+    return f"sqlite:///{place}"
+
+
 def _track(folder: Folder) -> str:
-    code, told = ran("track", "--runs", str(folder.root))
+    code, told = ran("track", "--runs", str(folder.root), "--tracking-uri", _store_address(folder))
     assert code in (0, 2, 3), told
     return told
 
@@ -221,18 +230,16 @@ def _track(folder: Folder) -> str:
 def _tracked(folder: Folder) -> str:
     """The store as a source of runs, with the files of one."""
     import vqkit as vq
-    from vqkit.runs.mlflow import default_uri
 
-    return vq.compare(default_uri(folder.root)).html()
+    return vq.compare(_store_address(folder)).html()
 
 
 def _next_command(folder: Folder) -> str:
     words = ("sweep", str(folder.root.parent / "small.json"), "--runs", str(folder.root), "-j", "1", "--no-track")
     code, told = ran(*words)
     assert code in (0, 1, 2, 3), told
-    # How far it is stands in the log as well.
-    lines = [line for line in told.splitlines() if not line.startswith(("[", " ["))]
-    return "\n".join([str(code), *lines, *_numbers(folder)])
+    # What ran again is told, and is no other result.
+    return "\n".join([str(code), *([told] if code in (2, 3) else []), *_numbers(folder)])
 
 
 def _numbers(folder: Folder) -> list[str]:
@@ -364,37 +371,46 @@ def _difference(before: str, after: str) -> str:
     return "not told:\n" + "\n".join(line[:200] for line in lines)[:1500]
 
 
-def outcomes(folder: Folder, part: str = "", *, few: bool = False) -> Iterator[Outcome]:
-    """All of them.
+def outcomes(folder: Folder, part: str = "", *, ways: int = len(DAMAGES)) -> Iterator[Outcome]:
+    """What came of each use of each spoiled file.
 
     Args:
         folder: from `made`.
         part: only files whose place in the folder begins so.
-        few: three ways of spoiling each file, in turn, not all.
+        ways: of spoiling each file, beginning with another one for each; all by default.
     """
     for at, file in enumerate(f for f in folder.files() if f.startswith(part)):
-        ways = damages_of(file)
-        for damage in [ways[(3 * at + k) % len(ways)] for k in range(3)] if few else ways:
-            yield from spoiled(folder, file, damage)
+        known = damages_of(file)
+        for k in range(min(ways, len(known))):
+            yield from spoiled(folder, file, known[(ways * at + k) % len(known)])
 
 
-def counted(part: str = "", *, few: bool = False) -> list[dict[str, Any]]:
-    """A row for each use, of a sweep made for it: how often it was tried, and what came of it; `odd` is what is bad."""
+def counted(folder: Folder, part: str = "", *, ways: int = len(DAMAGES)) -> list[dict[str, Any]]:
+    """A row for each use: how often it was tried, and what came of it; `odd` is what is bad.
+
+    Args:
+        folder, part, ways: as of `outcomes`.
+    """
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="vqkit-spoiled-") as place:
-        for outcome in outcomes(made(Path(place).resolve()), part, few=few):
-            empty = {"what": f"spoiled file: {outcome.use}", "tried": 0, TOLD: 0, SAME: 0, BAD: 0, "odd": []}
-            row = rows.setdefault(outcome.use, empty)
-            row["tried"] += 1
-            row[outcome.verdict] += 1
-            if outcome.verdict == BAD:
-                row["odd"].append(str(outcome))
-                print(outcome, file=sys.stderr, flush=True)
+    for outcome in outcomes(folder, part, ways=ways):
+        empty = {"what": f"spoiled file: {outcome.use}", "tried": 0, TOLD: 0, SAME: 0, BAD: 0, "odd": []}
+        row = rows.setdefault(outcome.use, empty)
+        row["tried"] += 1
+        row[outcome.verdict] += 1
+        if outcome.verdict == BAD:
+            row["odd"].append(str(outcome))
+            print(outcome, file=sys.stderr, flush=True)
     return list(rows.values())
 
 
-if __name__ == "__main__":
-    found = counted(*sys.argv[1:2])
+def main(*parts: str) -> int:
+    """Print a row for each use; 1 where something is bad."""
+    with tempfile.TemporaryDirectory(prefix="vqkit-spoiled-") as place:
+        found = counted(made(Path(place).resolve()), *parts)
     for row in found:
         print({k: v for k, v in row.items() if k != "odd"})
-    sys.exit(any(row[BAD] for row in found))
+    return int(any(row[BAD] for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))
