@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def opened(sweep: Sweep, cache: Path, *, notebook: str | Path | None = None) -> 
     from vqkit.evaluation import judges_for, metrics_of, stated_by_model, told_by
 
     stated_notebook = notebook or (sweep.spec.notebook and sweep.base_dir / sweep.spec.notebook)
-    file = Path(stated_notebook).resolve() if stated_notebook else find(RUN_NOTEBOOK)
+    file = Path(os.path.realpath(stated_notebook)) if stated_notebook else find(RUN_NOTEBOOK)
     declared = tuple(declared_parameters(file))
     of_notebook = source_digest(file)
     code = code_digest(of_notebook)

@@ -195,7 +195,7 @@ def absolute_data(ref: Any, base_dir: str | Path) -> Any:
 
 def _absolute(base_dir: str | Path, text: str, error: type[VqkitError]) -> Path:
     try:
-        return Path(base_dir, text).resolve()
+        return Path(os.path.realpath(Path(base_dir, text)))
     except ValueError as e:
         raise error(f"{text!r} is no path: {e}") from None
 
