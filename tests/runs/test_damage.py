@@ -157,3 +157,16 @@ def test_predictions_of_another_shape_are_none(tmp_path: Path) -> None:
         assert correct(tmp_path) is None
         with pytest.raises(RecordError, match="do not fit"):
             answers(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["3", "[null, 3]", '{"other": 1}'])
+def test_what_is_no_strategy_is_neither_explained_nor_patched(whole: Any, tmp_path: Path, content: str) -> None:
+    from vqkit.search.attribution import explain, patch_between
+
+    source, a, b = whole
+    shutil.copytree(source, tmp_path / "runs")
+    path = tmp_path / "runs" / "variants" / a["key"] / "strategy.json"
+    path.write_text(content)
+    for ask in (explain, patch_between):
+        with pytest.raises(VqkitError, match=rf"{a['key']}/strategy\.json"):
+            ask(a["key"], b["key"], runs=tmp_path / "runs")

@@ -21,6 +21,7 @@ from vqkit.comparison.difference import said
 from vqkit.errors import RecordError, StrategyError, VqkitError
 from vqkit.files import read_json
 from vqkit.runs.store import RECORD, RunRecord, Status, Store
+from vqkit.strategy import Strategy
 from vqkit.strategy.document import Operation, apply_patch, json_patch
 from vqkit.strategy.vocabulary import Change, diff_documents
 from vqkit.sweeps.variant import Settings
@@ -100,7 +101,7 @@ def explain(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "runs") 
     folders = _folders(run_a, run_b, runs)
     records = [RunRecord.read(f) for f in folders]
     _check_comparable(records)
-    documents = [read_json(f / "strategy.json") for f in folders]
+    documents = [_document(f) for f in folders]
     value = _values(records[0], Store.at(runs).cache)
     names, measure = [r.name for r in records], records[0].measure
     known = [float(r.metrics[measure.name]) for r in records]
@@ -113,8 +114,16 @@ def patch_between(run_a: str | Path, run_b: str | Path, *, runs: str | Path = "r
     Raises:
         RecordError: a run cannot be found or has kept no strategy.
     """
-    a, b = (read_json(f / "strategy.json") for f in _folders(run_a, run_b, runs))
+    a, b = map(_document, _folders(run_a, run_b, runs))
     return json_patch(a, b)
+
+
+def _document(run: Path) -> Any:
+    """A run's strategy as it was kept, if it is one."""
+    path = run / "strategy.json"
+    found = read_json(path)
+    Strategy.load(path)
+    return found
 
 
 def _folders(run_a: str | Path, run_b: str | Path, runs: str | Path) -> list[Path]:
@@ -139,7 +148,6 @@ def _check_comparable(records: Sequence[RunRecord]) -> None:
 
 def _values(record: RunRecord, cache: Path) -> Callable[[dict[str, Any]], float]:
     from vqkit.search.engine import Engine
-    from vqkit.strategy import Strategy
     from vqkit.sweeps.source import load_data, load_model, model_path
 
     inputs = record.inputs
