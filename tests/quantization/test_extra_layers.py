@@ -329,6 +329,10 @@ def test_the_key_is_a_word_of_the_format() -> None:
     assert Strategy.builtin("pof2s").update(chosen.dump(verbose=0)) == chosen
     with pytest.raises(StrategyError, match="extra_layers"):
         chosen.with_kwargs(extra_layers="yes")
+    unsaid = Strategy.builtin("int8").dump()
+    del unsaid["quantize_registry_config"]["extra_layers"]
+    assert Strategy.from_dict(unsaid).overrides() == {"extra_layers": False}
+    assert Strategy.from_dict(unsaid) == Strategy.builtin("int8").with_kwargs(extra_layers=False)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GroupQueryAttention"])

@@ -317,7 +317,9 @@ def diff_documents(a: dict[str, Any], b: dict[str, Any]) -> list[Change]:
 
 def flat_overrides(doc: dict[str, Any], base: str) -> dict[str, Any]:
     """What a document says beyond a built-in, as flat names where there are names, else JSON pointers."""
-    changes = diff_documents(builtin_document(base), doc)
+    # A document that does not say it has it off; a preset has it on.
+    stated = {**doc, REGISTRY: {EXTRA: False, **doc[REGISTRY]}}
+    changes = diff_documents(builtin_document(base), stated if EXTRA in builtin_document(base)[REGISTRY] else doc)
     return {c.label if c.label in _flat_names(doc) else c.pointer: c.after for c in changes}
 
 
