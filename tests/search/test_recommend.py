@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from vqkit.evaluation import evaluate
 from vqkit.evaluation.judgement import Evidence
 from vqkit.evaluation.metrics import NAMED
 from vqkit.models import load_model
+from vqkit.quantization.prepare import make_plan
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.mixed_precision import Point
 from vqkit.search.recommend import (
@@ -81,6 +83,21 @@ def test_what_is_chosen_among_can_be_named(tmp_path):
     assert corrected == own.with_kwargs(include_bias_corr=True)
     with pytest.raises(StrategyError, match="pof2s"):
         candidates(["pof3s"])
+
+
+def test_layers_that_a_built_in_does_not_know_are_quantized_all_the_same(tmp_path):
+    x = keras.Input((12, 2))
+    model = keras.Model(x, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Conv1D(4, 3)(x))))
+    found = candidates(model=model)
+    assert list(found) == [f"{name}, extra layers" for name in candidates()]
+    for strategy in found.values():
+        rows = {(r.layer, r.role.value) for r in make_plan(strategy, model).quantized}
+        assert {("conv1d", "weight"), ("dense", "weight")} <= {(layer.split("_")[0], role) for layer, role in rows}
+    known = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert candidates(model=known) == candidates()
+    Strategy.builtin("pof2s").with_kwargs(weight_bit=6).dump(tmp_path / "own.json")
+    own = [tmp_path / "own.json"]
+    assert candidates(own, model) == candidates(own)
 
 
 def test_no_format_is_found_unknown_only_when_all_is_done(tmp_path):

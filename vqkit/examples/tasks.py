@@ -35,6 +35,7 @@ class Example:
         epochs: passes over the first.
         metrics: of the sweep; None for the task's own.
         files: further files of this package that are copied beside the sweep.
+        extra_layers: whether it has layers that version 2.5 does not know.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Example:
     epochs: int = 20
     metrics: tuple[Any, ...] | None = None
     files: tuple[str, ...] = ()
+    extra_layers: bool = False
 
     def trained(self) -> keras.Model:
         """The model after training; the caller's random state is untouched."""
@@ -73,6 +75,8 @@ class Example:
             f"# {self.title[0].upper()}{self.title[1:]}.\n"
             f"name: {name}\nmodel: {MODEL}\ndata: {{npz: {DATA}}}\n{metrics}"
             "axes:\n  strategy: [fsx, pof2s]\n  weight_bit: [8, 4]\n  weight_per_channel: [true]\n"
+            + "  extra_layers: [true]\n"
+            * self.extra_layers
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -109,10 +113,22 @@ TASKS: Mapping[str, Example] = {
         ("anomaly_auc", "anomaly_pauc"),
     ),
     "forecast": Example(
-        "the next eight steps of a load (convolutions over time)", data.forecast, nets.forecast, "mse", (3000, 600), 40
+        "the next eight steps of a load (convolutions over time)",
+        data.forecast,
+        nets.forecast,
+        "mse",
+        (3000, 600),
+        40,
+        extra_layers=True,
     ),
     "sequences": Example(
-        "digits read row by row (transformer)", data.sequences, nets.sequences, nets.from_logits, (1200, 597), 60
+        "digits read row by row (transformer)",
+        data.sequences,
+        nets.sequences,
+        nets.from_logits,
+        (1200, 597),
+        60,
+        extra_layers=True,
     ),
     "binary": Example(
         "benign or malignant (one sigmoid)", data.binary, nets.binary, "binary_crossentropy", (380, 189), 40

@@ -16,6 +16,7 @@ from vqkit.errors import StrategyError, SweepError
 from vqkit.evaluation.judgement import Evidence
 from vqkit.files import write_bytes
 from vqkit.quantization.data import map_inputs
+from vqkit.quantization.prepare import make_plan
 from vqkit.runs.store import Store
 from vqkit.search.engine import Engine, Measured
 from vqkit.search.mixed_precision import Point, SizeFront, mixed, on_front
@@ -23,6 +24,8 @@ from vqkit.strategy import Strategy
 from vqkit.tables import Measure
 
 if TYPE_CHECKING:
+    import keras
+
     from vqkit.execution.runner import RunOptions
     from vqkit.sweeps.variant import Settings
 
@@ -37,6 +40,7 @@ _FLOAT_SCALE = {
     "weight_method": "MIN_MSE",
 }
 _PER_CHANNEL = {"weight_per_channel": True}
+_EXTRA = {"extra_layers": True}
 # Built-in -> whole-model strategies that are measured before bits are chosen layer by layer, simplest first.
 BASES: dict[str, dict[str, dict[str, Any]]] = {
     "fsx": {"fsx": {}, "fsx corrected": {**_FLOAT_SCALE, **_BIASES}},
@@ -119,12 +123,15 @@ class Advice:
         return f"{tables.text_table(self.header(), self.rows(), left=(0, 5))}\n\n{self.sentence}"
 
 
-def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Strategy]:
+def candidates(
+    strategies: Sequence[str | Path] = tuple(BASES), model: keras.Model | None = None
+) -> dict[str, Strategy]:
     """Whole-model strategies to begin with, by name.
 
     Args:
         strategies: built-ins, or files; a built-in of `BASES` also stands for its corrected forms, any other
             strategy for itself with its biases corrected as well.
+        model: what they are for: where only `extra_layers` quantizes some of its layers, those of `BASES` have it.
 
     Raises:
         StrategyError: no such strategy.
@@ -139,8 +146,15 @@ def candidates(strategies: Sequence[str | Path] = tuple(BASES)) -> dict[str, Str
             forms = {base.name: {}}
             if not base.refine.include_bias_corr:
                 forms[f"{base.name} corrected"] = {"include_bias_corr": True}
+        elif model is not None and _quantizes_more(base.with_kwargs(**_EXTRA), base, model):
+            forms = {f"{name}, extra layers": changes | _EXTRA for name, changes in forms.items()}
         found |= {name: base.with_kwargs(**changes) if changes else base for name, changes in forms.items()}
     return found
+
+
+def _quantizes_more(strategy: Strategy, other: Strategy, model: keras.Model) -> bool:
+    counts = [len(make_plan(s, model).quantized) for s in (strategy, other)]
+    return counts[0] > counts[1]
 
 
 def advise(
@@ -172,7 +186,7 @@ def advise(
     """
     began, tell = time.monotonic(), say or (lambda _: None)
     until = began + 60 * bounds.minutes
-    found = _bases(engine, candidates(strategies), tell, until)
+    found = _bases(engine, candidates(strategies, engine.model), tell, until)
     best = max(found, key=lambda p: p.measured.goodness)
     tell(f"bits layer by layer, around {best.name}")
     try:
