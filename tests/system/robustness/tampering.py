@@ -46,6 +46,7 @@ HARMLESS = {
     "artifacts": "the files that are compared are found by their own names",
     "notes": "words for people, without a part in a number",
     "judged": "in the inputs, if somebody stated it",
+    "coverage": "what of the model was quantized, told for people; the plan says the same and is compared",
     "environment/python": "named as another environment",
     "environment/platform": "named as another environment",
     "environment/cpu_count": "named as another environment",
