@@ -238,7 +238,8 @@ def page(rows: list[Row]) -> str:
     return (
         "# Ten tasks\n\nWritten by `python benchmarks/tasks.py --write`. At most 1 % of the float metric may be lost "
         f"and 30 % of float's bytes kept; {kept} of {len(rows)} tasks have a strategy that does both. p: paired test "
-        f"of the recommended strategy against float on the same samples.\n\n{text(rows)}\n\n{notes(rows)}\n"
+        "of the recommended strategy against float on the same samples. The search ends after `--minutes`, so "
+        f"another machine may come to another strategy.\n\n{text(rows)}\n\n{notes(rows)}\n"
     )
 
 
