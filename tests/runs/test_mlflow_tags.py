@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import dataclasses
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +72,7 @@ def test_long_values_are_cut_and_say_so():
 
 def test_metrics_leave_out_what_was_not_measured():
     given = {"accuracy": 0.5, "sqnr_min_db": None, "x": float("nan"), "seconds_total": 3}
-    made = dataclasses.replace(record(), metrics=given)
+    made = replace(record(), metrics=given)
     assert mlflow_tags.metrics(made) == {"accuracy": 0.5, "seconds_total": 3.0}
 
 

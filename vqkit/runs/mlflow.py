@@ -76,10 +76,14 @@ def default_uri(runs_dir: str | Path) -> str:
 
 
 def ui_command(runs_dir: str | Path, *, port: int = 5000) -> list[str]:
-    """Arguments for `python` that start mlflow's own pages on the default store, under `environment()`."""
+    """Arguments for `python` that start mlflow's own pages on the default store, under `environment()`.
+
+    They answer to the names of this machine only: mlflow's default takes those of any private network, too.
+    """
     root = (Path(runs_dir).resolve() / "mlartifacts").as_uri()
     store = ["--backend-store-uri", default_uri(runs_dir), "--default-artifact-root", root]
-    return ["-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+    served = ["--artifacts-destination", root, "--host", "127.0.0.1", "--port", str(port)]
+    return ["-m", "mlflow", "server", *store, *served, "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}"]
 
 
 def absolute(uri: str | None, runs_dir: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 from pathlib import Path
@@ -10,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.support import records as make
+from tests.support.server import Server
 from vqkit import environment
 from vqkit.cli import serve
 from vqkit.comparison import leaderboard, report
@@ -105,6 +108,36 @@ def test_pages_listen_on_this_machine_only_with_a_token(tmp_path, monkeypatch):
         assert not [w for w in command if kept["JUPYTER_TOKEN"] in w], "others can read a command line"
     ui = mlflow.ui_command(tmp_path)
     assert ui[ui.index("--host") + 1] == "127.0.0.1"
+
+
+@pytest.mark.slow
+def test_mlflow_pages_answer_to_the_names_of_this_machine_and_keep_files_in_the_run_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    server = Server(tmp_path / "runs")
+    server.start()
+
+    def status(host: str, method: str = "GET", path: str = "/api/2.0/mlflow/experiments/search?max_results=1") -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, b"given" if method == "PUT" else None, {"Host": host})
+            return connection.getresponse().status
+
+    own = f"127.0.0.1:{server.port}"
+    try:
+        assert [status(host) for host in (own, f"localhost:{server.port}")] == [200, 200]
+        foreign = (
+            "evil.example",
+            "10.0.0.5",
+            f"192.168.1.1:{server.port}",
+            "169.254.1.1",
+            "",
+            "127.0.0.1.evil.example",
+        )
+        assert {host: status(host) for host in foreign} == dict.fromkeys(foreign, 403)
+        assert status(own, "PUT", "/api/2.0/mlflow-artifacts/artifacts/given.txt") == 200
+    finally:
+        server.end()
+    assert [p.relative_to(tmp_path).parts[0] for p in tmp_path.rglob("given.txt")] == ["runs"]
 
 
 def test_nothing_is_sent_anywhere():
