@@ -131,9 +131,9 @@ def test_an_example_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["regression", "binary"])
 def test_the_notebook_goes_from_the_model_to_a_decision(task: str, tmp_path: Path) -> None:
-    given = {"task": task, "folder": str(tmp_path / task), "runs_dir": str(tmp_path / "runs"), "minutes": 2.0}
+    given = {"task": task, "folder": str(tmp_path / task), "runs_dir": str(tmp_path / "runs"), "minutes": 0.3}
     failure = papermill.execute(find("80_any_task.ipynb"), tmp_path / "out.ipynb", given)
     assert failure is None, failure
     cells = [c for c in read(tmp_path / "out.ipynb", as_version=4).cells if c.cell_type == "code"]
