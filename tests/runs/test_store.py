@@ -129,7 +129,8 @@ def test_an_object_store_is_no_folder_for_runs():
 IMPOSSIBLE = {
     "more than all": ({"accuracy": 7}, "no share between 0 and 1"),
     "less than none": ({"float_accuracy": -0.1}, "no share between 0 and 1"),
-    "infinity": ({"sqnr_output_db": float("inf")}, "no finite number"),
+    "infinity": ({"accuracy": float("inf")}, "no finite number"),
+    "signal without strength": ({"sqnr_output_db": -float("inf")}, "no finite number"),
     "no number": ({"accuracy": float("nan")}, "no finite number"),
     "more than a float holds": ({"seconds_total": 10**400}, "no finite number"),
     "text": ({"accuracy": "0.9"}, "no finite number"),
