@@ -57,6 +57,10 @@ class Terminal(io.TextIOWrapper):
             return stream
         return cls(beneath, stream.encoding, "backslashreplace", line_buffering=True)
 
+    def close(self) -> None:
+        """Flush; the stream beneath is not its own to close."""
+        self.flush()
+
     def write(self, text: str) -> int:
         """Write text, its control characters as `\\x1b`."""
         return super().write(text.translate(self._ESCAPES))
@@ -91,10 +95,17 @@ def main() -> None:
 
     os.environ.update({k: v for k, v in quiet().items() if k not in os.environ})
     interruptible()
-    sys.stdout, sys.stderr = map(Terminal.over, (sys.stdout, sys.stderr))
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
-    sys.exit(_guarded(app, debug))
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(Terminal.over, streams)
+    try:
+        code = _guarded(app, debug)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+    sys.exit(code)
 
 
 def _guarded(command: Callable[[], object], debug: bool) -> int:
