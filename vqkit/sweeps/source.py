@@ -118,9 +118,18 @@ def some_of(data: Data, n: int | None) -> Data:
     if n > data.n_eval:
         raise DataError(f"eval_images={n}, but {data.name} holds {data.n_eval} evaluation samples")
     chosen = np.sort(np.random.default_rng(n).permutation(data.n_eval)[:n])
+    return replace(data, **evaluation_part(data, chosen), digest=digest.of_json([data.digest, "eval_images", n]))
+
+
+def evaluation_part(data: Data, rows: Any) -> dict[str, Any]:
+    """Some of the evaluation samples with their labels and weights, as fields of `Data`.
+
+    Args:
+        data: calibration and evaluation samples.
+        rows: numbers of samples, shape (n,).
+    """
     fields = {f: getattr(data, f) for f in ("x_eval", "y_eval", "weights_eval")}
-    some = {f: map_inputs(lambda a, _: a[chosen], v) for f, v in fields.items() if v is not None}
-    return replace(data, **some, digest=digest.of_json([data.digest, "eval_images", n]))
+    return {f: map_inputs(lambda a, _: a[rows], v) for f, v in fields.items() if v is not None}
 
 
 def _stamp(path: str | Path) -> tuple[Any, ...]:

@@ -28,7 +28,7 @@ from vqkit.search.diagnosis.tensors import SUSPECTS, by_role, contributions, sus
 from vqkit.search.engine import Engine, Measured
 from vqkit.strategy import Strategy
 from vqkit.sweeps.settings import Settings
-from vqkit.sweeps.source import some_of
+from vqkit.sweeps.source import evaluation_part, some_of
 
 if TYPE_CHECKING:
     import keras
@@ -243,9 +243,7 @@ def divided(data: Data, images: int, seed: int) -> tuple[Data, Any]:
     held = min(max(data.n_calib, SPARE), max(n - images, n // 3))
     order = np.random.default_rng(seed).permutation(n)
     rows, others = np.sort(order[: min(images, n - held)]), np.sort(order[n - held :])
-    fields = ("x_eval", "y_eval", "weights_eval")
-    some = {f: map_inputs(lambda a, _: a[rows], own) for f in fields if (own := getattr(data, f)) is not None}
-    judged = replace(data, name=f"{data.name}[{len(rows)} judged]", digest="", **some)
+    judged = replace(data, name=f"{data.name}[{len(rows)} judged]", digest="", **evaluation_part(data, rows))
     return judged, map_inputs(lambda a, _: a[others], data.x_eval) if held else None
 
 
