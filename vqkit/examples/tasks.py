@@ -167,9 +167,8 @@ def example(name: str, folder: str | Path | None = None) -> Path:
 
     Example:
         >>> import vqkit
-        >>> vqkit.example("regression").name
-        'sweep.yaml'
-        >>> sorted(p.name for p in Path("regression").iterdir())
+        >>> sweep = vqkit.example("regression")
+        >>> sorted(p.name for p in sweep.parent.iterdir())
         ['data.npz', 'model.keras', 'sweep.yaml']
     """
     if name not in TASKS:
