@@ -130,9 +130,10 @@ def _target(given: str) -> str:
     """
     if given.endswith(".json"):
         try:
-            named = read_json(given)["target"]
-        except (RecordError, LookupError, TypeError) as error:
-            raise StrategyError(f"target: {given}: cannot be read: {error}") from None
+            value = read_json(given)
+        except RecordError as error:
+            raise StrategyError(f"target: {error}") from None
+        named = value.get("target") if isinstance(value, dict) else None
         if not isinstance(named, str):
             raise StrategyError(f'target: {given}: has no "target"; an arch.json of a DPU is expected')
         return _target(named)
